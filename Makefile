@@ -1,0 +1,45 @@
+# `make demo` and `make test` work in a fresh clone: they make .venv, install lcx into it, and reuse it afterwards.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.lcx-installed
+# The demo and the tests use every core but leave the choice to the user: OMP_NUM_THREADS=1 make demo
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test slow lint format completions clean
+
+help:  ## what there is to make
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lcx needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+venv: $(STAMP)  ## .venv with lcx and its test tools
+
+demo: venv  ## train a tiny model, bend it, cure it with IN2, show the curves (minutes, no GPU)
+	$(BIN)/lcx demo
+
+test: venv  ## the quick tests (under 15 minutes on 2 cores)
+	$(PYTEST)
+
+slow: venv  ## the tests that take minutes: several seeds, wheels, kills
+	$(PYTEST) -m slow
+
+lint: venv  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv  ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+completions: venv  ## regenerate completions/ and the completion table
+	$(BIN)/python -m lcx.completion.generate
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

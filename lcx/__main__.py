@@ -1,0 +1,21 @@
+"""The entry point `lcx`: shell completion first, since it must be quick; then the command line inside its boundary."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run lcx on this process's arguments and exit with its code."""
+    if "_LCX_COMPLETE" in os.environ:
+        from lcx.completion.answer import answer
+
+        raise SystemExit(answer(os.environ))
+    from lcx.cli.boundary import run
+
+    raise SystemExit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

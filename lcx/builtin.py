@@ -1,0 +1,79 @@
+"""What the core itself brings: the bundled recipes' folder, text generators, probes, and the generic method `sft`.
+
+It registers through the same hooks as any plugin.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lcx import hookimpl
+from lcx.methods import Method
+
+if TYPE_CHECKING:
+    from lcx.context import Context, StepResult
+    from lcx.recipe import Step
+    from lcx.run import Run
+
+SFT = "sft"
+
+
+@hookimpl
+def lcx_register_recipes(register: Callable[..., None]) -> None:
+    register(importlib.resources.files("lcx_recipes"))
+
+
+@hookimpl
+def lcx_register_methods(register: Callable[..., None]) -> None:
+    from lcx.evaluation.settings import EvalSettings
+    from lcx.training.settings import TrainSettings
+
+    register(
+        Method(
+            name=SFT,
+            summary="Supervised fine-tuning on any bundles: answer tokens only, the context paid for once",
+            stages={"train": TrainSettings, "eval": EvalSettings},
+        )
+    )
+
+
+@hookimpl
+def lcx_register_llms(register: Callable[..., None]) -> None:
+    register("builtin", "lcx.llm.builtin:open_builtin")
+    register("local", "lcx.llm.local:open_local")
+
+
+@hookimpl
+def lcx_register_probes(register: Callable[..., None]) -> None:
+    register("val:document", "lcx.evaluation.val:DOCUMENT")
+    register("val:code", "lcx.evaluation.val:CODE")
+    register("val:database", "lcx.evaluation.val:DATABASE")
+
+
+@hookimpl
+def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    if step.method != SFT:
+        return None
+    from lcx.stages import train_step
+
+    return train_step(step, run, ctx)
+
+
+@hookimpl
+def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    if step.method != SFT:
+        return None
+    from lcx.stages import eval_step
+
+    return eval_step(step, run, ctx)
+
+
+@hookimpl
+def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
+    if step.method != SFT:
+        return None
+    from lcx.stages import forecast_step
+
+    return forecast_step(step, run, ctx)

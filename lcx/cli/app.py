@@ -1,0 +1,80 @@
+"""The root command. Subcommands are a table of modules that are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from lcx import __version__
+from lcx.cli.options import APP, Quiet, Verbose, examples
+
+COMMANDS = {
+    "run": "Run all steps of a recipe, resuming what is done.",
+    "synth": "Make training data: long contexts with questions and answers.",
+    "score": "Score, filter or pair the data of an earlier step.",
+    "train": "Train a model on the data of an earlier step.",
+    "eval": "Evaluate a model, or score a file of predictions.",
+    "demo": "The whole story on this CPU, in minutes.",
+    "recipes": "List, show, copy and validate recipes.",
+    "plugins": "List and check plugins.",
+    "completion": "Print or install the completion of your shell.",
+}
+"""Name -> one-line help. The command `eval` is the Typer app `app` in the module `lcx.cli.eval`."""
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are stubs until one of them is called, so that `lcx --help` imports none of them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, help_line in COMMANDS.items():
+            self.commands[name] = TyperCommand(name, help=help_line)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in COMMANDS:
+            self.commands[args[0]] = load_command(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def load_command(name: str) -> Any:
+    """The full command behind a stub."""
+    command = typer.main.get_command(importlib.import_module(f"lcx.cli.{name}").app)
+    command.name = name
+    return command
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"lcx {__version__}")
+        raise typer.Exit
+
+
+_root = typer.Typer(name="lcx", cls=LazyGroup, **APP)
+
+
+@_root.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "lcx demo",
+        "lcx run --recipe in2-tiny",
+        "lcx train --recipe in2 --model PATH --set train.batch=64",
+        after="Variables: LCX_RUNS and LCX_CACHE (folders), LCX_PLUGINS (which plugins to load), NO_COLOR.",
+    ),
+)
+def _main(
+    ctx: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Long-context alignment from one command: make data, train, evaluate; papers are recipes."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+def app() -> Any:
+    """The root command, ready to be invoked."""
+    return typer.main.get_command(_root)

@@ -1,0 +1,144 @@
+"""The error boundary: every failure ends as what, why and a hint on stderr, and as an exit code; never a raw traceback."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+
+from lcx.errors import LcxError, MissingError, suggestion
+
+INTERRUPTED = 130
+ISSUES = "please report it, with the command that you ran"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    as_json = "--json" in _options(argv)
+    try:
+        code = _invoke(list(argv))
+        sys.stdout.flush()
+        return code
+    except LcxError as bad:
+        return _report(bad, as_json)
+    except KeyboardInterrupt:
+        return _interrupted(argv, as_json)
+    except BrokenPipeError:  # `lcx ... | head`: the reader left, there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as bad:
+        return _report(_explained(bad), as_json)
+
+
+def _invoke(argv: list[str]) -> int:
+    from typer import Abort, Exit
+    from typer.exceptions import TyperException
+
+    from lcx.cli.app import app
+    from lcx.cli.options import STATE
+
+    STATE.reset()
+    try:
+        with app().make_context("lcx", argv) as ctx:
+            ctx.command.invoke(ctx)
+    except Exit as done:
+        return done.exit_code
+    except Abort:
+        return 1
+    except TyperException as bad:
+        raise _usage(bad) from None
+    return 0
+
+
+def _usage(bad: Exception) -> LcxError:
+    """A usage error of the option parser in lcx's own words."""
+    what = str(bad.format_message()).rstrip(".")  # type: ignore[attr-defined]
+    ctx = getattr(bad, "ctx", None)
+    option = getattr(bad, "option_name", "")
+    if ctx is not None and "no such option" in what.lower():
+        known = [name for parameter in ctx.command.params for name in parameter.opts]
+        what = f"no such option '{option}'. {suggestion(option, known)}".rstrip()
+    error = LcxError(
+        what[:1].lower() + what[1:], hint=f"`{ctx.command_path if ctx else 'lcx'} --help` lists what it takes."
+    )
+    error.exit_code = int(getattr(bad, "exit_code", 2))
+    return error
+
+
+def _options(argv: Sequence[str]) -> list[str]:
+    return list(argv[: argv.index("--")] if "--" in argv else argv)
+
+
+def _interrupted(argv: Sequence[str], as_json: bool) -> int:
+    # --force would start over what the same command without it resumes
+    again = shlex.join(["lcx", *(word for word in argv if word != "--force")])
+    error = LcxError("interrupted", hint=f"resume with: {again}")
+    error.exit_code = INTERRUPTED
+    return _report(error, as_json)
+
+
+def _explained(bad: Exception) -> LcxError:
+    """An exception that nobody turned into words yet."""
+    if isinstance(bad, OSError) and bad.errno in _FULL:
+        return LcxError(
+            f"no space left{_on(bad)}",
+            why=bad.strerror or str(bad),
+            hint="Free some space or choose another folder, then run the same command: it resumes.",
+        )
+    if isinstance(bad, OSError) and bad.errno in _REFUSED:
+        return LcxError(
+            f"no permission{_on(bad)}",
+            why=bad.strerror or str(bad),
+            hint="Choose a folder you may write to (`--run DIR`, or LCX_RUNS and LCX_CACHE).",
+        )
+    if isinstance(bad, ModuleNotFoundError) and (bad.name or "lcx").split(".")[0] not in ("lcx", "lcx_recipes"):
+        library = str(bad.name).split(".")[0]
+        return MissingError(f"the library '{library}' is not installed", hint=f"pip install {library}")
+    if isinstance(bad, MemoryError):
+        return MissingError("this machine's memory is not enough", hint="Take smaller batches or a shorter context.")
+    from lcx.cli.options import STATE
+
+    if STATE.verbose or os.environ.get("LCX_DEBUG"):
+        traceback.print_exception(bad, file=sys.stderr)
+        return LcxError(f"unexpected {type(bad).__name__}: {bad}", why="this is a bug in lcx or in a plugin", hint=ISSUES)
+    last = traceback.extract_tb(bad.__traceback__)[-1:]
+    where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in last)
+    return LcxError(
+        f"unexpected {type(bad).__name__}: {bad}",
+        why=f"this is a bug in lcx or in a plugin{where}",
+        hint=f"LCX_DEBUG=1 before the command shows the traceback; {ISSUES}",
+    )
+
+
+def _on(bad: OSError) -> str:
+    return f": {bad.filename}" if bad.filename else ""
+
+
+def _report(error: LcxError, as_json: bool) -> int:
+    """Print an error for people on stderr, and for machines on stdout where --json asks for it."""
+    try:
+        print(render(error, coloured=_coloured()), file=sys.stderr, flush=True)
+        if as_json:
+            print(json.dumps(error.as_dict(), ensure_ascii=False), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return error.exit_code
+
+
+def render(error: LcxError, *, coloured: bool = False) -> str:
+    """`error: what`, `why: ...` and `hint: ...`, one line each; empty ones are left out."""
+    red, dim, green, plain = ("\x1b[1;31m", "\x1b[2m", "\x1b[32m", "\x1b[0m") if coloured else ("",) * 4
+    lines = [f"{red}error:{plain} {error.what}"]
+    lines += [f"{dim}why:{plain} {error.why}"] if error.why else []
+    lines += [f"{green}hint:{plain} {error.hint}"] if error.hint else []
+    return "\n".join(lines)
+
+
+def _coloured() -> bool:
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

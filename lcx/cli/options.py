@@ -1,0 +1,93 @@
+"""Options that several commands share, each declared once. The metavar names what a value is, also for completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+APP: dict[str, Any] = {
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
+}
+
+
+@dataclass
+class State:
+    """How much the process prints; set by -q and -v wherever they stand on the command line."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+    def reset(self) -> None:
+        self.quiet = self.verbose = False
+
+
+STATE = State()
+
+
+def _quiet(value: bool) -> None:
+    STATE.quiet = STATE.quiet or value
+
+
+def _verbose(value: bool) -> None:
+    STATE.verbose = STATE.verbose or value
+
+
+def examples(*lines: str, after: str = "") -> str:
+    """An epilog of examples that the help formatter leaves as it is."""
+    text = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    return f"{text}\n\n{after}" if after else text
+
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.", callback=_quiet)]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Tracebacks of unexpected errors.", callback=_verbose)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+Recipe = Annotated[
+    str, typer.Option("--recipe", "-r", metavar="RECIPE", help="A recipe's name, or a path to its YAML file.")
+]
+MaybeRecipe = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", metavar="RECIPE", help="A recipe's name, or a path to its YAML file."),
+]
+StepId = Annotated[
+    str | None, typer.Option("--step", metavar="STEP", help="Which step, where several serve this stage.")
+]
+RunDir = Annotated[
+    str | None, typer.Option("--run", metavar="DIR", help="The run's folder (default: runs/RECIPE).")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting, as step.key=value. Repeatable."),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="MODEL", help="`tiny`, step:ID, a path or a hub id.")
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option("--corpus", metavar="CORPUS", help="`stdlib`, a file or folder, or hf:NAME."),
+]
+Llm = Annotated[
+    str | None, typer.Option("--llm", metavar="LLM", help="`builtin`, local:PATH_OR_ID or openai:MODEL.")
+]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", metavar="URL", help="Server of `--llm openai:MODEL`.")
+]
+Input = Annotated[
+    str | None, typer.Option("--input", metavar="INPUT", help="Data to start from: step:ID or a path.")
+]
+Tokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", metavar="TOKENIZER", help="A path or a hub id.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda[:N].")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Start over what is already there.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Show settings and costs; run nothing.")
+]

@@ -1,0 +1,111 @@
+"""`lcx run`: all steps of a recipe in order; what is done is passed over."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lcx.cli import options as opt
+from lcx.cli.options import APP
+
+app = typer.Typer(**APP)
+
+
+@app.command(
+    name="run",
+    epilog=opt.examples(
+        "lcx run --recipe in2-tiny",
+        "lcx run --recipe in2 --from train --set train.batch=64",
+        "lcx run --recipe in2 --dry-run",
+    ),
+)
+def run_recipe(
+    recipe: opt.Recipe,
+    first: Annotated[str | None, typer.Option("--from", metavar="STEP", help="The first step to run.")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="STEP", help="The last step to run.")] = None,
+    run: opt.RunDir = None,
+    sets: opt.Sets = None,
+    model: opt.Model = None,
+    corpus: opt.Corpus = None,
+    llm: opt.Llm = None,
+    base_url: opt.BaseUrl = None,
+    tokenizer: opt.Tokenizer = None,
+    seed: opt.Seed = None,
+    device: opt.Device = "auto",
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Run all steps of a recipe in order. Done steps are passed over, interrupted ones resume.
+
+    A flag such as --seed goes to every step that has such a setting; --model to those that start from a model of
+    their own, not from an earlier step's.
+    """
+    from lcx.cli import show, work
+
+    flags: dict[str, Any] = {
+        "model": model,
+        "corpus": corpus,
+        "llm": llm,
+        "base_url": base_url,
+        "tokenizer": tokenizer,
+        "seed": seed,
+    }
+    request = work.Request(recipe, run, sets or (), flags, device, force, dry_run, json)
+    job = work.open_job(request)
+    chosen = between(job.recipe, first, last)
+    steps = [s for s in work.resolve(job, spread(job, request.given()), None) if s.id in chosen]
+    if dry_run:
+        plans = [work.plan_step(job, step) for step in steps]
+        if json:
+            show.emit_json({"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": plans})
+        else:
+            print("\n\n".join(show.plan(planned) for planned in plans))
+        return
+    reports = []
+    for step in steps:
+        reports.append(work.run_step(job, step))
+        if not json:
+            print(show.step_summary(reports[-1]), flush=True)
+    after = work.next_command(job, steps[-1])
+    if json:
+        show.emit_json({"recipe": job.recipe.name, "run": str(job.run.path), "steps": reports, "next": after})
+    elif after:
+        print(f"next: {after}")
+
+
+def between(recipe: Any, first: str | None, last: str | None) -> list[str]:
+    """The ids of the steps from `first` to `last`, both included. Raises UsageError for an unknown or empty range."""
+    from lcx.errors import UsageError
+
+    ids = [step.id for step in recipe.steps]
+    start = ids.index(recipe.step(first).id) if first else 0
+    end = ids.index(recipe.step(last).id) if last else len(ids) - 1
+    if start > end:
+        raise UsageError(f"step '{last}' comes before step '{first}'", why=f"the order: {', '.join(ids)}")
+    return ids[start : end + 1]
+
+
+def spread(job: Any, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Flags by step: each goes to the steps that have the setting. Raises UsageError where none has it."""
+    from lcx.cli import work
+    from lcx.errors import UsageError
+
+    plain = work.resolve(job, {}, None)
+    flags: dict[str, dict[str, Any]] = {}
+    for key, value in given.items():
+        takers = [s for s in plain if key in type(s.settings).model_fields]
+        if key == "model":
+            takers = [s for s in takers if not str(s.values().get("model")).startswith("step:")]
+        if not takers:
+            raise UsageError(f"no step of recipe '{job.recipe.name}' takes --{key.replace('_', '-')}")
+        for step in takers:
+            flags.setdefault(step.id, {})[key] = value
+    if job.request.device != "auto":
+        for step in plain:
+            if "device" in type(step.settings).model_fields:
+                flags.setdefault(step.id, {})["device"] = job.request.device
+    return flags

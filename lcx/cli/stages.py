@@ -1,0 +1,108 @@
+"""The commands `synth`, `score`, `train` and `eval`: one step of a recipe each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from lcx.cli import options as opt
+from lcx.cli.options import APP
+
+if TYPE_CHECKING:
+    from lcx.cli.work import Request
+    from lcx.recipe import Recipe
+
+
+def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
+    """The Typer app of a stage's command."""
+    app = typer.Typer(**APP)
+
+    def command(
+        recipe: opt.Recipe,
+        step: opt.StepId = None,
+        run: opt.RunDir = None,
+        sets: opt.Sets = None,
+        model: opt.Model = None,
+        corpus: opt.Corpus = None,
+        llm: opt.Llm = None,
+        base_url: opt.BaseUrl = None,
+        input: opt.Input = None,
+        tokenizer: opt.Tokenizer = None,
+        seed: opt.Seed = None,
+        device: opt.Device = "auto",
+        force: opt.Force = False,
+        dry_run: opt.DryRun = False,
+        json: opt.Json = False,
+        quiet: opt.Quiet = False,
+        verbose: opt.Verbose = False,
+    ) -> None:
+        from lcx.cli.work import Request
+
+        flags = {
+            "model": model,
+            "corpus": corpus,
+            "llm": llm,
+            "base_url": base_url,
+            "input": input,
+            "tokenizer": tokenizer,
+            "seed": seed,
+        }
+        run_stage(stage, step, Request(recipe, run, sets or (), flags, device, force, dry_run, json))
+
+    app.command(name=stage, help=help_text, epilog=opt.examples(*examples))(command)
+    return app
+
+
+def run_stage(stage: str, step_id: str | None, request: Request) -> None:
+    """Run (or, with --dry-run, plan) the recipe's step of that stage and print what came of it."""
+    from lcx.cli import show, work
+
+    job = work.open_job(request)
+    chosen = pick_step(job.recipe, stage, step_id)
+    plain = {s.id: s for s in work.resolve(job, {}, chosen)}[chosen]
+    work.refuse_unknown_flags(plain, request.given())
+    step = {s.id: s for s in work.resolve(job, {chosen: request.of_step(plain)}, chosen)}[chosen]
+    if request.dry_run:
+        planned = work.plan_step(job, step)
+        if request.json:
+            show.emit_json({"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": [planned]})
+        else:
+            print(show.plan(planned))
+        return
+    report = work.run_step(job, step)
+    report["next"] = work.next_command(job, step)
+    if request.json:
+        show.emit_json(report)
+        return
+    print(show.step_summary(report))
+    if report["next"]:
+        print(f"next: {report['next']}")
+
+
+def pick_step(recipe: Recipe, stage: str, step_id: str | None) -> str:
+    """The id of the recipe's step of a stage. Raises UsageError where there is none, or several and no --step."""
+    from lcx.errors import UsageError
+
+    steps = ", ".join(f"{s.id} ({s.stage})" if s.id != s.stage else s.id for s in recipe.steps)
+    mine = [s.id for s in recipe.steps if s.stage == stage]
+    if step_id is not None:
+        found = recipe.step(step_id)
+        if found.stage != stage:
+            raise UsageError(
+                f"step '{step_id}' of recipe '{recipe.name}' belongs to the stage {found.stage}, not {stage}",
+                hint=f"lcx {found.stage} --recipe {recipe.name} --step {step_id}",
+            )
+        return step_id
+    if not mine:
+        raise UsageError(
+            f"recipe '{recipe.name}' has no step of the stage {stage}",
+            why=f"its steps: {steps}",
+            hint="`lcx run` runs all of them in order.",
+        )
+    if len(mine) > 1:
+        raise UsageError(
+            f"recipe '{recipe.name}' has {len(mine)} steps of the stage {stage}: {', '.join(mine)}",
+            hint=f"Say which: --step {mine[0]}",
+        )
+    return mine[0]

@@ -1,0 +1,163 @@
+"""What the commands that run steps share: from a command line to resolved steps, and from results to what is printed."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcx.cli.options import STATE
+from lcx.errors import UsageError, suggestion
+
+if TYPE_CHECKING:
+    from lcx.context import Context
+    from lcx.plugins import Plugins
+    from lcx.recipe import Recipe, Step
+    from lcx.run import Run
+
+
+@dataclass
+class Request:
+    """A command line that works on a recipe. `flags` holds the values of flags that are settings, by key."""
+
+    recipe: str
+    run: str | None = None
+    sets: Sequence[str] = ()
+    flags: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    force: bool = False
+    dry_run: bool = False
+    json: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """The flags that the user typed."""
+        return {key: value for key, value in self.flags.items() if value is not None}
+
+    def of_step(self, step: Step) -> dict[str, Any]:
+        """The flags for a step. The device is a setting of some steps, and every hook is told of it anyway."""
+        takes_device = self.device != "auto" and "device" in type(step.settings).model_fields
+        return {**self.given(), **({"device": self.device} if takes_device else {})}
+
+
+@dataclass
+class Job:
+    """A request with its recipe read and its plugins loaded."""
+
+    request: Request
+    recipe: Recipe
+    plugins: Plugins
+
+
+@dataclass
+class RunJob(Job):
+    """A job with its run opened."""
+
+    run: Run
+    ctx: Context
+
+
+def describe_job(request: Request) -> Job:
+    """Read the recipe and load the plugins, for commands that only look."""
+    from lcx import plugins, recipe
+
+    loaded = plugins.loaded()
+    return Job(request, recipe.load(request.recipe, loaded), loaded)
+
+
+def open_job(request: Request) -> RunJob:
+    """Find the recipe and the run. Nothing is written yet."""
+    from lcx.context import Context, stderr_console
+    from lcx.paths import runs_folder
+    from lcx.run import Run, slug
+
+    job = describe_job(request)
+    name = job.recipe.name
+    folder = Path(request.run).expanduser() if request.run else runs_folder() / slug(name)
+    ctx = Context(
+        console=stderr_console(STATE.quiet),
+        dry_run=request.dry_run,
+        force=request.force,
+        json=request.json,
+        device=request.device,
+    )
+    return RunJob(request, job.recipe, job.plugins, Run(folder, name), ctx)
+
+
+def resolve(job: Job, flags: Mapping[str, Mapping[str, Any]], default: str | None) -> list[Step]:
+    """All steps with the request's --set and the given flags; `default` is the step of a --set without one."""
+    from lcx import layering
+
+    ids = [step.id for step in job.recipe.steps]
+    sets = [layering.parse_set(text, ids, default) for text in job.request.sets]
+    return layering.resolve(job.recipe, job.plugins, flags=flags, sets=sets)
+
+
+def refuse_unknown_flags(step: Step, given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a flag whose setting this step does not have."""
+    known = type(step.settings).model_fields
+    for key in given:
+        if key not in known:
+            raise UsageError(
+                f"step '{step.id}' of recipe '{step.recipe}' takes no --{key.replace('_', '-')}. "
+                f"{suggestion(key, known)}".rstrip(),
+                why=f"its settings: {', '.join(known)}",
+                hint=f"`lcx recipes show {step.recipe} --origin` lists them with their values.",
+            )
+
+
+def run_step(job: RunJob, step: Step) -> dict[str, Any]:
+    """Run one step and return what --json prints about it."""
+    from lcx.execute import execute
+
+    started = time.monotonic()
+    reused = not job.request.force and job.run.state(job.run.key(step)) == "done"
+    result = execute(step, job.run, job.ctx, job.plugins)
+    return {
+        "step": step.id,
+        "stage": step.stage,
+        "state": job.run.state(job.run.key(step)),
+        "reused": reused,
+        "run": str(job.run.path),
+        "folder": str(job.run.folder(step)),
+        "counts": result.counts,
+        "metrics": result.metrics,
+        "files": result.files,
+        "notes": result.notes,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def plan_step(job: RunJob, step: Step) -> dict[str, Any]:
+    """What --dry-run says about one step: its settings, where they come from, and what it would cost."""
+    from lcx.execute import forecast
+
+    return {
+        "step": step.id,
+        "stage": step.stage,
+        "method": step.method,
+        "state": job.run.state(job.run.key(step)),
+        "folder": str(job.run.folder(step)),
+        "settings": step.values(),
+        "origins": step.origins,
+        "forecast": dict(forecast(step, job.run, job.ctx, job.plugins)),
+    }
+
+
+def next_command(job: Job, step: Step) -> str:
+    """The command that runs the recipe's next step, in the words of this one; empty after the last."""
+    steps = job.recipe.steps
+    position = [s.id for s in steps].index(step.id)
+    if position + 1 == len(steps):
+        return ""
+    after = steps[position + 1]
+    words = ["lcx", after.stage, "--recipe", job.request.recipe]
+    if sum(s.stage == after.stage for s in steps) > 1:
+        words += ["--step", after.id]
+    if job.request.run:
+        words += ["--run", job.request.run]
+    if job.request.device != "auto":
+        words += ["--device", job.request.device]
+    return shlex.join(words)

@@ -1,0 +1,1 @@
+"""Shell completion, answered before the command line is imported: a generated table, and names from a small cache."""

@@ -1,0 +1,43 @@
+"""What a stage hook is given besides its step and run: the console, modes, seed and process rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+
+def stderr_console(quiet: bool = False) -> Console:
+    """The console for progress and logs: always stderr, so that stdout carries results only."""
+    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Context:
+    """Handed to every stage hook. `device` is `auto`, `cpu` or `cuda[:N]`; only rank 0 writes files."""
+
+    console: Console = field(default_factory=stderr_console)
+    dry_run: bool = False
+    force: bool = False
+    json: bool = False
+    device: str = "auto"
+    rank: int = 0
+    world_size: int = 1
+
+    def log(self, text: str) -> None:
+        """One line of progress, from rank 0 only."""
+        if self.rank == 0:
+            self.console.print(text, markup=False)
+
+
+@dataclass
+class StepResult:
+    """What a stage hands back: counts for the manifest, headline numbers, files of interest and warnings."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    extra: Mapping[str, Any] = field(default_factory=dict)

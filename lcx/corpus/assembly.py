@@ -1,0 +1,241 @@
+"""Bundles become token ids: the shared prefix gathered from the token store, and each branch after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcx.corpus.pieces import PieceTokenizer
+from lcx.corpus.table import SegmentTable
+from lcx.corpus.templates import Template, Turn, chat_turn, load_template
+from lcx.corpus.tokens import SEPARATOR, TokenStore
+from lcx.errors import LcxError, UsageError
+from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
+
+POLICIES = ("error", "drop", "truncate-middle")
+
+
+class Assembler:
+    """Encodes bundles for one tokenizer and template; training and evaluation share it.
+
+    The prefix is head and context, a branch is question and answer: all branches of a bundle share its
+    prefix. `counts` says how many bundles, tokens, drops and cuts there were. Table and store are needed for
+    plans only.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | Path | Template,
+        table: SegmentTable | None = None,
+        store: TokenStore | None = None,
+        *,
+        pieces: PieceTokenizer | None = None,
+    ) -> None:
+        self.template = load_template(template)
+        self.table, self.store = table, store
+        self.pieces = pieces or PieceTokenizer(tokenizer)
+        turn = chat_turn(tokenizer) if self.template.chat else None
+        self.chat = turn is not None
+        self.turn = turn or Turn("", self.template.cue, "", "")
+        self.counts: Counter[str] = Counter()
+        self._names = sorted(getattr(tokenizer, "all_special_tokens", None) or [], key=len, reverse=True)
+        self._eos: int | None = getattr(tokenizer, "eos_token_id", None)
+        self._bos = _opening_token(tokenizer)
+        self._start = next(
+            (
+                token
+                for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+                if (token := getattr(tokenizer, name, None)) is not None
+            ),
+            0,
+        )
+        self._heads = {
+            True: self._head(self.template.head),
+            False: self._head(self.template.bare_head),
+        }
+        self._close = self._closing()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What a manifest records about the prompt: template, its hash, and whether a chat turn wraps it."""
+        return {"template": self.template.name, "template_hash": self.template.hash, "chat": self.chat}
+
+    def encode(
+        self, bundle: Bundle, *, max_tokens: int | None = None, too_long: str = "error"
+    ) -> EncodedBundle | None:
+        """Token ids of a bundle; None where the policy dropped it.
+
+        `max_tokens` limits the longest row (prefix and one branch). Raises LcxError for a bundle that is too
+        long under `too_long="error"`, UsageError for a plan without a table and store.
+        """
+        prefix = self.prefix(bundle)
+        has_context = bundle.plan is not None or bool(bundle.context)
+        branches = tuple(self.branch(branch, has_context) for branch in bundle.branches)
+        if not len(prefix):
+            prefix, branches = _borrow(branches, self._start)
+        encoded = EncodedBundle(bundle.id, prefix, branches)
+        self.counts["bundles"] += 1
+        self.counts["branches"] += len(branches)
+        if max_tokens is not None:
+            fitted = fit(encoded, max_tokens, too_long, self.counts)
+            if fitted is None:
+                return None
+            encoded = fitted
+        self.counts["tokens"] += len(encoded)
+        return encoded
+
+    def prefix(self, bundle: Bundle) -> np.ndarray:
+        """Token ids (int64) of head and context; empty where there is neither."""
+        if bundle.plan is not None:
+            return np.concatenate([self._heads[True], self.context(bundle.plan)], dtype=np.int64)
+        head = self._heads[bool(bundle.context)]
+        if not bundle.context:
+            return head.copy()
+        stands_first = len(head) == 0 or self._only_opening(head)
+        ids = self.pieces.first(bundle.context) if stands_first else self.pieces.later(bundle.context)
+        return np.concatenate([head, np.array(ids, np.int64)])
+
+    def context(self, plan: Sequence[int]) -> np.ndarray:
+        """Token ids of a plan's segments, joined by the separator. Raises UsageError without table and
+        store."""
+        if self.table is None or self.store is None:
+            raise UsageError("a bundle with a plan needs the segment table and the token store of its step")
+        if len(plan) and self.pieces.prefixed and self._only_opening(self._heads[True]):
+            first = np.array(self.pieces.first(self.table.text(plan[0])), self.store.dtype)
+            return self.store.join(plan, first=first)
+        return self.store.join(plan)
+
+    def context_text(self, bundle: Bundle) -> str:
+        """The text that a bundle's context tokens decode to."""
+        if bundle.plan is None:
+            return bundle.context or ""
+        if self.table is None:
+            raise UsageError("a bundle with a plan needs the segment table of its step")
+        return SEPARATOR.join(self.table.texts(bundle.plan))
+
+    def prompt_text(self, bundle: Bundle, branch: Branch) -> str:
+        """The whole prompt of one branch as text, chat turn included and the opening token left out."""
+        context = self.context_text(bundle)
+        head, between = self._around(bundle.plan is not None or bool(context))
+        return self.turn.before + head + context + between + branch.question + self._after()
+
+    def branch(self, branch: Branch, has_context: bool = True) -> EncodedBranch:
+        """Token ids of a branch; those from `answer_start` on (answer and end) are what a loss counts."""
+        _, between = self._around(has_context)
+        question = self._safe(between, branch.question, self._after())
+        answer: list[int] = []
+        if branch.role != "query":
+            text = self.turn.lead + self.template.lead + branch.answer + self.template.end
+            answer = (self.pieces.later(text) if text else []) + self._close
+        return EncodedBranch(question + answer, len(question), branch.role)
+
+    def _around(self, has_context: bool) -> tuple[str, str]:
+        if has_context:
+            return self.template.head, self.template.between
+        return self.template.bare_head, ""
+
+    def _after(self) -> str:
+        return self.template.after + self.turn.after
+
+    def _head(self, head: str) -> np.ndarray:
+        text = self.turn.before + head
+        opening = [] if self._bos is None else [self._bos]
+        if opening and self.turn.before:
+            name = self.pieces.backend.id_to_token(self._bos)
+            if name and text.startswith(name):
+                opening = []  # the chat template writes it out
+        return np.array(opening + (self.pieces.special(text) if text else []), np.int64)
+
+    def _only_opening(self, head: np.ndarray) -> bool:
+        return len(head) == 0 or (len(head) == 1 and int(head[0]) == self._bos)
+
+    def _safe(self, between: str, question: str, after: str) -> list[int]:
+        """Tokens of the template's and the user's words as one text, unless the user's words name special
+        tokens."""
+        later = self.pieces
+        if not any(name in question for name in self._names):
+            text = between + question + after
+            return later.special_later(text) if text else []
+        parts = [later.special_later(between) if between else [], later.later(question)]
+        return parts[0] + parts[1] + (later.special_later(after) if after else [])
+
+    def _closing(self) -> list[int]:
+        eos = [self._eos] if self._eos is not None and self.template.eos else []
+        if not self.turn.close:
+            return eos
+        ids = self.pieces.special_later(self.turn.close)
+        special = {self.pieces.backend.token_to_id(name) for name in self._names}
+        for place, token in enumerate(ids):
+            if token in special:
+                return ids[: place + 1]  # what follows the end token belongs to the next turn
+        return ids + eos
+
+
+def fit(
+    encoded: EncodedBundle, max_tokens: int, policy: str = "error", counts: Counter[str] | None = None
+) -> EncodedBundle | None:
+    """Bring a bundle's longest row (prefix and one branch) down to `max_tokens`, or refuse.
+
+    `error` raises LcxError; `drop` returns None; `truncate-middle` takes tokens out of the middle of the
+    prefix, so that the instructions at its start and the end of the context stay. Counts `dropped_too_long`,
+    `truncated_bundles` and `truncated_tokens`. Raises LcxError where even an empty context would not fit.
+    """
+    if policy not in POLICIES:
+        raise UsageError(f"unknown length policy '{policy}'", hint=f"Choose one of {', '.join(POLICIES)}.")
+    length = encoded.longest_row
+    if length <= max_tokens:
+        return encoded
+    tally = counts if counts is not None else Counter()
+    if policy == "drop":
+        tally["dropped_too_long"] += 1
+        return None
+    keep = max_tokens - (length - len(encoded.prefix))
+    if policy == "error" or keep < 1:
+        raise LcxError(
+            f"bundle {encoded.id} has {length} tokens, more than max_tokens {max_tokens}",
+            why="" if policy == "error" else "Its question and answer alone do not fit.",
+            hint="Raise max_tokens, shorten the contexts when they are made, or set too_long to drop"
+            + (" or truncate-middle." if policy == "error" else "."),
+        )
+    tally["truncated_bundles"] += 1
+    tally["truncated_tokens"] += len(encoded.prefix) - keep
+    left = (keep + 1) // 2
+    right = len(encoded.prefix) - (keep - left)
+    positions = encoded.positions
+    return replace(
+        encoded,
+        prefix=np.concatenate([encoded.prefix[:left], encoded.prefix[right:]]),
+        positions=None if positions is None else np.concatenate([positions[:left], positions[right:]]),
+    )
+
+
+def _opening_token(tokenizer: Any) -> int | None:
+    """The begin-of-text token, where the tokenizer puts one before a text by itself."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None or not callable(tokenizer):
+        return None
+    ids = tokenizer("a")["input_ids"]
+    return bos if len(ids) and ids[0] == bos else None
+
+
+def _borrow(branches: tuple[EncodedBranch, ...], start: int) -> tuple[np.ndarray, tuple[EncodedBranch, ...]]:
+    """A prefix of at least one token for bundles without head and context: the branches' common first
+    tokens."""
+    shortest = min(branch.answer_start for branch in branches)
+    common = 0
+    while common < shortest and len({branch.ids[common] for branch in branches}) == 1:
+        common += 1
+    if common == len(min((branch.ids for branch in branches), key=len)):
+        common -= 1  # a branch keeps a token of its own
+    if common < 1:
+        return np.array([start], np.int64), branches
+    cut = tuple(
+        EncodedBranch(branch.ids[common:], branch.answer_start - common, branch.role) for branch in branches
+    )
+    return np.array(branches[0].ids[:common], np.int64), cut

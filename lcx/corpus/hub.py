@@ -1,0 +1,118 @@
+"""Rows of a Hugging Face dataset, streamed where the hub is reachable, else from the local cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lcx.corpus.readers import TEXT_FIELDS
+from lcx.errors import MissingError, UsageError
+
+
+def hub_rows(name: str, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset's split (`train` by default).
+
+    Raises MissingError where it cannot be reached, UsageError for a wrong name, config or split, or rows
+    without a text field.
+    """
+    data = _load(name, config, split or "train")
+    columns = getattr(data, "column_names", None)
+    if columns and not set(TEXT_FIELDS) & set(columns):
+        raise UsageError(
+            f"the dataset '{name}' has no text field",
+            why=f"Its columns are {', '.join(columns)}.",
+            hint=f"A corpus needs one of the fields {', '.join(TEXT_FIELDS)}: rename one and save it as JSONL.",
+        )
+    return _stream(name, data)
+
+
+def dataset_revision(name: str) -> str:
+    """The dataset's commit on the hub, or `unknown` where the hub does not answer."""
+    if not _reachable():
+        return "unknown"
+    try:
+        from huggingface_hub import HfApi
+
+        return str(HfApi().dataset_info(name, timeout=5).sha)
+    except Exception:  # offline, unknown or private: the name alone has to do
+        return "unknown"
+
+
+def _stream(name: str, data: Any) -> Iterator[dict[str, Any]]:
+    rows = iter(data)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as bad:
+            raise _unreachable(name, bad) from bad
+        yield row
+
+
+def _load(name: str, config: str | None, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError as bad:
+        raise MissingError(
+            "the `datasets` library is not installed", hint="Run `pip install datasets`."
+        ) from bad
+    try:
+        if _reachable():
+            return datasets.load_dataset(name, config, split=split, streaming=True)
+        with _offline():
+            return datasets.load_dataset(name, config, split=split)
+    except ValueError as bad:
+        raise UsageError(
+            f"the dataset '{name}' cannot be opened as asked",
+            why=str(bad).splitlines()[0],
+            hint="Write hf:NAME[:CONFIG][@SPLIT] with a config and a split that it has.",
+        ) from bad
+    except Exception as bad:
+        raise _unreachable(name, bad) from bad
+
+
+def _reachable() -> bool:
+    """Whether the hub answers within seconds; without this check the libraries retry for a minute when
+    offline."""
+    import urllib.error
+    import urllib.request
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Make the libraries look into their caches only: they read the environment once, when imported."""
+    import datasets
+    import huggingface_hub.constants
+
+    places = [datasets.config, huggingface_hub.constants]
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def _unreachable(name: str, bad: Exception) -> MissingError:
+    return MissingError(
+        f"the dataset '{name}' cannot be reached",
+        why=f"{type(bad).__name__}: {(str(bad).splitlines() or [''])[0]}",
+        hint=f"With a network run `hf download {name} --repo-type dataset --local-dir DIR`, then use `--corpus DIR`;"
+        " check the name and HF_TOKEN; `--corpus stdlib` needs no network.",
+    )

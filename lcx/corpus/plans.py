@@ -1,0 +1,181 @@
+"""Context plans: which segments stand in a context, in which order, and where among them the evidence is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from lcx.corpus.table import SegmentTable
+from lcx.errors import LcxError
+
+NEAREST = 64
+"""Random candidates among which the one that fills the rest of the budget best is sought."""
+PATIENCE = 64
+"""Useless draws in a row after which the segments still allowed are listed instead."""
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A context as segment numbers in reading order. `gold_places[k]` is where the k-th gold segment stands.
+
+    `tokens` counts segments and the separators between them. `exhausted` says that the table ran out of
+    segments that are allowed, so that the context stayed `shortfall` tokens short for good.
+    """
+
+    indices: tuple[int, ...]
+    gold_places: tuple[int, ...]
+    tokens: int
+    target: int
+    exhausted: bool = False
+
+    @property
+    def shortfall(self) -> int:
+        """Tokens of the budget that were left unused."""
+        return self.target - self.tokens
+
+
+def plan_rng(seed: int | str, index: int | str) -> random.Random:
+    """The random generator of one bundle: it depends on nothing but the seed and the bundle's own number."""
+    return random.Random(f"lcx.plan:{seed}:{index}")
+
+
+def draw(rng: random.Random, count: int) -> int:
+    """A uniform number in `range(count)`, by `random()` alone: Python promises that it gives the same for
+    ever."""
+    return int(rng.random() * count)
+
+
+def shuffle(rng: random.Random, items: list[_Item]) -> None:
+    """Put a list into random order, in place (Fisher-Yates by `draw`)."""
+    for last in range(len(items) - 1, 0, -1):
+        other = draw(rng, last + 1)
+        items[last], items[other] = items[other], items[last]
+
+
+def fill_plan(
+    rng: random.Random,
+    table: SegmentTable,
+    gold: Sequence[int],
+    target_tokens: int,
+    *,
+    separator_tokens: int = 1,
+    forbidden_documents: Collection[int] | None = None,
+    forbidden_keys: Collection[str] = (),
+) -> Plan:
+    """Surround gold segments with random fillers up to a budget, then put all into random order.
+
+    The target counts context tokens only: segments and the separators between them, not the template,
+    question or answer. It is never exceeded. Fillers come from the whole table: no segment twice, no two of
+    one key, none of `forbidden_keys`, and none from `forbidden_documents` (default: the gold segments' own
+    documents). Time grows with the context, not with the table. Raises LcxError where the gold segments alone
+    exceed the target.
+    """
+    chosen = [int(index) for index in gold]
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"a gold segment is given twice: {chosen}")
+    if forbidden_documents is None:
+        barred = {table.document_of(index) for index in chosen}
+    else:
+        barred = {int(document) for document in forbidden_documents}
+    keys = {int(table.key_ids[index]) for index in chosen} | {table.key_number(key) for key in forbidden_keys}
+    keys.discard(-1)
+    total = sum(int(table.tokens[index]) for index in chosen) + separator_tokens * max(0, len(chosen) - 1)
+    if total > target_tokens:
+        raise LcxError(
+            f"the evidence alone has {total} tokens, more than the context's {target_tokens}",
+            hint="Raise the shortest context length, or use fewer gold segments.",
+        )
+
+    fillers = _Fillers(rng, table, set(chosen), barred, keys)
+    exhausted = False
+    while True:
+        room = target_tokens - total - (separator_tokens if chosen else 0)
+        if room < 1:
+            break
+        index = fillers.fitting(room)
+        if index is None:
+            exhausted = fillers.empty
+            break
+        total += int(table.tokens[index]) + (separator_tokens if chosen else 0)
+        chosen.append(index)
+
+    order = list(range(len(chosen)))
+    shuffle(rng, order)
+    place_of = {item: place for place, item in enumerate(order)}
+    return Plan(
+        tuple(chosen[item] for item in order),
+        tuple(place_of[item] for item in range(len(gold))),
+        total,
+        target_tokens,
+        exhausted,
+    )
+
+
+class _Fillers:
+    """Random segments that may still be used; a taken one bars itself and its key."""
+
+    def __init__(
+        self, rng: random.Random, table: SegmentTable, used: set[int], barred: set[int], keys: set[int]
+    ) -> None:
+        self.rng, self.table, self.used, self.barred, self.keys = rng, table, used, barred, keys
+        self.listed: list[int] | None = None
+        self.empty = False
+
+    def fitting(self, room: int) -> int | None:
+        """Take a random segment of at most `room` tokens: the first drawn, or the largest of NEAREST that
+        fits."""
+        first = self._next()
+        if first is None:
+            self.empty = True
+            return None
+        if int(self.table.tokens[first]) <= room:
+            return self._take(first)
+        best = None
+        for candidate in self._some(first):
+            size = int(self.table.tokens[candidate])
+            if size <= room and (best is None or size > int(self.table.tokens[best])):
+                best = candidate
+        return None if best is None else self._take(best)
+
+    def _allowed(self, index: int) -> bool:
+        return (
+            index not in self.used
+            and int(self.table.documents[index]) not in self.barred
+            and int(self.table.key_ids[index]) not in self.keys
+        )
+
+    def _take(self, index: int) -> int:
+        self.used.add(index)
+        key = int(self.table.key_ids[index])
+        if key >= 0:
+            self.keys.add(key)
+        return index
+
+    def _next(self) -> int | None:
+        if self.listed is None:
+            for _ in range(PATIENCE):
+                index = draw(self.rng, len(self.table))
+                if self._allowed(index):
+                    return index
+            # Nearly everything is used or barred: the table is hardly larger than the context. List what is
+            # left.
+            self.listed = [index for index in range(len(self.table)) if self._allowed(index)]
+            shuffle(self.rng, self.listed)
+        while self.listed:
+            index = self.listed.pop()
+            if self._allowed(index):
+                return index
+        return None
+
+    def _some(self, first: int) -> Iterator[int]:
+        """Candidates for the last place. What is not taken goes back into the list."""
+        seen = [first]
+        while len(seen) < NEAREST and (index := self._next()) is not None:
+            seen.append(index)
+        if self.listed is not None:
+            self.listed.extend(dict.fromkeys(seen))
+        return iter(seen)

@@ -1,0 +1,145 @@
+"""Prompt templates: what stands before the context, between context and question, and around the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lcx.errors import UsageError, suggestion
+from lcx.work.files import sha256_json
+
+_USER, _ANSWER = "lcxUserSentinel7c1", "lcxAnswerSentinel7c1"
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text around context, question and answer.
+
+    A prompt reads head, context, between, question, after; then come lead, answer, end. Where the tokenizer
+    has a chat template, the prompt is the user's turn (unless `chat` is off); `cue` follows it only where
+    there is no chat turn to say that the answer begins. `bare_head` replaces the head where a bundle has no
+    context.
+    """
+
+    name: str
+    head: str = ""
+    between: str = "\n\n"
+    after: str = ""
+    cue: str = ""
+    bare_head: str = ""
+    lead: str = ""
+    end: str = ""
+    chat: bool = True
+    eos: bool = True
+    """Whether the answer ends with the end-of-text token."""
+
+    @property
+    def hash(self) -> str:
+        """Hex digest of everything but the name; manifests record it beside the name."""
+        return sha256_json({key: value for key, value in vars(self).items() if key != "name"})[:16]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a chat template puts around one exchange: before the user's words, after them, and around the answer.
+
+    `lead` and `close` belong to the answer: the model has to produce them.
+    """
+
+    before: str
+    after: str
+    lead: str
+    close: str
+
+
+TEMPLATES: dict[str, Template] = {
+    template.name: template
+    for template in (
+        Template(
+            "in2",
+            head="You are given a long context and then an instruction. Follow the instruction, and base your answer on"
+            " what the context says.\n\n### Context:\n",
+            between="\n\n### Instruction:\n",
+            cue="\n\n### Response:\n",
+        ),
+        Template("plain", between="\n\n", cue="\n"),
+        Template(
+            "tiny", between="\n? ", after=" =", bare_head="? ", lead=" ", end=" ;", chat=False, eos=False
+        ),
+    )
+}
+
+
+def load_template(spec: str | Path | Template) -> Template:
+    """A template by name, or from a text file that holds {context} and {question} once each, in this order.
+
+    Raises UsageError for an unknown name or a file that lacks either place.
+    """
+    if isinstance(spec, Template):
+        return spec
+    if str(spec) in TEMPLATES:
+        return TEMPLATES[str(spec)]
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        known = ", ".join(TEMPLATES)
+        raise UsageError(
+            f"there is no template '{spec}'",
+            hint=f"{suggestion(str(spec), TEMPLATES)} Choose one of {known}, or give a text file.".strip(),
+        )
+    try:
+        text = path.read_text(encoding="utf-8").replace("\r\n", "\n").removesuffix("\n")
+    except UnicodeDecodeError as bad:
+        raise UsageError(f"the template {path} is not UTF-8", why=str(bad)) from bad
+    if text.count("{context}") != 1 or text.count("{question}") != 1:
+        raise UsageError(
+            f"the template {path} needs {{context}} and {{question}}, once each",
+            why=f"It has {text.count('{context}')} and {text.count('{question}')}.",
+        )
+    head, _, rest = text.partition("{context}")
+    if "{question}" in head:
+        raise UsageError(
+            f"in the template {path} the question stands before the context",
+            hint="Put {context} first: all questions of one context share what comes before them.",
+        )
+    between, _, after = rest.partition("{question}")
+    return Template(path.stem, head=head, between=between, after=after)
+
+
+def chat_turn(tokenizer: Any) -> Turn | None:
+    """What the tokenizer's chat template puts around an exchange, or None where it has no chat template.
+
+    Found by rendering sentinels. Raises UsageError for a chat template that does not keep the user's words
+    whole.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    user = [{"role": "user", "content": _USER}]
+    try:
+        prompt = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
+    except Exception as bad:  # jinja errors of a template that wants something else
+        raise UsageError(
+            "the tokenizer's chat template cannot render a user's turn", why=str(bad), hint="Set chat: false."
+        ) from bad
+    if prompt.count(_USER) != 1:
+        raise UsageError(
+            "the tokenizer's chat template does not keep the user's words whole", hint="Set chat: false."
+        )
+    before, _, after = prompt.partition(_USER)
+    try:
+        whole = tokenizer.apply_chat_template(
+            [*user, {"role": "assistant", "content": _ANSWER}], tokenize=False
+        )
+    except Exception:
+        whole = ""
+    lead, close = "", ""
+    if whole.startswith(prompt) and whole.count(_ANSWER) == 1:
+        lead, _, close = whole[len(prompt) :].partition(_ANSWER)
+    elif whole.count(_ANSWER) == 1:  # such as templates that open the model's turn with an empty thought
+        close = whole.partition(_ANSWER)[2]
+    return Turn(before, after, lead, close)
+
+
+def without_chat(template: Template) -> Template:
+    """The template for tokenizers that do have a chat template, which is then ignored."""
+    return replace(template, chat=False)

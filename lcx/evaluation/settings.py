@@ -1,0 +1,85 @@
+"""Settings of an eval step. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from lcx.evaluation.probes import Style
+from lcx.settings import Settings, setting
+
+__all__ = ["DEFAULT_SIZES", "EvalSettings"]
+
+DEFAULT_SIZES = {"val:document": 800, "val:code": 800, "val:database": 750}
+"""Items a context in the published probes, about 32K tokens each."""
+OTHER_SIZE = 800
+"""Items a context for a plugin's probe that gives none."""
+
+_VOLATILE: dict[str, Any] = {"volatile": True}
+
+
+class EvalSettings(Settings):
+    """What to evaluate, on which corpus, and how much of it."""
+
+    model: str = setting("tiny", description="the model to evaluate: tiny, a path, a hub id or step:ID")
+    tokenizer: str | None = setting(None, description="the tokenizer, where it is not the model's own")
+    corpus: str = setting(
+        "stdlib", description="where the contexts come from: stdlib, a file, a folder, hf:NAME"
+    )
+    probes: tuple[str, ...] = setting(tuple(DEFAULT_SIZES), description="the probes to run, by name")
+    sizes: dict[str, int] = setting(
+        {}, description="items a context, by probe (val:database or database); 800, 800 and 750 as published"
+    )
+    sets: int = setting(4, ge=1, description="contexts a probe")
+    context_tokens: int | None = setting(
+        None, ge=64, description="length of a context in tokens, in place of sizes"
+    )
+    span: int = setting(50, ge=1, description="neighbouring positions that make one point of the curve")
+    limit: int | None = setting(
+        None, ge=1, description="questions a context at most, spread evenly; all by default"
+    )
+    style: Style = setting("natural", description="natural: questions in words; bare: only the key (tiny)")
+    template: str | None = setting(
+        None, description="the template of context and question; the default of the model"
+    )
+    chat: bool | None = setting(
+        None, description="use the tokenizer's chat template; where it has one by default"
+    )
+    max_new_tokens: int = setting(128, ge=1, description="tokens an answer may have")
+    window: int | None = setting(None, ge=1, description="tokens the model can read; by its configuration")
+    too_long: Literal["error", "drop", "truncate-middle"] = setting(
+        "error", description="what to do with a context that is longer than the window"
+    )
+    seed: int = setting(0, description="draws the contexts")
+    compat: Literal["film"] | None = setting(None, description="film: the published arithmetic of the curve")
+    batch: int = setting(64, ge=1, description="answers decoded at a time", json_schema_extra=_VOLATILE)
+    device: str = setting("auto", description="auto, cpu or cuda[:N]", json_schema_extra=_VOLATILE)
+
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """`--set eval.probes=val:code,val:document` gives a list too."""
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
+
+    @model_validator(mode="after")
+    def _known_sizes(self) -> EvalSettings:
+        if not self.probes:
+            raise ValueError("probes: name at least one")
+        names = {*self.probes, *DEFAULT_SIZES}
+        names |= {name.split(":", 1)[-1] for name in names}
+        for name, size in self.sizes.items():
+            if name not in names:
+                raise ValueError(f"sizes: no probe here is named '{name}'; known: {', '.join(sorted(names))}")
+            if size < 1:
+                raise ValueError(f"sizes: '{name}' is at least 1, not {size}")
+        return self
+
+    def size(self, probe: str) -> int:
+        """Items a context for a probe: as `sizes` says, by its whole name or what follows the colon."""
+        for name in (probe, probe.split(":", 1)[-1]):
+            if name in self.sizes:
+                return self.sizes[name]
+        return DEFAULT_SIZES.get(probe, OTHER_SIZE)

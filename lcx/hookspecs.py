@@ -1,0 +1,79 @@
+"""The hooks a plugin may implement. Import `hookimpl` from `lcx` to mark an implementation.
+
+A stage hook gets the resolved `step`, the `run` directory and the context `ctx`, and returns a `StepResult`, or None
+where `step.method` is not its own. The first result wins; `tryfirst` overrides, `wrapper=True` wraps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from lcx.context import Context, StepResult
+    from lcx.recipe import Step
+    from lcx.run import Run
+
+hookspec = pluggy.HookspecMarker("lcx")
+
+
+@hookspec(firstresult=True)
+def lcx_synth(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    """Make data: write bundles into `run.folder(step.id) / "data"`."""
+
+
+@hookspec(firstresult=True)
+def lcx_score(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    """Score, filter or pair the data of an earlier step; write bundles or rows into the step's folder."""
+
+
+@hookspec(firstresult=True)
+def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    """Train a model on an earlier step's data; save it into `run.folder(step.id) / "model"`."""
+
+
+@hookspec(firstresult=True)
+def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    """Evaluate a model; write predictions, scores and plots into the step's folder."""
+
+
+@hookspec(firstresult=True)
+def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
+    """What the step will cost (calls, tokens, optimizer steps), for --dry-run. Must import no torch."""
+
+
+@hookspec
+def lcx_register_methods(register: Callable[..., None]) -> None:
+    """Register methods: `register(Method(name, summary, stages={"synth": SettingsClass, ...}))`."""
+
+
+@hookspec
+def lcx_register_recipes(register: Callable[..., None]) -> None:
+    """Register folders of recipe files: `register(path_to_folder)`."""
+
+
+@hookspec
+def lcx_register_llms(register: Callable[..., None]) -> None:
+    """Register text generators: `register("name", "module:factory")`, used as `--llm name:...`."""
+
+
+@hookspec
+def lcx_register_retrievers(register: Callable[..., None]) -> None:
+    """Register retrievers: `register("name", "module:factory")`."""
+
+
+@hookspec
+def lcx_register_losses(register: Callable[..., None]) -> None:
+    """Register preference losses: `register("name", "module:function")`."""
+
+
+@hookspec
+def lcx_register_probes(register: Callable[..., None]) -> None:
+    """Register evaluation probes: `register("task:name", "module:probe")`."""
+
+
+@hookspec
+def lcx_register_metrics(register: Callable[..., None]) -> None:
+    """Register metrics: `register("name", "module:function")`."""

@@ -1,0 +1,31 @@
+"""Where lcx keeps things. Light enough for the completion fast path: `pathlib` is imported only when called."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def cache_directory() -> str:
+    """`cache_folder` as a string, for code that cannot afford `pathlib`."""
+    if os.environ.get("LCX_CACHE"):
+        return os.environ["LCX_CACHE"]
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(home, "lcx")
+
+
+def cache_folder() -> Path:
+    """Where lcx keeps what it can rebuild: $LCX_CACHE, or the user's cache directory."""
+    from pathlib import Path
+
+    return Path(cache_directory())
+
+
+def runs_folder() -> Path:
+    """Where runs are kept by default: $LCX_RUNS, or `runs` in the working directory."""
+    from pathlib import Path
+
+    return Path(os.environ.get("LCX_RUNS") or "runs")

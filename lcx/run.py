@@ -1,0 +1,228 @@
+"""A run: a directory with one folder a step and a manifest; what is done, what resumes, what refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lcx import __version__
+from lcx.context import StepResult
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.paths import cache_folder, runs_folder
+from lcx.recipe import Step
+from lcx.work.files import disk_errors, write_json, write_text
+
+__all__ = ["Run", "cache_folder", "differences", "digest", "runs_folder", "slug", "versions"]
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
+
+
+def slug(text: str) -> str:
+    """A folder name for a model or data spec: `step:train` -> `train`, a path -> its last part."""
+    text = text.removeprefix("step:").rstrip("/")
+    return re.sub(r"[^\w.+-]+", "-", text.split("/")[-1]).strip("-") or "model"
+
+
+def digest(value: Any) -> str:
+    """A short, stable hash of a JSON-able value."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of lcx, Python and the libraries that change results, without importing them."""
+    found = {"lcx": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+class Run:
+    """One run directory. Steps are kept by key: the step's id, and for eval also the model's name."""
+
+    def __init__(self, path: Path, recipe: str) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.manifest = self._read()
+        if not (path / "manifest.json").is_file() and _holds_other_things(path):
+            raise UsageError(f"{path} is not empty and holds no manifest.json", hint="Take another --run DIR.")
+
+    def _read(self) -> dict[str, Any]:
+        """The manifest on disk, or an empty one. Raises LcxError for a damaged one, UsageError for another recipe's."""
+        file = self.path / "manifest.json"
+        if not file.is_file():
+            return {"recipe": self.recipe, "steps": {}}
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as bad:
+            raise LcxError(f"{file} is not valid JSON", why=str(bad), hint="Take another --run DIR.") from None
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("steps"), dict):
+            raise LcxError(f"{file} is not a manifest of lcx", hint="Take another --run DIR.")
+        other = manifest.get("recipe")
+        if other != self.recipe:
+            raise UsageError(
+                f"{self.path} is a run of the recipe '{other}', not of '{self.recipe}'",
+                hint="Take another --run DIR.",
+            )
+        return manifest
+
+    # -- places
+
+    def key(self, step: Step) -> str:
+        model = getattr(step.settings, "model", None)
+        return f"{step.id}/{slug(str(model))}" if step.stage == "eval" and model else step.id
+
+    def folder(self, step: Step | str) -> Path:
+        """The folder of a step's outputs (of a key, where a string is given)."""
+        return self.path / (step if isinstance(step, str) else self.key(step))
+
+    def state(self, key: str) -> str:
+        return str(self.manifest["steps"].get(key, {}).get("state", "new"))
+
+    def resolve(self, reference: str, what: str = "data") -> Path:
+        """The folder behind `step:ID` (its `data` or `model`), or the path itself. Raises MissingError."""
+        if not reference.startswith("step:"):
+            return Path(reference).expanduser()
+        step_id = reference.removeprefix("step:")
+        place = self.path / step_id / what
+        if self.state(step_id) != "done" or not place.exists():
+            stage = self.manifest["steps"].get(step_id, {}).get("stage", step_id)
+            flag = f" --step {step_id}" if stage != step_id else ""
+            stage = stage if stage in ("synth", "score", "train", "eval") else "run"
+            raise MissingError(
+                f"this needs the {what} of step '{step_id}', which is not done in {self.path}",
+                why=f"step '{step_id}' is {self.state(step_id).replace('new', 'not started')}",
+                hint=f"lcx {stage} --recipe {self.recipe}{flag} --run {self.path}",
+            )
+        return place
+
+    # -- states
+
+    def begin(self, step: Step, fingerprint: Mapping[str, Any], *, force: bool = False) -> str:
+        """Open a step's folder. Returns `fresh`, `resume` or `done`; refuses another fingerprint without `force`.
+
+        Raises UsageError naming what differs.
+        """
+        key = self.key(step)
+        record = self.manifest["steps"].get(key)
+        same = record is not None and record.get("fingerprint") == json.loads(json.dumps(fingerprint, default=str))
+        if record is not None and not force:
+            if not same:
+                changes = differences(record.get("fingerprint", {}), dict(fingerprint))
+                raise UsageError(
+                    f"{self.folder(key)} was made with other settings or inputs",
+                    why="; ".join(changes),
+                    hint="--force starts this step over; --run DIR keeps both.",
+                )
+            if record["state"] == "done":
+                return "done"
+        if force and self.folder(key).exists():
+            _remove(self.folder(key))
+        how = "resume" if same and not force else "fresh"
+        self.folder(key).mkdir(parents=True, exist_ok=True)
+        self.manifest["steps"][key] = {
+            "state": "running",
+            "stage": step.stage,
+            "method": step.method,
+            "seed": getattr(step.settings, "seed", None),
+            "started": _now(),
+            "versions": versions(),
+            "fingerprint": dict(fingerprint),
+        }
+        self._save()
+        import yaml
+
+        resolved = {k: {"value": v, "from": step.origins.get(k, "")} for k, v in step.values().items()}
+        write_text(self.folder(key) / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        return how
+
+    def finish(self, step: Step, result: StepResult) -> None:
+        record = self.manifest["steps"][self.key(step)]
+        record.update(
+            state="done",
+            finished=_now(),
+            counts=result.counts,
+            metrics=result.metrics,
+            files=result.files,
+            notes=result.notes,
+        )
+        self._save()
+
+    def stop(self, step: Step, state: str, reason: str = "") -> None:
+        """Record that a step was interrupted or failed; it can be resumed."""
+        record = self.manifest["steps"].get(self.key(step))
+        if record is not None and record.get("state") == "running":
+            record.update(state=state, reason=reason, finished=_now())
+            self._save()
+
+    def result(self, step: Step) -> StepResult:
+        """What a done step reported."""
+        record = self.manifest["steps"][self.key(step)]
+        return StepResult(
+            counts=record.get("counts", {}),
+            metrics=record.get("metrics", {}),
+            files=record.get("files", {}),
+            notes=record.get("notes", []),
+        )
+
+    def digest_of(self, key: str) -> str:
+        """What identifies a step's outputs: the hash of its fingerprint."""
+        return digest(self.manifest["steps"].get(key, {}).get("fingerprint"))
+
+    def _save(self) -> None:
+        write_json(self.path / "manifest.json", self.manifest)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second lcx process out of this run while a step writes. Raises LcxError if one is there."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = open(self.path / ".lock", "w")  # noqa: SIM115 - held for the whole block
+        with handle:
+            try:
+                import fcntl
+
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # Windows has no flock; two writers are then the user's care
+                pass
+            except OSError:
+                raise LcxError(
+                    f"another lcx process is writing to {self.path}", hint="Wait for it, or take another --run DIR."
+                ) from None
+            self.manifest = self._read()  # another process may have finished a step since this one looked
+            yield
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What changed between two fingerprints, one phrase a leaf."""
+    changes = []
+    for key in sorted({*old, *new}):
+        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            changes += differences(a, b, f"{name}.")
+        elif json.dumps(a, sort_keys=True, default=str) != json.dumps(b, sort_keys=True, default=str):
+            changes.append(f"{name}: was {a!r}, now {b!r}")
+    return changes
+
+
+def _holds_other_things(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists()
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

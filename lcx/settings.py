@@ -1,0 +1,52 @@
+"""Typed, torch-free settings of a step: a pydantic model a stage, with errors that suggest the right key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field as setting
+
+from lcx.errors import UsageError, suggestion
+
+__all__ = ["Settings", "setting", "validate"]
+
+
+class Settings(BaseModel):
+    """Base of every stage's settings. Unknown keys are refused; values are checked and coerced from strings.
+
+    Give each field a default and a one-line description: `batch: int = setting(128, description="branches a step")`.
+    Fields marked `json_schema_extra={"volatile": True}` do not change results and stay out of fingerprints.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+    @classmethod
+    def volatile(cls) -> frozenset[str]:
+        """Names of the fields that do not enter a step's fingerprint."""
+        names = []
+        for name, info in cls.model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and extra.get("volatile"):
+                names.append(name)
+        return frozenset(names)
+
+
+def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -> Settings:
+    """Check `values` against a schema. Raises UsageError naming every bad key, with a suggestion for unknown ones."""
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as bad:
+        lines = []
+        for error in bad.errors():
+            key = ".".join(str(part) for part in error["loc"])
+            if error["type"] == "extra_forbidden":
+                lines.append(f"unknown key '{key}'. {suggestion(key, schema.model_fields)}".rstrip())
+            else:
+                lines.append(f"'{key}': {error['msg'].lower()}, not {error.get('input')!r}")
+        raise UsageError(
+            f"{where}: {lines[0]}",
+            why="; ".join(lines[1:]),
+            hint="`lcx recipes show NAME --origin` lists every key with its value.",
+        ) from None

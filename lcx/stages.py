@@ -1,0 +1,141 @@
+"""The core's train and eval steps: wiring of run folder, corpus, templates and models for any method's bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lcx.context import Context, StepResult
+from lcx.errors import MissingError, UsageError
+from lcx.recipe import Step
+from lcx.run import Run, cache_folder
+
+
+def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
+    """Supervised fine-tuning on the bundles of `settings.input`; the model is saved in `STEP/model`."""
+    from lcx.training.settings import TrainSettings
+
+    settings = step.settings
+    assert isinstance(settings, TrainSettings)
+    model = require_model(settings.model, step, run)
+    data = bundles_folder(settings.input, step, run)
+
+    from lcx.corpus.bundles import read_bundles
+    from lcx.modeling.load import load_tokenizer
+    from lcx.training.sft import EncodedDataset, train_sft
+
+    settings = settings.model_copy(update={"model": model})
+    tokenizer = load_tokenizer(model)
+    bundles = read_bundles(data)
+    assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
+    ctx.log(f"{len(bundles):,} bundles from {data}")
+    dataset = EncodedDataset(bundles, assembler)
+    result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
+    result.extra = {**result.extra, "prompt": assembler.info}
+    return result
+
+
+def make_assembler(tokenizer: Any, template: str, chat: str, data: Path | None) -> Any:
+    """The encoder of bundles for one tokenizer. `data` is the folder of the segment table that plans refer to."""
+    from lcx.corpus.assembly import Assembler
+    from lcx.corpus.table import load_table
+    from lcx.corpus.templates import load_template, without_chat
+    from lcx.corpus.tokens import open_token_store
+
+    chosen = load_template(template)
+    if chat == "never":
+        chosen = without_chat(chosen)
+    elif chat == "always" and not getattr(tokenizer, "chat_template", None):
+        raise UsageError("chat: always, but the tokenizer has no chat template", hint="Set chat to auto or never.")
+    if data is None or not (data / "table.json").is_file():
+        return Assembler(tokenizer, chosen)
+    table = load_table(data)
+    return Assembler(tokenizer, chosen, table, open_token_store(tokenizer, table, cache_folder()))
+
+
+def require_model(model: str | None, step: Step, run: Run) -> str:
+    """The model's path or spec behind a setting. Raises MissingError where there is none."""
+    if not model:
+        raise MissingError(
+            f"step '{step.id}' needs a model",
+            hint=f"lcx {step.stage} --recipe {step.recipe} --run {run.path} --model PATH_OR_HUB_ID",
+        )
+    return str(run.resolve(model, "model")) if model.startswith("step:") else model
+
+
+def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
+    """The folder of bundles behind `input`. Raises MissingError where nothing is given or nothing is there."""
+    if not reference:
+        raise MissingError(
+            f"step '{step.id}' needs data", hint=f"--input FOLDER, or give recipe '{step.recipe}' a synth step"
+        )
+    place = run.resolve(reference, "data")
+    if not place.is_dir():
+        raise MissingError(f"no folder of bundles at '{place}'", hint="--input FOLDER with bundles-*.parquet in it")
+    return place
+
+
+def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
+    """Build the probes from the corpus, answer them with the model, score, and draw the curves."""
+    from lcx.evaluation.settings import EvalSettings
+
+    settings = step.settings
+    assert isinstance(settings, EvalSettings)
+    model_spec = require_model(settings.model, step, run)
+
+    from lcx.corpus.documents import Rejects, read_corpus
+    from lcx.evaluation.probes import ProbeOptions
+    from lcx.evaluation.runner import run_probes
+    from lcx.modeling.load import load_model, load_tokenizer
+    from lcx.plugins import loaded
+
+    probes = loaded().probes
+    rejects = Rejects()
+    documents = list(read_corpus(settings.corpus, rejects=rejects))
+    tokenizer = load_tokenizer(model_spec)
+    bundles = {}
+    for task in settings.probes:
+        probe = probes.load(task)
+        options = ProbeOptions(
+            size=settings.size(task),
+            sets=settings.sets,
+            style=settings.style,
+            context_tokens=settings.context_tokens,
+            count_tokens=lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        )
+        bundles[task] = probe.build(documents, options, settings.seed)
+    model = load_model(model_spec, dtype=settings.precision, device=ctx.device)
+    assembler = make_assembler(tokenizer, settings.template, settings.chat, None)
+    return run_probes(bundles, assembler, model, tokenizer, settings, run.folder(step), ctx)
+
+
+def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
+    """What a train or eval step will do, from its settings and the data if that is there. Imports no torch."""
+    values = step.values()
+    if step.stage == "eval":
+        tasks = {task: step.settings.size(task) * values["sets"] for task in values["probes"]}  # type: ignore[attr-defined]
+        return {"model": values["model"], "contexts": values["sets"] * len(tasks), "queries": tasks}
+    found: dict[str, Any] = {
+        "model": values["model"],
+        "tuning": values["tuning"],
+        "branches_a_step": values["batch"],
+        "data": values["input"],
+    }
+    reference = str(values["input"] or "")
+    if reference.startswith("step:") and run.state(reference.removeprefix("step:")) != "done":
+        found["note"] = f"the data of {reference} is not there yet"
+        return found
+    from lcx.work.files import read_json
+
+    if reference.startswith("step:"):
+        record = run.manifest["steps"][reference.removeprefix("step:")]
+        questions = record.get("metrics", {}).get("questions")
+        mean = record.get("metrics", {}).get("context_tokens", {}).get("mean")
+        if questions:
+            steps = values["max_steps"] if values["max_steps"] > 0 else -(-questions // values["batch"]) * values["epochs"]
+            found |= {"questions": questions, "optimizer_steps": steps}
+        if mean:
+            found["context_tokens"] = round(mean * record["metrics"]["contexts"])
+    elif (Path(reference) / "table.json").is_file():
+        found["segments"] = read_json(Path(reference) / "table.json")["segments"]
+    return found

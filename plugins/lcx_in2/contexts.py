@@ -1,0 +1,132 @@
+"""Where the evidence goes: pairs are grouped by context, and their segments hidden at random places of a long one."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from lcx.corpus.plans import draw, fill_plan, plan_rng, shuffle
+from lcx.corpus.table import SegmentTable
+from lcx.records import Branch, Bundle
+from lcx_in2.questions import QA
+
+
+def shares(mix: dict[str, float], examples: int) -> dict[str, int]:
+    """`examples` cut by the shares of `mix`, to the unit (largest remainders take what is left)."""
+    total = sum(mix.values())
+    exact = {kind: examples * share / total for kind, share in mix.items()}
+    counts = {kind: int(value) for kind, value in exact.items()}
+    left = examples - sum(counts.values())
+    for kind in sorted(exact, key=lambda k: (counts[k] - exact[k], k))[:left]:
+        counts[kind] += 1
+    return counts
+
+
+def repeat(pairs: Sequence[QA], needed: int, seed: str) -> list[QA]:
+    """`needed` pairs: each in turn, and in a new random order every time round."""
+    taken: list[QA] = []
+    turn = 0
+    while pairs and len(taken) < needed:
+        order = list(pairs)
+        shuffle(random.Random(f"{seed}:turn:{turn}"), order)
+        taken += order[: needed - len(taken)]
+        turn += 1
+    return taken
+
+
+def group(pairs: Sequence[QA], size: int, key: Callable[[int], str | None]) -> list[list[QA]]:
+    """Pairs in groups of `size` that can share a context: no segment and no key twice in a group.
+
+    A pair that clashes waits for a later group. The last groups may be smaller.
+    """
+    groups: list[list[QA]] = []
+    waiting: deque[QA] = deque()
+    rest = iter(pairs)
+    exhausted = False
+    while not exhausted or waiting:
+        current: list[QA] = []
+        used: set[object] = set()
+        for _ in range(len(waiting)):
+            pair = waiting.popleft()
+            if len(current) < size and _claim(pair, used, key):
+                current.append(pair)
+            else:
+                waiting.append(pair)
+        while len(current) < size and not exhausted:
+            following = next(rest, None)
+            if following is None:
+                exhausted = True
+            elif _claim(following, used, key):
+                current.append(following)
+            else:
+                waiting.append(following)
+        if current:
+            groups.append(current)
+    return groups
+
+
+def _claim(pair: QA, used: set[object], key: Callable[[int], str | None]) -> bool:
+    marks: set[object] = set()
+    for segment in pair.segments:
+        marks.add(segment)
+        name = key(segment)
+        if name is not None:
+            marks.add(name)
+    if marks & used:
+        return False
+    used |= marks
+    return True
+
+
+def kind_of(pairs: Sequence[QA]) -> str:
+    """`fine`, `integration`, or `mixed` where one context holds both."""
+    kinds = {"fine" if len(pair.segments) == 1 else "integration" for pair in pairs}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def long_bundle(
+    number: int,
+    pairs: Sequence[QA],
+    table: SegmentTable,
+    *,
+    length: tuple[int, int],
+    seed: int,
+) -> Bundle:
+    """One long context: its length uniform over `length`, the pairs' segments shuffled in among random others.
+
+    The random state follows from the seed and the bundle's number alone, so bundles can be made in any order.
+    """
+    rng = plan_rng(seed, number)
+    target = length[0] + draw(rng, length[1] - length[0] + 1)
+    gold = [segment for pair in pairs for segment in pair.segments]
+    needed = sum(int(table.tokens[segment]) for segment in gold) + len(gold) - 1
+    plan = fill_plan(rng, table, gold, max(target, needed))
+    places = iter(plan.gold_places)
+    branches = tuple(
+        Branch(pair.question, pair.answer, gold=tuple(next(places) for _ in pair.segments)) for pair in pairs
+    )
+    meta = {"tokens": plan.tokens, "target": target}
+    if plan.exhausted:
+        meta["exhausted"] = True
+    return Bundle(f"long-{number:07d}", branches, plan=plan.indices, kind=kind_of(pairs), meta=meta)
+
+
+def short_bundle(number: int, pair: QA, table: SegmentTable, *, most_tokens: int, seed: int) -> Bundle:
+    """The pair with its segment's own surroundings only: neighbours in the document, in order, no fillers."""
+    rng = plan_rng(seed, f"short:{number}")
+    segment = pair.segments[0]
+    own = table.segments_of(table.document_of(segment))
+    first, last = own.start, own.stop
+    low, high = segment, segment + 1
+    tokens = int(table.tokens[segment])
+    while low > first or high < last:
+        left = rng.random() < 0.5 if (low > first and high < last) else low > first
+        step = int(table.tokens[low - 1] if left else table.tokens[high])
+        if tokens + step > most_tokens:
+            break
+        low, high, tokens = (low - 1, high, tokens + step) if left else (low, high + 1, tokens + step)
+    branch = Branch(pair.question, pair.answer, gold=(segment - low,))
+    return Bundle(
+        f"short-{number:07d}", (branch,), plan=tuple(range(low, high)), kind="short", meta={"tokens": tokens}
+    )

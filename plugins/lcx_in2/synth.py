@@ -1,0 +1,250 @@
+"""IN2's synth step: documents -> segments -> questions -> long contexts with the evidence anywhere."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lcx.context import Context, StepResult
+from lcx.corpus.bundles import read_bundles, write_bundles
+from lcx.corpus.decontaminate import Decontaminator
+from lcx.corpus.documents import Rejects, read_corpus
+from lcx.corpus.plans import draw, shuffle
+from lcx.corpus.table import SegmentTable, build_table, load_table
+from lcx.corpus.tokenizing import open_span_tokenizer
+from lcx.errors import UsageError
+from lcx.llm import open_llm
+from lcx.recipe import Step
+from lcx.records import Bundle
+from lcx.run import Run
+from lcx.work.files import read_json, write_json, write_lines, write_text
+from lcx.work.journal import Journal
+from lcx.work.shards import shard_path
+from lcx_in2.contexts import group, long_bundle, repeat, shares, short_bundle
+from lcx_in2.general import general_bundles
+from lcx_in2.preview import preview, summary
+from lcx_in2.questions import FINE, INTEGRATION, QA, Writer, load_prompt
+from lcx_in2.settings import In2Synth
+
+Make = Callable[[], Bundle]
+
+
+def synth(step: Step, run: Run, ctx: Context) -> StepResult:
+    """Make the bundles of an IN2 recipe in `STEP/data`. A killed step resumes and ends with the same bytes."""
+    settings = step.settings
+    assert isinstance(settings, In2Synth)
+    folder = run.folder(step)
+    data = folder / "data"
+    notes: list[str] = []
+    counts: Counter[str] = Counter()
+
+    prompts = {kind: load_prompt(kind, settings.prompts) for kind in (FINE, INTEGRATION)}
+    table = _table(settings, folder, ctx, counts)
+    wanted = _shares(settings, notes)
+    with Journal(folder / "journal.jsonl") as journal:
+        writer = Writer(
+            lambda: open_llm(settings.llm, settings.llm_options),
+            journal,
+            prompts=prompts,
+            text=table.text,
+            batch=settings.batch,
+            seed=settings.seed,
+            temperature=settings.temperature,
+            max_tokens=settings.answer_tokens,
+        )
+        fine, joint = _questions(settings, table, writer, wanted, ctx, notes)
+        writer.close()
+    counts.update(writer.skipped)
+    counts["calls"] = writer.calls
+    counts["prompt_tokens"] = writer.prompt_tokens
+    counts["completion_tokens"] = writer.completion_tokens
+
+    makers = _makers(settings, table, wanted, fine, joint, counts, notes)
+    _write(settings, makers, data, ctx)
+    bundles = read_bundles(data)
+    metrics = summary(bundles, table)
+    write_text(folder / "preview.md", preview(bundles, table))
+    counts.update(metrics.pop("counts"))
+    if settings.llm == "builtin":
+        notes.append("builtin rules wrote the questions; for a real model give a writer: --llm local:PATH_OR_ID")
+    if counts.get("contexts the corpus could not fill"):
+        notes.append(
+            f"{counts['contexts the corpus could not fill']} contexts are shorter than drawn: the corpus has too few "
+            "segments; give more text or lower synth.context_tokens"
+        )
+    return StepResult(
+        counts=dict(sorted(counts.items())),
+        metrics=metrics,
+        files={"data": str(data), "preview": str(folder / "preview.md")},
+        notes=notes,
+    )
+
+
+def _table(settings: In2Synth, folder: Path, ctx: Context, counts: Counter[str]) -> SegmentTable:
+    """The segment table: loaded where an earlier process finished it, else built from the corpus."""
+    data = folder / "data"
+    if not (data / "table.json").is_file():
+        ctx.log(f"reading {settings.corpus}")
+        tokenizer = open_span_tokenizer(settings.tokenizer)
+        rejects = Rejects()
+        documents = read_corpus(settings.corpus, limit=settings.documents, rejects=rejects)
+        found: Counter[str] = Counter()
+        sieves = [Decontaminator(path, settings.ngram) for path in settings.decontaminate]
+        for sieve in sieves:
+            documents = sieve.filter(documents)
+        built = build_table(
+            documents, tokenizer, min_tokens=settings.segment_tokens, mode=settings.segment_by, keep_short=True
+        )
+        found.update({f"set aside: {reason}": n for reason, n in rejects.counts.items()})
+        dropped = [drop for sieve in sieves for drop in sieve.dropped]
+        if dropped:
+            found["dropped: shares text with an evaluation item"] = len(dropped)
+            write_lines(folder / "contaminated.jsonl", (asdict(drop) for drop in dropped))
+        if len(rejects):
+            rejects.write(folder / "rejected.jsonl")
+        built.save(data)
+        write_json(folder / "corpus.json", dict(sorted(found.items())))
+    table = load_table(data)
+    if (folder / "corpus.json").is_file():
+        counts.update(read_json(folder / "corpus.json"))
+    counts["documents"], counts["segments"] = table.document_count, len(table)
+    ctx.log(f"{len(table):,} segments from {table.document_count:,} documents")
+    return table
+
+
+def _shares(settings: In2Synth, notes: list[str]) -> dict[str, int]:
+    """Examples of each kind; a share that has no source goes to the others, and is said."""
+    mix = {kind: share for kind, share in settings.mix.items() if share > 0}
+    if "general" in mix and settings.general is None:
+        gone = mix.pop("general")
+        if not mix:
+            raise UsageError("the mix is all general data, and no file is given", hint="--set synth.general=FILE.jsonl")
+        notes.append(
+            f"the general share ({gone:.0%}) has no source and went to the other kinds; "
+            "give one with --set synth.general=FILE.jsonl"
+        )
+    return shares(mix, settings.examples)
+
+
+def _questions(
+    settings: In2Synth,
+    table: SegmentTable,
+    writer: Writer,
+    wanted: dict[str, int],
+    ctx: Context,
+    notes: list[str],
+) -> tuple[list[QA], list[QA]]:
+    """Pairs about single segments and about runs of segments, as many as are wanted or as the corpus gives."""
+    fine_needed = wanted.get("fine", 0) + wanted.get("short", 0)
+    joint_needed = wanted.get("integration", 0)
+    singles = [(index,) for index in range(len(table))] if fine_needed else []
+    shuffle(random.Random(f"in2:{settings.seed}:fine"), singles)
+    fine = _collect(writer, FINE, singles, fine_needed, ctx)
+    runs = segment_runs(table, settings.integration_segments, settings.seed) if joint_needed else []
+    joint = _collect(writer, INTEGRATION, runs, joint_needed, ctx)
+    for kind, found, needed in ((FINE, fine, fine_needed), (INTEGRATION, joint, joint_needed)):
+        if needed and not found:
+            raise UsageError(
+                f"no usable {kind} question came out of {len(singles) if kind == FINE else len(runs)} candidates",
+                why="; ".join(f"{reason} ({n})" for reason, n in writer.skipped.most_common(3)),
+                hint="Give more text, another writer (--llm), or a mix without this kind "
+                "(--set 'synth.mix={fine: 1}').",
+            )
+        if len(found) < needed:
+            notes.append(
+                f"{len(found):,} different {kind} questions serve {needed:,} places, "
+                f"each about {needed / len(found):.1f} times in other contexts"
+            )
+    return fine, joint
+
+
+def _collect(writer: Writer, kind: str, candidates: Sequence[tuple[int, ...]], needed: int, ctx: Context) -> list[QA]:
+    pairs: list[QA] = []
+    every = max(1, min(needed, len(candidates)) // 10)
+    for pair in writer.write(kind, kind, candidates, needed):
+        pairs.append(pair)
+        if len(pairs) % every == 0 and needed >= 1000:
+            ctx.log(f"{kind} questions: {len(pairs):,} of {min(needed, len(candidates)):,}")
+    return pairs
+
+
+def segment_runs(table: SegmentTable, most: int, seed: int) -> list[tuple[int, ...]]:
+    """Runs of 2 to `most` neighbouring segments of one document, in random order; none overlap."""
+    rng = random.Random(f"in2:{seed}:runs")
+    runs: list[tuple[int, ...]] = []
+    for document in range(table.document_count):
+        own = table.segments_of(document)
+        start = own.start
+        while own.stop - start >= 2:
+            stop = min(own.stop, start + 2 + draw(rng, most - 1))
+            runs.append(tuple(range(start, stop)))
+            start = stop
+    shuffle(rng, runs)
+    return runs
+
+
+def _makers(
+    settings: In2Synth,
+    table: SegmentTable,
+    wanted: dict[str, int],
+    fine: list[QA],
+    joint: list[QA],
+    counts: Counter[str],
+    notes: list[str],
+) -> list[Make]:
+    """One function a bundle, in the order in which they will lie on disk: kinds mixed, not in blocks."""
+    seed = settings.seed
+    cut = _split(len(fine), wanted.get("fine", 0), wanted.get("short", 0))
+    long_pairs = repeat(fine[:cut], wanted.get("fine", 0), f"{seed}:fine")
+    long_pairs += repeat(joint, wanted.get("integration", 0), f"{seed}:joint")
+    shuffle(random.Random(f"in2:{seed}:pairs"), long_pairs)
+    groups = group(long_pairs, settings.questions_per_context, _keys(table))
+    short = repeat(fine[cut:] or fine, wanted.get("short", 0), f"{seed}:short")
+    general = list(general_bundles(settings.general, wanted["general"], counts)) if wanted.get("general") else []
+    if len(general) < wanted.get("general", 0):
+        notes.append(f"the general data had {len(general):,} usable rows of the {wanted['general']:,} wanted")
+
+    def long(number: int, pairs: list[QA]) -> Make:
+        return lambda: long_bundle(number, pairs, table, length=settings.context_tokens, seed=seed)
+
+    def brief(number: int, pair: QA) -> Make:
+        return lambda: short_bundle(number, pair, table, most_tokens=settings.short_tokens, seed=seed)
+
+    def ready(bundle: Bundle) -> Make:
+        return lambda: bundle
+
+    makers = [long(i, pairs) for i, pairs in enumerate(groups)]
+    makers += [brief(i, pair) for i, pair in enumerate(short)]
+    makers += [ready(bundle) for bundle in general]
+    shuffle(random.Random(f"in2:{seed}:order"), makers)
+    return makers
+
+
+def _split(found: int, fine: int, short: int) -> int:
+    """How many of `found` pairs go to long contexts: all shares alike where there are too few."""
+    return found if not short else min(fine, round(found * fine / (fine + short)))
+
+
+def _keys(table: SegmentTable) -> Callable[[int], str | None]:
+    return table.key
+
+
+def _write(settings: In2Synth, makers: Sequence[Make], data: Path, ctx: Context) -> None:
+    """Write the shards that are not there yet; each is a contiguous block of bundles."""
+    count = min(settings.shards, max(1, len(makers)))
+    for index in range(count):
+        if shard_path(data, "bundles", index, count, "parquet").is_file():
+            continue
+        first, last = index * len(makers) // count, (index + 1) * len(makers) // count
+        write_bundles(data, _logged(makers[first:last], first, len(makers), ctx), index=index, count=count)
+
+
+def _logged(makers: Sequence[Make], first: int, total: int, ctx: Context) -> Iterator[Bundle]:
+    every = max(1, total // 10)
+    for number, make in enumerate(makers, first + 1):
+        yield make()
+        if number % every == 0 and total >= 2000:
+            ctx.log(f"contexts: {number:,} of {total:,}")

@@ -1,0 +1,17 @@
+"""Where the truth is: outputs of real models with known scores, which nobody on this project wrote."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def truth_folder(name: str) -> Path:
+    """A folder of $LCX_TRUTH, or of `../shared/truth` beside the repository; skips the test where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "truth"
+    folder = Path(os.environ.get("LCX_TRUTH") or default) / name
+    if not folder.is_dir():
+        pytest.skip(f"no truth in {folder}")
+    return folder

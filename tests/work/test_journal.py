@@ -1,0 +1,89 @@
+"""The journal survives a kill at any byte."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lcx.errors import LcxError
+from lcx.work.journal import Journal
+
+
+def test_units_are_found_again_and_the_last_entry_wins(tmp_path: Path) -> None:
+    path = tmp_path / "deep/journal.jsonl"
+    with Journal(path) as journal:
+        journal.append({"unit": "a", "n": 1}, {"unit": "b", "n": 2})
+        journal.append({"unit": "a", "n": 3})
+        assert journal["a"]["n"] == 3
+    again = Journal(path, read_only=True)
+    assert again.done == {"a", "b"}
+    assert "a" in again
+    assert "c" not in again
+    assert again.get("c") is None
+    assert [entry["n"] for entry in again.entries()] == [2, 3]
+    with pytest.raises(ValueError, match="reading only"):
+        again.append({"unit": "x"})
+
+
+def test_any_torn_last_line_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        journal.append({"unit": "a", "text": "é\n漢"}, {"unit": "b"})
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for length in range(first, len(whole)):
+        path.write_bytes(whole[:length])
+        with Journal(path) as journal:
+            assert journal.done == {"a"}
+            assert journal.torn == length - first
+            journal.append({"unit": "b"})
+        assert path.read_bytes() == whole
+
+
+def test_a_garbled_last_line_counts_as_torn(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b'{"unit": "a"}\n\0\0\0\0\n')
+    with Journal(path) as journal:
+        assert journal.done == {"a"}
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b'{"unit": "a"}\n{"unit": \n{"unit": "c"}\n')
+    with pytest.raises(LcxError, match="line 2 is damaged"):
+        Journal(path)
+
+
+def test_reading_only_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b'{"unit": "a"}\n{"un')
+    assert Journal(path, read_only=True).done == {"a"}
+    assert path.read_bytes() == b'{"unit": "a"}\n{"un'
+
+
+def test_nothing_appended_is_lost_to_sigkill(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    code = f"""
+        from lcx.work.journal import Journal
+        journal = Journal({str(path)!r})
+        for number in range(10**9):
+            journal.append({{"unit": str(number), "x": "y" * 300}})
+            print(number, flush=True)
+    """
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    seen = -1
+    for line in child.stdout:
+        seen = int(line)
+        if seen == 60:
+            os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    with Journal(path) as journal:
+        assert {str(number) for number in range(seen + 1)} <= journal.done
+        assert len(journal) <= seen + 2
