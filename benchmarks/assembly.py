@@ -1,8 +1,9 @@
 """Contexts from plans and a token store, against joining strings and tokenising them again.
 
-Both ways end with the token ids of the same contexts, and the store's ids are first asserted to decode to the joined
-text. The other way is given a fast (Rust) tokenizer, texts already in memory, and one batched call that may use all
-cores. Disk: bundles with plans, and the whole segment table beside them, against the token ids of every context.
+Both ways end with the token ids of the same contexts, and the store's ids are first asserted to decode to the
+joined text. The other way is given a fast (Rust) tokenizer, texts already in memory, and one batched call
+that may use all cores. Disk: bundles with plans, and the whole segment table beside them, against the token
+ids of every context.
 
     python benchmarks/assembly.py [--contexts 10000] [--timed 40] [--tokens 32768] [--repeats 7] [--json]
 """
@@ -46,9 +47,7 @@ def train_tokenizer(folder: Path, vocabulary: int, documents: int | None) -> Pat
         core.decoder = decoders.ByteLevel()
         texts = (document.text for document in read_corpus("stdlib", limit=documents))
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False
-        )
+        trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
         core.train_from_iterator(texts, trainer)
         core.save(str(path))
     return path
@@ -67,7 +66,9 @@ def interleaved(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, l
     return seconds
 
 
-def measure_time(core: Any, table: SegmentTable, store: Any, plans: list[Any], repeats: int) -> dict[str, Any]:
+def measure_time(
+    core: Any, table: SegmentTable, store: Any, plans: list[Any], repeats: int
+) -> dict[str, Any]:
     """Time a context both ways, after checking that they mean the same text."""
     texts = table.texts(range(len(table)))
     for plan in plans:
@@ -120,14 +121,18 @@ def measure_disk(table: SegmentTable, store: Any, plans: list[Any], folder: Path
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     names = ("numpy", "tokenizers", "pyarrow")
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    ) if Path("/proc/cpuinfo").exists() else platform.processor()
+    model = (
+        next(
+            (
+                line.split(":", 1)[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            platform.processor(),
+        )
+        if Path("/proc/cpuinfo").exists()
+        else platform.processor()
+    )
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

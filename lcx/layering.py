@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,13 @@ def parse_set(text: str, step_ids: Sequence[str], default: str | None) -> tuple[
         return step_id, name, value
 
 
-def project_values(recipe: str, folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Settings by step id from `lcx.toml`: `[steps.ID]` for every recipe, `[recipes.NAME.ID]` for one."""
+def project_values(
+    recipe: str, folder: Path | None = None, step_ids: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Settings by step id from `lcx.toml`: `[steps.ID]` for every recipe, `[recipes.NAME.ID]` for one.
+
+    Raises UsageError for a bad file, and for a step of this recipe that is not among `step_ids`, where they are given.
+    """
     path = (folder or Path.cwd()) / PROJECT_FILE
     if not path.is_file():
         return {}
@@ -57,10 +62,24 @@ def project_values(recipe: str, folder: Path | None = None) -> dict[str, dict[st
                 f"{path}: unknown table '{key}'. {suggestion(key, ('steps', 'recipes'))}".rstrip(),
                 hint="Use [steps.train] for every recipe or [recipes.in2.train] for one.",
             )
-    merged = {step: dict(values) for step, values in data.get("steps", {}).items()}
-    for step, values in data.get("recipes", {}).get(recipe, {}).items():
-        merged.setdefault(step, {}).update(values)
+    merged = {step: dict(_table(v, f"steps.{step}", path)) for step, v in _table(data, "steps", path, inner=True)}
+    every = dict(_table(data, "recipes", path, inner=True))
+    for step, values in _table(every.get(recipe, {}), f"recipes.{recipe}", path):
+        if step_ids and step not in step_ids:
+            raise UsageError(
+                f"{path}: recipe '{recipe}' has no step '{step}'. {suggestion(step, step_ids)}".rstrip(),
+                why=f"its steps: {', '.join(step_ids)}",
+            )
+        merged.setdefault(step, {}).update(_table(values, f"recipes.{recipe}.{step}", path))
     return merged
+
+
+def _table(data: Any, name: str, path: Path, *, inner: bool = False) -> Iterable[tuple[str, Any]]:
+    """The items of a TOML table (`inner`: of the table of that name inside it). Raises UsageError for other things."""
+    value = data.get(name, {}) if inner else data
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{path}: '{name}' is a table of settings, not {value!r}", hint="[steps.train]")
+    return value.items()
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> str:
@@ -92,7 +111,8 @@ def resolve(
     `flags` are values by step id from command-line flags. Raises UsageError for unknown keys and bad values, and
     PluginError where a step's method is not provided.
     """
-    project = project_values(recipe.name) if project is None else project
+    if project is None:
+        project = project_values(recipe.name, step_ids=[step.id for step in recipe.steps])
     flags = flags or {}
     for step_id in {s for s, _, _ in sets}:
         recipe.step(step_id)

@@ -120,6 +120,9 @@ def load(name: str, plugins: Plugins, _seen: tuple[Path, ...] = ()) -> Recipe:
     data = _read(path)
     label = f"recipe {path.name}"
     steps = [_raw_step(item, data, path, label) for item in data.get("steps") or []]
+    doubles = {s.id for s in steps if sum(t.id == s.id for t in steps) > 1}
+    if doubles:  # before merging, which would lay one over the other
+        raise UsageError(f"{path}: two steps have the id '{sorted(doubles)[0]}'", hint="Give each its own `id:`.")
     base: Recipe | None = None
     if data.get("extends"):
         base = load(_beside(str(data["extends"]), path), plugins, (*_seen, path.resolve()))
@@ -131,9 +134,6 @@ def load(name: str, plugins: Plugins, _seen: tuple[Path, ...] = ()) -> Recipe:
         raise UsageError(f"{path}: a recipe needs 'steps': a list of stages", hint="`lcx recipes show in2`")
     steps = [step if step.method else _with(step, method=method) for step in steps]
     steps = [step if step.stage else _bad_stage(path, step) for step in steps]
-    doubles = {s.id for s in steps if sum(t.id == s.id for t in steps) > 1}
-    if doubles:
-        raise UsageError(f"{path}: two steps have the id '{sorted(doubles)[0]}'", hint="Give each its own `id:`.")
     return Recipe(
         name=str(data.get("name") or path.stem),
         method=method,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic import Field as setting
@@ -20,7 +20,7 @@ class Settings(BaseModel):
     Fields marked `json_schema_extra={"volatile": True}` do not change results and stay out of fingerprints.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, coerce_numbers_to_str=True)
 
     @classmethod
     def volatile(cls) -> frozenset[str]:
@@ -42,11 +42,33 @@ def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -
         for error in bad.errors():
             key = ".".join(str(part) for part in error["loc"])
             if error["type"] == "extra_forbidden":
-                lines.append(f"unknown key '{key}'. {suggestion(key, schema.model_fields)}".rstrip())
+                *outer, last = error["loc"]
+                near = suggestion(str(last), _fields(schema, outer))
+                lines.append(f"unknown key '{key}'{'. ' if near else ''}{near}")
+            elif error["type"] == "value_error":  # a validator's own words
+                message = error["msg"].removeprefix("Value error, ")
+                lines.append(f"'{key}': {message}" if key else message)
             else:
-                lines.append(f"'{key}': {error['msg'].lower()}, not {error.get('input')!r}")
+                lines.append(f"'{key}': {_lower(error['msg'])}, not {error.get('input')!r}")
         raise UsageError(
             f"{where}: {lines[0]}",
             why="; ".join(lines[1:]),
             hint="`lcx recipes show NAME --origin` lists every key with its value.",
         ) from None
+
+
+def _fields(schema: type[BaseModel], outer: list[int | str]) -> list[str]:
+    """The fields of the model at a place inside a schema; empty where there is no model."""
+    for part in outer:
+        info = schema.model_fields.get(str(part))
+        inner = [a for a in (info.annotation, *get_args(info.annotation)) if isinstance(a, type)] if info else []
+        models = [a for a in inner if issubclass(a, BaseModel)]
+        if not models:
+            return []
+        schema = models[0]
+    return list(schema.model_fields)
+
+
+def _lower(message: str) -> str:
+    """A pydantic message as part of a sentence; values inside it keep their case."""
+    return message[:1].lower() + message[1:]

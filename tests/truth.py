@@ -9,7 +9,7 @@ import pytest
 
 
 def truth_folder(name: str) -> Path:
-    """A folder of $LCX_TRUTH, or of `../shared/truth` beside the repository; skips the test where it is absent."""
+    """A folder of $LCX_TRUTH or of `../shared/truth` beside the repository; skips where it is absent."""
     default = Path(__file__).resolve().parents[2] / "shared" / "truth"
     folder = Path(os.environ.get("LCX_TRUTH") or default) / name
     if not folder.is_dir():

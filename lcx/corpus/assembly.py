@@ -102,8 +102,7 @@ class Assembler:
         return np.concatenate([head, np.array(ids, np.int64)])
 
     def context(self, plan: Sequence[int]) -> np.ndarray:
-        """Token ids of a plan's segments, joined by the separator. Raises UsageError without table and
-        store."""
+        """Token ids of a plan's segments with separators. Raises UsageError without table and store."""
         if self.table is None or self.store is None:
             raise UsageError("a bundle with a plan needs the segment table and the token store of its step")
         if len(plan) and self.pieces.prefixed and self._only_opening(self._heads[True]):
@@ -156,8 +155,7 @@ class Assembler:
         return len(head) == 0 or (len(head) == 1 and int(head[0]) == self._bos)
 
     def _safe(self, between: str, question: str, after: str) -> list[int]:
-        """Tokens of the template's and the user's words as one text, unless the user's words name special
-        tokens."""
+        """Tokens of template and question as one text, unless the question names special tokens."""
         later = self.pieces
         if not any(name in question for name in self._names):
             text = between + question + after
@@ -225,8 +223,7 @@ def _opening_token(tokenizer: Any) -> int | None:
 
 
 def _borrow(branches: tuple[EncodedBranch, ...], start: int) -> tuple[np.ndarray, tuple[EncodedBranch, ...]]:
-    """A prefix of at least one token for bundles without head and context: the branches' common first
-    tokens."""
+    """A prefix for bundles without head and context: the branches' common first tokens, or `start`."""
     shortest = min(branch.answer_start for branch in branches)
     common = 0
     while common < shortest and len({branch.ids[common] for branch in branches}) == 1:

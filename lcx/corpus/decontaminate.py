@@ -52,9 +52,10 @@ class Dropped:
 class Decontaminator:
     """Looks for runs of `n` words that a text shares with evaluation items.
 
-    `items` are texts, or the path of a file: of a JSONL file each row is an item, with all strings in it (runs do
-    not go from one string to the next); of any other each paragraph. An item or document of fewer than `n` words
-    has no run and so never matches: `short_items` counts such items. Raises UsageError where no item has a run.
+    `items` are texts, or the path of a file: of a JSONL file each row is an item, with all strings in it
+    (runs do not go from one string to the next); of any other each paragraph. An item or document of fewer
+    than `n` words has no run and so never matches: `short_items` counts such items. Raises UsageError where
+    no item has a run.
     """
 
     items: Iterable[str] | str | Path
@@ -88,7 +89,7 @@ class Decontaminator:
         self._owners = np.concatenate(owners)[first]
 
     def match(self, text: str) -> tuple[int, str] | None:
-        """The evaluation item whose words the text holds first, with the shared words; None where it holds none."""
+        """The evaluation item whose words the text holds first, and these words; None without one."""
         runs = ngram_hashes(text, self.n)
         if not len(runs):
             return None
@@ -113,7 +114,7 @@ class Decontaminator:
 def decontaminate(
     documents: Iterable[Document], items: Iterable[str] | str | Path, *, n: int = 10
 ) -> tuple[list[Document], list[Dropped]]:
-    """The documents that share no run of `n` words with an evaluation item, and those dropped with the reason."""
+    """Documents that share no run of `n` words with an evaluation item, and those dropped."""
     sieve = Decontaminator(items, n)
     return list(sieve.filter(documents)), sieve.dropped
 
@@ -155,4 +156,5 @@ def _strings(value: Any) -> Iterator[str]:
 
 @lru_cache(maxsize=1 << 18)
 def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    data = word.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -163,8 +163,7 @@ def _records(count: int, seed: int, rejects: Rejects) -> Iterator[Document]:
 
 
 def _hash_content(digest: hashlib._Hash, path: Path) -> int:
-    """Feed a file's contents to the digest; return its size, or -1 where it cannot be read (readers skip
-    it)."""
+    """Feed a file's contents to the digest; return its size, or -1 where it cannot be read."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

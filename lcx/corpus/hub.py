@@ -23,7 +23,7 @@ def hub_rows(name: str, config: str | None, split: str | None) -> Iterator[dict[
         raise UsageError(
             f"the dataset '{name}' has no text field",
             why=f"Its columns are {', '.join(columns)}.",
-            hint=f"A corpus needs one of the fields {', '.join(TEXT_FIELDS)}: rename one and save it as JSONL.",
+            hint=f"Rename the column that holds the text to {TEXT_FIELDS[0]} and save it as JSONL.",
         )
     return _stream(name, data)
 
@@ -75,8 +75,7 @@ def _load(name: str, config: str | None, split: str) -> Any:
 
 
 def _reachable() -> bool:
-    """Whether the hub answers within seconds; without this check the libraries retry for a minute when
-    offline."""
+    """Whether the hub answers within seconds; the libraries by themselves retry for a minute."""
     import urllib.error
     import urllib.request
 
@@ -113,6 +112,6 @@ def _unreachable(name: str, bad: Exception) -> MissingError:
     return MissingError(
         f"the dataset '{name}' cannot be reached",
         why=f"{type(bad).__name__}: {(str(bad).splitlines() or [''])[0]}",
-        hint=f"With a network run `hf download {name} --repo-type dataset --local-dir DIR`, then use `--corpus DIR`;"
-        " check the name and HF_TOKEN; `--corpus stdlib` needs no network.",
+        hint=f"With a network run `hf download {name} --repo-type dataset --local-dir DIR`, then"
+        " `--corpus DIR`; check the name and HF_TOKEN; `--corpus stdlib` needs no network.",
     )

@@ -18,8 +18,7 @@ _ANCHORS = ("\n", "a", "e", "0", ".", ",", "=")
 
 
 class PieceTokenizer:
-    """Encodes a text that stands first (`first`) or after other pieces (`later`), and decodes what was
-    joined."""
+    """Encodes a text that stands `first` or `later` than other pieces, and decodes what was joined."""
 
     def __init__(self, tokenizer: Any) -> None:
         backend = backend_of(tokenizer)
@@ -41,7 +40,7 @@ class PieceTokenizer:
         """Token ids of a text with nothing before it."""
         ids = self._start.encode(text, add_special_tokens=False).ids
         if self.prefixed and text[:1].isspace() and self.decode(ids) != text:
-            # Some add no space to a text that starts with one, yet the decoder takes one away: give it a second.
+            # Some add no space to a text that starts with one, yet the decoder takes one away.
             spare = self._later.encode(" " + text, add_special_tokens=False).ids
             return spare if self.decode(spare) == text else ids
         return ids
@@ -51,8 +50,7 @@ class PieceTokenizer:
         return self.later_batch([text])[0][0]
 
     def later_batch(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Token ids of texts that other tokens precede, and which of them (places) do not decode to
-        themselves."""
+        """Token ids of texts that other tokens precede, and the places of texts that come out lossy."""
         found = self._later.encode_batch(list(texts), add_special_tokens=False)
         ids = [one.ids for one in found]
         lossy = []
@@ -104,8 +102,7 @@ class PieceTokenizer:
         return [text[skip:] if text.startswith(self._anchor_text) else "" for text in texts]
 
     def _sliced(self, text: str) -> list[int] | None:
-        """Tokens of a text cut from those of anchor + text, for tokenizers whose rules could not be
-        changed."""
+        """Tokens of a text cut from those of anchor + text, where changing the rules did not do."""
         for anchor in _ANCHORS:
             found = self._start.encode(anchor + text, add_special_tokens=False)
             place = next((i for i, (start, _) in enumerate(found.offsets) if start >= len(anchor)), None)

@@ -44,8 +44,7 @@ def plan_rng(seed: int | str, index: int | str) -> random.Random:
 
 
 def draw(rng: random.Random, count: int) -> int:
-    """A uniform number in `range(count)`, by `random()` alone: Python promises that it gives the same for
-    ever."""
+    """A uniform number in `range(count)`, by `random()` alone: Python promises never to change it."""
     return int(rng.random() * count)
 
 
@@ -126,8 +125,7 @@ class _Fillers:
         self.empty = False
 
     def fitting(self, room: int) -> int | None:
-        """Take a random segment of at most `room` tokens: the first drawn, or the largest of NEAREST that
-        fits."""
+        """Take a segment of at most `room` tokens: the first drawn, or the largest of NEAREST."""
         first = self._next()
         if first is None:
             self.empty = True

@@ -1,5 +1,4 @@
-"""Documents from files: text, Markdown, JSONL, Parquet and source code. What cannot be used is set aside by
-name."""
+"""Documents from text, Markdown, JSONL, Parquet and code files; what cannot be used is set aside."""
 
 from __future__ import annotations
 
@@ -19,9 +18,12 @@ TEXT_FIELDS = ("text", "content", "document")
 """Fields of a row that may hold its text; the first one present counts."""
 PLAIN = frozenset({".txt", ".text", ".md", ".markdown", ".rst"})
 ROWS = frozenset({".jsonl", ".ndjson"})
-CODE = frozenset(
-    [".py", ".pyi", ".ipy", ".js", ".mjs", ".jsx", ".ts", ".tsx", ".java", ".kt", ".scala", ".groovy", ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".hh", ".cs", ".go", ".rs", ".swift", ".rb", ".php", ".pl", ".pm", ".lua", ".r", ".jl", ".hs", ".ml", ".mli", ".fs", ".clj", ".ex", ".exs", ".erl", ".el", ".lisp", ".scm", ".sh", ".bash", ".zsh", ".fish", ".ps1", ".sql", ".css", ".scss", ".vue", ".zig", ".nim", ".d", ".dart", ".m", ".mm", ".f90", ".f", ".v", ".sv", ".vhd", ".proto", ".cmake", ".tex"]
-)
+_CODE_NAMES = """
+    py pyi ipy js mjs jsx ts tsx java kt scala groovy c h cc cpp cxx hpp hh cs go rs swift rb
+    php pl pm lua r jl hs ml mli fs clj ex exs erl el lisp scm sh bash zsh fish ps1 sql css scss
+    vue zig nim d dart m mm f90 f v sv vhd proto cmake tex
+"""
+CODE = frozenset(f".{name}" for name in _CODE_NAMES.split())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""IN2's segmentation rule: lines are joined until a segment has enough tokens; the tail joins the last
-segment."""
+"""IN2's segments: lines are joined until there are enough tokens; the tail joins the last one."""
 
 from __future__ import annotations
 
@@ -70,8 +69,7 @@ def line_spans(text: str, token_spans: Sequence[tuple[int, int]] | np.ndarray) -
 
 
 def safe_cut(text: str, place: int) -> int:
-    """The first place at or after `place` where a cut parts no character from its marks, and no emoji
-    sequence."""
+    """The first place from `place` on where a cut parts no character from its marks, nor an emoji."""
     while 0 < place < len(text) and _clings(text[place - 1], text[place]):
         place += 1
     return place
@@ -125,12 +123,11 @@ def _pieces(text: str, starts: np.ndarray, min_tokens: int) -> list[tuple[int, i
 
 
 def _cuts(text: str, begin: int, end: int, starts: np.ndarray, min_tokens: int) -> list[int]:
-    """Places inside a long line: its sentence ends, and tokens inside the sentences that are themselves too
-    long."""
+    """Places inside a long line: its sentence ends, and tokens inside too long sentences."""
     ends = [
         place for m in _SENTENCE_END.finditer(text, begin, end) if (place := safe_cut(text, m.end())) < end
     ]
-    cuts = []
+    cuts: list[int] = []
     last = begin
     for place in [*ends, end]:
         low, high = np.searchsorted(starts, [last, place]).tolist()

@@ -74,10 +74,11 @@ def _texts(modules: list[tuple[str, Path]], topics: bool) -> Iterator[Document]:
     entries: dict[str, Path | str] = dict(modules)
     if topics:
         try:
-            from pydoc_data.topics import topics as pages
+            from pydoc_data import topics as pages
+
+            entries.update({f"topics/{name}": text for name, text in pages.topics.items()})
         except ImportError:  # a slimmed interpreter
-            pages = {}
-        entries.update({f"topics/{name}": text for name, text in pages.items()})
+            pass
     for name in sorted(entries, key=_shuffled):
         entry = entries[name]
         text = entry if isinstance(entry, str) else _documentation(name, entry)

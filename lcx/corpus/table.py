@@ -1,12 +1,11 @@
-"""The segment table: all documents of a corpus and the segments cut from them, in Parquet beside the
-plans."""
+"""The segment table: a corpus's documents and the segments cut from them, in Parquet."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,7 @@ class SegmentTable:
         place = make_folder(folder)
         schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("meta", pa.string())])
         bounds = np.linspace(0, self.document_count, shards + 1).astype(int).tolist()
-        for shard, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for shard, (low, high) in enumerate(pairwise(bounds)):
             rows = (self._row(number) for number in range(low, high))
             write_parquet(
                 place,

@@ -42,7 +42,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a chat template puts around one exchange: before the user's words, after them, and around the answer.
+    """What a chat template puts before the user's words, after them, and around the answer.
 
     `lead` and `close` belong to the answer: the model has to produce them.
     """
@@ -58,8 +58,8 @@ TEMPLATES: dict[str, Template] = {
     for template in (
         Template(
             "in2",
-            head="You are given a long context and then an instruction. Follow the instruction, and base your answer on"
-            " what the context says.\n\n### Context:\n",
+            head="You are given a long context and then an instruction. Follow the instruction, and base your"
+            " answer on what the context says.\n\n### Context:\n",
             between="\n\n### Instruction:\n",
             cue="\n\n### Response:\n",
         ),

@@ -62,7 +62,7 @@ class RegexTokenizer:
 
 
 BUILTIN = {
-    "simple": RegexTokenizer("simple", _SIMPLE),  # rather more tokens than a language model's tokenizer counts
+    "simple": RegexTokenizer("simple", _SIMPLE),  # rather more tokens than a language model's
     "words": RegexTokenizer("words", _WORDS),  # whole words and newlines, as the tiny model reads
 }
 
@@ -117,8 +117,7 @@ def load_backend(spec: str | Path) -> Any:
 
 
 def load_tokenizer(spec: str | Path) -> Any:
-    """A transformers tokenizer by path or id. Raises MissingError with the next command where it is not
-    there."""
+    """A transformers tokenizer by path or id. Raises MissingError where it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
@@ -142,8 +141,8 @@ def backend_of(tokenizer: Any) -> Any:
     if not isinstance(backend, Tokenizer):
         raise LcxError(
             f"{type(tokenizer).__name__} is a slow tokenizer",
-            why="It cannot say where in the text its tokens lie, which cutting segments and joining them needs.",
-            hint="Convert it once: load it with transformers, `save_pretrained` a folder with a tokenizer.json.",
+            why="It cannot say where in the text its tokens lie, which cutting segments needs.",
+            hint="Convert it once: `save_pretrained` its fast version into a folder.",
         )
     return backend
 

@@ -1,5 +1,4 @@
-"""The token store: every segment's token ids for one tokenizer, memory-mapped; a cache beside no model's
-data."""
+"""The token store: every segment's token ids for one tokenizer, memory-mapped; only a cache."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ SEGMENTS_A_BATCH = 2048
 
 
 class TokenStore:
-    """Token ids of every segment as they stand inside a context (after other tokens): `store[i]`, `join(indices)`.
+    """Token ids of segments as they stand after other tokens: `store[i]`, `store.join(indices)`.
 
     `info` records how many segments are lossy: their tokens do not decode to their text, since the tokenizer
     normalises or does not know some characters.

@@ -214,7 +214,7 @@ def _summary(scores: Mapping[str, Mapping[str, Any]], settings: EvalSettings) ->
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: str = "") -> set[int]:
-    """Tokens that end an answer: the model's (of its generation settings), the tokenizer's, and a template's `end`.
+    """Tokens that end an answer: the model's (generation settings), the tokenizer's, a template's `end`.
 
     An `end` counts where it is a single token, as the tiny model's is.
     """

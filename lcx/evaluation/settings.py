@@ -40,12 +40,8 @@ class EvalSettings(Settings):
         None, ge=1, description="questions a context at most, spread evenly; all by default"
     )
     style: Style = setting("natural", description="natural: questions in words; bare: only the key (tiny)")
-    template: str | None = setting(
-        None, description="the template of context and question; the default of the model"
-    )
-    chat: bool | None = setting(
-        None, description="use the tokenizer's chat template; where it has one by default"
-    )
+    template: str = setting("in2", description="text around context and question: in2, plain, tiny or a file")
+    chat: bool = setting(True, description="put it into the tokenizer's chat template, where there is one")
     max_new_tokens: int = setting(128, ge=1, description="tokens an answer may have")
     window: int | None = setting(None, ge=1, description="tokens the model can read; by its configuration")
     too_long: Literal["error", "drop", "truncate-middle"] = setting(

@@ -69,7 +69,7 @@ def score_table(
     width: int = 80,
 ) -> list[str]:
     """Lines of a table: average, gap and rows of each curve; `keys` shows how its curve is drawn."""
-    space = max(8, width - 36 - (5 if keys else 0))
+    space = max(6, width - 28 - (5 if keys else 0))
     names = [
         label if len(label) <= space else label[: space - 1] + ("…" if unicode else "~") for label in curves
     ]

@@ -123,10 +123,12 @@ def _too_few(task: str, needed: str, found: str, mend: str) -> UsageError:
 
 def _bundle(task: str, number: int, chosen: list[Item], style: Style, seed: int) -> Bundle:
     context = "\n".join(item.text for item in chosen)
-    folded = context.casefold()
+    # Case tells an id or a line of code from another, but not one phrase of a sentence from another.
+    fold = str.casefold if task == "val:document" else str
+    searched = fold(context)
     branches = []
     for position, item in enumerate(chosen):
-        query = next((query for query in item.queries if _once(folded, query.casefold())), None)
+        query = next((query for query in item.queries if _once(searched, fold(query))), None)
         if query is None:
             continue
         meta = {"set": number, "position": position, "query": query, **item.fields}

@@ -15,8 +15,7 @@ from typing import Any
 from lcx.errors import LcxError
 
 TEMPORARY = ".lcx-tmp"
-"""Suffix of a file being written; a killed process may leave one behind, and `remove_leftovers` clears
-them."""
+"""Suffix of a file being written; `remove_leftovers` clears what a killed process left."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EACCES, errno.EROFS, errno.EPERM}
@@ -24,8 +23,7 @@ _READ_ONLY = {errno.EACCES, errno.EROFS, errno.EPERM}
 
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """Turn a full disk and a folder that refuses writing into an LcxError that names the path and the way
-    out."""
+    """Turn a full or read-only disk into an LcxError that names the path and the way out."""
     try:
         yield
     except OSError as bad:
@@ -150,8 +148,7 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Hex SHA-256 of a value's JSON with sorted keys: equal values have equal digests whatever their key
-    order."""
+    """Hex SHA-256 of a value's JSON with sorted keys: the order of keys does not matter."""
     return sha256_text(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
 
 

@@ -80,7 +80,7 @@ class Journal:
 
     def get(self, unit: str) -> dict[str, Any] | None:
         """The last entry of a unit, or None where it has none."""
-        return self[unit] if unit in self else None
+        return self[unit] if str(unit) in self._offsets else None
 
     @property
     def done(self) -> frozenset[str]:
@@ -129,7 +129,7 @@ class Journal:
                     raise LcxError(
                         f"{self.path}: line {number} is damaged",
                         why=str(bad),
-                        hint="Remove that line: its unit is then done again. Or start the step over with --force.",
+                        hint="Remove that line (its unit is then done again), or start over with --force.",
                     ) from bad
                 self._offsets[unit] = end
                 end += len(line)

@@ -1,5 +1,4 @@
-"""Numbered shards `NAME-00000-of-00004.parquet|jsonl`: written whole, with bytes that depend on the rows
-only."""
+"""Numbered shards `NAME-00000-of-00004.parquet|jsonl`: whole files whose bytes follow the rows."""
 
 from __future__ import annotations
 
@@ -133,8 +132,7 @@ def write_tables(
 
 
 def read_rows(folder: str | Path, name: str) -> Iterator[dict[str, Any]]:
-    """All rows of all shards in order, lazily. Raises MissingError for missing shards, LcxError for a bad
-    line."""
+    """All rows in order, lazily. Raises MissingError for missing shards, LcxError for a bad line."""
     for path in list_shards(folder, name):
         if path.suffix == ".jsonl":
             yield from read_jsonl(path)
@@ -173,7 +171,7 @@ def count_rows(folder: str | Path, name: str) -> int:
 
 
 class ShardReader(Sequence[dict[str, Any]]):
-    """Random access to the rows of Parquet shards; row groups are loaded when needed, the oldest are forgotten.
+    """Random access to rows of Parquet shards; row groups are loaded when needed, the oldest forgotten.
 
     It holds paths and no open files, so data-loader workers can copy it. `columns` restricts what is read.
     """

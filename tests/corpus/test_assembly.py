@@ -22,7 +22,8 @@ from lcx.errors import LcxError, UsageError
 from lcx.records import Branch, Bundle, Document, EncodedBranch, EncodedBundle
 
 MISTRAL = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ ' [INST] ' + m['content'] + ' [/INST]' }}"
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ ' [INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 CHATML = (
@@ -89,8 +90,9 @@ def test_mistral_chat_turn_wraps_head_and_tail(table: SegmentTable, tmp_path: Pa
     row = encoded.branches[0]
     ids = [*encoded.prefix.tolist(), *row.ids]
     head = turn.before + TEMPLATES["in2"].head
-    assert encoded.prefix.tolist()[: len(tokenizer(head, add_special_tokens=False)["input_ids"])] == (
-        tokenizer(head, add_special_tokens=False)["input_ids"]
+    assert (
+        encoded.prefix.tolist()[: len(tokenizer(head, add_special_tokens=False)["input_ids"])]
+        == (tokenizer(head, add_special_tokens=False)["input_ids"])
     )
     # Tokenizers of this kind put their space after the opening token too; transformers does the same.
     text = made.pieces.decode(ids).replace("<s>  [", "<s> [")
@@ -129,9 +131,7 @@ def test_tiny_template_follows_the_catalogues_lines(tmp_path: Path) -> None:
     tiny = pytest.importorskip("lcx.modeling.tiny")
     tokenizer = tiny.build_tokenizer(vocabulary(entities))
     keys = [entity.name for entity in entities]
-    table = build_table(
-        [Document("d", "\n".join(lines), {"keys": keys})], BUILTIN["simple"], mode="lines"
-    )
+    table = build_table([Document("d", "\n".join(lines), {"keys": keys})], BUILTIN["simple"], mode="lines")
     made = Assembler(tokenizer, "tiny", table, open_token_store(tokenizer, table, tmp_path))
     entity = entities[7]
     bundle = Bundle("b", (Branch(entity.name, f"{entity.name} {entity.module}", gold=(1,)),), plan=(3, 7, 5))
@@ -143,9 +143,10 @@ def test_tiny_template_follows_the_catalogues_lines(tmp_path: Path) -> None:
     assert tokenizer.decode(ids) == whole
     assert ids == tokenizer(whole)["input_ids"]
     assert tokenizer.unk_token_id not in ids
-    assert encoded.branches[0].ids[encoded.branches[0].answer_start :] == tokenizer(
-        f" {entity.name} {entity.module} ;"
-    )["input_ids"]
+    assert (
+        encoded.branches[0].ids[encoded.branches[0].answer_start :]
+        == tokenizer(f" {entity.name} {entity.module} ;")["input_ids"]
+    )
 
 
 def test_query_branches_have_no_answer(table: SegmentTable, tmp_path: Path) -> None:

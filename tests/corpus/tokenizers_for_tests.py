@@ -7,7 +7,7 @@ from typing import Any
 
 PROSE = [
     "The river ran past the mill, and the miller counted sacks of grain until evening came.",
-    "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result",
+    "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return",
     "A second look showed   three spaces,\ttabs\tand a trailing space. \nNew line; numbers 12 345 6789.",
     "漢字とかな、それから日本語の文章です。中文也在这里。 한국어 문장도 있습니다.",
     "Café naïve co\u0302te\u0301, ﬁne ligatures, e\u0301clair — “quotes” and … dots.",

@@ -1,4 +1,4 @@
-"""Branch decoding against `generate` on the full prompt, a row at a time, with the library's own attention."""
+"""Branch decoding against `generate` on the full prompt, row by row, with the library's own attention."""
 
 from __future__ import annotations
 

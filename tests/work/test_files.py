@@ -20,9 +20,14 @@ from lcx.work.shards import write_jsonl
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     target = files.write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(RuntimeError), files.atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def breaks_off() -> None:
+        with files.atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        breaks_off()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -73,7 +78,7 @@ def test_digest_of_a_file(tmp_path: Path) -> None:
 
 def test_errors_of_other_files_are_not_called_write_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), files.atomic_path(tmp_path / "a"):
-        open("/nonexistent/other")
+        Path("/nonexistent/other").read_bytes()
 
 
 @pytest.fixture
@@ -116,13 +121,17 @@ def test_a_full_disk_stops_a_parquet_shard(small_disk: Path) -> None:
 
 def test_a_journal_on_a_full_disk_keeps_whole_batches(small_disk: Path) -> None:
     path = small_disk / "journal.jsonl"
-    kept = 0
-    with Journal(path) as journal, pytest.raises(LcxError, match="no space left"):
+    kept: list[int] = []
+
+    def fill(journal: Journal) -> None:
         for number in range(1000):
             journal.append({"unit": f"{number}", "x": "y" * 900})
-            kept += 1
+            kept.append(number)
+
+    with Journal(path) as journal, pytest.raises(LcxError, match="no space left"):
+        fill(journal)
     again = Journal(path)
-    assert (len(again), again.torn) == (kept, 0)
+    assert (len(again), again.torn) == (len(kept), 0)
     again.close()
 
 

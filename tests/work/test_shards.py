@@ -55,9 +55,7 @@ def test_two_sets_are_refused_and_other_names_ignored(tmp_path: Path) -> None:
 
 def test_reader_reaches_rows_over_shards_within_its_memory(tmp_path: Path) -> None:
     for index, (low, high) in enumerate(((0, 700), (700, 700), (700, 1000))):
-        shards.write_parquet(
-            tmp_path, "x", rows(low, high), SCHEMA, index=index, count=3, group_rows=64
-        )
+        shards.write_parquet(tmp_path, "x", rows(low, high), SCHEMA, index=index, count=3, group_rows=64)
     reader = shards.ShardReader(tmp_path, "x", cache_bytes=4000)
     assert len(reader) == 1000
     for place in (0, 63, 64, 699, 700, 999, 5):
@@ -75,9 +73,7 @@ def test_reader_reaches_rows_over_shards_within_its_memory(tmp_path: Path) -> No
 def test_heavy_rows_end_a_group_early(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    path = shards.write_parquet(
-        tmp_path, "x", rows(0, 100), SCHEMA, weigh=lambda row: 10, group_weight=100
-    )
+    path = shards.write_parquet(tmp_path, "x", rows(0, 100), SCHEMA, weigh=lambda row: 10, group_weight=100)
     assert pq.read_metadata(path).num_row_groups == 10
 
 

@@ -1,0 +1,92 @@
+"""Settings of a supervised training step. Torch-free; the defaults are the IN2 paper's where it gives any."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from lcx.settings import Settings, setting
+
+__all__ = ["TrainSettings"]
+
+_VOLATILE = {"volatile": True}
+
+
+class TrainSettings(Settings):
+    """What to train, on which data, and how."""
+
+    model: str | None = setting(None, description="the model to train: tiny, a path, a hub id or step:ID")
+    input: str | None = setting(None, description="the data: step:ID or a folder of bundles")
+    engine: Literal["shared-prefix", "trl"] = setting(
+        "shared-prefix", description="shared-prefix pays for a context once; trl trains one row a branch"
+    )
+    epochs: float = setting(1.0, gt=0, description="passes over the data")
+    max_steps: int = setting(-1, ge=-1, description="optimizer steps; -1 for as many as the epochs have")
+    batch: int = setting(
+        128, ge=1, description="branches (question and answer) an optimizer step, over all processes"
+    )
+    micro_batch: int = setting(1, ge=1, description="contexts packed into one forward pass")
+    learning_rate: float = setting(1e-6, gt=0, description="peak learning rate")
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = setting(
+        "cosine", description="learning-rate schedule"
+    )
+    warmup: float = setting(0.03, ge=0, description="share of the steps; from 1 on, a number of steps")
+    weight_decay: float = setting(0.0, ge=0, description="weight decay")
+    optimizer: str = setting("adamw_torch", description="an optimizer by its name in transformers")
+    max_grad_norm: float = setting(1.0, ge=0, description="clip gradients to this norm; 0 for no clipping")
+    tuning: Literal["full", "lora", "qlora"] = setting("full", description="which weights are trained")
+    lora_r: int = setting(32, ge=1, description="rank of LoRA")
+    lora_alpha: int = setting(64, ge=1, description="scale of LoRA: alpha / r")
+    lora_dropout: float = setting(0.0, ge=0, lt=1, description="dropout before the adapters")
+    lora_targets: tuple[str, ...] = setting(
+        ("all-linear",), description="modules that get adapters, by name; all-linear for all but the head"
+    )
+    gradient_checkpointing: bool = setting(True, description="recompute activations: less memory, more time")
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = setting(
+        "auto", description="of the computation; auto is bf16 where the device has it, else fp32"
+    )
+    rope_theta: float | None = setting(None, gt=0, description="base of the rotary positions; the model's own")
+    max_tokens: int | None = setting(None, ge=2, description="tokens a row may have; the model's window")
+    too_long: Literal["error", "drop", "truncate-middle"] = setting(
+        "error", description="what to do with a row of more tokens than that"
+    )
+    template: str = setting("in2", description="template of context, question and answer: a name or a file")
+    chat: Literal["auto", "always", "never"] = setting(
+        "auto", description="use the tokenizer's chat template; auto where it has one"
+    )
+    loss_weighting: Literal["branch", "token"] = setting(
+        "branch", description="branch: every answer counts alike; token: every answer token does"
+    )
+    seed: int = setting(0, ge=0, description="order of the data, and dropout")
+    save_steps: int = setting(
+        200, ge=0, description="steps between checkpoints; 0 for none", json_schema_extra=_VOLATILE
+    )
+    save_total_limit: int = setting(
+        2, ge=1, description="checkpoints that are kept", json_schema_extra=_VOLATILE
+    )
+    logging_steps: int = setting(
+        10, ge=1, description="steps between points of the loss curve", json_schema_extra=_VOLATILE
+    )
+    report_to: tuple[str, ...] = setting(
+        (), description="trackers: tensorboard, wandb, mlflow ...", json_schema_extra=_VOLATILE
+    )
+    dataloader_workers: int = setting(
+        0, ge=0, description="processes that prepare batches", json_schema_extra=_VOLATILE
+    )
+
+    @field_validator("lora_targets", "report_to", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """`--set train.report_to=wandb,tensorboard` gives a list too."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSettings:
+        if not self.lora_targets:
+            raise ValueError("lora_targets: name at least one module")
+        if self.max_steps == 0:
+            raise ValueError("max_steps: 0 steps train nothing; -1 takes as many as the epochs have")
+        return self

@@ -1,0 +1,1 @@
+"""Tests of the command line and of completion, as a user meets them."""

@@ -1,0 +1,108 @@
+"""What tests share: a cache and runs of their own, the command line in and out of this process, and a toy method."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcx import plugins
+from lcx.plugins import Plugins
+from tests.toy import TOY_RECIPE, Toy
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test touches the user's cache, asks the network, or depends on the caller's LCX_ variables."""
+    patch = pytest.MonkeyPatch()
+    for name in [name for name in os.environ if name.startswith(("LCX_", "_LCX_"))]:
+        patch.delenv(name)
+    patch.setenv("LCX_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("TOKENIZERS_PARALLELISM", "false")
+    yield
+    patch.undo()
+
+
+@dataclass
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        import json
+
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def lcx_program() -> str:
+    """The console script of this interpreter's environment."""
+    program = Path(sys.executable).with_name("lcx")
+    if not program.exists():
+        pytest.skip(f"no console script {program}: pip install -e .")
+    return str(program)
+
+
+@pytest.fixture
+def shell_lcx(lcx_program: str) -> Callable[..., Ran]:
+    """Run the console script in a process of its own."""
+
+    def run(*argv: str, cwd: Path | None = None, **environment: str) -> Ran:
+        done = subprocess.run(
+            [lcx_program, *argv],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, **environment},
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def toy() -> Toy:
+    """The toy method's plugin object."""
+    return Toy()
+
+
+@pytest.fixture
+def toy_plugins(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Plugins:
+    """Only the core and the toy method, for this process's command line too."""
+    monkeypatch.setenv("LCX_PLUGINS", "")
+    found = plugins.load(extra={"toy": toy})
+    monkeypatch.setattr(plugins, "loaded", lambda: found)
+    return found
+
+
+@pytest.fixture
+def toy_recipe(tmp_path: Path) -> Path:
+    """A recipe file of the toy method."""
+    path = tmp_path / "toy.yaml"
+    path.write_text(TOY_RECIPE)
+    return path
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run a command line in this process."""
+    from lcx.cli.boundary import run
+
+    def call(*argv: str) -> Ran:
+        capfd.readouterr()
+        code = run(argv)
+        out, err = capfd.readouterr()
+        return Ran(code, out, err)
+
+    return call

@@ -1,0 +1,1 @@
+"""Tests of the core: recipes, layering, plugins, runs."""

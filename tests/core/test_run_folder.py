@@ -1,0 +1,162 @@
+"""The run folder: fresh, resumed, done, refused, forced, locked, damaged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lcx import layering, recipe
+from lcx.context import StepResult
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.plugins import Plugins
+from lcx.recipe import Step
+from lcx.run import Run, differences, slug
+
+PRINT = {"stage": "synth", "settings": {"examples": 5}, "inputs": {}}
+
+
+@pytest.fixture
+def steps(toy_plugins: Plugins, toy_recipe: Path) -> list[Step]:
+    return layering.resolve(recipe.load(str(toy_recipe), toy_plugins), toy_plugins, project={})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run", "toy")
+
+
+def again(run: Run) -> Run:
+    return Run(run.path, run.recipe)
+
+
+def test_looking_at_a_run_writes_nothing(run: Run) -> None:
+    assert run.state("synth") == "new"
+    assert not run.path.exists()
+
+
+def test_fresh_then_resume_then_done(run: Run, steps: list[Step]) -> None:
+    assert run.begin(steps[0], PRINT) == "fresh"
+    assert again(run).state("synth") == "running"
+    assert again(run).begin(steps[0], PRINT) == "resume"
+    run.finish(steps[0], StepResult(counts={"rows": 1}))
+    assert again(run).begin(steps[0], PRINT) == "done"
+    record = json.loads((run.path / "manifest.json").read_text())["steps"]["synth"]
+    assert record["versions"]["lcx"]
+    assert record["seed"] == 0
+
+
+def test_settings_are_kept_with_their_origins(run: Run, steps: list[Step]) -> None:
+    import yaml
+
+    run.begin(steps[0], PRINT)
+    kept = yaml.safe_load((run.folder(steps[0]) / "settings.yaml").read_text())
+    assert kept["examples"] == {"value": 5, "from": "recipe toy.yaml"}
+    assert kept["rate"] == {"value": 0.5, "from": "method toy"}
+
+
+def test_another_fingerprint_is_refused_with_the_difference(run: Run, steps: list[Step]) -> None:
+    run.begin(steps[0], PRINT)
+    (run.folder("synth") / "old").touch()
+    other = {**PRINT, "settings": {"examples": 6}}
+    with pytest.raises(UsageError) as bad:
+        again(run).begin(steps[0], other)
+    assert bad.value.why == "settings.examples: was 5, now 6"
+    assert "--force" in bad.value.hint
+    assert (run.folder("synth") / "old").exists()
+    assert again(run).begin(steps[0], other, force=True) == "fresh"
+    assert not (run.folder("synth") / "old").exists()
+
+
+def test_results_come_back_from_disk(run: Run, steps: list[Step]) -> None:
+    result = StepResult(counts={"rows": 3}, metrics={"score": 0.5, "by": {"a": [1, None]}}, files={"f": "x"}, notes=["n"])
+    run.begin(steps[0], PRINT)
+    run.finish(steps[0], result)
+    assert again(run).result(steps[0]) == result
+
+
+@pytest.mark.parametrize("state", ["interrupted", "failed"])
+def test_a_stopped_step_resumes(run: Run, steps: list[Step], state: str) -> None:
+    run.begin(steps[0], PRINT)
+    run.stop(steps[0], state, "why")
+    assert again(run).state("synth") == state
+    assert again(run).begin(steps[0], PRINT) == "resume"
+
+
+def test_a_done_step_is_not_stopped(run: Run, steps: list[Step]) -> None:
+    run.begin(steps[0], PRINT)
+    run.finish(steps[0], StepResult())
+    run.stop(steps[0], "failed")
+    assert again(run).state("synth") == "done"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": "toy"}', '{"recipe": "toy", "steps": []}', "\x00\xff"])
+def test_a_damaged_manifest_is_said_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(LcxError, match=r"manifest\.json is not"):
+        Run(tmp_path, "toy")
+
+
+def test_folders_of_others_are_refused(run: Run, steps: list[Step], tmp_path: Path) -> None:
+    run.begin(steps[0], PRINT)
+    with pytest.raises(UsageError, match="is a run of the recipe 'toy', not of 'in2'"):
+        Run(run.path, "in2")
+    with pytest.raises(UsageError, match="is not empty and holds no manifest"):
+        Run(tmp_path, "toy")
+
+
+def test_references_name_the_step_that_is_missing(run: Run, steps: list[Step]) -> None:
+    with pytest.raises(MissingError) as bad:
+        run.resolve("step:synth")
+    assert bad.value.why == "step 'synth' is not started"
+    assert bad.value.hint == f"lcx synth --recipe toy --run {run.path}"
+    run.begin(steps[0], PRINT)
+    (run.folder("synth") / "data").mkdir()
+    run.finish(steps[0], StepResult())
+    assert run.resolve("step:synth") == run.path / "synth" / "data"
+    assert run.resolve("/some/where") == Path("/some/where")
+
+
+def test_eval_is_kept_by_model(run: Run, steps: list[Step]) -> None:
+    assert run.key(steps[2]) == "eval/train"
+    assert slug("org/Name-7B") == "Name-7B"
+    assert slug("../..") not in ("..", ".")
+
+
+def test_a_second_process_is_kept_out(run: Run) -> None:
+    code = f"""
+from pathlib import Path
+from lcx.errors import LcxError
+from lcx.run import Run
+try:
+    with Run(Path({str(run.path)!r}), "toy").lock():
+        print("in")
+except LcxError as bad:
+    print(bad.what)
+"""
+
+    def other() -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    with run.lock():
+        assert "another lcx process is writing" in other()
+    assert other() == "in\n"
+
+
+def test_what_another_process_finished_is_seen_under_the_lock(run: Run, steps: list[Step]) -> None:
+    late = again(run)
+    with run.lock():
+        run.begin(steps[0], PRINT)
+        run.finish(steps[0], StepResult())
+    with late.lock():
+        assert late.begin(steps[0], PRINT) == "done"
+
+
+def test_differences_name_leaves() -> None:
+    assert differences({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 1, "c": 3}, "e": None}) == [
+        "a.c: was 2, now 3",
+        "d: was [1], now None",
+    ]

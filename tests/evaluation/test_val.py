@@ -1,0 +1,213 @@
+"""The three probes: what they ask can be answered in one way only, and the same seed asks the same."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from lcx.corpus.catalogue import catalogue_documents
+from lcx.errors import UsageError
+from lcx.evaluation import items
+from lcx.evaluation.probes import Probe, ProbeOptions, builtin_probes, get_probe, row_of
+from lcx.evaluation.settings import EvalSettings
+from lcx.records import Bundle, Document
+from lcx.settings import validate
+
+# fmt: off
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath",
+         "inlet", "jetty", "knoll", "larch", "marsh", "north", "ocean", "prism"]
+# fmt: on
+
+
+def text_documents(sentences: int = 400, seed: int = 0) -> list[Document]:
+    rng = random.Random(seed)
+    texts = [
+        " ".join(rng.choice(WORDS) for _ in range(rng.randint(9, 20))).capitalize() + "."
+        for _ in range(sentences)
+    ]
+    return [Document(f"t{n}", " ".join(texts[n : n + 20]), {"kind": "text"}) for n in range(0, sentences, 20)]
+
+
+def code_documents(functions: int = 120) -> list[Document]:
+    bodies = [
+        f'def work_{n}(a, b):\n    """Docstring {n}."""\n    total_{n} = a * {n} + b\n'
+        f"    if total_{n} > {n * 7}:\n"
+        f"        return total_{n} - b\n    return shared_helper(a, b)\n"
+        for n in range(functions)
+    ]
+    return [
+        Document(f"c{n}.py", "\n\n".join(bodies[n : n + 10]), {"kind": "code"})
+        for n in range(0, functions, 10)
+    ]
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> list[Document]:
+    return [Document(**row) for row in catalogue_documents(30, 1)]
+
+
+def build(name: str, documents: list[Document], size: int, **more: object) -> list[Bundle]:
+    return get_probe(name).build(documents, ProbeOptions(size, **more), 0)  # type: ignore[arg-type]
+
+
+def answerable(probe: Probe, bundle: Bundle) -> None:
+    """Every question's words stand in one line only; the reference scores 1 and an empty answer 0."""
+    lines = (bundle.context or "").lower().split("\n")
+    for branch in bundle.branches:
+        query = re.escape(str(branch.meta["query"]).lower())
+        found = [number for number, line in enumerate(lines) if re.search(rf"(?<!\w){query}(?!\w)", line)]
+        assert len(found) == 1, branch
+        assert branch.meta["query"] in branch.question
+        assert branch.role == "query"
+        assert probe.score(row_of(branch, branch.answer)) == 1.0
+        assert set(probe.row_fields) <= set(row_of(branch, ""))
+        assert probe.score(row_of(branch, "")) == 0.0
+
+
+def test_database_from_records(catalogue: list[Document]) -> None:
+    bundles = build("val:database", catalogue, 32, sets=5, style="bare")
+    assert len(bundles) == 5
+    assert len({bundle.id for bundle in bundles}) == 5
+    assert len({bundle.context for bundle in bundles}) == 5
+    for bundle in bundles:
+        answerable(get_probe("val:database"), bundle)
+        lines = (bundle.context or "").split("\n")
+        assert len(lines) == bundle.meta["items"] == 32
+        assert bundle.meta["skipped"] == 32 - len(bundle.branches)
+        for branch in bundle.branches:
+            star, key, module, *rest = lines[branch.meta["position"]].split()
+            assert (star, branch.question, branch.answer) == ("*", key, f"{key} {module}")
+            assert branch.meta["description"] == " ".join(rest)
+
+
+@pytest.mark.parametrize("name", sorted(builtin_probes()))
+@pytest.mark.parametrize("style", ["natural", "bare"])
+def test_each_task_from_records(catalogue: list[Document], name: str, style: str) -> None:
+    bundles = build(name, catalogue, 24, sets=2, style=style)
+    for bundle in bundles:
+        answerable(get_probe(name), bundle)
+        assert len(bundle.branches) > 12
+
+
+@pytest.mark.parametrize("name", ["val:document", "val:database"])
+def test_tasks_from_ordinary_text(name: str) -> None:
+    for bundle in build(name, text_documents(), 60, sets=2):
+        answerable(get_probe(name), bundle)
+        assert [branch.meta["position"] for branch in bundle.branches] == sorted(
+            branch.meta["position"] for branch in bundle.branches
+        )
+
+
+def test_code_asks_for_a_line_that_only_one_function_has() -> None:
+    bundles = build("val:code", code_documents(), 50, sets=3)
+    for bundle in bundles:
+        heads = re.findall(r"^def (\w+)", bundle.context or "", re.M)
+        assert len(heads) == 50
+        assert "Docstring" not in (bundle.context or "")
+        for branch in bundle.branches:
+            assert branch.answer == branch.meta["name"] == heads[branch.meta["position"]]
+            assert (bundle.context or "").count(branch.meta["query"]) == 1
+            assert "shared_helper" not in branch.meta["query"]
+            body = (bundle.context or "").split(f"def {branch.answer}(")[1].split("\ndef ")[0]
+            assert branch.meta["query"] in body
+
+
+def test_what_occurs_twice_is_skipped_and_counted() -> None:
+    same = "\n".join(f"def only_{n}(x):\n    return same_for_all(x, 1)\n" for n in range(6))
+    own = "\n".join(f"def other_{n}(x):\n    return different_{n}(x, 1)\n" for n in range(6))
+    (bundle,) = build("val:code", [Document("a", same + "\n" + own, {"kind": "code"})], 12, sets=1)
+    assert bundle.meta["skipped"] == 6
+    assert {branch.answer for branch in bundle.branches} == {f"other_{n}" for n in range(6)}
+    # A line that is the beginning of another one is not unique either.
+    longer = "def p(x):\n    return compute(x)\n\ndef q(x):\n    return compute(x) + 1234\n"
+    (bundle,) = build("val:code", [Document("a", longer, {"kind": "code"})], 2, sets=1)
+    assert [branch.answer for branch in bundle.branches] == ["q"]
+
+
+def test_an_id_may_be_the_beginning_of_another() -> None:
+    document = Document("r", "* run os a b\n* run_all re c d", {"keys": ["run", "run_all"]})
+    (bundle,) = build("val:database", [document], 2, sets=1)
+    assert bundle.meta["skipped"] == 0
+
+
+def test_the_seed_decides() -> None:
+    probe, documents = get_probe("val:document"), text_documents()
+    options = ProbeOptions(40, 2)
+    assert probe.build(documents, options, 3) == probe.build(iter(documents), options, 3)
+    assert probe.build(documents, options, 3)[0].context != probe.build(documents, options, 4)[0].context
+
+
+@pytest.mark.parametrize("name", ["val:document", "val:code", "val:database"])
+def test_too_small_a_corpus_says_what_to_change(name: str) -> None:
+    documents = text_documents(40) + code_documents(20)
+    with pytest.raises(UsageError) as error:
+        build(name, documents, 5000)
+    assert "5000" in error.value.what
+    assert re.search(r"gives [1-9]\d*", error.value.what)
+    assert f"sizes.{name}" in error.value.hint
+    with pytest.raises(UsageError, match="gives 0"):
+        build(name, [], 10)
+
+
+def test_contexts_of_a_number_of_tokens() -> None:
+    count = lambda text: len(text.split())  # noqa: E731
+    bundles = build("val:database", text_documents(2000), 1, sets=3, context_tokens=600, count_tokens=count)
+    assert len({bundle.meta["items"] for bundle in bundles}) == 1
+    for bundle in bundles:
+        assert 450 < count(bundle.context or "") <= 600
+    with pytest.raises(UsageError, match="90000 tokens"):
+        build("val:database", text_documents(), 1, context_tokens=90000, count_tokens=count)
+
+
+def test_endless_corpora_end() -> None:
+    def endless() -> object:
+        number = 0
+        while True:
+            yield from text_documents(40, number)
+            number += 1
+
+    assert len(get_probe("val:document").build(endless(), ProbeOptions(50, 2), 0)) == 2  # type: ignore[arg-type]
+    rows = ({**row, "id": str(n)} for n in range(10**9) for row in catalogue_documents(1, n))
+    bundles = get_probe("val:database").build((Document(**row) for row in rows), ProbeOptions(32, 40), 0)
+    assert len(bundles) == 40
+
+
+def test_functions_of_other_languages() -> None:
+    source = (
+        "package main\n\nfunc addAll(a int, b int) int {\n\ttotal := a + b + offset\n\treturn total\n}\n\n"
+        "static int count_words(const char *s) {\n    int words_seen = 0;\n    return words_seen + 1;\n}\n\n"
+        "export function drawLine(ctx, x) {\n  ctx.beginPath(x, x);\n}\n\n"
+        "if (x) {\n  somethingElse(1, 2);\n}\n"
+        "while (running) {\n  stepForward(1, 2);\n}\n"
+    )
+    found = list(items.functions(Document("x", source, {"kind": "code"}), random.Random(0)))
+    assert [item.value for item in found] == ["addAll", "count_words", "drawLine"]
+    assert (
+        found[1].text
+        == "static int count_words(const char *s) {\n    int words_seen = 0;\n    return words_seen + 1;"
+    )
+
+
+def test_python_heads_over_several_lines_and_broken_sources() -> None:
+    source = "class A:\n    def spread(\n        self,\n        x: int = 3,\n    ) -> int:\n"
+    source += "        y_value = x + 12345\n        return y_value\n"
+    (item,) = items.functions(Document("x", source, {"kind": "code"}), random.Random(0))
+    assert item.text == "def spread( self, x: int = 3, ) -> int:\n    y_value = x + 12345\n    return y_value"
+    assert not list(
+        items.functions(Document("x", "def broken(:\n  pass", {"kind": "code"}), random.Random(0))
+    )
+
+
+def test_settings() -> None:
+    settings = EvalSettings.model_validate({"probes": "val:code, val:database", "sizes": {"database": 32}})
+    assert settings.probes == ("val:code", "val:database")
+    assert settings.size("val:database") == 32
+    assert settings.size("val:code") == 800
+    assert EvalSettings().size("val:database") == 750
+    with pytest.raises(UsageError, match="databse"):
+        validate(EvalSettings, {"sizes": {"databse": 3}}, where="eval")
+    with pytest.raises(UsageError, match="Did you mean 'too_long'"):
+        validate(EvalSettings, {"to_long": "drop"}, where="eval")
+    assert EvalSettings.volatile() == {"batch", "device"}
