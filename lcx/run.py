@@ -28,7 +28,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes
 def slug(text: str) -> str:
     """A folder name for a model or data spec: `step:train` -> `train`, a path -> its last part."""
     text = text.removeprefix("step:").rstrip("/")
-    return re.sub(r"[^\w.+-]+", "-", text.split("/")[-1]).strip("-") or "model"
+    return re.sub(r"[^\w.+-]+", "-", text.split("/")[-1]).strip("-.") or "model"
 
 
 def digest(value: Any) -> str:
@@ -49,9 +49,11 @@ def versions() -> dict[str, str]:
 class Run:
     """One run directory. Steps are kept by key: the step's id, and for eval also the model's name."""
 
-    def __init__(self, path: Path, recipe: str) -> None:
+    def __init__(self, path: Path, recipe: str, reference: str = "") -> None:
+        """Open a run without writing. `reference` is what `--recipe` was given, for hints: a name or a path."""
         self.path = path
         self.recipe = recipe
+        self.reference = reference or recipe
         self.manifest = self._read()
         if not (path / "manifest.json").is_file() and _holds_other_things(path):
             raise UsageError(f"{path} is not empty and holds no manifest.json", hint="Take another --run DIR.")
@@ -101,7 +103,7 @@ class Run:
             raise MissingError(
                 f"this needs the {what} of step '{step_id}', which is not done in {self.path}",
                 why=f"step '{step_id}' is {self.state(step_id).replace('new', 'not started')}",
-                hint=f"lcx {stage} --recipe {self.recipe}{flag} --run {self.path}",
+                hint=f"lcx {stage} --recipe {self.reference}{flag} --run {self.path}",
             )
         return place
 

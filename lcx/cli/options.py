@@ -74,10 +74,7 @@ Corpus = Annotated[
     typer.Option("--corpus", metavar="CORPUS", help="`stdlib`, a file or folder, or hf:NAME."),
 ]
 Llm = Annotated[
-    str | None, typer.Option("--llm", metavar="LLM", help="`builtin`, local:PATH_OR_ID or openai:MODEL.")
-]
-BaseUrl = Annotated[
-    str | None, typer.Option("--base-url", metavar="URL", help="Server of `--llm openai:MODEL`.")
+    str | None, typer.Option("--llm", metavar="LLM", help="Who writes: `builtin` (rules) or local:PATH_OR_ID.")
 ]
 Input = Annotated[
     str | None, typer.Option("--input", metavar="INPUT", help="Data to start from: step:ID or a path.")

@@ -29,7 +29,6 @@ def run_recipe(
     model: opt.Model = None,
     corpus: opt.Corpus = None,
     llm: opt.Llm = None,
-    base_url: opt.BaseUrl = None,
     tokenizer: opt.Tokenizer = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
@@ -50,7 +49,6 @@ def run_recipe(
         "model": model,
         "corpus": corpus,
         "llm": llm,
-        "base_url": base_url,
         "tokenizer": tokenizer,
         "seed": seed,
     }

@@ -70,26 +70,19 @@ def plan(report: Mapping[str, Any]) -> str:
 
 def settings_lines(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> list[str]:
     """Settings as lines of YAML, each with a comment that says where its value came from."""
+    rows = [(f"{key}: {_yaml(value)}", (origins or {}).get(key, "")) for key, value in values.items()]
+    width = max([min(48, len(text)) for text, _ in rows], default=0)
+    return [f"{text.ljust(width)}  # {origin}" if origin else text for text, origin in rows]
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML on one line."""
     import yaml
 
-    width = 0
-    rows: list[tuple[list[str], str]] = []
-    for key, value in values.items():
-        text = yaml.safe_dump(
-            {key: value}, default_flow_style=None, sort_keys=False, allow_unicode=True, width=10**6
-        )
-        rows.append((text.rstrip("\n").split("\n"), (origins or {}).get(key, "")))
-        if len(rows[-1][0]) == 1:
-            width = max(width, min(48, len(rows[-1][0][0])))
-    lines: list[str] = []
-    for body, origin in rows:
-        if not origin:
-            lines += body
-        elif len(body) == 1:
-            lines.append(f"{body[0].ljust(width)}  # {origin}")
-        else:  # a comment inside a value of several lines could become part of it
-            lines += [f"# {origin}", *body]
-    return lines
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("...").rstrip("\n")
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,6 @@ app = stage_app(
     "synth",
     "Make training data: long contexts with questions and answers, written into the run's folder.",
     "lcx synth --recipe in2-tiny",
-    "lcx synth --recipe in2 --corpus docs/ --llm openai:MODEL --base-url http://localhost:8000/v1",
+    "lcx synth --recipe in2 --corpus docs/ --llm local:PATH_OR_HUB_ID",
     "lcx synth --recipe in2 --set synth.seed=1 --run runs/second --dry-run",
 )

@@ -83,7 +83,7 @@ def open_job(request: Request) -> RunJob:
         json=request.json,
         device=request.device,
     )
-    return RunJob(request, job.recipe, job.plugins, Run(folder, name), ctx)
+    return RunJob(request, job.recipe, job.plugins, Run(folder, name, request.recipe), ctx)
 
 
 def resolve(job: Job, flags: Mapping[str, Mapping[str, Any]], default: str | None) -> list[Step]:

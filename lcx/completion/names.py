@@ -101,7 +101,7 @@ def collect() -> tuple[dict[str, Any], list[str]]:
         "recipes": recipes,
         "plugins": [entry.name for entry in loaded.entries],
         "tasks": loaded.probes.names(),
-        "llms": sorted({*loaded.llms.names(), "openai"}),
+        "llms": loaded.llms.names(),
     }
     return found, sorted(watched)
 

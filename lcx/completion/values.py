@@ -77,7 +77,7 @@ def _references(fixed: Iterable[str], stages: tuple[str, ...]) -> Callable[[str,
 
 
 def _llms(current: str, used: Used) -> list[Candidate]:
-    known = ["openai:" if n == "openai" else n if n == "builtin" else f"{n}:" for n in names.read()["llms"]]
+    known = [name if name == "builtin" else f"{name}:" for name in names.read()["llms"]]
     if current.startswith("local:"):
         return [Candidate(f"local:{c.text}", open=c.open) for c in files(current.removeprefix("local:"))]
     return _starting(known, current)
@@ -115,8 +115,8 @@ KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
     "FILE": lambda current, used: files(current),
     "MODEL": _references(["tiny"], ("train",)),
     "INPUT": _references([], ("synth", "score")),
-    "CORPUS": _references(["stdlib", "catalogue", "hf:"], ()),
-    "TOKENIZER": _references([], ()),
+    "CORPUS": _references(["stdlib", "stdlib:records", "hf:"], ()),
+    "TOKENIZER": _references(["simple", "words"], ()),
     "LLM": _llms,
     "DEVICE": lambda current, used: _starting(["auto", "cpu", "cuda"], current),
     "TASK": lambda current, used: _starting(names.read()["tasks"], current),

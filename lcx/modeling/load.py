@@ -37,9 +37,9 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model in eval mode on one device. `spec` is `tiny[:SEED]`, a folder or a hub id.
 
-    A folder with a LoRA adapter loads its base first; `trainable` leaves the adapter's weights trainable. `dtype` is
-    auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16; `quantize` is None or `nf4`. Raises MissingError
-    for what is not there, UsageError for settings that do not fit the model.
+    A folder with a LoRA adapter loads its base first; `trainable` leaves the adapter's weights trainable.
+    `dtype` is auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16; `quantize` is None or `nf4`.
+    Raises MissingError for what is not there, UsageError for settings that do not fit the model.
     """
     where = pick_device(device)
     found = locate(str(spec))
@@ -51,10 +51,15 @@ def load_model(
         )
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(model, found, is_trainable=trainable).eval()  # type: ignore[return-value]
+        wrapped: Any = PeftModel.from_pretrained(model, found, is_trainable=trainable)
+        return wrapped.eval()
     config = _pretrained(AutoConfig, found)
     set_rope(config, rope_theta, rope)
-    options: dict[str, Any] = {"config": config, "dtype": pick_dtype(dtype, where), "attn_implementation": attn}
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": pick_dtype(dtype, where),
+        "attn_implementation": attn,
+    }
     if quantize is not None:
         options |= {"quantization_config": _nf4(quantize, options["dtype"]), "device_map": {"": where}}
     model = _pretrained(AutoModelForCausalLM, found, **options)
@@ -62,11 +67,13 @@ def load_model(
 
 
 def load_tokenizer(spec: str | Path) -> Any:
-    """The tokenizer of a model; a LoRA folder without one of its own takes its base's. Errors as `load_model`."""
+    """The tokenizer of a model; a LoRA folder without one takes its base's. Errors as `load_model`."""
     found = locate(str(spec))
     folder = Path(found)
     if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"])
+        return load_tokenizer(
+            json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        )
     return _pretrained(AutoTokenizer, found)
 
 
@@ -95,7 +102,8 @@ def set_rope(config: Any, theta: float | None = None, rope: Mapping[str, Any] | 
     """Merge rotary settings into a loaded config: the rest of its own parameters stays.
 
     `rope` may hold rope_type, factor and so on, and `max_position_embeddings`, which without being given is
-    factor * original_max_position_embeddings. Raises UsageError where the model has no single set of parameters.
+    factor * original_max_position_embeddings. Raises UsageError where the model has no single set of
+    parameters.
     """
     if theta is None and not rope:
         return
@@ -145,7 +153,9 @@ def add_lora(
     try:
         return get_peft_model(model, config)
     except ValueError as bad:
-        raise UsageError(f"LoRA does not fit this model: {bad}", hint="Set lora_targets to names of its layers.") from bad
+        raise UsageError(
+            f"LoRA does not fit this model: {bad}", hint="Set lora_targets to names of its layers."
+        ) from bad
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -190,7 +200,9 @@ def locate(spec: str) -> str:
     if folder.is_dir():
         if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
             return str(folder)
-        raise MissingError(f"no model in the folder '{spec}'", why=f"It holds neither config.json nor {ADAPTER}.")
+        raise MissingError(
+            f"no model in the folder '{spec}'", why=f"It holds neither config.json nor {ADAPTER}."
+        )
     hint = "--model PATH of a folder with config.json and weights, or --model tiny"
     if folder.exists():
         raise MissingError(f"'{spec}' is a file, not a model's folder", hint=hint)
@@ -259,11 +271,15 @@ def _pretrained(kind: Any, spec: str, **options: Any) -> Any:
         return kind.from_pretrained(spec, **options)
     except OSError as bad:
         raise MissingError(
-            f"cannot load '{spec}'", why=_first_line(bad), hint=f"hf download {spec}, or --model PATH of a whole model"
+            f"cannot load '{spec}'",
+            why=_first_line(bad),
+            hint=f"hf download {spec}, or --model PATH of a whole model",
         ) from bad
     except (ValueError, KeyError) as bad:
         if "trust_remote_code" in str(bad):
-            raise UsageError(f"'{spec}' brings its own code, which lcx does not run", why=_first_line(bad)) from bad
+            raise UsageError(
+                f"'{spec}' brings its own code, which lcx does not run", why=_first_line(bad)
+            ) from bad
         raise LcxError(f"transformers cannot load '{spec}'", why=_first_line(bad)) from bad
     finally:
         if quietly:

@@ -1,9 +1,10 @@
 """Shared-prefix attention: many branches read one context, and the context is computed once.
 
-A packed row holds, for every bundle, `[P[:-1] | (P[-1], branch 1) | (P[-1], branch 2) ...]`. The rows of P[:-1] attend
-causally to each other; a branch attends to all of P[:-1] and, causally, to itself. The prefix's last token is repeated at
-the head of every branch, so that the logits of a branch predict that branch alone, its first token included, and
-ordinary shifted labels hold. The result equals that of one row a branch, `P + branch`, up to rounding.
+A packed row holds, for every bundle, `[P[:-1] | (P[-1], branch 1) | (P[-1], branch 2) ...]`. The rows of
+P[:-1] attend causally to each other; a branch attends to all of P[:-1] and, causally, to itself. The
+prefix's last token is repeated at the head of every branch, so that the logits of a branch predict that
+branch alone, its first token included, and ordinary shifted labels hold. The result equals that of one row
+a branch, `P + branch`, up to rounding.
 
     attention of branch row i = softmax(q_i [K_prefix | K_branch[:i+1]]ᵀ) [V_prefix | V_branch[:i+1]]
 """
@@ -29,7 +30,7 @@ from lcx.records import EncodedBundle
 
 NAME = "lcx_shared_prefix"
 Segments = Sequence[Sequence[int]]
-"""One list a bundle: rows of its prefix (its tokens less one), then the rows of each branch (its tokens plus one)."""
+"""One list a bundle: rows of its prefix (tokens less one), then of each branch (tokens plus one)."""
 
 ModelT = TypeVar("ModelT")
 
@@ -53,7 +54,7 @@ class PackedRow:
 
     @property
     def labels(self) -> np.ndarray:
-        """[n]: every answer token at its own place and -100 elsewhere, for losses that shift labels by one."""
+        """[n]: answer tokens at their own places and -100 elsewhere, for losses that shift labels."""
         labels = np.full(len(self.input_ids), -100, dtype=np.int64)
         labels[self.logit_index + 1] = self.targets
         return labels
@@ -73,10 +74,18 @@ def pack(bundles: Sequence[EncodedBundle]) -> PackedRow:
     for number, bundle in enumerate(bundles):
         prefix = np.asarray(bundle.prefix, dtype=np.int64)
         if not len(prefix):
-            raise ValueError(f"bundle {bundle.id}: the prefix is empty, and branches need at least one token to follow")
-        place = np.arange(len(prefix)) if bundle.positions is None else np.asarray(bundle.positions, dtype=np.int64)
+            raise ValueError(
+                f"bundle {bundle.id}: the prefix is empty, and branches need at least one token to follow"
+            )
+        place = (
+            np.arange(len(prefix))
+            if bundle.positions is None
+            else np.asarray(bundle.positions, dtype=np.int64)
+        )
         if len(place) != len(prefix):
-            raise ValueError(f"bundle {bundle.id}: {len(place)} positions for a prefix of {len(prefix)} tokens")
+            raise ValueError(
+                f"bundle {bundle.id}: {len(place)} positions for a prefix of {len(prefix)} tokens"
+            )
         ids.append(prefix[:-1])
         positions.append(place[:-1])
         rows = [len(prefix) - 1]
@@ -119,12 +128,14 @@ _last_mask: tuple[Any, torch.Tensor] | None = None
 
 
 def _bias(prefix: int, branches: Sequence[int], groups: int, like: torch.Tensor) -> torch.Tensor:
-    """`branch_mask` as an additive bias [groups * rows, keys]. All layers of a forward share the last one built."""
+    """`branch_mask` as an additive bias [groups * rows, keys]. The layers of a forward share it."""
     global _last_mask
     key = (prefix, tuple(branches), groups, like.device, like.dtype)
     if _last_mask is None or _last_mask[0] != key:
         mask = branch_mask(prefix, branches, like.device)
-        bias = torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, float("-inf"))
+        bias = torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(
+            ~mask, float("-inf")
+        )
         _last_mask = (key, bias.repeat(groups, 1))
     return _last_mask[1]
 
@@ -140,8 +151,8 @@ def masked_attention(
 ) -> torch.Tensor:
     """All branches of a bundle by one call with a mask. q [1,H,R,D], k and v [1,G,prefix+R,D] to [1,H,R,D].
 
-    Keys are used where they lie, never copied for a branch. The H/G query heads that share a key head are folded into
-    the rows, because CUDA kernels take a mask or grouped heads, but not both.
+    Keys are used where they lie, never copied for a branch. The H/G query heads that share a key head are
+    folded into the rows, because CUDA kernels take a mask or grouped heads, but not both.
     """
     _, heads, rows, width = q.shape
     groups = heads // k.shape[1]
@@ -151,7 +162,9 @@ def masked_attention(
     return out.reshape(1, heads, rows, v.shape[-1])
 
 
-def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, dropout: float) -> torch.Tensor:
+def _causal(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, dropout: float
+) -> torch.Tensor:
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=grouped
@@ -159,9 +172,14 @@ def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | No
 
 
 def bundle_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Sequence[int], scale: float | None, dropout: float = 0.0
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rows: Sequence[int],
+    scale: float | None,
+    dropout: float = 0.0,
 ) -> list[torch.Tensor]:
-    """One bundle's attention, in row order. q [1,H,R,D], k and v [1,G,R,D], R = sum(rows) to pieces of [1,H,*,D]."""
+    """One bundle's attention: q [1,H,R,D], k and v [1,G,R,D], R = sum(rows), to pieces [1,H,*,D] in order."""
     prefix, *branches = rows
     if len(branches) < 2:  # one branch follows its prefix as a plain row would
         return [_causal(q, k, v, scale, dropout)]
@@ -213,14 +231,18 @@ def shared_prefix_attention(
     start = 0
     for rows in segments:
         part = slice(start, start + sum(rows))
-        pieces += bundle_attention(query[:, :, part], key[:, :, part], value[:, :, part], rows, scaling, dropout)
+        pieces += bundle_attention(
+            query[:, :, part], key[:, :, part], value[:, :, part], rows, scaling, dropout
+        )
         start = part.stop
     return torch.cat([piece.transpose(1, 2) for piece in pieces], 1), None
 
 
 def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
     """No mask for packed rows: transformers would read position gaps as boundaries between documents."""
-    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    if attention_mask is None:
+        return None
+    return sdpa_mask(*args, **{**kwargs, "attention_mask": attention_mask})
 
 
 def install() -> str:
@@ -231,7 +253,7 @@ def install() -> str:
 
 
 def use_shared_prefix(model: ModelT) -> ModelT:
-    """Switch a model, PEFT-wrapped or not, to shared-prefix attention. Raises UsageError where it does not apply."""
+    """Switch a model, PEFT-wrapped or not, to shared-prefix attention. Raises UsageError if it is refused."""
     reason = why_refused(model.config)  # type: ignore[attr-defined]
     if reason:
         raise UsageError("This model cannot share a prefix between branches.", why=reason)

@@ -1,13 +1,14 @@
 """Branches over a shared prefix without masks or copies: two attentions joined by their softmax statistics.
 
-A branch row attends to the prefix (all of it, no mask) and to its own branch (causally). Each part is one call of a
-flash kernel, which returns its output o and l = log Σ exp(scores); the whole softmax is
+A branch row attends to the prefix (all of it, no mask) and to its own branch (causally). Each part is one
+call of a flash kernel, which returns its output o and l = log Σ exp(scores); the whole softmax is
 
     l = log(exp l₁ + exp l₂),   o = o₁ exp(l₁ − l) + o₂ exp(l₂ − l)
 
-A flash backward recomputes its probabilities as exp(score − l). Given the joint o and l, each part's backward therefore
-yields its exact share of the joint gradient. The kernels are internal operators of PyTorch, so they are tried against
-the public path once for each device, dtype and width, and not used where they are missing or differ.
+A flash backward recomputes its probabilities as exp(score − l). Given the joint o and l, each part's
+backward therefore yields its exact share of the joint gradient. The kernels are internal operators of
+PyTorch, so they are tried against the public path once for each device, dtype and width, and not used where
+they are missing or differ.
 """
 
 from __future__ import annotations
@@ -209,8 +210,8 @@ def _proven(device: str, dtype: torch.dtype, width: int) -> Kernel | None:
     if kernel is None:
         return None
     agreed: list[bool] = []
-    # In a thread of its own: autocast, grad mode and the hooks of gradient checkpointing belong to a thread, and the
-    # first question may come from inside a checkpointed layer.
+    # In a thread of its own: autocast, grad mode and the hooks of gradient checkpointing belong to a
+    # thread, and the first question may come from inside a checkpointed layer.
     worker = Thread(target=lambda: agreed.append(_agrees(kernel, device, dtype, width)))
     worker.start()
     worker.join()

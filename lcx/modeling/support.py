@@ -1,4 +1,4 @@
-"""Which models can share a prefix: full causal attention in every layer, through transformers' attention interface."""
+"""Which models can share a prefix: full causal attention in all layers, by transformers' interface."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from typing import Any
 FULL_ATTENTION = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "glm", "glm4", "phi3", "olmo2", "granite", "smollm3", "starcoder2"}
 )
-"""Model types whose outputs and gradients tests hold equal to separate rows (tests/modeling/test_shared_prefix.py)."""
+"""Model types that tests/modeling/test_shared_prefix.py holds equal to separate rows."""
 
 
 def why_refused(config: Any) -> str | None:
     """Why a model with this config cannot share a prefix, or None where it can. Reads the config only."""
     kind = str(getattr(config, "model_type", "") or "unknown")
     if getattr(config, "auto_map", None):
-        return f"it brings its own code (auto_map in the config of '{kind}'), which may not use the attention interface"
+        return f"'{kind}' brings its own code (auto_map in its config), which may not use the interface"
     if getattr(config, "is_encoder_decoder", False):
         return f"'{kind}' is an encoder-decoder, not a causal language model"
     layers = getattr(config, "layer_types", None) or ()
     others = sorted({str(layer) for layer in layers if layer != "full_attention"})
     if others:
-        return f"some layers of '{kind}' have {' and '.join(others)}; a branch must see the whole prefix in every layer"
+        return f"some layers of '{kind}' have {' and '.join(others)}; a branch must see the whole prefix"
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return (
-            f"'{kind}' attends within a sliding window of {config.sliding_window} tokens (sliding_window in its config); "
+            f"'{kind}' attends within a sliding window of {config.sliding_window} tokens (sliding_window); "
             "a branch must see the whole prefix"
         )
     if kind not in FULL_ATTENTION:
         known = ", ".join(sorted(FULL_ATTENTION))
-        return f"model type '{kind}' has not been checked with shared-prefix attention; those that have: {known}"
+        return (
+            f"model type '{kind}' has not been checked with shared-prefix attention; those that have: {known}"
+        )
     return None

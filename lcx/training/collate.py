@@ -24,8 +24,8 @@ class Item(NamedTuple):
 def collate(items: Sequence[Item]) -> dict[str, Any]:
     """One packed row: what the model is given, and what the loss needs.
 
-    Model: input_ids and position_ids [1,n], segments, logits_to_keep [t]. Loss: targets and branch [t], weights and
-    bundle [b], roles. Raises LcxError where a branch has no answer to learn.
+    Model: input_ids and position_ids [1,n], segments, logits_to_keep [t]. Loss: targets and branch [t],
+    weights and bundle [b], roles. Raises LcxError where a branch has no answer to learn.
     """
     row = pack([item.bundle for item in items])
     answers = np.bincount(row.branch_of_target, minlength=len(row.roles))
@@ -66,8 +66,8 @@ class Items(Dataset[Item]):
 class EpochOrder(Sampler[int]):
     """A permutation of `count` bundles drawn from (seed, epoch), then the fillers up to `length`.
 
-    The order depends on neither the number of processes nor the size of a forward pass, so that one process and many
-    see the same bundles in the same steps.
+    The order depends on neither the number of processes nor the size of a forward pass, so that one process
+    and many see the same bundles in the same steps.
     """
 
     def __init__(self, count: int, length: int, seed: int, epoch: Callable[[], int]) -> None:
@@ -93,9 +93,10 @@ class StepShape(NamedTuple):
 def step_shape(batch: int, micro: int, processes: int, mean_branches: float) -> StepShape:
     """Bundles a step so that a step has about `batch` branches: the nearest number to batch / mean branches.
 
-    The number of bundles is the same in every step, so where branch counts differ a step's branches vary around
-    `batch`; the loss divides by what a step really has. At least one bundle a process is taken, and the number is
-    rounded to full passes of `micro` bundles on every process (`micro` is cut where a step has fewer).
+    The number of bundles is the same in every step, so where branch counts differ a step's branches vary
+    around `batch`; the loss divides by what a step really has. At least one bundle a process is taken, and
+    the number is rounded to full passes of `micro` bundles on every process (`micro` is cut where a step
+    has fewer).
     """
     wanted = max(1, round(batch / mean_branches))
     micro = max(1, min(micro, wanted // processes))

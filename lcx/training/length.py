@@ -57,6 +57,7 @@ class Fitted(Sequence[EncodedBundle]):
     kept: list[int] = field(default_factory=list)
     branches: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    answer_lengths: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
@@ -79,8 +80,8 @@ def fit_all(
 ) -> Fitted:
     """Check all rows against the window before anything is trained, and apply the policy to those too long.
 
-    A row is a prefix with one branch; its synthetic positions, where it has any, must lie in the window too. Raises
-    LcxError naming row and limit under `error`, or where nothing is left.
+    A row is a prefix with one branch; its synthetic positions, where it has any, must lie in the window
+    too. Raises LcxError naming row and limit under `error`, or where nothing is left.
     """
     limit = min(window, max_tokens or window)
     name = "the model's window" if limit == window else "max_tokens"
@@ -93,20 +94,30 @@ def fit_all(
             raise LcxError(
                 f"bundle {bundle.id} has a row of {row:,} tokens, more than {name} of {limit:,}",
                 hint="Make shorter contexts, or set too_long to drop or truncate-middle"
-                + (" (rope_theta alone does not widen a window)." if limit == window else ", or raise max_tokens."),
+                + (
+                    " (rope_theta alone does not widen a window)."
+                    if limit == window
+                    else ", or raise max_tokens."
+                ),
             )
         bundle = fit(bundle, limit, policy, done.counts)
         if bundle is None:
             continue
         if span(bundle) > window:
             raise LcxError(
-                f"bundle {bundle.id} has position {span(bundle) - 1:,}; the model's window ends at {window - 1:,}",
-                hint="Lower the target length of the synthetic positions, or widen the window by rope settings.",
+                f"bundle {bundle.id} has position {span(bundle) - 1:,}; "
+                f"the model's window ends at {window - 1:,}",
+                hint="Lower the target length of the synthetic positions.",
             )
         done.kept.append(index)
         done.branches.append(len(bundle.branches))
         done.lengths.append(len(bundle))
+        done.answer_lengths |= {len(branch.ids) - branch.answer_start for branch in bundle.branches}
     if not done.kept:
-        why = f"All {len(dataset):,} were longer than {name} of {limit:,} tokens." if len(dataset) else "The data is empty."
+        why = (
+            f"All {len(dataset):,} were longer than {name} of {limit:,} tokens."
+            if len(dataset)
+            else "The data is empty."
+        )
         raise LcxError("there is nothing to train on", why=why)
     return done

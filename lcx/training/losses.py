@@ -15,7 +15,8 @@ class _TargetLogProbs(torch.autograd.Function):
     """logits [t,V], targets [t] to log-probabilities [t] in fp32, `TILE` rows at a time both ways."""
 
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, *tensors: torch.Tensor) -> torch.Tensor:
+        logits, targets = tensors
         norms = [tile.float().logsumexp(-1) for tile in logits.split(TILE)]
         lse = torch.cat(norms) if norms else logits.new_zeros(0, dtype=torch.float32)
         ctx.save_for_backward(logits, targets, lse)
@@ -23,7 +24,8 @@ class _TargetLogProbs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (grad,) = grads
         logits, targets, lse = ctx.saved_tensors
         out = torch.empty_like(logits)
         for start in range(0, len(targets), TILE):
@@ -37,8 +39,8 @@ class _TargetLogProbs(torch.autograd.Function):
 def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Log-probability of every target, in fp32: logits [t,V], targets [t] to [t].
 
-    log p_i = z_{i,y_i} − log Σ_v exp z_{i,v}, with gradient 1[v = y_i] − p_{i,v}. Besides the logits and their gradient
-    (in their own precision) no more than `TILE` rows of the vocabulary are held at a time.
+    log p_i = z_{i,y_i} − log Σ_v exp z_{i,v}, with gradient 1[v = y_i] − p_{i,v}. Besides the logits and
+    their gradient (in their own precision) no more than `TILE` rows of the vocabulary are held at a time.
     """
     return _TargetLogProbs.apply(logits, targets)
 
@@ -66,7 +68,8 @@ def summed_sft_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Numerator and denominator of `sft_loss` for a part of a batch: logprobs [t], branch [t], weights [b].
 
-    Summed over the parts of a batch (micro-batches, processes) and then divided, they give the loss of the whole.
+    Summed over the parts of a batch (micro-batches, processes) and then divided, they give the loss of the
+    whole.
     """
     if weighting == "token":
         per_token = weights[branch]

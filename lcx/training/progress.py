@@ -32,7 +32,9 @@ def count(number: float) -> str:
 class ProgressCallback(TrainerCallback):
     """Shows step, loss, tokens a second and the time left. `tokens()` is the number of tokens seen so far."""
 
-    def __init__(self, console: Console, tokens: Callable[[], int], losses: Callable[[], float | None]) -> None:
+    def __init__(
+        self, console: Console, tokens: Callable[[], int], losses: Callable[[], float | None]
+    ) -> None:
         self.console, self.tokens, self.losses = console, tokens, losses
         self.bar: Progress | None = None
         self.began = self.said = 0.0
@@ -48,8 +50,12 @@ class ProgressCallback(TrainerCallback):
             self.console.print(f"resumed at step {state.global_step} of {state.max_steps}", markup=False)
         if self.console.is_terminal and not self.console.quiet:
             self.bar = Progress(
-                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                console=self.console, transient=True,
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+                transient=True,
             )
             self.bar.start()
             self.bar.add_task("", total=state.max_steps, completed=state.global_step, note="")

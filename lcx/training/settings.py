@@ -10,7 +10,7 @@ from lcx.settings import Settings, setting
 
 __all__ = ["TrainSettings"]
 
-_VOLATILE = {"volatile": True}
+_VOLATILE: dict[str, Any] = {"volatile": True}
 
 
 class TrainSettings(Settings):
@@ -46,7 +46,9 @@ class TrainSettings(Settings):
     precision: Literal["auto", "bf16", "fp32", "fp16"] = setting(
         "auto", description="of the computation; auto is bf16 where the device has it, else fp32"
     )
-    rope_theta: float | None = setting(None, gt=0, description="base of the rotary positions; the model's own")
+    rope_theta: float | None = setting(
+        None, gt=0, description="base of the rotary positions; the model's own"
+    )
     max_tokens: int | None = setting(None, ge=2, description="tokens a row may have; the model's window")
     too_long: Literal["error", "drop", "truncate-middle"] = setting(
         "error", description="what to do with a row of more tokens than that"

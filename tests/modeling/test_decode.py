@@ -88,7 +88,7 @@ def test_without_a_flash_kernel_and_with_small_blocks(monkeypatch: pytest.Monkey
     monkeypatch.setattr(decode_attention, "split_kernel", lambda *_: None)
     monkeypatch.setattr(decode_attention, "SCORE_BYTES", 4 * 4 * 70 * 3)
     model, encoded = make(), bundle()
-    made = decode_bundle(model, encoded, max_new_tokens=8, eos_ids=(), chunk=13)
+    made = decode_bundle(model, encoded, max_new_tokens=8, eos_ids=(), chunk=31)
     assert made == reference(model, encoded, 8)
 
 
@@ -224,6 +224,32 @@ def test_sampled_tokens_have_the_models_chances() -> None:
         seen = torch.bincount(tokens, minlength=4) / 4000
         assert (seen - torch.tensor(chances)).abs().max() < 0.03
         assert all(seen[i] == 0 for i in range(4) if chances[i] == 0)
+
+
+def test_small_models_use_one_thread_and_give_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, encoded, seen = make(), bundle(), []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        decode_bundle(
+            model,
+            encoded,
+            max_new_tokens=2,
+            eos_ids=(),
+            on_done=lambda _: seen.append(torch.get_num_threads()),
+        )
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(decode, "ONE_THREAD", 10)
+        decode_bundle(
+            model,
+            encoded,
+            max_new_tokens=2,
+            eos_ids=(),
+            on_done=lambda _: seen.append(torch.get_num_threads()),
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]
 
 
 @pytest.mark.gpu

@@ -83,12 +83,12 @@ def separate_logprobs(model: torch.nn.Module, bundles: list[EncodedBundle]) -> t
             if b.positions is not None:
                 after = b.positions[-1] + 1 + np.arange(len(branch.ids))
                 extra["position_ids"] = torch.from_numpy(np.concatenate([b.positions, after]))[None]
-                extra["attention_mask"] = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+                extra["attention_mask"] = torch.ones(
+                    1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool
+                ).tril()
             logits = model(input_ids=ids, use_cache=False, **extra).logits[0]
             first = len(b.prefix) + branch.answer_start
-            pieces.append(
-                logits[first - 1 : -1].log_softmax(-1).gather(-1, ids[0, first:, None])[:, 0]
-            )
+            pieces.append(logits[first - 1 : -1].log_softmax(-1).gather(-1, ids[0, first:, None])[:, 0])
     return torch.cat(pieces)
 
 
@@ -115,7 +115,9 @@ def assert_same(model: torch.nn.Module, bundles: list[EncodedBundle], bound: flo
     assert found
     largest = max(float(g.norm()) for g in expected.values())
     for name, gradient in expected.items():
-        if gradient.norm() > 1e-6 * largest:  # a key bias has no gradient but rounding: softmax ignores shifts
+        if (
+            gradient.norm() > 1e-6 * largest
+        ):  # a key bias has no gradient but rounding: softmax ignores shifts
             assert_close(found[name], gradient, bound, name)
 
 
@@ -129,7 +131,9 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.mark.parametrize("kind", sorted(FULL_ATTENTION))
 def test_logits_and_gradients_equal_separate_rows(kind: str, path: str) -> None:
-    assert_same(build(kind), [bundle("one"), bundle("three", 5, ((3, 1),)), bundle("fifteen", 40, ((2, 0), (30, 8)))])
+    assert_same(
+        build(kind), [bundle("one"), bundle("three", 5, ((3, 1),)), bundle("fifteen", 40, ((2, 0), (30, 8)))]
+    )
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -157,7 +161,9 @@ def test_the_first_use_may_be_inside_a_checkpointed_layer() -> None:
 def test_lora(checkpointing: bool) -> None:
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(build(), LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"]))
+    model = get_peft_model(
+        build(), LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -187,12 +193,15 @@ def test_position_gaps_are_no_boundaries() -> None:
     with torch.no_grad(), sp.shared_prefix(model):
         for count in (1, 2):
             before, after = (
-                packed_logprobs(model, [EncodedBundle("p", p, branches[:count], positions)]) for p in (ids, changed)
+                packed_logprobs(model, [EncodedBundle("p", p, branches[:count], positions)])
+                for p in (ids, changed)
             )
             assert ((before - after).abs() > 1e-6).all()
         # also as a plain row, without segments
         plain = [
-            model(torch.from_numpy(p)[None], position_ids=torch.from_numpy(positions)[None], use_cache=False).logits
+            model(
+                torch.from_numpy(p)[None], position_ids=torch.from_numpy(positions)[None], use_cache=False
+            ).logits
             for p in (ids, changed)
         ]
         assert ((plain[0] - plain[1])[0, -8:].abs().amax(-1) > 1e-6).all()
@@ -227,7 +236,9 @@ def test_padded_batches_and_generation_still_work() -> None:
     mask[0, :5] = 0
     expected = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
     with sp.shared_prefix(model):
-        assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False), expected)
+        assert torch.equal(
+            model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False), expected
+        )
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -259,7 +270,9 @@ def test_saved_models_do_not_remember_the_attention(tmp_path: object) -> None:
 def test_layout() -> None:
     row = sp.pack(
         [
-            EncodedBundle("a", np.array([10, 11, 12]), (EncodedBranch([20, 21], 1), EncodedBranch([30], 0, "chosen"))),
+            EncodedBundle(
+                "a", np.array([10, 11, 12]), (EncodedBranch([20, 21], 1), EncodedBranch([30], 0, "chosen"))
+            ),
             EncodedBundle("b", np.array([40]), (EncodedBranch([50, 51], 0),), np.array([7])),
         ]
     )

@@ -1,0 +1,163 @@
+"""Running any of the trainers: resume, interruption, quiet logs, the saved model, and the numbers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging as hf_logging
+
+from lcx.context import Context
+from lcx.errors import LcxError
+from lcx.modeling.load import window
+from lcx.training.arguments import MODEL, last_checkpoint
+from lcx.training.progress import ProgressCallback, count
+
+
+class Interrupt(TrainerCallback):
+    """Ends training after the running step, with a checkpoint, once a signal came to any of the processes."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx, self.asked, self.obeyed = ctx, False, False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask the trainer to save and to stop."""
+        asked = self.asked
+        if args.world_size > 1:  # all processes must stop at the same step
+            flag = torch.tensor(float(asked), device=args.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            asked = bool(flag.item())
+        if asked:
+            self.obeyed = control.should_training_stop = control.should_save = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop; a second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+            self.ctx.log("finishing this step, then saving a checkpoint (again to stop at once)")
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Watch(TrainerCallback):
+    """Raises LcxError as soon as a logged loss or gradient norm is not a number."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Look at the latest point of the curve."""
+        check_finite((logs or {}).get("loss"), (logs or {}).get("grad_norm"), state.global_step)
+
+
+def check_finite(loss: float | None, norm: float | None, step: int) -> None:
+    """Raise LcxError where loss or gradient norm is NaN or infinite."""
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if value is not None and not math.isfinite(value):
+            raise LcxError(
+                f"the {name} became {value} by step {step}",
+                why="Usually a learning rate that is too high, or fp16 that overflows.",
+                hint="Lower learning_rate, raise warmup, or set precision to bf16; then run with --force.",
+            )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the libraries' own logs and bars; ours say what matters."""
+    level = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    names = ("accelerate", "peft", "trl", "bitsandbytes", "datasets", "torch.distributed")
+    levels = {name: logging.getLogger(name).level for name in names}
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+        for name, before in levels.items():
+            logging.getLogger(name).setLevel(before)
+
+
+def run_trainer(trainer: Any, progress: ProgressCallback, out: Path, ctx: Context) -> dict[str, Any]:
+    """Train, from the last whole checkpoint where there is one; returns transformers' metrics.
+
+    Raises KeyboardInterrupt after a checkpoint where the user asked for it, LcxError on a NaN or too little
+    memory.
+    """
+    trainer.remove_callback(PrinterCallback)
+    interrupt = Interrupt(ctx)
+    trainer.add_callback(interrupt)
+    trainer.add_callback(Watch())
+    trainer.add_callback(progress)
+    checkpoint = last_checkpoint(out)
+    try:
+        with interrupt.listening():
+            done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as full:
+        raise LcxError(
+            "the GPU's memory is full",
+            why=str(full).splitlines()[0],
+            hint="Try gradient_checkpointing: true, micro_batch: 1, tuning: qlora, or fewer max_tokens.",
+        ) from full
+    finally:
+        progress.close()
+    if interrupt.obeyed and trainer.state.global_step < trainer.state.max_steps:
+        ctx.log(f"checkpoint saved at step {trainer.state.global_step} of {trainer.state.max_steps}")
+        raise KeyboardInterrupt
+    check_finite(done.training_loss, None, trainer.state.global_step)
+    return dict(done.metrics)
+
+
+def save(trainer: Any, tokenizer: Any, out: Path) -> Path:
+    """Save model (or adapter) and tokenizer in `out/model`, as `load_model` reads them."""
+    folder = out / MODEL
+    trainer.save_model(str(folder))  # gathers sharded weights; only one process writes
+    if trainer.is_world_process_zero() and tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+def curve(trainer: Any) -> list[dict[str, float]]:
+    """The loss curve: step, loss, grad_norm and learning_rate at every logged step, over resumes too."""
+    keys = ("step", "loss", "grad_norm", "learning_rate")
+    return [
+        {key: entry[key] for key in keys if key in entry}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+
+
+def describe(
+    bundles: int, branches: int, tokens: int, longest: int, per_step: int, batch: int, config: Any
+) -> str:
+    """One line on what is going to be trained on."""
+    mean = branches / bundles * per_step
+    text = (
+        f"{bundles:,} contexts, {branches:,} answers, {count(tokens)} tokens; longest row {longest:,} of "
+        f"{window(config):,}; a step has {per_step:,} contexts, about {mean:.0f} answers"
+    )
+    return text + (f" (batch: {batch})" if abs(mean - batch) > 0.05 * batch else "")

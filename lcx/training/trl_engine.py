@@ -1,0 +1,82 @@
+"""Engine `trl`: TRL's SFTTrainer on the same answers, one row a branch, where no prefix can be shared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcx.context import Context
+from lcx.errors import UsageError
+from lcx.records import EncodedBundle
+from lcx.training.arguments import training_arguments
+from lcx.training.collate import step_shape
+from lcx.training.length import Fitted
+from lcx.training.settings import TrainSettings
+
+TOKENS_WEIGH_ALIKE = (
+    "engine trl weighs every answer token alike (loss_weighting: token); long answers count for more"
+)
+
+
+def row(bundle: EncodedBundle, branch: int) -> dict[str, list[int]]:
+    """One branch as a row of its own: input_ids, and labels that are -100 but for the answer.
+
+    Raises UsageError for synthetic positions, which TRL has no place for.
+    """
+    if bundle.positions is not None:
+        raise UsageError(
+            "engine trl cannot train with synthetic positions",
+            why=f"Bundle {bundle.id} has them.",
+            hint="--set train.engine=shared-prefix",
+        )
+    own = bundle.branches[branch]
+    prefix = np.asarray(bundle.prefix).tolist()
+    unlearnt = len(prefix) + own.answer_start
+    return {
+        "input_ids": prefix + list(own.ids),
+        "labels": [-100] * unlearnt + list(own.ids[own.answer_start :]),
+    }
+
+
+def trl_trainer(
+    settings: TrainSettings,
+    model: Any,
+    tokenizer: Any,
+    bundles: Fitted,
+    out: Path,
+    ctx: Context,
+) -> tuple[Any, list[str]]:
+    """An SFTTrainer ready to run, and what a user should know about it.
+
+    Rows are made when they are asked for. Nothing is truncated: the length policy has been applied.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    notes = []
+    if settings.loss_weighting == "branch" and len(bundles.answer_lengths) > 1:
+        notes.append(TOKENS_WEIGH_ALIKE)
+        ctx.log(TOKENS_WEIGH_ALIKE)
+    # A step counts branches, and here a row is a branch: contexts packed together make no difference.
+    shape = step_shape(settings.batch, 1, ctx.world_size, 1.0)
+    places = [(bundle, branch) for bundle, count in enumerate(bundles.branches) for branch in range(count)]
+
+    def make(batch: dict[str, list[int]]) -> dict[str, list[list[int]]]:
+        made = [row(bundles[i], j) for i, j in zip(batch["bundle"], batch["branch"], strict=True)]
+        return {key: [one[key] for one in made] for key in ("input_ids", "labels")}
+
+    index = {"bundle": [i for i, _ in places], "branch": [j for _, j in places]}
+    data = Dataset.from_dict(index).with_transform(make)
+    args = SFTConfig(
+        **training_arguments(settings, shape, out, ctx),
+        max_length=None,
+        packing=False,
+        loss_type="nll",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        shuffle_dataset=False,
+    )
+    if tokenizer is not None and tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer), notes

@@ -1,0 +1,108 @@
+"""`lcx recipes`: list, show, copy, validate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lcx.plugins import Plugins
+from tests.conftest import Ran
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_list(cli: Callable[..., Ran]) -> None:
+    rows = {row["name"]: row for row in cli("recipes", "list", "--json").json["recipes"]}
+    assert rows["in2"]["method"] == "in2"
+    assert [step["id"] for step in rows["in2"]["steps"]] == ["synth", "train", "eval"]
+    assert rows["in2"]["summary"]
+    assert rows["in2"]["owner"] == "lcx-core"
+    out = cli("recipes", "list").out
+    assert all(name in out for name in rows)
+
+
+def test_show_is_a_recipe_in_itself(cli: Callable[..., Ran]) -> None:
+    shown = cli("recipes", "show", "in2").out
+    Path("shown.yaml").write_text(shown)
+    assert cli("recipes", "validate", "shown.yaml").code == 0
+    steps = {step["id"]: step for step in yaml.safe_load(shown)["steps"]}
+    assert steps["train"]["input"] == "step:synth"
+
+
+def test_show_with_origins_and_overrides(cli: Callable[..., Ran]) -> None:
+    Path("lcx.toml").write_text("[recipes.in2.train]\nepochs = 2\n")
+    out = cli("recipes", "show", "in2", "--origin", "--set", "train.batch=64").out
+    lines = {line.split(":")[0].strip(): line for line in out.split("\n") if "#" in line}
+    assert lines["batch"].split("#")[1].strip() != "method in2"
+    assert "batch: 64" in out
+    assert "epochs: 2.0" in out
+    assert "# lcx.toml" in lines["epochs"]
+    assert "# the step before" in lines["input"]
+    assert yaml.safe_load(out)["name"] == "in2"
+    as_json = cli("recipes", "show", "in2", "--set", "train.batch=64", "--json").json
+    assert as_json["steps"][1]["settings"]["batch"] == 64
+    assert as_json["steps"][1]["origins"]["batch"] == "--set"
+
+
+def test_copy_refuses_to_overwrite(cli: Callable[..., Ran]) -> None:
+    ran = cli("recipes", "copy", "in2")
+    assert ran.code == 0
+    assert ran.out.split("next: lcx ")[1].strip() == "run --recipe ./in2.yaml --dry-run"
+    assert cli(*ran.out.split("next: lcx ")[1].split()).code == 0
+    Path("in2.yaml").write_text("mine")
+    ran = cli("recipes", "copy", "in2")
+    assert ran.code == 2
+    assert "--force" in ran.err
+    assert Path("in2.yaml").read_text() == "mine"
+    assert cli("recipes", "copy", "in2", "--force").code == 0
+    assert Path("in2.yaml").read_text() != "mine"
+
+
+def test_copy_under_another_name_or_into_a_folder(cli: Callable[..., Ran]) -> None:
+    Path("folder").mkdir()
+    assert cli("recipes", "copy", "in2-tiny", "folder").code == 0
+    assert cli("recipes", "copy", "in2-tiny", "folder/mine.yaml").code == 0
+    assert cli("recipes", "show", "folder/mine.yaml", "--json").json["name"] == "mine"
+    assert cli("recipes", "copy", "in2-tiny", "mine.txt").code == 2
+
+
+def test_a_copy_still_finds_what_it_extends(cli: Callable[..., Ran], toy_plugins: Plugins, toy_recipe: Path) -> None:
+    Path("sub").mkdir()
+    Path("child.yaml").write_text("extends: toy.yaml\nsteps: []\n")
+    assert cli("recipes", "copy", "./child.yaml", "sub/").code == 0
+    assert cli("recipes", "validate", "sub/child.yaml").code == 0
+
+
+def test_validate_all_bundled(cli: Callable[..., Ran]) -> None:
+    ran = cli("recipes", "validate")
+    assert ran.code == 0
+    assert ran.out.count("ok  ") >= 3
+
+
+def test_validate_searches_folders_in_depth_and_names_each_error(
+    cli: Callable[..., Ran], toy_plugins: Plugins, toy_recipe: Path
+) -> None:
+    deep = Path("a/b")
+    deep.mkdir(parents=True)
+    (deep / "key.yaml").write_text("method: toy\nsteps:\n  - {stage: synth, exmples: 3}\n")
+    (deep / "reference.yml").write_text("method: toy\nsteps:\n  - {stage: train, input: 'step:synth'}\n")
+    (deep / "method.yaml").write_text("method: tyo\nsteps:\n  - stage: synth\n")
+    (deep / "good.yaml").write_text(toy_recipe.read_text())
+    ran = cli("recipes", "validate", "a", str(toy_recipe), "--json")
+    rows = {Path(row["recipe"]).name: row for row in ran.json["recipes"]}
+    assert not ran.json["ok"]
+    assert ran.code in (2, 3)
+    assert rows["good.yaml"]["ok"]
+    assert rows["toy.yaml"]["ok"]
+    assert "Did you mean 'examples'" in rows["key.yaml"]["error"]
+    assert "does not come before it" in rows["reference.yml"]["error"]
+    assert not rows["method.yaml"]["ok"]
+    out = cli("recipes", "validate", "a").out
+    assert out.count("FAIL") == 3
+    assert cli("recipes", "validate", str(deep / "none")).code == 2

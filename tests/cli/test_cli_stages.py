@@ -1,0 +1,199 @@
+"""`lcx synth|train|eval` and `lcx run` over a method that only counts; and scoring a saved file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lcx.plugins import Plugins
+from tests.conftest import Ran
+from tests.toy import Toy
+
+TWO_TRAINS = """\
+method: toy
+steps:
+  - stage: synth
+  - {id: sft, stage: train}
+  - {id: dpo, stage: train, model: "step:sft"}
+"""
+
+
+@pytest.fixture
+def lcx(
+    cli: Callable[..., Ran], toy_plugins: Plugins, toy_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Ran]:
+    """Run a command line in the folder of the toy recipe."""
+    monkeypatch.chdir(toy_recipe.parent)
+    return lambda line: cli(*line.split())
+
+
+def test_steps_in_turn_each_naming_the_next(lcx: Callable[[str], Ran], toy: Toy) -> None:
+    line = "lcx synth --recipe ./toy.yaml"
+    for step in ("synth", "train", "eval"):
+        ran = lcx(line.removeprefix("lcx "))
+        assert ran.code == 0, ran.err
+        assert ran.out.startswith(f"{step}: done in ")
+        assert "score" in ran.out
+        assert "rows" in ran.out
+        assert "a note" in ran.out
+        *_, line = ran.out.strip().split("next: ")
+    assert toy.calls == ["synth", "train", "eval"]
+    assert Path("runs/toy/manifest.json").is_file()
+
+
+def test_json_is_one_object_and_nothing_else(lcx: Callable[[str], Ran]) -> None:
+    ran = lcx("synth --recipe ./toy.yaml --run out --json")
+    report = ran.json
+    assert report["step"] == "synth"
+    assert report["state"] == "done"
+    assert report["reused"] is False
+    assert report["counts"] == {"rows": 3}
+    assert report["metrics"] == {"score": 0.5}
+    assert report["folder"] == "out/synth"
+    assert report["notes"] == ["a note"]
+    assert report["next"] == "lcx train --recipe ./toy.yaml --run out"
+    assert lcx("synth --recipe ./toy.yaml --run out --json").json["reused"] is True
+
+
+def test_quiet_says_nothing_on_stderr(lcx: Callable[[str], Ran]) -> None:
+    lcx("synth --recipe ./toy.yaml")
+    assert "already done" in lcx("synth --recipe ./toy.yaml").err
+    assert lcx("synth --recipe ./toy.yaml -q").err == ""
+    assert lcx("-q synth --recipe ./toy.yaml").err == ""
+    assert "nothing to do" in lcx("synth --recipe ./toy.yaml").out
+
+
+def test_flags_beat_set_beat_project_file(lcx: Callable[[str], Ran]) -> None:
+    Path("lcx.toml").write_text("[steps.synth]\nseed = 1\nrate = 0.1\n")
+    line = "synth --recipe ./toy.yaml --dry-run --json --set seed=2 --set synth.on=true --seed 3"
+    (step,) = lcx(line).json["steps"]
+    assert {key: step["settings"][key] for key in ("seed", "rate", "on", "examples", "threads")} == {
+        "seed": 3,
+        "rate": 0.1,
+        "on": True,
+        "examples": 5,
+        "threads": 1,
+    }
+    assert {key: step["origins"][key] for key in ("seed", "rate", "on", "examples", "threads")} == {
+        "seed": "--seed",
+        "rate": "lcx.toml",
+        "on": "--set",
+        "examples": "recipe toy.yaml",
+        "threads": "method toy",
+    }
+
+
+def test_dry_run_writes_nothing(lcx: Callable[[str], Ran], toy: Toy) -> None:
+    ran = lcx("run --recipe ./toy.yaml --dry-run")
+    assert ran.code == 0
+    assert "examples: 5" in ran.out
+    assert "# recipe toy.yaml" in ran.out
+    assert "calls" in ran.out
+    planned = lcx("run --recipe ./toy.yaml --dry-run --json").json
+    assert [step["step"] for step in planned["steps"]] == ["synth", "train", "eval"]
+    assert planned["steps"][0]["forecast"] == {"calls": 7}
+    assert toy.calls == []
+    assert not Path("runs").exists()
+
+
+def test_a_flag_that_the_step_lacks(lcx: Callable[[str], Ran]) -> None:
+    ran = lcx("synth --recipe ./toy.yaml --corpus x")
+    assert ran.code == 2
+    assert "takes no --corpus" in ran.err
+    assert "its settings: examples, rate" in ran.err
+
+
+def test_other_settings_are_refused_until_forced(lcx: Callable[[str], Ran], toy: Toy) -> None:
+    assert lcx("synth --recipe ./toy.yaml").code == 0
+    ran = lcx("synth --recipe ./toy.yaml --seed 7")
+    assert ran.code == 2
+    assert "settings.seed: was 0, now 7" in ran.err
+    assert lcx("synth --recipe ./toy.yaml --seed 7 --force").code == 0
+    assert toy.calls == ["synth", "synth"]
+
+
+def test_several_steps_of_a_stage_need_step(lcx: Callable[[str], Ran], toy: Toy) -> None:
+    Path("two.yaml").write_text(TWO_TRAINS)
+    ran = lcx("train --recipe ./two.yaml")
+    assert ran.code == 2
+    assert "2 steps of the stage train: sft, dpo" in ran.err
+    assert "--step sft" in ran.err
+    ran = lcx("synth --recipe ./two.yaml")
+    assert "next: lcx train --recipe ./two.yaml --step sft" in ran.out
+    ran = lcx("train --recipe ./two.yaml --step dpo")
+    assert ran.code == 4
+    assert "hint: lcx train --recipe ./two.yaml --step sft" in ran.err or "step 'sft'" in ran.err
+    assert lcx("train --recipe ./two.yaml --step sft").code == 0
+    assert lcx("train --recipe ./two.yaml --step dpo").code == 0
+    assert toy.calls == ["synth", "sft", "dpo"]
+
+
+def test_run_does_all_and_resumes(lcx: Callable[[str], Ran], toy: Toy) -> None:
+    toy.fail = None
+    first = lcx("run --recipe ./toy.yaml --to train --json").json
+    assert [s["step"] for s in first["steps"]] == ["synth", "train"]
+    assert first["next"] == "lcx eval --recipe ./toy.yaml"
+    ran = lcx("run --recipe ./toy.yaml --json").json
+    assert [(s["step"], s["reused"]) for s in ran["steps"]] == [("synth", True), ("train", True), ("eval", False)]
+    assert ran["next"] == ""
+    assert toy.calls == ["synth", "train", "eval"]
+    assert "eval: done before" in lcx("run --recipe ./toy.yaml --from eval").out
+
+
+def test_run_spreads_flags(lcx: Callable[[str], Ran]) -> None:
+    steps = lcx("run --recipe ./toy.yaml --seed 4 --model there --dry-run --json").json["steps"]
+    assert [s["settings"].get("seed") for s in steps] == [4, 4, None]
+    assert [s["settings"].get("model") for s in steps] == [None, "there", "step:train"]
+    assert lcx("run --recipe ./toy.yaml --llm builtin --dry-run").code == 2
+
+
+def test_lcx_runs_is_the_default_place(
+    lcx: Callable[[str], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCX_RUNS", str(tmp_path / "elsewhere"))
+    assert lcx("synth --recipe ./toy.yaml --json").json["folder"] == str(tmp_path / "elsewhere" / "toy" / "synth")
+
+
+# -- a file of predictions
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> str:
+    rows = [
+        {"set_id": 0, "position_id": i, "pred": f"def name{i}" if i else None, "name": f"name{i}", "query": f"q{i}"}
+        for i in range(10)
+    ]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_saved_file_is_scored_without_a_model(cli: Callable[..., Ran], predictions: str) -> None:
+    scores = cli("eval", "--task", "val:code", "--predictions", predictions, "--span", "5", "--json").json
+    assert scores["task"] == "val:code"
+    assert scores["nulls"] == 1
+    assert scores["spans"] == [0.8, 1.0]
+    ran = cli("eval", "--task", "val:code", "--predictions", predictions, "--span", "5")
+    assert ran.code == 0
+    assert "curve" in ran.out
+    assert "0.800 1.000" in ran.out
+
+
+def test_compat_leaves_nulls_out(cli: Callable[..., Ran], predictions: str) -> None:
+    line = ("eval", "--task", "val:code", "--predictions", predictions, "--span", "5", "--json", "--compat", "film")
+    assert cli(*line).json["spans"] == [1.0, 1.0]
+
+
+def test_predictions_and_recipe_exclude_each_other(cli: Callable[..., Ran], predictions: str) -> None:
+    assert cli("eval", "--recipe", "in2", "--predictions", predictions).code == 2
+    assert cli("eval", "--predictions", predictions).code == 2
+
+
+def test_task_with_a_recipe_names_the_probe(cli: Callable[..., Ran]) -> None:
+    line = ("eval", "--recipe", "in2-tiny", "--task", "val:code", "--span", "8", "--dry-run", "--json")
+    (step,) = cli(*line).json["steps"]
+    assert step["settings"]["probes"] == ["val:code"]
+    assert step["settings"]["span"] == 8

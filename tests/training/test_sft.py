@@ -1,0 +1,345 @@
+"""The trainers: what accumulates, resumes, refuses and saves; TRL is the independent reference of the loss."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from lcx.context import Context, StepResult
+from lcx.errors import LcxError, UsageError
+from lcx.modeling.load import load_model, load_tokenizer
+from lcx.modeling.tiny import build_tokenizer
+from lcx.records import EncodedBranch, EncodedBundle
+from lcx.training.settings import TrainSettings
+from lcx.training.sft import train_sft
+
+VOCAB = 64
+ROOT = Path(__file__).parents[2]
+
+
+def context(**options: Any) -> Context:
+    return Context(console=Console(file=io.StringIO(), width=200), device="cpu", **options)
+
+
+def bundles(count: int = 12, branches: int | None = None, answer: int | None = None) -> list[EncodedBundle]:
+    random = np.random.default_rng(5)
+    made = []
+    for number in range(count):
+        parts = []
+        for _ in range(branches or 1 + number % 3):
+            length, start = int(random.integers(4, 9)), int(random.integers(0, 4))
+            if answer:
+                length = start + answer
+            parts.append(EncodedBranch(random.integers(3, VOCAB, length).tolist(), start))
+        made.append(EncodedBundle(f"b{number}", random.integers(3, VOCAB, 10 + number), tuple(parts)))
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(1)
+    tokenizer = build_tokenizer([f"w{number}" for number in range(50)])
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def settings(model: Path, **options: Any) -> TrainSettings:
+    base = {
+        "model": str(model),
+        "batch": 8,
+        "learning_rate": 1e-2,
+        "warmup": 0.0,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "save_steps": 0,
+    }
+    return TrainSettings(**{**base, **options})
+
+
+def train(
+    config: TrainSettings, data: list[EncodedBundle], out: Path, ctx: Context | None = None
+) -> tuple[StepResult, list[dict[str, float]]]:
+    result = train_sft(config, data, load_tokenizer(config.model or ""), out, ctx or context())
+    return result, json.loads((out / "curve.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_model(folder, device="cpu").state_dict())
+
+
+def assert_same_weights(one: Path, two: Path, bound: float = 1e-5) -> None:
+    a, b = weights(one), weights(two)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name] - b[name]).norm() <= bound * b[name].norm(), name
+
+
+def losses(curve: list[dict[str, float]]) -> list[float]:
+    return [point["loss"] for point in curve]
+
+
+@pytest.mark.parametrize("weighting", ["branch", "token"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_accumulation_equals_one_big_batch(
+    tiny: Path, tmp_path: Path, weighting: str, checkpointing: bool
+) -> None:
+    # SGD, since Adam's first steps turn the rounding of a gradient near zero into a full step
+    options = {
+        "loss_weighting": weighting,
+        "gradient_checkpointing": checkpointing,
+        "optimizer": "sgd",
+        "learning_rate": 0.5,
+        "epochs": 2,
+    }
+    one, first = train(settings(tiny, micro_batch=4, **options), bundles(), tmp_path / "a")
+    many, second = train(settings(tiny, micro_batch=1, **options), bundles(), tmp_path / "b")
+    assert one.metrics["bundles_per_step"] == many.metrics["bundles_per_step"] == 4
+    assert one.counts["steps"] == 6
+    assert losses(first) == pytest.approx(losses(second), rel=1e-5)
+    assert [p["grad_norm"] for p in first] == pytest.approx([p["grad_norm"] for p in second], rel=1e-5)
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
+    assert not torch.equal(weights(tmp_path / "a/model")["lm_head.weight"], weights(tiny)["lm_head.weight"])
+
+
+def test_loss_is_the_mean_over_the_branches_of_the_step(tiny: Path, tmp_path: Path) -> None:
+    data = bundles(4)
+    _, curve = train(settings(tiny, batch=8, learning_rate=1e-9), data, tmp_path)
+    model = load_model(tiny, device="cpu")
+    means = []
+    for bundle in data:
+        for branch in bundle.branches:
+            ids = torch.tensor([[*bundle.prefix.tolist(), *branch.ids]])
+            first = len(bundle.prefix) + branch.answer_start
+            logp = model(ids).logits[0, first - 1 : -1].log_softmax(-1).gather(1, ids[0, first:, None])
+            means.append(-logp.mean().item())
+    assert losses(curve) == pytest.approx([float(np.mean(means))], rel=1e-5)
+
+
+@pytest.mark.parametrize("answer", [None, 3])
+def test_trl_gives_the_same_loss(tiny: Path, tmp_path: Path, answer: int | None) -> None:
+    """Token weighting is what TRL computes; with answers of one length branch weighting is the same thing."""
+    options = {
+        "loss_weighting": "branch" if answer else "token",
+        "optimizer": "sgd",
+        "learning_rate": 0.3,
+        "batch": 24,
+        "epochs": 3,
+    }
+    data = bundles(answer=answer)
+    ours, mine = train(settings(tiny, **options), data, tmp_path / "a")
+    theirs, reference = train(settings(tiny, engine="trl", **options), data, tmp_path / "b")
+    assert ours.counts["steps"] == theirs.counts["steps"] == 3
+    assert losses(mine) == pytest.approx(losses(reference), rel=1e-5)
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
+    assert not theirs.notes
+
+
+def test_trl_says_that_it_weighs_tokens(tiny: Path, tmp_path: Path) -> None:
+    result, _ = train(settings(tiny, engine="trl", max_steps=1), bundles(3), tmp_path)
+    assert "every answer token alike" in result.notes[0]
+
+
+def test_refused_models_name_the_reason_and_the_way_out(tiny: Path, tmp_path: Path) -> None:
+    config = MistralConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=16,
+        max_position_embeddings=128,
+    )
+    MistralForCausalLM(config).save_pretrained(tmp_path / "m")
+    load_tokenizer(tiny).save_pretrained(tmp_path / "m")
+    with pytest.raises(UsageError, match="shared-prefix cannot train") as bad:
+        train(settings(tmp_path / "m"), bundles(3), tmp_path / "a")
+    assert "sliding window of 16" in bad.value.why
+    assert bad.value.hint == "--set train.engine=trl"
+    result, _ = train(settings(tmp_path / "m", engine="trl", max_steps=1), bundles(3), tmp_path / "b")
+    assert result.counts["steps"] == 1
+
+
+def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a step."""
+    from lcx.training import sft
+
+    plain = sft.SharedPrefixTrainer.compute_loss
+
+    def compute_loss(self: Any, *args: Any, **options: Any) -> Any:
+        if self.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+            monkeypatch.setattr(sft.SharedPrefixTrainer, "compute_loss", plain)
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(sft.SharedPrefixTrainer, "compute_loss", compute_loss)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_interrupt_saves_and_the_same_call_continues_the_curve(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    config = settings(tiny, epochs=2, micro_batch=2)
+    _, whole = train(config, bundles(), tmp_path / "a")
+    interrupted_at(at, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, bundles(), tmp_path / "b")
+    assert (tmp_path / f"b/checkpoints/checkpoint-{at + 1}").is_dir()
+    assert not (tmp_path / "b/model").exists()
+    _, resumed = train(config, bundles(), tmp_path / "b")
+    assert [p["step"] for p in resumed] == [p["step"] for p in whole]
+    assert losses(resumed) == pytest.approx(losses(whole), rel=1e-6)
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model", 1e-6)
+
+
+def test_a_half_written_checkpoint_is_skipped(tiny: Path, tmp_path: Path) -> None:
+    from lcx.training.arguments import last_checkpoint
+
+    config = settings(tiny, save_steps=1, save_total_limit=9)
+    _, whole = train(config, bundles(), tmp_path)
+    newest = last_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.name == "checkpoint-3"
+    (newest / "trainer_state.json").unlink()
+    (tmp_path / "checkpoints/checkpoint-junk").mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
+    _, again = train(config, bundles(), tmp_path)
+    assert losses(again) == pytest.approx(losses(whole), rel=1e-6)
+    _, forced = train(config, bundles(), tmp_path, context(force=True))
+    assert losses(forced) == pytest.approx(losses(whole), rel=1e-6)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+def test_adapters_train_and_load(tiny: Path, tmp_path: Path, tuning: str) -> None:
+    config = settings(tiny, tuning=tuning, lora_r=4, epochs=4, gradient_checkpointing=True, micro_batch=4)
+    _, curve = train(config, bundles(), tmp_path)
+    assert losses(curve)[-1] < losses(curve)[0]
+    assert (tmp_path / "model/adapter_model.safetensors").is_file()
+    loaded = load_model(tmp_path / "model", device="cpu")
+    assert loaded.config._attn_implementation == "sdpa"
+    load_tokenizer(tmp_path / "model")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert not torch.allclose(loaded(ids).logits, load_model(tiny, device="cpu")(ids).logits, atol=1e-3)
+    if tuning == "lora":  # and training goes on from an adapter
+        result, _ = train(settings(tmp_path / "model", max_steps=1), bundles(3), tmp_path / "on")
+        assert result.counts["steps"] == 1
+
+
+def test_bf16_trains(tiny: Path, tmp_path: Path) -> None:
+    _, curve = train(settings(tiny, precision="bf16", epochs=4), bundles(), tmp_path)
+    assert losses(curve)[-1] < losses(curve)[0]
+    assert all(value.dtype is torch.float32 for value in weights(tmp_path / "model").values())
+
+
+def test_rows_beyond_the_window(tiny: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    long = EncodedBundle("long", random.integers(3, VOCAB, 140), (EncodedBranch([5, 6, 7], 1),))
+    data = [*bundles(3), long]
+    with pytest.raises(
+        LcxError, match=r"bundle long has a row of 143 tokens, more than the model's window of 128"
+    ):
+        train(settings(tiny), data, tmp_path / "a")
+    dropped, _ = train(settings(tiny, too_long="drop"), data, tmp_path / "b")
+    assert dropped.counts["bundles"] == 3
+    assert dropped.counts["dropped_too_long"] == 1
+    cut, _ = train(settings(tiny, too_long="truncate-middle"), data, tmp_path / "c")
+    assert cut.counts["bundles"] == 4
+    assert cut.counts["truncated_tokens"] == 15
+    with pytest.raises(LcxError, match="more than max_tokens of 16"):
+        train(settings(tiny, max_tokens=16), bundles(3), tmp_path / "d")
+    with pytest.raises(LcxError, match="nothing to train on"):
+        train(settings(tiny, too_long="drop"), [long], tmp_path / "e")
+    far = EncodedBundle("far", np.arange(3, 7), (EncodedBranch([5, 6], 1),), np.array([0, 1, 2, 126]))
+    with pytest.raises(LcxError, match="position 128; the model's window ends at 127"):
+        train(settings(tiny), [far], tmp_path / "f")
+
+
+def test_nan_is_an_error(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(LcxError, match="became"):
+        train(
+            settings(tiny, learning_rate=1e30, optimizer="sgd", max_grad_norm=0, epochs=9),
+            bundles(),
+            tmp_path,
+        )
+
+
+def test_an_answerless_branch_is_an_error(tiny: Path, tmp_path: Path) -> None:
+    data = [EncodedBundle("query", np.arange(3, 9), (EncodedBranch([5, 6], 2, "query"),))]
+    with pytest.raises(LcxError, match="bundle query: a branch has no answer tokens"):
+        train(settings(tiny), data, tmp_path)
+
+
+def test_progress_off_a_terminal_is_plain_lines_on_our_console(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ctx = context()
+    train(settings(tiny), bundles(), tmp_path, ctx)
+    told = ctx.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "12 contexts, 24 answers" in told
+    assert "step 3/3  loss" in told
+    assert "\x1b" not in told
+    assert capsys.readouterr().out == ""
+
+
+WORKER = """
+import io, json, os, sys
+from pathlib import Path
+from rich.console import Console
+from lcx.context import Context
+sys.path.insert(0, {tests!r})
+from test_sft import bundles, settings, train
+rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+ctx = Context(console=Console(file=io.StringIO()), device="cpu", rank=rank, world_size=world)
+config = settings(Path({model!r}), batch=8, epochs=2, optimizer="sgd", learning_rate=0.5)
+train(config, bundles(11), Path({out!r}), ctx)
+"""
+
+
+def test_two_processes_equal_one(tiny: Path, tmp_path: Path) -> None:
+    """11 contexts over two processes: the last step is uneven, and a filler of weight 0 makes it even."""
+    _, curve = train(
+        settings(tiny, batch=8, epochs=2, optimizer="sgd", learning_rate=0.5), bundles(11), tmp_path / "one"
+    )
+    script = tmp_path / "worker.py"
+    out = tmp_path / "two"
+    out.mkdir()
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent), model=str(tiny), out=str(out)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [*command, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(json.loads((out / "curve.json").read_text())) == pytest.approx(losses(curve), rel=1e-5)
+    assert_same_weights(out / "model", tmp_path / "one/model")
