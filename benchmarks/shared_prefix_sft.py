@@ -3,10 +3,11 @@
     python benchmarks/shared_prefix_sft.py --json benchmarks/results/shared_prefix_sft-cpu2.json
     python benchmarks/shared_prefix_sft.py --device cuda --context 32768
 
-Rows are what a competent user would run: no padding, SDPA's causal kernels, logits of the answers only; all rows as one
-batch, and one after another with accumulated gradients. Loss and gradients are asserted equal in fp32 before anything
-is timed. Repeats are interleaved, so that other load on the machine falls on all alike; each variant's peak memory is
-measured in a process of its own, above what it holds after imports and the model's construction.
+Rows are what a competent user would run: no padding, SDPA's causal kernels, logits of the answers only; all
+rows as one batch, and one after another with accumulated gradients. Loss and gradients are asserted equal
+in fp32 before anything is timed. Repeats are interleaved, so that other load on the machine falls on all
+alike; each variant's peak memory is measured in a process of its own, above what it holds after imports and
+the model's construction.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -123,7 +123,7 @@ def synchronised(step: Callable[[], float], model: LlamaForCausalLM) -> tuple[fl
 
 
 def agreement(model: LlamaForCausalLM, bundle: EncodedBundle) -> dict[str, float]:
-    """Largest relative differences of loss and of any parameter's gradient from the one batch's; asserted < 1e-5."""
+    """Largest relative differences of loss and of any gradient from the one batch's; asserted < 1e-5."""
     found = {}
     for name, step in steps(model, bundle).items():
         _, loss = synchronised(step, model)
@@ -139,7 +139,7 @@ def agreement(model: LlamaForCausalLM, bundle: EncodedBundle) -> dict[str, float
 
 
 def measure_peak(options: argparse.Namespace) -> int:
-    """Peak memory in bytes of one variant's steps, above what the process held before. Run in a fresh process."""
+    """Peak memory in bytes of a variant's step, above what its fresh process held before."""
     model = build(options)
     step = steps(model, data(options))[options.measure]
     if model.device.type == "cuda":
@@ -147,16 +147,32 @@ def measure_peak(options: argparse.Namespace) -> int:
         torch.cuda.reset_peak_memory_stats()
         synchronised(step, model)
         return torch.cuda.max_memory_allocated() - before
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before = resident("VmRSS")
     synchronised(step, model)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - pages * os.sysconf("SC_PAGE_SIZE")
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """This process's memory in bytes: VmRSS now, VmHWM at its highest (getrusage counts the parent's too)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def peaks(options: argparse.Namespace) -> dict[str, int]:
     """Peak memory of every variant, each from its own process."""
     found = {}
     for name in VARIANTS:
-        sizes = ("device", "context", "questions", "question", "answer", "layers", "width", "vocab", "threads")
+        sizes = (
+            "device",
+            "context",
+            "questions",
+            "question",
+            "answer",
+            "layers",
+            "width",
+            "vocab",
+            "threads",
+        )
         flags = [word for size in sizes for word in (f"--{size}", str(getattr(options, size)))]
         done = subprocess.run(
             [sys.executable, __file__, *flags, "--measure", name], capture_output=True, text=True, check=True
@@ -231,7 +247,9 @@ def show(found: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     worst = found["relative_difference"]
-    console.print(f"same loss to {worst['loss']:.1e}, same gradients to {worst['gradients']:.1e} (relative, fp32)")
+    console.print(
+        f"same loss to {worst['loss']:.1e}, same gradients to {worst['gradients']:.1e} (relative, fp32)"
+    )
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any] | None:

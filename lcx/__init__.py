@@ -16,7 +16,9 @@ __all__ = ["__version__", "hookimpl"]
 
 
 def __getattr__(name: str) -> Any:
-    """Make `hookimpl` when it is first asked for: importing pluggy would double the time of a shell completion."""
+    """Make `hookimpl` when it is first asked for: importing pluggy would double the time of a shell
+    completion.
+    """
     if name == "hookimpl":
         import pluggy
 

@@ -1,4 +1,5 @@
-"""What the core itself brings: the bundled recipes' folder, text generators, probes, and the generic method `sft`.
+"""What the core itself brings: the bundled recipes' folder, text generators, probes, and the generic method
+`sft`.
 
 It registers through the same hooks as any plugin.
 """

@@ -14,6 +14,8 @@ from lcx.recipe import Step, load
 from lcx.run import Run, cache_folder, runs_folder
 
 RECIPE = "in2-tiny"
+MAIN_PROBE = "val:database"
+"""What the tiny model was taught; the other probes are reported beside it."""
 
 
 def run_demo(
@@ -79,6 +81,38 @@ def _run(step: Step, run: Run, ctx: Context) -> StepResult:
 
 
 def _picture(scores: dict[str, StepResult], path: Path) -> Path:
-    from lcx.evaluation.plots import curves_png
+    """The probe that the tiny model was taught, before and after; the others are in the run's eval folder."""
+    from lcx.evaluation.plots import curve_png
 
-    return curves_png(path, {name: result.metrics["probes"] for name, result in scores.items()})
+    curves = {"before": scores["before"].metrics["probes"][MAIN_PROBE]}
+    curves["after IN2"] = scores["after"].metrics["probes"][MAIN_PROBE]
+    note = "a 2-layer model trained on the spot; its position bias is planted on purpose"
+    return curve_png(path, curves, title="Records found, by their place in the context", note=note)
+
+
+def story(result: dict[str, Any]) -> str:
+    """The demo's result for a terminal: the curves of each probe before and after, and what they mean."""
+    from lcx.evaluation.terminal import curve_text, score_table
+
+    before, after = result["before"], result["after"]
+    main = MAIN_PROBE
+    lines = [
+        curve_text(
+            {"before": before[main], "after IN2": after[main]}, title=f"{main}: records found, by place in the context"
+        ),
+        "",
+    ]
+    for task in before:
+        if task != main:
+            lines += [task, *score_table({"before": before[task], "after IN2": after[task]}), ""]
+    lines += [
+        f"The base model lost what stood in the middle (gap {before[main]['gap']:.2f}); it was made so on purpose. "
+        f"After IN2 the gap is {after[main]['gap']:.2f}.",
+        f"picture  {result['picture']}",
+        f"data, model, predictions  {result['run']}",
+        f"{result['seconds']:.0f} s in all",
+        "",
+        "next: lcx recipes show in2        the same recipe for a real model",
+        "      lcx synth --recipe in2 --corpus DIR --llm local:PATH",
+    ]
+    return "\n".join(lines)

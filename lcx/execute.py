@@ -1,4 +1,6 @@
-"""Running steps: check what they need, fingerprint their inputs, call the stage's hook, record the outcome."""
+"""Running steps: check what they need, fingerprint their inputs, call the stage's hook, record the
+outcome.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ STEP_FILES = {"input": "data", "model": "model"}
 
 
 def fingerprint(step: Step, run: Run) -> dict[str, Any]:
-    """What a step's outputs follow from: its settings, and a digest of every input. Raises MissingError early."""
+    """What a step's outputs follow from: its settings, and a digest of every input. Raises MissingError
+    early.
+    """
     values = step.values()
     volatile = type(step.settings).volatile()
     inputs: dict[str, str] = {}

@@ -1,7 +1,8 @@
 """The hooks a plugin may implement. Import `hookimpl` from `lcx` to mark an implementation.
 
-A stage hook gets the resolved `step`, the `run` directory and the context `ctx`, and returns a `StepResult`, or None
-where `step.method` is not its own. The first result wins; `tryfirst` overrides, `wrapper=True` wraps.
+A stage hook gets the resolved `step`, the `run` directory and the context `ctx`, and returns a
+`StepResult`, or None where `step.method` is not its own. The first result wins; `tryfirst` overrides,
+`wrapper=True` wraps.
 """
 
 from __future__ import annotations

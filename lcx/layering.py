@@ -47,7 +47,8 @@ def project_values(
 ) -> dict[str, dict[str, Any]]:
     """Settings by step id from `lcx.toml`: `[steps.ID]` for every recipe, `[recipes.NAME.ID]` for one.
 
-    Raises UsageError for a bad file, and for a step of this recipe that is not among `step_ids`, where they are given.
+    Raises UsageError for a bad file, and for a step of this recipe that is not among `step_ids`, where they
+    are given.
     """
     path = (folder or Path.cwd()) / PROJECT_FILE
     if not path.is_file():
@@ -62,7 +63,9 @@ def project_values(
                 f"{path}: unknown table '{key}'. {suggestion(key, ('steps', 'recipes'))}".rstrip(),
                 hint="Use [steps.train] for every recipe or [recipes.in2.train] for one.",
             )
-    merged = {step: dict(_table(v, f"steps.{step}", path)) for step, v in _table(data, "steps", path, inner=True)}
+    merged = {
+        step: dict(_table(v, f"steps.{step}", path)) for step, v in _table(data, "steps", path, inner=True)
+    }
     every = dict(_table(data, "recipes", path, inner=True))
     for step, values in _table(every.get(recipe, {}), f"recipes.{recipe}", path):
         if step_ids and step not in step_ids:
@@ -75,7 +78,9 @@ def project_values(
 
 
 def _table(data: Any, name: str, path: Path, *, inner: bool = False) -> Iterable[tuple[str, Any]]:
-    """The items of a TOML table (`inner`: of the table of that name inside it). Raises UsageError for other things."""
+    """The items of a TOML table (`inner`: of the table of that name inside it). Raises UsageError for
+    other things.
+    """
     value = data.get(name, {}) if inner else data
     if not isinstance(value, Mapping):
         raise UsageError(f"{path}: '{name}' is a table of settings, not {value!r}", hint="[steps.train]")
@@ -108,8 +113,8 @@ def resolve(
 ) -> list[Step]:
     """Every step of a recipe with its values layered, checked, and their origins recorded.
 
-    `flags` are values by step id from command-line flags. Raises UsageError for unknown keys and bad values, and
-    PluginError where a step's method is not provided.
+    `flags` are values by step id from command-line flags. Raises UsageError for unknown keys and bad
+    values, and PluginError where a step's method is not provided.
     """
     if project is None:
         project = project_values(recipe.name, step_ids=[step.id for step in recipe.steps])

@@ -1,4 +1,6 @@
-"""Where lcx keeps things. Light enough for the completion fast path: `pathlib` is imported only when called."""
+"""Where lcx keeps things. Light enough for the completion fast path: `pathlib` is imported only when
+called.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,14 @@
-"""Plugins: found by the entry-point group `lcx`, loaded one at a time so that a broken one breaks nothing else."""
+"""Plugins: found by the entry-point group `lcx`, loaded one at a time so that a broken one breaks nothing
+else.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,7 +76,9 @@ class Plugins:
             if failed:
                 raise PluginError(
                     f"no plugin provides the method '{name}'",
-                    why="; ".join(f"plugin '{e.name}' ({e.package}) failed to load: {e.error}" for e in failed),
+                    why="; ".join(
+                        f"plugin '{e.name}' ({e.package}) failed to load: {e.error}" for e in failed
+                    ),
                     hint="`lcx plugins check` shows the full error.",
                 )
             if off:
@@ -120,9 +126,13 @@ def _adopt(plugins: Plugins, plugin: Any, name: str) -> None:
     manager = plugins.manager
     manager.register(plugin, name=name)
     try:
-        unknown = [hook for hook in _hooks_of(plugin) if hook not in vars(hookspecs) and _is_impl(plugin, hook)]
+        unknown = [
+            hook for hook in _hooks_of(plugin) if hook not in vars(hookspecs) and _is_impl(plugin, hook)
+        ]
         if unknown:
-            raise PluginError(f"unknown hook {', '.join(unknown)} (misspelt, or made for another version of lcx)")
+            raise PluginError(
+                f"unknown hook {', '.join(unknown)} (misspelt, or made for another version of lcx)"
+            )
         plugins._register_names(plugin, name)
     except BaseException:
         manager.unregister(plugin)
@@ -135,7 +145,9 @@ def _is_impl(plugin: Any, hook: str) -> bool:
 
 
 def load(extra: dict[str, Any] | None = None) -> Plugins:
-    """Load the core's own methods, every wanted entry point, and `extra` plugins (name -> object, for tests)."""
+    """Load the core's own methods, every wanted entry point, and `extra` plugins (name -> object, for
+    tests).
+    """
     from lcx import builtin
 
     manager = pluggy.PluginManager("lcx")
@@ -155,7 +167,8 @@ def load(extra: dict[str, Any] | None = None) -> Plugins:
             entry.state = "off"
             continue
         try:
-            plugin = point.load()
+            with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+                plugin = point.load()
             entry.hooks = _hooks_of(plugin)
             if not entry.hooks:
                 raise PluginError(f"{point.value} implements none of lcx's hooks")
@@ -167,8 +180,6 @@ def load(extra: dict[str, Any] | None = None) -> Plugins:
     for name, plugin in (extra or {}).items():
         _adopt(plugins, plugin, name)
     if os.environ.get("LCX_TRACE_HOOKS"):
-        import sys
-
         manager.trace.root.setwriter(lambda text: sys.stderr.write(text))
         manager.enable_tracing()
     return plugins

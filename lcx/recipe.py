@@ -122,7 +122,9 @@ def load(name: str, plugins: Plugins, _seen: tuple[Path, ...] = ()) -> Recipe:
     steps = [_raw_step(item, data, path, label) for item in data.get("steps") or []]
     doubles = {s.id for s in steps if sum(t.id == s.id for t in steps) > 1}
     if doubles:  # before merging, which would lay one over the other
-        raise UsageError(f"{path}: two steps have the id '{sorted(doubles)[0]}'", hint="Give each its own `id:`.")
+        raise UsageError(
+            f"{path}: two steps have the id '{sorted(doubles)[0]}'", hint="Give each its own `id:`."
+        )
     base: Recipe | None = None
     if data.get("extends"):
         base = load(_beside(str(data["extends"]), path), plugins, (*_seen, path.resolve()))

@@ -50,23 +50,31 @@ class Run:
     """One run directory. Steps are kept by key: the step's id, and for eval also the model's name."""
 
     def __init__(self, path: Path, recipe: str, reference: str = "") -> None:
-        """Open a run without writing. `reference` is what `--recipe` was given, for hints: a name or a path."""
+        """Open a run without writing. `reference` is what `--recipe` was given, for hints: a name or a
+        path.
+        """
         self.path = path
         self.recipe = recipe
         self.reference = reference or recipe
         self.manifest = self._read()
         if not (path / "manifest.json").is_file() and _holds_other_things(path):
-            raise UsageError(f"{path} is not empty and holds no manifest.json", hint="Take another --run DIR.")
+            raise UsageError(
+                f"{path} is not empty and holds no manifest.json", hint="Take another --run DIR."
+            )
 
     def _read(self) -> dict[str, Any]:
-        """The manifest on disk, or an empty one. Raises LcxError for a damaged one, UsageError for another recipe's."""
+        """The manifest on disk, or an empty one. Raises LcxError for a damaged one, UsageError for another
+        recipe's.
+        """
         file = self.path / "manifest.json"
         if not file.is_file():
             return {"recipe": self.recipe, "steps": {}}
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as bad:
-            raise LcxError(f"{file} is not valid JSON", why=str(bad), hint="Take another --run DIR.") from None
+            raise LcxError(
+                f"{file} is not valid JSON", why=str(bad), hint="Take another --run DIR."
+            ) from None
         if not isinstance(manifest, dict) or not isinstance(manifest.get("steps"), dict):
             raise LcxError(f"{file} is not a manifest of lcx", hint="Take another --run DIR.")
         other = manifest.get("recipe")
@@ -110,13 +118,16 @@ class Run:
     # -- states
 
     def begin(self, step: Step, fingerprint: Mapping[str, Any], *, force: bool = False) -> str:
-        """Open a step's folder. Returns `fresh`, `resume` or `done`; refuses another fingerprint without `force`.
+        """Open a step's folder. Returns `fresh`, `resume` or `done`; refuses another fingerprint without
+        `force`.
 
         Raises UsageError naming what differs.
         """
         key = self.key(step)
         record = self.manifest["steps"].get(key)
-        same = record is not None and record.get("fingerprint") == json.loads(json.dumps(fingerprint, default=str))
+        same = record is not None and record.get("fingerprint") == json.loads(
+            json.dumps(fingerprint, default=str)
+        )
         if record is not None and not force:
             if not same:
                 changes = differences(record.get("fingerprint", {}), dict(fingerprint))
@@ -144,7 +155,9 @@ class Run:
         import yaml
 
         resolved = {k: {"value": v, "from": step.origins.get(k, "")} for k, v in step.values().items()}
-        write_text(self.folder(key) / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        write_text(
+            self.folder(key) / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+        )
         return how
 
     def finish(self, step: Step, result: StepResult) -> None:
@@ -198,7 +211,8 @@ class Run:
                 pass
             except OSError:
                 raise LcxError(
-                    f"another lcx process is writing to {self.path}", hint="Wait for it, or take another --run DIR."
+                    f"another lcx process is writing to {self.path}",
+                    hint="Wait for it, or take another --run DIR.",
                 ) from None
             self.manifest = self._read()  # another process may have finished a step since this one looked
             yield
@@ -227,4 +241,4 @@ def _remove(folder: Path) -> None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

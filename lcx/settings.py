@@ -16,7 +16,7 @@ __all__ = ["Settings", "setting", "validate"]
 class Settings(BaseModel):
     """Base of every stage's settings. Unknown keys are refused; values are checked and coerced from strings.
 
-    Give each field a default and a one-line description: `batch: int = setting(128, description="branches a step")`.
+    Give each field a default and a one-line description: `batch: int = setting(128, description="branches")`.
     Fields marked `json_schema_extra={"volatile": True}` do not change results and stay out of fingerprints.
     """
 
@@ -34,7 +34,9 @@ class Settings(BaseModel):
 
 
 def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -> Settings:
-    """Check `values` against a schema. Raises UsageError naming every bad key, with a suggestion for unknown ones."""
+    """Check `values` against a schema. Raises UsageError naming every bad key, with a suggestion for
+    unknown ones.
+    """
     try:
         return schema.model_validate(dict(values))
     except ValidationError as bad:
@@ -61,7 +63,9 @@ def _fields(schema: type[BaseModel], outer: list[int | str]) -> list[str]:
     """The fields of the model at a place inside a schema; empty where there is no model."""
     for part in outer:
         info = schema.model_fields.get(str(part))
-        inner = [a for a in (info.annotation, *get_args(info.annotation)) if isinstance(a, type)] if info else []
+        inner = (
+            [a for a in (info.annotation, *get_args(info.annotation)) if isinstance(a, type)] if info else []
+        )
         models = [a for a in inner if issubclass(a, BaseModel)]
         if not models:
             return []

@@ -85,28 +85,57 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
 
     from lcx.corpus.documents import Rejects, read_corpus
     from lcx.evaluation.probes import ProbeOptions
-    from lcx.evaluation.runner import run_probes
+    from lcx.evaluation.runner import run_probes, stop_ids
     from lcx.modeling.load import load_model, load_tokenizer
     from lcx.plugins import loaded
 
-    probes = loaded().probes
+    probes = {task: loaded().probes.load(task) for task in settings.probes}
     rejects = Rejects()
     documents = list(read_corpus(settings.corpus, rejects=rejects))
-    tokenizer = load_tokenizer(model_spec)
+    tokenizer = load_tokenizer(settings.tokenizer or model_spec)
+
+    def count_tokens(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
     bundles = {}
-    for task in settings.probes:
-        probe = probes.load(task)
+    for task, probe in probes.items():
         options = ProbeOptions(
             size=settings.size(task),
             sets=settings.sets,
             style=settings.style,
             context_tokens=settings.context_tokens,
-            count_tokens=lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+            count_tokens=count_tokens,
         )
         bundles[task] = probe.build(documents, options, settings.seed)
     model = load_model(model_spec, dtype=settings.precision, device=ctx.device)
     assembler = make_assembler(tokenizer, settings.template, settings.chat, None)
-    return run_probes(bundles, assembler, model, tokenizer, settings, run.folder(step), ctx)
+    folder = run.folder(step)
+    named = settings.model_copy(update={"model": folder.name})
+    ends = stop_ids(model, tokenizer, assembler.template.end)
+    scores = run_probes(bundles, assembler.encode, model, tokenizer, named, folder, ctx, probes=probes, eos_ids=ends)
+    return _eval_result(scores, folder, assembler.info, {f"set aside: {r}": n for r, n in rejects.counts.items()})
+
+
+def _eval_result(
+    scores: dict[str, Any], folder: Path, prompt: dict[str, Any], aside: dict[str, int]
+) -> StepResult:
+    """Headline numbers, files and notes of an eval step; the picture shows the run's other models too."""
+    from lcx.evaluation.compare import run_picture
+
+    tasks = scores["tasks"]
+    counts = dict(aside)
+    notes = []
+    for task, found in tasks.items():
+        counts[f"{task} queries"] = found["n"]
+        for what in ("nulls", "skipped", "ambiguous", "dropped", "truncated"):
+            if found.get(what):
+                counts[f"{task} {what}"] = found[what]
+        if found.get("truncated"):
+            notes.append(f"{task}: {found['truncated']} contexts were cut in the middle to fit the window")
+    picture = run_picture(folder.parent)
+    metrics = {"average": scores["average"], "gap": scores["gap"], "probes": tasks}
+    files = {"scores": str(folder / "scores.json"), "picture": str(picture)}
+    return StepResult(counts=counts, metrics=metrics, files=files, notes=notes, extra={"prompt": prompt})
 
 
 def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:

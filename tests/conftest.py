@@ -1,4 +1,6 @@
-"""What tests share: a cache and runs of their own, the command line in and out of this process, and a toy method."""
+"""What tests share: a cache and runs of their own, the command line in and out of this process, and a toy
+method.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import pytest
 from lcx import plugins
 from lcx.plugins import Plugins
 from tests.toy import TOY_RECIPE, Toy
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

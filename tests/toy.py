@@ -1,4 +1,6 @@
-"""A method whose stages only count: what tests of the core and the command line run in place of a real one."""
+"""A method whose stages only count: what tests of the core and the command line run in place of a real
+one.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class Toy:
         place = run.folder(step) / ("model" if step.stage == "train" else "data")
         place.mkdir(parents=True, exist_ok=True)
         (place / "rows.txt").write_text(step.id)
-        return StepResult(counts={"rows": 3}, metrics={"score": 0.5}, files={"data": str(place)}, notes=["a note"])
+        return StepResult(
+            counts={"rows": 3}, metrics={"score": 0.5}, files={"data": str(place)}, notes=["a note"]
+        )
 
     @hookimpl
     def lcx_synth(self, step: Step, run: Run, ctx: Context) -> StepResult | None:

@@ -26,7 +26,9 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are stubs until one of them is called, so that `lcx --help` imports none of them."""
+    """A group whose commands are stubs until one of them is called, so that `lcx --help` imports none of
+    them.
+    """
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -66,7 +68,9 @@ _root = typer.Typer(name="lcx", cls=LazyGroup, **APP)
 )
 def _main(
     ctx: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", callback=_version, is_eager=True
+    ),
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

@@ -1,4 +1,6 @@
-"""The error boundary: every failure ends as what, why and a hint on stderr, and as an exit code; never a raw traceback."""
+"""The error boundary: every failure ends as what, why and a hint on stderr, and as an exit code; never a
+raw traceback.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ def _usage(bad: Exception) -> LcxError:
         known = [name for parameter in ctx.command.params for name in parameter.opts]
         what = f"no such option '{option}'. {suggestion(option, known)}".rstrip()
     error = LcxError(
-        what[:1].lower() + what[1:], hint=f"`{ctx.command_path if ctx else 'lcx'} --help` lists what it takes."
+        what[:1].lower() + what[1:],
+        hint=f"`{ctx.command_path if ctx else 'lcx'} --help` lists what it takes.",
     )
     error.exit_code = int(getattr(bad, "exit_code", 2))
     return error
@@ -97,16 +100,23 @@ def _explained(bad: Exception) -> LcxError:
             why=bad.strerror or str(bad),
             hint="Choose a folder you may write to (`--run DIR`, or LCX_RUNS and LCX_CACHE).",
         )
-    if isinstance(bad, ModuleNotFoundError) and (bad.name or "lcx").split(".")[0] not in ("lcx", "lcx_recipes"):
+    if isinstance(bad, ModuleNotFoundError) and (bad.name or "lcx").split(".")[0] not in (
+        "lcx",
+        "lcx_recipes",
+    ):
         library = str(bad.name).split(".")[0]
         return MissingError(f"the library '{library}' is not installed", hint=f"pip install {library}")
     if isinstance(bad, MemoryError):
-        return MissingError("this machine's memory is not enough", hint="Take smaller batches or a shorter context.")
+        return MissingError(
+            "this machine's memory is not enough", hint="Take smaller batches or a shorter context."
+        )
     from lcx.cli.options import STATE
 
     if STATE.verbose or os.environ.get("LCX_DEBUG"):
         traceback.print_exception(bad, file=sys.stderr)
-        return LcxError(f"unexpected {type(bad).__name__}: {bad}", why="this is a bug in lcx or in a plugin", hint=ISSUES)
+        return LcxError(
+            f"unexpected {type(bad).__name__}: {bad}", why="this is a bug in lcx or in a plugin", hint=ISSUES
+        )
     last = traceback.extract_tb(bad.__traceback__)[-1:]
     where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in last)
     return LcxError(

@@ -13,11 +13,15 @@ from lcx.cli.options import APP
 app = typer.Typer(**APP)
 
 
-@app.command(name="demo", epilog=opt.examples("lcx demo", "lcx demo --seed 1 --fresh", "lcx demo --out demo --json"))
+@app.command(
+    name="demo", epilog=opt.examples("lcx demo", "lcx demo --seed 1 --fresh", "lcx demo --out demo --json")
+)
 def demo(
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over what an earlier demo left.")] = False,
-    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where to write the results.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Where to write the results.")
+    ] = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,

@@ -36,7 +36,8 @@ def evaluate(
     force: opt.Force = False,
     dry_run: opt.DryRun = False,
     task: Annotated[
-        str | None, typer.Option("--task", "-t", metavar="TASK", help="The probe to run, or that --predictions answers.")
+        str | None,
+        typer.Option("--task", "-t", metavar="TASK", help="The probe to run, or that --predictions answers."),
     ] = None,
     predictions: Annotated[
         str | None, typer.Option("--predictions", "-p", metavar="FILE", help="Score this JSON Lines file.")
@@ -67,7 +68,9 @@ def evaluate(
         if recipe is not None:
             raise UsageError("--predictions scores a file by itself: leave --recipe out")
         if task is None:
-            raise UsageError("--predictions needs --task", hint="--task val:document, val:code or val:database")
+            raise UsageError(
+                "--predictions needs --task", hint="--task val:document, val:code or val:database"
+            )
         score_file(task, Path(predictions).expanduser(), compat, span, as_json=json)
         return
     if recipe is None:
@@ -81,7 +84,9 @@ def evaluate(
     run_stage("eval", step, Request(recipe, run, sets or (), flags, device, force, dry_run, json))
 
 
-def score_file(task: str, path: Path, compat: Literal["film"] | None, span: int | None, *, as_json: bool) -> None:
+def score_file(
+    task: str, path: Path, compat: Literal["film"] | None, span: int | None, *, as_json: bool
+) -> None:
     """Score a saved file of predictions and print the numbers."""
     from lcx import plugins
     from lcx.cli import show
@@ -89,7 +94,9 @@ def score_file(task: str, path: Path, compat: Literal["film"] | None, span: int 
 
     plugins.loaded().probes.get(task)  # an unknown task ends here, with a suggestion
     if not path.is_file():
-        raise UsageError(f"no predictions file '{path}'", hint="--predictions FILE takes JSON Lines, one row a probe.")
+        raise UsageError(
+            f"no predictions file '{path}'", hint="--predictions FILE takes JSON Lines, one row a probe."
+        )
     from lcx.evaluation.predictions import score_predictions
 
     scores = score_predictions(task, path, compat=compat, **({} if span is None else {"span": span}))

@@ -1,4 +1,6 @@
-"""Options that several commands share, each declared once. The metavar names what a value is, also for completion."""
+"""Options that several commands share, each declared once. The metavar names what a value is, also for
+completion.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ RunDir = Annotated[
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a setting, as step.key=value. Repeatable."),
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Override a setting, as step.key=value. Repeatable."
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option("--model", "-m", metavar="MODEL", help="`tiny`, step:ID, a path or a hub id.")
@@ -74,7 +78,8 @@ Corpus = Annotated[
     typer.Option("--corpus", metavar="CORPUS", help="`stdlib`, a file or folder, or hf:NAME."),
 ]
 Llm = Annotated[
-    str | None, typer.Option("--llm", metavar="LLM", help="Who writes: `builtin` (rules) or local:PATH_OR_ID.")
+    str | None,
+    typer.Option("--llm", metavar="LLM", help="Who writes: `builtin` (rules) or local:PATH_OR_ID."),
 ]
 Input = Annotated[
     str | None, typer.Option("--input", metavar="INPUT", help="Data to start from: step:ID or a path.")
@@ -85,6 +90,4 @@ Tokenizer = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda[:N].")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Start over what is already there.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Show settings and costs; run nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show settings and costs; run nothing.")]

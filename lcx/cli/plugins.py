@@ -34,7 +34,8 @@ def list_plugins(json: opt.Json = False) -> None:
         show.emit_json({"plugins": rows, "clashes": clashes})
         return
     cells = [
-        (r["name"], f"{r['package']} {r['version']}", r["state"], r["error"] or _provided(r["provides"])) for r in rows
+        (r["name"], f"{r['package']} {r['version']}", r["state"], r["error"] or _provided(r["provides"]))
+        for r in rows
     ]
     print(show.table(cells, ("plugin", "package", "state", "provides")))
     show.lines(_clash_line(clash) for clash in clashes)
@@ -45,7 +46,9 @@ def check(
     name: Annotated[str | None, typer.Argument(metavar="PLUGIN", help="Only this plugin.")] = None,
     json: opt.Json = False,
 ) -> None:
-    """Check the plugins and show the whole error of each that failed; exit code 3 if any did or names clash."""
+    """Check the plugins and show the whole error of each that failed; exit code 3 if any did or names
+    clash.
+    """
     from lcx import plugins
     from lcx.cli import show
     from lcx.errors import UsageError, suggestion
@@ -55,7 +58,9 @@ def check(
     if name is not None:
         known = [r["name"] for r in rows]
         if name not in known:
-            raise UsageError(f"no plugin '{name}'. {suggestion(name, known)}".rstrip(), why=f"installed: {known}")
+            raise UsageError(
+                f"no plugin '{name}'. {suggestion(name, known)}".rstrip(), why=f"installed: {known}"
+            )
         rows = [r for r in rows if r["name"] == name]
         clashes = [c for c in clashes if name in c["owners"]]
     bad = bool(clashes) or any(r["state"] == "failed" for r in rows)
@@ -89,7 +94,10 @@ def describe(loaded: Plugins) -> list[dict[str, Any]]:
         provides["recipes"] = owners.get(entry.name, [])
         rows.append(
             {
-                **{key: getattr(entry, key) for key in ("name", "package", "version", "value", "state", "bundled")},
+                **{
+                    key: getattr(entry, key)
+                    for key in ("name", "package", "version", "value", "state", "bundled")
+                },
                 "provides": {kind: names for kind, names in provides.items() if names},
                 "hooks": entry.hooks,
                 "error": entry.error,

@@ -54,7 +54,9 @@ def list_recipes(json: opt.Json = False) -> None:
             r["method"],
             " ".join(s["id"] for s in r["steps"]),
             "lcx" if r["owner"] == plugins.CORE else r["owner"],
-            f"error: {r['error']}" if r["error"] else r["summary"] + (" (claimed twice)" if r["clash"] else ""),
+            f"error: {r['error']}"
+            if r["error"]
+            else r["summary"] + (" (claimed twice)" if r["clash"] else ""),
         )
         for r in rows
     ]
@@ -63,7 +65,9 @@ def list_recipes(json: opt.Json = False) -> None:
 
 @app.command(
     epilog=opt.examples(
-        "lcx recipes show in2", "lcx recipes show in2 --origin", "lcx recipes show in2 --set train.batch=64 > mine.yaml"
+        "lcx recipes show in2",
+        "lcx recipes show in2 --origin",
+        "lcx recipes show in2 --set train.batch=64 > mine.yaml",
     )
 )
 def show(
@@ -91,13 +95,17 @@ def show(
     print("steps:")
     for step in steps:
         print(f"- id: {step.id}\n  stage: {step.stage}\n  method: {step.method}")
-        show.lines(f"  {line}" for line in show.settings_lines(step.values(), step.origins if origin else None))
+        show.lines(
+            f"  {line}" for line in show.settings_lines(step.values(), step.origins if origin else None)
+        )
 
 
 @app.command(epilog=opt.examples("lcx recipes copy in2", "lcx recipes copy in2 mine.yaml --force"))
 def copy(
     name: Name,
-    dest: Annotated[str | None, typer.Argument(metavar="FILE", help="A file or folder (default: here).")] = None,
+    dest: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="A file or folder (default: here).")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file.")] = False,
 ) -> None:
     """Copy a recipe's file, to change it and run it by its path."""
@@ -119,7 +127,9 @@ def copy(
 
 
 def _moved(text: str, source: Path, target: Path) -> str:
-    """The file's text for its new place: its name, and the path of what it extends, where that was relative."""
+    """The file's text for its new place: its name, and the path of what it extends, where that was
+    relative.
+    """
     if target.stem != source.stem:
         text = re.sub(r"^name:.*$", f"name: {target.stem}", text, flags=re.MULTILINE)
 
@@ -132,11 +142,14 @@ def _moved(text: str, source: Path, target: Path) -> str:
 @app.command(epilog=opt.examples("lcx recipes validate", "lcx recipes validate in2 mine.yaml recipes/"))
 def validate(
     targets: Annotated[
-        list[str] | None, typer.Argument(metavar="RECIPE", help="Names, files or folders (default: all recipes).")
+        list[str] | None,
+        typer.Argument(metavar="RECIPE", help="Names, files or folders (default: all recipes)."),
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    """Check recipes: YAML, methods, keys, values and references between steps. Folders are searched in depth."""
+    """Check recipes: YAML, methods, keys, values and references between steps. Folders are searched in
+    depth.
+    """
     from lcx import plugins
     from lcx.cli import show
 

@@ -22,7 +22,9 @@ app = typer.Typer(**APP)
 )
 def run_recipe(
     recipe: opt.Recipe,
-    first: Annotated[str | None, typer.Option("--from", metavar="STEP", help="The first step to run.")] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="The first step to run.")
+    ] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="STEP", help="The last step to run.")] = None,
     run: opt.RunDir = None,
     sets: opt.Sets = None,
@@ -40,8 +42,8 @@ def run_recipe(
 ) -> None:
     """Run all steps of a recipe in order. Done steps are passed over, interrupted ones resume.
 
-    A flag such as --seed goes to every step that has such a setting; --model to those that start from a model of
-    their own, not from an earlier step's.
+    A flag such as --seed goes to every step that has such a setting; --model to those that start from a
+    model of their own, not from an earlier step's.
     """
     from lcx.cli import show, work
 
@@ -59,7 +61,9 @@ def run_recipe(
     if dry_run:
         plans = [work.plan_step(job, step) for step in steps]
         if json:
-            show.emit_json({"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": plans})
+            show.emit_json(
+                {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": plans}
+            )
         else:
             print("\n\n".join(show.plan(planned) for planned in plans))
         return
@@ -76,7 +80,9 @@ def run_recipe(
 
 
 def between(recipe: Any, first: str | None, last: str | None) -> list[str]:
-    """The ids of the steps from `first` to `last`, both included. Raises UsageError for an unknown or empty range."""
+    """The ids of the steps from `first` to `last`, both included. Raises UsageError for an unknown or
+    empty range.
+    """
     from lcx.errors import UsageError
 
     ids = [step.id for step in recipe.steps]

@@ -1,4 +1,6 @@
-"""Results on stdout: JSON for machines, plain aligned text for people. No colours, no boxes, nothing that moves."""
+"""Results on stdout: JSON for machines, plain aligned text for people. No colours, no boxes, nothing that
+moves.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
     """Left-aligned columns under their names; the last one runs free."""
     everything = [list(head), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in everything) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in everything]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in everything
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -50,11 +54,16 @@ def step_summary(report: Mapping[str, Any]) -> str:
     head = f"{report['step']}: {report['state']}"
     head += " before, nothing to do" if report.get("reused") else f" in {report['seconds']:.1f} s"
     lines = [head]
-    for title in ("metrics", "counts"):
-        lines += _pairs(report.get(title) or {})
-    files = report.get("files") or {}
-    lines += _pairs({name: _short(str(path)) for name, path in files.items()}) or [f"  folder  {report['folder']}"]
-    lines += [f"  note    {note}" for note in report.get("notes") or []]
+    files = {name: _short(str(path)) for name, path in (report.get("files") or {}).items()}
+    sections = [
+        report.get("metrics") or {},
+        report.get("counts") or {},
+        files or {"folder": report["folder"]},
+    ]
+    width = max(len(str(key)) for section in sections for key in section)
+    for section in sections:
+        lines += _pairs(section, width)
+    lines += [f"  {'note'.ljust(width)}  {note}" for note in report.get("notes") or []]
     return "\n".join(lines)
 
 
@@ -85,8 +94,8 @@ def _yaml(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("...").rstrip("\n")
 
 
-def _pairs(values: Mapping[str, Any]) -> list[str]:
-    width = max([len(str(key)) for key in values] + [6])
+def _pairs(values: Mapping[str, Any], width: int = 0) -> list[str]:
+    width = max([len(str(key)) for key in values] + [width, 6])
     return [f"  {str(key).ljust(width)}  {number(value)}" for key, value in values.items()]
 
 

@@ -64,7 +64,9 @@ def run_stage(stage: str, step_id: str | None, request: Request) -> None:
     if request.dry_run:
         planned = work.plan_step(job, step)
         if request.json:
-            show.emit_json({"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": [planned]})
+            show.emit_json(
+                {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": [planned]}
+            )
         else:
             print(show.plan(planned))
         return
@@ -79,7 +81,9 @@ def run_stage(stage: str, step_id: str | None, request: Request) -> None:
 
 
 def pick_step(recipe: Recipe, stage: str, step_id: str | None) -> str:
-    """The id of the recipe's step of a stage. Raises UsageError where there is none, or several and no --step."""
+    """The id of the recipe's step of a stage. Raises UsageError where there is none, or several and no
+    --step.
+    """
     from lcx.errors import UsageError
 
     steps = ", ".join(f"{s.id} ({s.stage})" if s.id != s.stage else s.id for s in recipe.steps)

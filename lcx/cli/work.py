@@ -1,8 +1,12 @@
-"""What the commands that run steps share: from a command line to resolved steps, and from results to what is printed."""
+"""What the commands that run steps share: from a command line to resolved steps, and from results to what
+is printed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +41,9 @@ class Request:
         return {key: value for key, value in self.flags.items() if value is not None}
 
     def of_step(self, step: Step) -> dict[str, Any]:
-        """The flags for a step. The device is a setting of some steps, and every hook is told of it anyway."""
+        """The flags for a step. The device is a setting of some steps, and every hook is told of it
+        anyway.
+        """
         takes_device = self.device != "auto" and "device" in type(step.settings).model_fields
         return {**self.given(), **({"device": self.device} if takes_device else {})}
 
@@ -87,7 +93,9 @@ def open_job(request: Request) -> RunJob:
 
 
 def resolve(job: Job, flags: Mapping[str, Mapping[str, Any]], default: str | None) -> list[Step]:
-    """All steps with the request's --set and the given flags; `default` is the step of a --set without one."""
+    """All steps with the request's --set and the given flags; `default` is the step of a --set without
+    one.
+    """
     from lcx import layering
 
     ids = [step.id for step in job.recipe.steps]
@@ -114,7 +122,8 @@ def run_step(job: RunJob, step: Step) -> dict[str, Any]:
 
     started = time.monotonic()
     reused = not job.request.force and job.run.state(job.run.key(step)) == "done"
-    result = execute(step, job.run, job.ctx, job.plugins)
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
+        result = execute(step, job.run, job.ctx, job.plugins)
     return {
         "step": step.id,
         "stage": step.stage,

@@ -1,1 +1,3 @@
-"""Shell completion, answered before the command line is imported: a generated table, and names from a small cache."""
+"""Shell completion, answered before the command line is imported: a generated table, and names from a
+small cache.
+"""

@@ -1,8 +1,9 @@
-"""The answer to one press of the Tab key. Imports next to nothing: it has to be there before the finger leaves the key.
+"""The answer to one press of the Tab key. Imports next to nothing: it has to be there before the finger
+leaves the key.
 
-The scripts set `_LCX_COMPLETE` to the shell's name and hand over the words: bash its whole line up to the cursor
-(`_LCX_LINE`, since it splits words at colons), the others the words before the current one, a newline between them,
-and the current one (`_LCX_WORDS`, `_LCX_WORD`).
+The scripts set `_LCX_COMPLETE` to the shell's name and hand over the words: bash its whole line up to the
+cursor (`_LCX_LINE`, since it splits words at colons), the others the words before the current one, a
+newline between them, and the current one (`_LCX_WORDS`, `_LCX_WORD`).
 """
 
 from __future__ import annotations
@@ -96,12 +97,14 @@ def candidates(words: list[str]) -> list[Candidate]:
         return _options(node, current, used)
     if "commands" in node:
         return [
-            Candidate(name, command["help"]) for name, command in node["commands"].items() if name.startswith(current)
+            Candidate(name, command["help"])
+            for name, command in node["commands"].items()
+            if name.startswith(current)
         ]
     arguments = node.get("arguments", [])
     if arguments and (positions < len(arguments) or arguments[-1]["multiple"]):
         return values.of_kind(arguments[min(positions, len(arguments) - 1)]["kind"], current, used)
-    return [] if current else _options(node, current, used)
+    return [] if current or arguments else _options(node, current, used)
 
 
 def _option(node: dict[str, Any], name: str) -> dict[str, Any] | None:

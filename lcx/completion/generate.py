@@ -1,4 +1,6 @@
-"""Write the completion table from the command line itself, and the scripts: `python -m lcx.completion.generate`."""
+"""Write the completion table from the command line itself, and the scripts: `python -m
+lcx.completion.generate`.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from lcx.work.files import write_text
 
 
 def detect() -> str:
-    """The shell that called us: the parent process's name, else $SHELL. Raises UsageError for another kind."""
+    """The shell that called us: the parent process's name, else $SHELL. Raises UsageError for another
+    kind.
+    """
     names = [_parent(), os.path.basename(os.environ.get("SHELL", ""))]
     for name in names:
         if name in SCRIPTS:
@@ -37,7 +39,9 @@ def place(shell: str) -> Path:
     """The file that a shell reads for `lcx`."""
     home = Path.home()
     if shell == "fish":
-        return Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "fish" / "completions" / "lcx.fish"
+        return (
+            Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "fish" / "completions" / "lcx.fish"
+        )
     if shell == "zsh":
         return home / ".zfunc" / "_lcx"
     data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")

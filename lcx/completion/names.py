@@ -1,7 +1,8 @@
-"""Names that plugins bring (recipes, tasks, generators, the plugins themselves), from a cache that notices installs.
+"""Names that plugins bring (recipes, tasks, generators, the plugins themselves), from a cache that notices
+installs.
 
-The cache is keyed by the modification times of the folders on `sys.path` and of the recipe files, and by LCX_PLUGINS.
-A stale one is rebuilt by loading the plugins once, with everything they print thrown away.
+The cache is keyed by the modification times of the folders on `sys.path` and of the recipe files, and by
+LCX_PLUGINS. A stale one is rebuilt by loading the plugins once, with everything they print thrown away.
 """
 
 from __future__ import annotations
@@ -50,8 +51,14 @@ def _fresh() -> dict[str, Any] | None:
 
 
 def _path_folders() -> list[str]:
-    """Folders of `sys.path` where distributions may lie; the standard library and the script's own are left out."""
-    own = {os.path.dirname(os.__file__), os.path.join(os.path.dirname(os.__file__), "lib-dynload"), sys.path[0]}
+    """Folders of `sys.path` where distributions may lie; the standard library and the script's own are
+    left out.
+    """
+    own = {
+        os.path.dirname(os.__file__),
+        os.path.join(os.path.dirname(os.__file__), "lib-dynload"),
+        sys.path[0],
+    }
     return [place for place in sys.path if place and place not in own and os.path.isdir(place)]
 
 

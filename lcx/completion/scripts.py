@@ -1,4 +1,6 @@
-"""The completion scripts of the shells. Each asks `lcx` itself, so they need no update when commands change."""
+"""The completion scripts of the shells. Each asks `lcx` itself, so they need no update when commands
+change.
+"""
 
 from __future__ import annotations
 

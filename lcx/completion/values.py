@@ -1,4 +1,6 @@
-"""Candidates for the value of an option or argument, by its kind: recipes, steps, tasks, specs, choices, files."""
+"""Candidates for the value of an option or argument, by its kind: recipes, steps, tasks, specs, choices,
+files.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,13 @@ from lcx.completion import names
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
 
 class Candidate:
-    """A word that the current one may become. `open` ones expect more (a folder, `local:`); `path` ones are files."""
+    """A word that the current one may become. `open` ones expect more (a folder, `local:`); `path` ones
+    are files.
+    """
 
     __slots__ = ("help", "open", "path", "text")
 
@@ -61,7 +66,7 @@ def _sets(current: str, used: Used) -> list[Candidate]:
     return [Candidate(f"{step}.", open=True) for step in steps if step.startswith(current)]
 
 
-def _recipe_steps(used: Used) -> list[dict[str, list[str]]]:
+def _recipe_steps(used: Used) -> list[dict[str, Any]]:
     named = (used.get("--recipe") or [""])[-1]
     return list(names.read()["recipes"].get(named, {}).get("steps", []))
 
@@ -95,7 +100,9 @@ def files(current: str, endings: tuple[str, ...] | None = None) -> list[Candidat
     try:
         with os.scandir(place) as entries:
             for entry in entries:
-                if not entry.name.startswith(typed) or (entry.name.startswith(".") and not typed.startswith(".")):
+                if not entry.name.startswith(typed) or (
+                    entry.name.startswith(".") and not typed.startswith(".")
+                ):
                     continue
                 text = os.path.join(parent, entry.name)
                 if entry.is_dir():

@@ -6,7 +6,8 @@ BLANKS = " \t\n"
 
 
 def split_line(line: str) -> list[str]:
-    """The words of a line up to the cursor, unquoted; the last one is the word being typed, empty after a blank.
+    """The words of a line up to the cursor, unquoted; the last one is the word being typed, empty after a
+    blank.
 
     Assignments before the command (`LCX_RUNS=x lcx ...`) are left out.
     """
@@ -48,6 +49,8 @@ def _is_assignment(word: str) -> bool:
 
 
 def break_prefix(word: str, breaks: str) -> str:
-    """The part of a word that bash regards as already done: up to the last `:` or `=` at which it splits words."""
+    """The part of a word that bash regards as already done: up to the last `:` or `=` at which it splits
+    words.
+    """
     end = max([word.rfind(sign) for sign in ":=" if sign in breaks], default=-1)
     return word[: end + 1]

@@ -1,10 +1,11 @@
 """A catalogue of real functions and classes: the small, closed text world that the `tiny` model lives in.
 
-An *entity* is one public top-level function or class of the running interpreter's standard library whose name occurs
-once. A *record* is one line of text about it, `* {name} {module} {word} x 9`: the value (the module) follows its key
-(the name) directly, then come the first words of the docstring. A *deal* gives every entity a module at random, so the
-module in a record has to be read there and cannot be remembered from elsewhere. Nothing here imports torch and nothing
-is cached on disk; which entities there are depends on the interpreter only, never on a seed.
+An *entity* is one public top-level function or class of the running interpreter's standard library whose name
+occurs once. A *record* is one line of text about it, `* {name} {module} {word} x 9`: the value (the module)
+follows its key (the name) directly, then come the first words of the docstring. A *deal* gives every entity a
+module at random, so the module in a record has to be read there and cannot be remembered from elsewhere.
+Nothing here imports torch and nothing is cached on disk; which entities there are depends on the interpreter
+only, never on a seed.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from lcx.errors import MissingError
+
 MARKER = "*"
 """First word of every record line."""
 WORDS_PER_RECORD = 9
 """Docstring words in a full record; a full record line has 3 + 9 = 12 words."""
 MAX_MODULES = 64
 MAX_DOC_WORDS = 500
-"""Distinct docstring words in the whole catalogue; with 256 names and 64 modules the vocabulary stays under 900."""
+"""Distinct docstring words in the whole catalogue; with 256 names and 64 modules the vocabulary stays under
+900."""
 MIN_ENTITIES = 64
 """Fewer than this and a context of distinct keys cannot be filled: the interpreter ships no sources."""
 
@@ -40,7 +44,8 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """One public function or class: `name` (unique), the `module` that defines it, its first docstring words."""
+    """One public function or class: `name` (unique), the `module` that defines it, its first docstring
+    words."""
 
     name: str
     module: str
@@ -52,15 +57,17 @@ def load_entities(
 ) -> list[Entity]:
     """Return up to `limit` entities over at most `max_modules` modules, always the same for one interpreter.
 
-    `root` is a folder of Python sources, by default the running interpreter's standard library. Entities are taken
-    in turn from the modules that have most of them, so that no module dominates. The first call parses the library
-    (2-3 s); later calls in the process are free.
+    `root` is a folder of Python sources, by default the running interpreter's standard library. Entities are
+    taken in turn from the modules that have most of them, so that no module dominates. The first call parses
+    the library (2-3 s); later calls in the process are free. Raises MissingError where there are no sources.
     """
     folder = Path(root) if root is not None else Path(sysconfig.get_paths()["stdlib"])
     found = _load(folder.resolve(), limit, max_modules)
     if not found or (root is None and len(found) < min(limit, MIN_ENTITIES)):
-        raise RuntimeError(
-            f"found {len(found)} documented functions in {folder}: the catalogue needs the standard library's .py files"
+        raise MissingError(
+            f"only {len(found)} documented functions in {folder}",
+            why="The catalogue is made from the standard library's .py files.",
+            hint="Use a Python installation that keeps its sources.",
         )
     return list(found)
 
@@ -84,17 +91,19 @@ def deal(entities: Sequence[Entity], seed: int | str) -> dict[str, str]:
 
 
 def record_text(entity: Entity, module: str, words: int = WORDS_PER_RECORD) -> str:
-    """The record line of `entity` under a deal that gave it `module`, with its first `words` docstring words."""
+    """The record line of `entity` under a deal that gave it `module`, with its first `words` docstring
+    words."""
     return " ".join((MARKER, entity.name, module, *entity.words[:words]))
 
 
 def catalogue_documents(
     n: int, seed: int, *, entities: Sequence[Entity] | None = None, records: int = 64
 ) -> Iterator[dict[str, Any]]:
-    """Yield `n` documents of `records` lines, each with its own choice of entities and its own deal of modules.
+    """Yield `n` documents of `records` lines, each with its own choice of entities and its own deal of
+    modules.
 
-    A document is `{"id", "text", "meta"}`; `text` is its record lines joined by a newline, and `meta["keys"]` and
-    `meta["values"]` name the entity and the module of each line, in order.
+    A document is `{"id", "text", "meta"}`; `text` is its record lines joined by a newline, and `meta["keys"]`
+    and `meta["values"]` name the entity and the module of each line, in order.
     """
     pool = list(entities) if entities is not None else load_entities()
     if not 0 < records <= len(pool):

@@ -120,7 +120,7 @@ def run_probes(
             rows = _answer(name, todo, model, tokenizer, settings, stops, same, journal, ctx)
             write_lines(out / f"predictions-{slug(name)}.jsonl", rows)
             scores[name] = _score(found[name], todo, rows, settings)
-            curve_png(out / f"curve-{slug(name)}.png", {settings.model: scores[name]}, title=name)
+            curve_png(out / f"curve-{slug(name)}.png", {settings.model or "model": scores[name]}, title=name)
     total = _summary(scores, settings)
     write_json(out / "scores.json", total)
     return total

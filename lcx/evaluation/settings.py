@@ -22,7 +22,7 @@ _VOLATILE: dict[str, Any] = {"volatile": True}
 class EvalSettings(Settings):
     """What to evaluate, on which corpus, and how much of it."""
 
-    model: str = setting("tiny", description="the model to evaluate: tiny, a path, a hub id or step:ID")
+    model: str | None = setting(None, description="the model to evaluate: tiny, a path, a hub id or step:ID")
     tokenizer: str | None = setting(None, description="the tokenizer, where it is not the model's own")
     corpus: str = setting(
         "stdlib", description="where the contexts come from: stdlib, a file, a folder, hf:NAME"
@@ -41,7 +41,12 @@ class EvalSettings(Settings):
     )
     style: Style = setting("natural", description="natural: questions in words; bare: only the key (tiny)")
     template: str = setting("in2", description="text around context and question: in2, plain, tiny or a file")
-    chat: bool = setting(True, description="put it into the tokenizer's chat template, where there is one")
+    chat: Literal["auto", "always", "never"] = setting(
+        "auto", description="use the tokenizer's chat template; auto where it has one"
+    )
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = setting(
+        "auto", description="of the computation; auto is bf16 where the device has it, else fp32"
+    )
     max_new_tokens: int = setting(128, ge=1, description="tokens an answer may have")
     window: int | None = setting(None, ge=1, description="tokens the model can read; by its configuration")
     too_long: Literal["error", "drop", "truncate-middle"] = setting(
@@ -50,7 +55,6 @@ class EvalSettings(Settings):
     seed: int = setting(0, description="draws the contexts")
     compat: Literal["film"] | None = setting(None, description="film: the published arithmetic of the curve")
     batch: int = setting(64, ge=1, description="answers decoded at a time", json_schema_extra=_VOLATILE)
-    device: str = setting("auto", description="auto, cpu or cuda[:N]", json_schema_extra=_VOLATILE)
 
     @field_validator("probes", mode="before")
     @classmethod

@@ -96,5 +96,7 @@ def test_version(cli: Callable[..., Ran]) -> None:
 
 
 def test_module_and_script_are_one(shell_lcx: Callable[..., Ran]) -> None:
-    as_module = subprocess.run([sys.executable, "-m", "lcx", "--help"], capture_output=True, text=True, check=True)
+    as_module = subprocess.run(
+        [sys.executable, "-m", "lcx", "--help"], capture_output=True, text=True, check=True
+    )
     assert as_module.stdout == shell_lcx("--help").out

@@ -40,7 +40,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def call(**found: Any) -> None:
         dist = types.SimpleNamespace(name="somebodys", version="9")
-        points = [Point(name=name, value=f"module_{name}", dist=dist, found=what) for name, what in found.items()]
+        points = [
+            Point(name=name, value=f"module_{name}", dist=dist, found=what) for name, what in found.items()
+        ]
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [*real, *points])
         loaded = plugins.load()
         monkeypatch.setattr(plugins, "loaded", lambda: loaded)
@@ -63,7 +65,9 @@ def test_list_and_check(cli: Callable[..., Ran]) -> None:
     assert "lcx_train" in ran.out
 
 
-def test_a_failed_plugin_is_shown_and_breaks_nothing(cli: Callable[..., Ran], install: Callable[..., None]) -> None:
+def test_a_failed_plugin_is_shown_and_breaks_nothing(
+    cli: Callable[..., Ran], install: Callable[..., None]
+) -> None:
     install(bad=RuntimeError("on purpose"))
     ran = cli("plugins", "list", "--json")
     assert ran.code == 0

@@ -39,7 +39,6 @@ def test_show_with_origins_and_overrides(cli: Callable[..., Ran]) -> None:
     Path("lcx.toml").write_text("[recipes.in2.train]\nepochs = 2\n")
     out = cli("recipes", "show", "in2", "--origin", "--set", "train.batch=64").out
     lines = {line.split(":")[0].strip(): line for line in out.split("\n") if "#" in line}
-    assert lines["batch"].split("#")[1].strip() != "method in2"
     assert "batch: 64" in out
     assert "epochs: 2.0" in out
     assert "# lcx.toml" in lines["epochs"]
@@ -72,7 +71,9 @@ def test_copy_under_another_name_or_into_a_folder(cli: Callable[..., Ran]) -> No
     assert cli("recipes", "copy", "in2-tiny", "mine.txt").code == 2
 
 
-def test_a_copy_still_finds_what_it_extends(cli: Callable[..., Ran], toy_plugins: Plugins, toy_recipe: Path) -> None:
+def test_a_copy_still_finds_what_it_extends(
+    cli: Callable[..., Ran], toy_plugins: Plugins, toy_recipe: Path
+) -> None:
     Path("sub").mkdir()
     Path("child.yaml").write_text("extends: toy.yaml\nsteps: []\n")
     assert cli("recipes", "copy", "./child.yaml", "sub/").code == 0

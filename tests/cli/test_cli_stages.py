@@ -137,7 +137,11 @@ def test_run_does_all_and_resumes(lcx: Callable[[str], Ran], toy: Toy) -> None:
     assert [s["step"] for s in first["steps"]] == ["synth", "train"]
     assert first["next"] == "lcx eval --recipe ./toy.yaml"
     ran = lcx("run --recipe ./toy.yaml --json").json
-    assert [(s["step"], s["reused"]) for s in ran["steps"]] == [("synth", True), ("train", True), ("eval", False)]
+    assert [(s["step"], s["reused"]) for s in ran["steps"]] == [
+        ("synth", True),
+        ("train", True),
+        ("eval", False),
+    ]
     assert ran["next"] == ""
     assert toy.calls == ["synth", "train", "eval"]
     assert "eval: done before" in lcx("run --recipe ./toy.yaml --from eval").out
@@ -154,7 +158,9 @@ def test_lcx_runs_is_the_default_place(
     lcx: Callable[[str], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LCX_RUNS", str(tmp_path / "elsewhere"))
-    assert lcx("synth --recipe ./toy.yaml --json").json["folder"] == str(tmp_path / "elsewhere" / "toy" / "synth")
+    assert lcx("synth --recipe ./toy.yaml --json").json["folder"] == str(
+        tmp_path / "elsewhere" / "toy" / "synth"
+    )
 
 
 # -- a file of predictions
@@ -163,7 +169,13 @@ def test_lcx_runs_is_the_default_place(
 @pytest.fixture
 def predictions(tmp_path: Path) -> str:
     rows = [
-        {"set_id": 0, "position_id": i, "pred": f"def name{i}" if i else None, "name": f"name{i}", "query": f"q{i}"}
+        {
+            "set_id": 0,
+            "position_id": i,
+            "pred": f"def name{i}" if i else None,
+            "name": f"name{i}",
+            "query": f"q{i}",
+        }
         for i in range(10)
     ]
     path = tmp_path / "predictions.jsonl"
@@ -183,7 +195,18 @@ def test_a_saved_file_is_scored_without_a_model(cli: Callable[..., Ran], predict
 
 
 def test_compat_leaves_nulls_out(cli: Callable[..., Ran], predictions: str) -> None:
-    line = ("eval", "--task", "val:code", "--predictions", predictions, "--span", "5", "--json", "--compat", "film")
+    line = (
+        "eval",
+        "--task",
+        "val:code",
+        "--predictions",
+        predictions,
+        "--span",
+        "5",
+        "--json",
+        "--compat",
+        "film",
+    )
     assert cli(*line).json["spans"] == [1.0, 1.0]
 
 

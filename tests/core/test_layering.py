@@ -108,7 +108,9 @@ def test_set_without_a_step_goes_to_the_default_one() -> None:
         ("synth.examples=0", "'examples': input should be greater than or equal to 1"),
     ],
 )
-def test_bad_values_name_recipe_step_and_key(text: str, message: str, counting: Recipe, toy_plugins: Plugins) -> None:
+def test_bad_values_name_recipe_step_and_key(
+    text: str, message: str, counting: Recipe, toy_plugins: Plugins
+) -> None:
     with pytest.raises(UsageError) as bad:
         steps(counting, toy_plugins, text)
     assert bad.value.what.startswith("recipe 'toy', step 'synth': ")
@@ -130,7 +132,7 @@ def test_a_step_takes_only_from_earlier_ones(reference: str, counting: Recipe, t
 
 
 def test_set_for_a_step_that_is_not_there(counting: Recipe, toy_plugins: Plugins) -> None:
-    with pytest.raises(UsageError, match="has no step 'trian'. Did you mean 'train'"):
+    with pytest.raises(UsageError, match=r"has no step 'trian'. Did you mean 'train'"):
         layering.resolve(counting, toy_plugins, sets=[("trian", "batch", 1)], project={})
 
 

@@ -31,7 +31,9 @@ def entry_points(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def install(**found: Any) -> None:
         dist = types.SimpleNamespace(name="somebodys", version="9")
-        points = [Point(name=name, value=f"module_{name}", dist=dist, found=what) for name, what in found.items()]
+        points = [
+            Point(name=name, value=f"module_{name}", dist=dist, found=what) for name, what in found.items()
+        ]
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
 
     return install
@@ -44,7 +46,9 @@ def states(loaded: Plugins) -> dict[str, str]:
 @pytest.mark.parametrize(
     "failure", [ImportError("no such thing"), SystemExit(3), ValueError("x"), SyntaxError("y")], ids=repr
 )
-def test_a_broken_plugin_breaks_nothing_else(failure: BaseException, entry_points: Callable[..., None]) -> None:
+def test_a_broken_plugin_breaks_nothing_else(
+    failure: BaseException, entry_points: Callable[..., None]
+) -> None:
     entry_points(bad=failure, good=Toy())
     loaded = plugins.load()
     assert states(loaded) == {"bad": "failed", "good": "loaded"}

@@ -91,7 +91,9 @@ def test_bad_files_are_refused_with_a_reason(
 
 def test_yaml_tags_run_no_code(tmp_path: Path, toy_plugins: Plugins) -> None:
     marker = tmp_path / "ran"
-    text = f"method: toy\nsummary: !!python/object/apply:os.system ['touch {marker}']\nsteps:\n  - stage: train"
+    text = (
+        f"method: toy\nsummary: !!python/object/apply:os.system ['touch {marker}']\nsteps:\n  - stage: train"
+    )
     with pytest.raises(UsageError, match="not valid YAML"):
         recipe.load(write(tmp_path / "r.yaml", text), toy_plugins)
     assert not marker.exists()
@@ -117,7 +119,9 @@ def test_extends_in_a_circle(tmp_path: Path, toy_plugins: Plugins) -> None:
         recipe.load(first, toy_plugins)
 
 
-def test_extending_file_may_repeat_no_id_of_its_own(tmp_path: Path, toy_plugins: Plugins, toy_recipe: Path) -> None:
+def test_extending_file_may_repeat_no_id_of_its_own(
+    tmp_path: Path, toy_plugins: Plugins, toy_recipe: Path
+) -> None:
     child = write(tmp_path / "child.yaml", "extends: toy.yaml\nsteps:\n  - {id: synth}\n  - {id: synth}")
     with pytest.raises(UsageError, match="two steps have the id 'synth'"):
         recipe.load(child, toy_plugins)

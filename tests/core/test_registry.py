@@ -31,7 +31,7 @@ def test_names_values_and_owners(words: Registry) -> None:
 
 
 def test_unknown_name_suggests(words: Registry) -> None:
-    with pytest.raises(UsageError, match="unknown word 'plian'. Did you mean 'plain'") as bad:
+    with pytest.raises(UsageError, match=r"unknown word 'plian'. Did you mean 'plain'") as bad:
         words.get("plian")
     assert "lazy, plain, twice" in bad.value.why
 

@@ -72,7 +72,9 @@ def test_another_fingerprint_is_refused_with_the_difference(run: Run, steps: lis
 
 
 def test_results_come_back_from_disk(run: Run, steps: list[Step]) -> None:
-    result = StepResult(counts={"rows": 3}, metrics={"score": 0.5, "by": {"a": [1, None]}}, files={"f": "x"}, notes=["n"])
+    result = StepResult(
+        counts={"rows": 3}, metrics={"score": 0.5, "by": {"a": [1, None]}}, files={"f": "x"}, notes=["n"]
+    )
     run.begin(steps[0], PRINT)
     run.finish(steps[0], result)
     assert again(run).result(steps[0]) == result
@@ -93,7 +95,9 @@ def test_a_done_step_is_not_stopped(run: Run, steps: list[Step]) -> None:
     assert again(run).state("synth") == "done"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": "toy"}', '{"recipe": "toy", "steps": []}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"recipe": "toy"}', '{"recipe": "toy", "steps": []}', "\x00\xff"]
+)
 def test_a_damaged_manifest_is_said_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(LcxError, match=r"manifest\.json is not"):

@@ -28,6 +28,17 @@ from lcx.records import Bundle, Document, EncodedBranch, EncodedBundle
 NAME = "val:database"
 
 
+def varied(seed: int, vocabulary: int) -> Any:
+    """A model with large random weights: its answers differ from question to question."""
+    made = new_model(seed, vocabulary)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.ndim == 2:
+                weight.normal_(0, 0.24, generator=draw)
+    return made
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(vocabulary(load_entities()))
@@ -35,11 +46,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerFast) -> Any:
-    made = new_model(0, len(tokenizer))
-    with torch.no_grad():
-        for weight in made.parameters():
-            weight.mul_(12 if weight.ndim == 2 else 1)  # answers that differ from question to question
-    return made
+    return varied(0, len(tokenizer))
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +146,7 @@ def test_the_journal_of_another_model_is_not_used(
     tmp_path: Path, model: Any, tokenizer: Any, bundles: list[Bundle]
 ) -> None:
     ctx, _ = context()
-    other = new_model(1, len(tokenizer))
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight.mul_(12 if weight.ndim == 2 else 1)
+    other = varied(1, len(tokenizer))
     run_probes({NAME: bundles}, Encode(tokenizer), model, tokenizer, settings(), tmp_path / "a", ctx)
     first = rows_of(tmp_path / "a")
     run_probes({NAME: bundles}, Encode(tokenizer), other, tokenizer, settings(), tmp_path / "a", ctx)

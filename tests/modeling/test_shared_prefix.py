@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lcx.modeling import shared_prefix as sp
+from lcx.modeling.load import add_lora, load_model
 from lcx.modeling.support import FULL_ATTENTION
 from lcx.records import EncodedBranch, EncodedBundle
 
@@ -123,7 +126,7 @@ def assert_same(model: torch.nn.Module, bundles: list[EncodedBundle], bound: flo
 
 @pytest.fixture(params=["split", "masked"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute branches: by softmax statistics, and by a mask where no kernel has proved itself."""
+    """Both ways to compute branches: softmax statistics, and a mask where no kernel has proved itself."""
     if request.param == "masked":
         monkeypatch.setattr(sp, "split_kernel", lambda *tensors: None)
     return request.param
@@ -164,6 +167,19 @@ def test_lora(checkpointing: bool) -> None:
     model = get_peft_model(
         build(), LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
     )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    assert_same(model, [bundle(), bundle("other", 11)])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_4_bit_weights(tmp_path: Path, checkpointing: bool) -> None:
+    build().save_pretrained(tmp_path)
+    model = add_lora(load_model(tmp_path, quantize="nf4", device="cpu"), 4, 8).train()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -257,14 +273,16 @@ def test_wrong_segments_are_an_error() -> None:
     with sp.shared_prefix(model):
         with pytest.raises(ValueError, match="segments of 10 rows"):
             model(ids, segments=[[4, 3, 3]], use_cache=False)
+        padded = torch.ones_like(ids)
+        padded[0, 0] = 0
         with pytest.raises(ValueError, match="mask True"):
-            model(ids, segments=[[4, 4, 4]], attention_mask=torch.ones_like(ids), use_cache=False)
+            model(ids, segments=[[4, 4, 4]], attention_mask=padded, use_cache=False)
 
 
-def test_saved_models_do_not_remember_the_attention(tmp_path: object) -> None:
+def test_saved_models_do_not_remember_the_attention(tmp_path: Path) -> None:
     model = sp.use_shared_prefix(build())
     model.save_pretrained(tmp_path)
-    assert sp.NAME not in (tmp_path / "config.json").read_text()  # type: ignore[operator]
+    assert sp.NAME not in (tmp_path / "config.json").read_text()
 
 
 def test_layout() -> None:

@@ -1,4 +1,4 @@
-"""The trainers: what accumulates, resumes, refuses and saves; TRL is the independent reference of the loss."""
+"""The trainers: what accumulates, resumes, refuses and saves. TRL is the loss's independent reference."""
 
 from __future__ import annotations
 
@@ -261,9 +261,7 @@ def test_rows_beyond_the_window(tiny: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     long = EncodedBundle("long", random.integers(3, VOCAB, 140), (EncodedBranch([5, 6, 7], 1),))
     data = [*bundles(3), long]
-    with pytest.raises(
-        LcxError, match=r"bundle long has a row of 143 tokens, more than the model's window of 128"
-    ):
+    with pytest.raises(LcxError, match=r"bundle long has a row of 143 tokens, .* window of 128"):
         train(settings(tiny), data, tmp_path / "a")
     dropped, _ = train(settings(tiny, too_long="drop"), data, tmp_path / "b")
     assert dropped.counts["bundles"] == 3

@@ -1,0 +1,133 @@
+"""Settings, the shape of a step, the order of an epoch, the dataset, and small words of progress."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lcx.errors import UsageError
+from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
+from lcx.settings import validate
+from lcx.training.collate import EpochOrder, Item, collate, step_shape
+from lcx.training.length import EncodedDataset, fit_all, span
+from lcx.training.progress import clock, count
+from lcx.training.settings import TrainSettings
+
+
+def test_defaults_are_the_papers() -> None:
+    paper = TrainSettings()
+    assert (paper.batch, paper.epochs, paper.learning_rate, paper.schedule) == (128, 1, 1e-6, "cosine")
+    assert (paper.warmup, paper.tuning, paper.loss_weighting) == (0.03, "full", "branch")
+
+
+def test_settings_need_no_torch() -> None:
+    code = (
+        "import sys, lcx.training.settings; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_values_from_a_command_line() -> None:
+    values = {
+        "report_to": "wandb, tensorboard",
+        "lora_targets": "q_proj",
+        "batch": "64",
+        "learning_rate": "1e-4",
+    }
+    found = validate(TrainSettings, values, where="train")
+    assert isinstance(found, TrainSettings)
+    assert found.report_to == ("wandb", "tensorboard")
+    assert found.lora_targets == ("q_proj",)
+    assert found.batch == 64
+    assert TrainSettings(report_to="none").report_to == ()
+    with pytest.raises(UsageError, match="learning_rate"):
+        validate(TrainSettings, {"learning_rat": 1}, where="train")
+    with pytest.raises(UsageError, match="0 steps"):
+        validate(TrainSettings, {"max_steps": 0}, where="train")
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "mean", "shape"),
+    [
+        (128, 1, 1, 1.0, (1, 128, 128)),
+        (128, 1, 1, 8.0, (1, 16, 16)),
+        (128, 16, 1, 8.0, (16, 1, 16)),
+        (128, 32, 1, 8.0, (16, 1, 16)),
+        (128, 2, 4, 8.0, (2, 2, 16)),
+        (128, 4, 4, 8.0, (4, 1, 16)),
+        (128, 1, 1, 3.0, (1, 43, 43)),
+        (1, 1, 1, 8.0, (1, 1, 1)),
+        (8, 1, 4, 8.0, (1, 1, 4)),
+    ],
+)
+def test_step_shape(batch: int, micro: int, processes: int, mean: float, shape: tuple[int, int, int]) -> None:
+    assert step_shape(batch, micro, processes, mean) == shape
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 9), st.floats(1, 20))
+def test_steps_are_full_passes_near_the_batch(batch: int, micro: int, processes: int, mean: float) -> None:
+    shape = step_shape(batch, micro, processes, mean)
+    assert shape.bundles == shape.micro * shape.passes * processes
+    assert 1 <= shape.micro <= micro
+    wanted = max(1, round(batch / mean))
+    assert shape.bundles == processes or abs(shape.bundles - wanted) <= shape.micro * processes / 2
+
+
+def test_epochs_are_permutations_that_fillers_do_not_change() -> None:
+    epoch = 0
+    order = EpochOrder(10, 10, 3, lambda: epoch)
+    first = list(order)
+    assert sorted(first) == list(range(10))
+    assert list(EpochOrder(10, 12, 3, lambda: 0)) == [*first, 10, 11]
+    epoch = 1
+    assert list(order) != first
+    assert list(EpochOrder(10, 10, 4, lambda: 0)) != first
+
+
+def test_fillers_weigh_nothing() -> None:
+    bundle = EncodedBundle("a", np.arange(3, 8), (EncodedBranch([4, 5, 6], 1), EncodedBranch([7], 0)))
+    batch = collate([Item(bundle, 1.0), Item(bundle, 0.0)])
+    assert batch["weights"].tolist() == [1, 1, 0, 0]
+    assert (batch["branches"], batch["answer_tokens"]) == (2, 3)
+    assert batch["input_ids"].shape == batch["position_ids"].shape == (1, 20)
+    assert batch["bundle"].tolist() == [0, 0, 1, 1]
+
+
+class Letters:
+    """An encoder of one token a letter."""
+
+    def encode(self, bundle: Bundle) -> EncodedBundle:
+        branches = tuple(
+            EncodedBranch([ord(c) for c in b.question + b.answer], len(b.question)) for b in bundle.branches
+        )
+        return EncodedBundle(bundle.id, np.array([ord(c) for c in bundle.context or "?"]), branches)
+
+
+def test_encoding_on_access_and_length_policies() -> None:
+    bundles = [Bundle(str(n), (Branch("q", "an"), Branch("qq", "a")), context="x" * n) for n in (4, 9, 6)]
+    dataset = EncodedDataset(bundles, Letters())
+    assert len(dataset) == 3
+    assert len(dataset[1].prefix) == 9
+    assert [b.id for b in dataset[:2]] == ["4", "9"]
+    dropped = fit_all(dataset, window=10, policy="drop")
+    assert [b.id for b in dropped] == ["4", "6"]
+    assert dropped.branches == [2, 2]
+    cut = fit_all(dataset, window=100, max_tokens=10, policy="truncate-middle")
+    assert [len(b.prefix) for b in cut] == [4, 7, 6]
+    assert cut.answer_lengths == {1, 2}
+
+
+def test_span_counts_positions() -> None:
+    branches = (EncodedBranch([1, 2], 0), EncodedBranch([1, 2, 3], 0))
+    assert span(EncodedBundle("a", np.arange(5), branches)) == 8
+    assert span(EncodedBundle("a", np.arange(5), branches, np.array([0, 1, 5, 6, 40]))) == 44
+
+
+def test_words() -> None:
+    assert [clock(s) for s in (0, 75.4, 3723)] == ["0:00", "1:15", "1:02:03"]
+    assert [count(n) for n in (950, 12_345, 4.5e6, 2e9)] == ["950", "12.3K", "4.5M", "2.0G"]
