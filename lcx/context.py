@@ -34,7 +34,10 @@ class Context:
 
 @dataclass
 class StepResult:
-    """What a stage hands back: counts for the manifest, headline numbers, files of interest and warnings."""
+    """What a stage hands back: counts for the manifest, headline numbers, files of interest and warnings.
+
+    `files` are paths relative to the step's folder, so that a run directory can be moved.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

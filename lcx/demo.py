@@ -32,7 +32,11 @@ def run_demo(
     plugins = loaded()
     recipe = load(RECIPE, plugins)
     model = f"tiny:{seed}"
-    flags = {"synth": {"seed": seed}, "train": {"seed": seed, "model": model}, "eval": {"seed": seed}}
+    flags: dict[str, dict[str, Any]] = {
+        "synth": {"seed": seed},
+        "train": {"seed": seed, "model": model},
+        "eval": {"seed": seed},
+    }
     synth, train, after = resolve(recipe, plugins, flags=flags, project={})
     before = resolve(recipe, plugins, flags={**flags, "eval": {"seed": seed, "model": model}}, project={})[-1]
     run = Run(out or runs_folder() / f"demo-{seed}", recipe.name)
@@ -40,7 +44,9 @@ def run_demo(
     ctx.force = fresh or all(run.state(run.key(step)) == "done" for step in steps)
 
     ctx.log(f"lcx demo, seed {seed}: no GPU, no download. Everything goes into {run.path}")
-    ctx.log("1/4 a tiny model learns to look up records, then a position bias is planted in it, as pre-training does")
+    ctx.log(
+        "1/4 a tiny model learns to look up records, then a position bias is planted in it, as pre-training does"
+    )
     _base(seed, fresh, ctx)
     ctx.log("2/4 probing that model: what does it find at which place of its context?")
     scores = {"before": _run(before, run, ctx)}
@@ -98,7 +104,8 @@ def story(result: dict[str, Any]) -> str:
     main = MAIN_PROBE
     lines = [
         curve_text(
-            {"before": before[main], "after IN2": after[main]}, title=f"{main}: records found, by place in the context"
+            {"before": before[main], "after IN2": after[main]},
+            title=f"{main}: records found, by place in the context",
         ),
         "",
     ]

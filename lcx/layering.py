@@ -28,6 +28,11 @@ def parse_set(text: str, step_ids: Sequence[str], default: str | None) -> tuple[
     head, dot, rest = key.strip().partition(".")
     if dot and head in step_ids:
         step_id, name = head, rest
+    elif dot and suggestion(head, step_ids):  # a mistyped step, not a nested setting of the default step
+        raise UsageError(
+            f"--set {text!r}: there is no step '{head}'. {suggestion(head, step_ids)}",
+            why=f"steps: {', '.join(step_ids)}",
+        )
     elif default is not None:
         step_id, name = default, key.strip()
     else:

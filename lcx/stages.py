@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def make_assembler(tokenizer: Any, template: str, chat: str, data: Path | None) 
     if chat == "never":
         chosen = without_chat(chosen)
     elif chat == "always" and not getattr(tokenizer, "chat_template", None):
-        raise UsageError("chat: always, but the tokenizer has no chat template", hint="Set chat to auto or never.")
+        raise UsageError(
+            "chat: always, but the tokenizer has no chat template", hint="Set chat to auto or never."
+        )
     if data is None or not (data / "table.json").is_file():
         return Assembler(tokenizer, chosen)
     table = load_table(data)
@@ -67,11 +70,14 @@ def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
     """The folder of bundles behind `input`. Raises MissingError where nothing is given or nothing is there."""
     if not reference:
         raise MissingError(
-            f"step '{step.id}' needs data", hint=f"--input FOLDER, or give recipe '{step.recipe}' a synth step"
+            f"step '{step.id}' needs data",
+            hint=f"--input FOLDER, or give recipe '{step.recipe}' a synth step",
         )
     place = run.resolve(reference, "data")
     if not place.is_dir():
-        raise MissingError(f"no folder of bundles at '{place}'", hint="--input FOLDER with bundles-*.parquet in it")
+        raise MissingError(
+            f"no folder of bundles at '{place}'", hint="--input FOLDER with bundles-*.parquet in it"
+        )
     return place
 
 
@@ -111,9 +117,13 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
     assembler = make_assembler(tokenizer, settings.template, settings.chat, None)
     folder = run.folder(step)
     named = settings.model_copy(update={"model": folder.name})
-    ends = stop_ids(model, tokenizer, assembler.template.end)
-    scores = run_probes(bundles, assembler.encode, model, tokenizer, named, folder, ctx, probes=probes, eos_ids=ends)
-    return _eval_result(scores, folder, assembler.info, {f"set aside: {r}": n for r, n in rejects.counts.items()})
+    ends = sorted(stop_ids(model, tokenizer, assembler.template.end))
+    scores = run_probes(
+        bundles, assembler.encode, model, tokenizer, named, folder, ctx, probes=probes, eos_ids=ends
+    )
+    return _eval_result(
+        scores, folder, assembler.info, {f"set aside: {r}": n for r, n in rejects.counts.items()}
+    )
 
 
 def _eval_result(
@@ -132,9 +142,9 @@ def _eval_result(
                 counts[f"{task} {what}"] = found[what]
         if found.get("truncated"):
             notes.append(f"{task}: {found['truncated']} contexts were cut in the middle to fit the window")
-    picture = run_picture(folder.parent)
+    picture = os.path.relpath(run_picture(folder.parent), folder)
     metrics = {"average": scores["average"], "gap": scores["gap"], "probes": tasks}
-    files = {"scores": str(folder / "scores.json"), "picture": str(picture)}
+    files = {"scores": "scores.json", "picture": picture}
     return StepResult(counts=counts, metrics=metrics, files=files, notes=notes, extra={"prompt": prompt})
 
 
@@ -161,7 +171,11 @@ def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
         questions = record.get("metrics", {}).get("questions")
         mean = record.get("metrics", {}).get("context_tokens", {}).get("mean")
         if questions:
-            steps = values["max_steps"] if values["max_steps"] > 0 else -(-questions // values["batch"]) * values["epochs"]
+            steps = (
+                values["max_steps"]
+                if values["max_steps"] > 0
+                else -(-questions // values["batch"]) * values["epochs"]
+            )
             found |= {"questions": questions, "optimizer_steps": steps}
         if mean:
             found["context_tokens"] = round(mean * record["metrics"]["contexts"])

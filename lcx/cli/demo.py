@@ -29,9 +29,11 @@ def demo(
     """Make data, train and evaluate on this machine's CPU: no network, no download, a few minutes."""
     from lcx.cli import show
     from lcx.context import stderr_console
-    from lcx.demo import run_demo
+    from lcx.demo import run_demo, story
 
     folder = Path(out).expanduser() if out else None
     result = run_demo(seed=seed, fresh=fresh, out=folder, console=stderr_console(opt.STATE.quiet))
     if json:
         show.emit_json(result)
+    else:
+        print(story(result))

@@ -92,22 +92,24 @@ def score_file(
     from lcx.cli import show
     from lcx.errors import UsageError
 
-    plugins.loaded().probes.get(task)  # an unknown task ends here, with a suggestion
+    known = plugins.loaded().probes
+    known.get(task)  # an unknown task ends here, with a suggestion
     if not path.is_file():
         raise UsageError(
             f"no predictions file '{path}'", hint="--predictions FILE takes JSON Lines, one row a probe."
         )
     from lcx.evaluation.predictions import score_predictions
 
-    scores = score_predictions(task, path, compat=compat, **({} if span is None else {"span": span}))
+    scores = score_predictions(
+        known.load(task), path, compat=compat, **({} if span is None else {"span": span})
+    )
     if as_json:
         show.emit_json(scores)
         return
-    spans = scores.pop("spans", None)
-    counts = scores.pop("counts", None)
-    for key, value in scores.items():
-        print(f"{key.ljust(10)}{show.number(value)}")
-    if spans:
-        print(f"{'curve'.ljust(10)}{show.curve(spans)}")
-        print(f"{'spans'.ljust(10)}{' '.join('none' if s is None else f'{s:.3f}' for s in spans)}")
-        print(f"{'rows'.ljust(10)}{show.number(counts)}")
+    from lcx.evaluation.terminal import curve_text
+
+    print(curve_text({path.stem: scores}, title=task))
+    left = {
+        key: scores[key] for key in ("score", "nulls", "skipped", "compat") if scores.get(key) is not None
+    }
+    print("\n" + "\n".join(f"  {key.ljust(8)}  {show.number(value)}" for key, value in left.items()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 BAR = "▁▂▃▄▅▆▇█"
@@ -55,8 +56,11 @@ def step_summary(report: Mapping[str, Any]) -> str:
     head += " before, nothing to do" if report.get("reused") else f" in {report['seconds']:.1f} s"
     lines = [head]
     files = {name: _short(str(path)) for name, path in (report.get("files") or {}).items()}
+    metrics = dict(report.get("metrics") or {})
+    if metrics.pop("probes", None):
+        lines += _curves(Path(report["folder"]).parent)
     sections = [
-        report.get("metrics") or {},
+        metrics,
         report.get("counts") or {},
         files or {"folder": report["folder"]},
     ]
@@ -65,6 +69,15 @@ def step_summary(report: Mapping[str, Any]) -> str:
         lines += _pairs(section, width)
     lines += [f"  {'note'.ljust(width)}  {note}" for note in report.get("notes") or []]
     return "\n".join(lines)
+
+
+def _curves(folder: Path) -> list[str]:
+    """The curves of an eval step, with those of the run's other models."""
+    from lcx.evaluation.compare import comparable
+    from lcx.evaluation.terminal import curve_text
+
+    found = comparable(folder)
+    return [f"{curve_text(curves, title=task)}\n" for task, curves in found.items()]
 
 
 def plan(report: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ is printed.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -133,7 +134,7 @@ def run_step(job: RunJob, step: Step) -> dict[str, Any]:
         "folder": str(job.run.folder(step)),
         "counts": result.counts,
         "metrics": result.metrics,
-        "files": result.files,
+        "files": {name: os.path.normpath(job.run.folder(step) / path) for name, path in result.files.items()},
         "notes": result.notes,
         "seconds": round(time.monotonic() - started, 3),
     }

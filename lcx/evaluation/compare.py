@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lcx.evaluation.plots import panels_png
 from lcx.work.files import read_json
 
-__all__ = ["panels", "run_picture", "run_scores"]
+__all__ = ["comparable", "run_picture", "run_scores"]
 
 PICTURE = "curves.png"
 SAME = ("corpus", "seed")
@@ -22,18 +21,22 @@ def run_scores(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: read_json(path) for path in files}
 
 
-def panels(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Curves by task and then model, as plots want them."""
-    found: dict[str, dict[str, Any]] = {}
+def comparable(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Curves by task and then model: the newest result, and those of the same contexts."""
+    scores = run_scores(folder)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    if not scores:
+        return found
+    newest = list(scores.values())[-1]
     for model, result in scores.items():
+        if any(result.get(key) != newest.get(key) for key in SAME):
+            continue
         for task, curve in result["tasks"].items():
-            found.setdefault(task, {})[model] = curve
+            if task in newest["tasks"] and len(curve["spans"]) == len(newest["tasks"][task]["spans"]):
+                found.setdefault(task, {})[model] = curve
     return found
 
 
 def run_picture(folder: Path) -> Path:
-    """Draw the models of an eval step's folder over one another: those comparable with the newest result."""
-    scores = run_scores(folder)
-    newest = list(scores.values())[-1]
-    alike = {name: s for name, s in scores.items() if all(s.get(key) == newest.get(key) for key in SAME)}
-    return panels_png(folder / PICTURE, panels(alike))
+    """Draw the models of an eval step's folder over one another, a panel a task."""
+    return panels_png(folder / PICTURE, comparable(folder))

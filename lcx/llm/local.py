@@ -53,7 +53,10 @@ class Local:
     def _encode(self, request: Request) -> list[int]:
         if self.chat:
             ids = self.tokenizer.apply_chat_template(
-                [dict(m) for m in request.messages], add_generation_prompt=True, tokenize=True, return_dict=True
+                [dict(m) for m in request.messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
             )["input_ids"]
             return [int(i) for i in ids]
         text = "\n\n".join(m["content"] for m in request.messages)
@@ -65,10 +68,17 @@ class Local:
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device
+        )
         sampling: dict[str, Any] = {"do_sample": False}
         if request.temperature > 0:
-            sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
+            sampling = {
+                "do_sample": True,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "top_k": 0,
+            }
         if request.stop:
             sampling |= {"stop_strings": list(request.stop), "tokenizer": self.tokenizer}
         devices = [self.model.device] if self.model.device.type == "cuda" else []

@@ -36,7 +36,11 @@ def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
         counts["contexts the corpus could not fill"] = unfilled
     found: dict[str, Any] = {"counts": counts, "contexts": len(bundles), "questions": questions}
     if lengths:
-        found["context_tokens"] = {"least": min(lengths), "mean": sum(lengths) / len(lengths), "most": max(lengths)}
+        found["context_tokens"] = {
+            "least": min(lengths),
+            "mean": sum(lengths) / len(lengths),
+            "most": max(lengths),
+        }
         found["gold_by_eighth"] = [round(n / total, 4) for n in places]
         found["gold_places"] = sparkline(places)
     return found
@@ -71,7 +75,14 @@ def _example(bundle: Bundle, table: SegmentTable) -> list[str]:
         for gold in branch.gold:
             text = table.text(plan[gold])
             source = table.document(table.document_of(plan[gold])).id
-            lines += [f"Evidence: segment {gold + 1} of {len(plan)}, from `{source}`", "", "```text", text, "```", ""]
+            lines += [
+                f"Evidence: segment {gold + 1} of {len(plan)}, from `{source}`",
+                "",
+                "```text",
+                text,
+                "```",
+                "",
+            ]
     if len(bundle.branches) > EXAMPLES:
         lines += [f"… and {len(bundle.branches) - EXAMPLES} more questions on this context", ""]
     return lines

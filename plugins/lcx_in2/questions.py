@@ -20,7 +20,9 @@ FIELD = {FINE: "segment", INTEGRATION: "segments"}
 MAX_QUESTION = 1000
 _LABEL = r"\*{0,2}\s*[:：]\*{0,2}\s*"
 _REPLY = re.compile(rf"question{_LABEL}(?P<q>.+?)\s*\n[\s*#]*answer{_LABEL}(?P<a>.+)", re.I | re.S)
-_POINTS_AT_TEXT = re.compile(r"\b(?:this|the|above|given|following) (?:passage|text|excerpt|pieces?|segments?)\b", re.I)
+_POINTS_AT_TEXT = re.compile(
+    r"\b(?:this|the|above|given|following) (?:passage|text|excerpt|pieces?|segments?)\b", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Writer:
         temperature: float,
         max_tokens: int,
     ) -> None:
-        self._open, self._llm = llm, None
+        self._open = llm
+        self._llm: LLM | None = None
         self.journal, self.prompts, self.text = journal, prompts, text
         self.batch, self.seed = batch, seed
         self.temperature, self.max_tokens = temperature, max_tokens
@@ -158,7 +161,9 @@ class Writer:
         self.prompt_tokens += known["usage"][0]
         self.completion_tokens += known["usage"][1]
         if len(known["replies"]) != len(part):
-            raise LcxError(f"{self.journal.path}: batch {unit} has another size", hint="--force starts the step over.")
+            raise LcxError(
+                f"{self.journal.path}: batch {unit} has another size", hint="--force starts the step over."
+            )
         return list(known["replies"])
 
     def close(self) -> None:

@@ -17,27 +17,42 @@ class In2Synth(Settings):
 
     corpus: str = setting("stdlib", description="a file, a folder, hf:NAME, stdlib, or stdlib:records")
     documents: int | None = setting(None, ge=1, description="read at most so many documents")
-    tokenizer: str = setting("simple", description="counts tokens: `simple` (no download) or a model's path or id")
+    tokenizer: str = setting(
+        "simple", description="counts tokens: `simple` (no download) or a model's path or id"
+    )
     segment_tokens: int = setting(128, ge=4, description="least tokens of a segment (paper: 128)")
-    segment_by: Literal["length", "lines"] = setting("length", description="`lines`: each line is one segment")
+    segment_by: Literal["length", "lines"] = setting(
+        "length", description="`lines`: each line is one segment"
+    )
     examples: int = setting(17_500, ge=1, description="questions in all (paper: 1.75M; this is its 1%)")
     mix: dict[str, float] = setting(
         {"fine": 0.63, "integration": 0.17, "short": 0.09, "general": 0.11},
         description="shares of the kinds: fine, integration, short, general",
     )
-    general: str | None = setting(None, description="instruction data for the general share: a file or hf:NAME")
+    general: str | None = setting(
+        None, description="instruction data for the general share: a file or hf:NAME"
+    )
     context_tokens: tuple[int, int] = setting(
-        (4096, 32768), description="range of the uniform length of a long context; counts the context, not the question"
+        (4096, 32768),
+        description="range of the uniform length of a long context; counts the context, not the question",
     )
     questions_per_context: int = setting(1, ge=1, description="questions that share one context (paper: 1)")
-    integration_segments: int = setting(5, ge=2, description="most segments that a joint question is written from")
+    integration_segments: int = setting(
+        5, ge=2, description="most segments that a joint question is written from"
+    )
     short_tokens: int = setting(600, ge=1, description="about how long a short context is, in tokens")
     llm: str = setting("builtin", description="writes the questions: builtin, local:PATH_OR_ID, …")
     llm_options: dict[str, Any] = setting({}, description="options of that backend, such as batch")
     temperature: float = setting(0.7, ge=0, description="sampling temperature of the writer")
-    answer_tokens: int = setting(512, ge=16, description="most tokens that the writer may use for one question")
-    prompts: str | None = setting(None, description="a folder whose fine.txt or integration.txt replace the bundled ones")
-    decontaminate: list[str] = setting([], description="files of evaluation items; documents that share text are dropped")
+    answer_tokens: int = setting(
+        512, ge=16, description="most tokens that the writer may use for one question"
+    )
+    prompts: str | None = setting(
+        None, description="a folder whose fine.txt or integration.txt replace the bundled ones"
+    )
+    decontaminate: list[str] = setting(
+        [], description="files of evaluation items; documents that share text are dropped"
+    )
     ngram: int = setting(10, ge=2, description="words in a row that count as shared text")
     shards: int = setting(1, ge=1, description="files that the bundles are cut into")
     seed: int = setting(0, description="everything random follows from it")

@@ -42,11 +42,13 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
     counts: Counter[str] = Counter()
 
     prompts = {kind: load_prompt(kind, settings.prompts) for kind in (FINE, INTEGRATION)}
+    # A fresh step opens its writer first: a model that is not there should be said before the corpus is read.
+    early = None if (folder / "journal.jsonl").exists() else open_llm(settings.llm, settings.llm_options)
     table = _table(settings, folder, ctx, counts)
     wanted = _shares(settings, notes)
     with Journal(folder / "journal.jsonl") as journal:
         writer = Writer(
-            lambda: open_llm(settings.llm, settings.llm_options),
+            lambda: early or open_llm(settings.llm, settings.llm_options),
             journal,
             prompts=prompts,
             text=table.text,
@@ -69,7 +71,9 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
     write_text(folder / "preview.md", preview(bundles, table))
     counts.update(metrics.pop("counts"))
     if settings.llm == "builtin":
-        notes.append("builtin rules wrote the questions; for a real model give a writer: --llm local:PATH_OR_ID")
+        notes.append(
+            "builtin rules wrote the questions; for a real model give a writer: --llm local:PATH_OR_ID"
+        )
     if counts.get("contexts the corpus could not fill"):
         notes.append(
             f"{counts['contexts the corpus could not fill']} contexts are shorter than drawn: the corpus has too few "
@@ -78,7 +82,7 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
     return StepResult(
         counts=dict(sorted(counts.items())),
         metrics=metrics,
-        files={"data": str(data), "preview": str(folder / "preview.md")},
+        files={"data": "data", "preview": "preview.md"},
         notes=notes,
     )
 
@@ -96,7 +100,11 @@ def _table(settings: In2Synth, folder: Path, ctx: Context, counts: Counter[str])
         for sieve in sieves:
             documents = sieve.filter(documents)
         built = build_table(
-            documents, tokenizer, min_tokens=settings.segment_tokens, mode=settings.segment_by, keep_short=True
+            documents,
+            tokenizer,
+            min_tokens=settings.segment_tokens,
+            mode=settings.segment_by,
+            keep_short=True,
         )
         found.update({f"set aside: {reason}": n for reason, n in rejects.counts.items()})
         dropped = [drop for sieve in sieves for drop in sieve.dropped]
@@ -121,7 +129,9 @@ def _shares(settings: In2Synth, notes: list[str]) -> dict[str, int]:
     if "general" in mix and settings.general is None:
         gone = mix.pop("general")
         if not mix:
-            raise UsageError("the mix is all general data, and no file is given", hint="--set synth.general=FILE.jsonl")
+            raise UsageError(
+                "the mix is all general data, and no file is given", hint="--set synth.general=FILE.jsonl"
+            )
         notes.append(
             f"the general share ({gone:.0%}) has no source and went to the other kinds; "
             "give one with --set synth.general=FILE.jsonl"
@@ -161,7 +171,9 @@ def _questions(
     return fine, joint
 
 
-def _collect(writer: Writer, kind: str, candidates: Sequence[tuple[int, ...]], needed: int, ctx: Context) -> list[QA]:
+def _collect(
+    writer: Writer, kind: str, candidates: Sequence[tuple[int, ...]], needed: int, ctx: Context
+) -> list[QA]:
     pairs: list[QA] = []
     every = max(1, min(needed, len(candidates)) // 10)
     for pair in writer.write(kind, kind, candidates, needed):
@@ -203,7 +215,9 @@ def _makers(
     shuffle(random.Random(f"in2:{seed}:pairs"), long_pairs)
     groups = group(long_pairs, settings.questions_per_context, _keys(table))
     short = repeat(fine[cut:] or fine, wanted.get("short", 0), f"{seed}:short")
-    general = list(general_bundles(settings.general, wanted["general"], counts)) if wanted.get("general") else []
+    general: list[Bundle] = []
+    if settings.general is not None:
+        general = list(general_bundles(settings.general, wanted.get("general", 0), counts))
     if len(general) < wanted.get("general", 0):
         notes.append(f"the general data had {len(general):,} usable rows of the {wanted['general']:,} wanted")
 

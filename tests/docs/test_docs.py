@@ -55,7 +55,11 @@ def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str) -> Non
 def test_the_readmes_lcx_commands_parse(cli: Any) -> None:
     """Flags and recipes of the README exist; its paths do not, so only the parse is checked, by --dry-run."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = [line for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) for line in body.splitlines()]
+    lines = [
+        line
+        for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+        for line in body.splitlines()
+    ]
     found = [line for line in lines if line.startswith("lcx ") and "--recipe" in line]
     assert found
     for line in found:

@@ -6,35 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lcx.errors import LcxError, UsageError
 from lcx.llm import open_llm
 from lcx.llm.local import Local
 from lcx.llm.protocol import Request
-from tests.corpus.tokenizers_for_tests import byte_level
+from tests.llm.models import tiny_llama
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="</s>", bos_token="<s>")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        initializer_range=0.3,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return tiny_llama(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +30,13 @@ def ask(text: str, **options: object) -> Request:
     return Request(({"role": "user", "content": text},), **{"max_tokens": 12, **options})  # type: ignore[arg-type]
 
 
-PROMPTS = ["The river ran", "def total(values):", "漢字", "A second look showed three spaces and then some more words", "x"]
+PROMPTS = [
+    "The river ran",
+    "def total(values):",
+    "漢字",
+    "A second look showed three spaces and then some more words",
+    "x",
+]
 
 
 def test_a_padded_batch_answers_as_each_prompt_alone(llm: Local) -> None:

@@ -24,9 +24,11 @@ def test_the_demo_shows_the_bias_and_the_cure(seed: int, lcx_program: str, tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
     before, after = result["before"], result["after"]
-    print(f"seed {seed}: {result['seconds']} s, gap {before['val:database']['gap']:.3f} -> "
-          f"{after['val:database']['gap']:.3f}, average {before['val:database']['average']:.3f} -> "
-          f"{after['val:database']['average']:.3f}")
+    print(
+        f"seed {seed}: {result['seconds']} s, gap {before['val:database']['gap']:.3f} -> "
+        f"{after['val:database']['gap']:.3f}, average {before['val:database']['average']:.3f} -> "
+        f"{after['val:database']['average']:.3f}"
+    )
     assert set(before) == set(after) == {"val:document", "val:code", "val:database"}
     main_before, main_after = before["val:database"], after["val:database"]
     assert min(main_before["counts"]) >= 400

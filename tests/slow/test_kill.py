@@ -62,7 +62,9 @@ def test_a_synth_step_killed_many_times_ends_with_the_same_bytes(
     mixed: Path, lcx_program: str, tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    subprocess.run(command(lcx_program, mixed, tmp_path / "whole"), check=True, capture_output=True, env=os.environ)
+    subprocess.run(
+        command(lcx_program, mixed, tmp_path / "whole"), check=True, capture_output=True, env=os.environ
+    )
     whole = time.monotonic() - began
     rng = random.Random(0)
     killed = 0
@@ -79,7 +81,9 @@ def test_a_synth_step_killed_many_times_ends_with_the_same_bytes(
             process.send_signal(signal.SIGKILL)
             killed += 1
         process.wait()
-    subprocess.run(command(lcx_program, mixed, tmp_path / "cut"), check=True, capture_output=True, env=os.environ)
+    subprocess.run(
+        command(lcx_program, mixed, tmp_path / "cut"), check=True, capture_output=True, env=os.environ
+    )
     assert killed >= 1
     assert data(tmp_path / "cut") == data(tmp_path / "whole")
     assert sum(name.startswith("bundles") for name in data(tmp_path / "cut")) == 4

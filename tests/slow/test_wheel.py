@@ -54,7 +54,9 @@ def test_the_wheel_lists_its_recipes_and_plugins_and_runs_one(clean: Path, tmp_p
     assert "in2" in lcx(clean, "plugins", "list", cwd=tmp_path)
     sets = ("synth.examples=640", "eval.sets=2", "train.max_steps=3")
     words = [word for text in sets for word in ("--set", text)]
-    report = json.loads(lcx(clean, "run", "--recipe", "in2-tiny", "--run", "run", "--json", *words, cwd=tmp_path))
+    report = json.loads(
+        lcx(clean, "run", "--recipe", "in2-tiny", "--run", "run", "--json", *words, cwd=tmp_path)
+    )
     assert [step["state"] for step in report["steps"]] == ["done", "done", "done"]
     assert (tmp_path / "run" / "eval" / "curves.png").is_file()
     assert (tmp_path / "run" / "train" / "model" / "config.json").is_file()

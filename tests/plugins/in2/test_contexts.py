@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lcx_in2.contexts import group, kind_of, long_bundle, repeat, shares, short_bundle
+from lcx_in2.questions import QA, parse_reply
+from lcx_in2.synth import segment_runs
 
 from lcx.corpus.table import SegmentTable, build_table
 from lcx.corpus.tokenizing import BUILTIN
 from lcx.records import Document
-from lcx_in2.contexts import group, kind_of, long_bundle, repeat, shares, short_bundle
-from lcx_in2.questions import QA, parse_reply
-from lcx_in2.synth import segment_runs
 
 
 def make_table(documents: int = 30, lines: int = 8) -> SegmentTable:
@@ -25,7 +25,9 @@ def make_table(documents: int = 30, lines: int = 8) -> SegmentTable:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["fine", "integration", "short", "general"]), st.floats(0.01, 10), min_size=1),
+    st.dictionaries(
+        st.sampled_from(["fine", "integration", "short", "general"]), st.floats(0.01, 10), min_size=1
+    ),
     st.integers(1, 10_000),
 )
 def test_shares_add_up_and_lie_within_one_of_the_exact_share(mix: dict[str, float], examples: int) -> None:
@@ -41,7 +43,9 @@ def test_the_papers_shares() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), max_size=60), st.integers(1, 8))
-def test_groups_lose_no_pair_and_never_hold_a_segment_or_key_twice(places: list[tuple[int, int]], size: int) -> None:
+def test_groups_lose_no_pair_and_never_hold_a_segment_or_key_twice(
+    places: list[tuple[int, int]], size: int
+) -> None:
     key_of = {segment: f"key{segment % 4}" for segment in range(13)}
     pairs = [QA(f"q{i}", "a", (segment,)) for i, (segment, _) in enumerate(places)]
     groups = group(pairs, size, key_of.get)
@@ -80,7 +84,8 @@ def test_a_long_context_holds_the_evidence_where_it_says() -> None:
 def test_the_target_length_is_uniform_over_its_range() -> None:
     table = make_table()
     targets = [
-        long_bundle(i, [QA("q", "a", (0,))], table, length=(100, 199), seed=7).meta["target"] for i in range(2000)
+        long_bundle(i, [QA("q", "a", (0,))], table, length=(100, 199), seed=7).meta["target"]
+        for i in range(2000)
     ]
     counts = Counter((t - 100) // 10 for t in targets)
     chi = sum((counts[k] - 200) ** 2 / 200 for k in range(10))

@@ -38,7 +38,9 @@ def write_corpus(folder: Path, files: int = 40, seed: int = 0) -> Path:
         ]
         (folder / f"text{number}.md").write_text("\n".join(lines), encoding="utf-8")
         body = "\n".join(f"    step_{k} = compute_{rng.randrange(10**6)}(first, second)" for k in range(14))
-        (folder / f"code{number}.py").write_text(f"def job_{number}(first, second):\n{body}\n", encoding="utf-8")
+        (folder / f"code{number}.py").write_text(
+            f"def job_{number}(first, second):\n{body}\n", encoding="utf-8"
+        )
     return folder
 
 
@@ -82,7 +84,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path,
         synth(tmp_path / name, corpus=str(corpus), seed=seed, shards=3)
     a, b, c = (digests(tmp_path / name / "synth" / "data") for name in "abc")
     assert a == b
-    assert [name for name in a if name.startswith("bundles")] == [f"bundles-0000{i}-of-00003.parquet" for i in range(3)]
+    assert [name for name in a if name.startswith("bundles")] == [
+        f"bundles-0000{i}-of-00003.parquet" for i in range(3)
+    ]
     assert a["bundles-00000-of-00003.parquet"] != c["bundles-00000-of-00003.parquet"]
     assert a["documents-00000-of-00001.parquet"] == c["documents-00000-of-00001.parquet"]
 
@@ -165,7 +169,9 @@ def test_useless_replies_are_skipped_and_counted_by_reason(
 def test_a_writer_without_a_single_usable_reply_is_an_error_with_the_reason(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lcx_in2.synth.open_llm", lambda *_: Scripted(lambda *_: Response((Completion("no"),))))
+    monkeypatch.setattr(
+        "lcx_in2.synth.open_llm", lambda *_: Scripted(lambda *_: Response((Completion("no"),)))
+    )
     with pytest.raises(UsageError, match="no usable fine question") as caught:
         synth(tmp_path / "run", corpus=str(corpus))
     assert "no question and answer in the reply" in caught.value.why
@@ -278,6 +284,8 @@ def test_other_settings_in_the_same_run_are_refused_naming_what_differs(tmp_path
         ({"llm": "bultin"}, "Did you mean 'builtin'"),
     ],
 )
-def test_wrong_settings_are_refused(tmp_path: Path, corpus: Path, settings: dict[str, Any], words: str) -> None:
+def test_wrong_settings_are_refused(
+    tmp_path: Path, corpus: Path, settings: dict[str, Any], words: str
+) -> None:
     with pytest.raises(LcxError, match=words):
         synth(tmp_path / "run", corpus=str(corpus), **settings)
