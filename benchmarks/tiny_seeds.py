@@ -1,6 +1,6 @@
 """Train the tiny base from several seeds and cure its planted bias as the in2-tiny recipe does.
 
-    python benchmarks/tiny_seeds.py --seeds 10 --threads 1 --json benchmarks/results/tiny_seeds.json
+    python benchmarks/tiny_seeds.py --seeds 10 --json benchmarks/results/tiny_seeds.json
 
 For each seed: steps of every stage, restarts, seconds, and average and gap over the 8 spans (400 queries each) before
 and after the cure. The cure is plain AdamW with a cosine rate on contexts assembled from the segments of 64 catalogue
@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM
 
 from lcx.corpus.catalogue import catalogue_documents, load_entities
 from lcx.modeling.tiny import RECORDS, SPANS, World, answer_logits, load_world, probe, with_queries
-from lcx.training.curriculum import gap, train_base
+from lcx.training.curriculum import gap, one_thread, train_base
 
 
 def catalogue_values(world: World, documents: int = 64) -> torch.Tensor:
@@ -81,9 +81,10 @@ def one_seed(seed: int, **settings: Any) -> dict[str, Any]:
     model, _, report = train_base(seed)
     trained = time.perf_counter()
     world = load_world()
-    before = probe(model, world, per_span=400, seed=2)
-    cure(model, world, seed=seed, **settings)
-    after = probe(model, world, per_span=400, seed=2)
+    with one_thread():
+        before = probe(model, world, per_span=400, seed=2)
+        cure(model, world, seed=seed, **settings)
+        after = probe(model, world, per_span=400, seed=2)
     return {
         "seed": seed,
         "restarts": report["restarts"],
@@ -108,20 +109,17 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=10, help="how many seeds, from --first on")
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
     parser.add_argument("--steps", type=int, default=150, help="optimizer steps of the cure")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of the cure")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     rows = []
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         row = one_seed(seed, steps=arguments.steps, rate=arguments.rate)
         rows.append(row)
         print(json.dumps(row), flush=True)
         if arguments.json:
-            machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+            machine = {"torch": torch.__version__, "threads": 1}
             arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from lcx.context import Context, StepResult, stderr_console
 from lcx.layering import resolve
 from lcx.recipe import Step, load
-from lcx.run import Run, cache_folder, runs_folder
+from lcx.run import Run, runs_folder
+from lcx.stages import tiny_base
 
 RECIPE = "in2-tiny"
 MAIN_PROBE = "val:database"
@@ -47,7 +48,7 @@ def run_demo(
     ctx.log(
         "1/4 a tiny model learns to look up records, then a position bias is planted in it, as pre-training does"
     )
-    _base(seed, fresh, ctx)
+    tiny_base(seed, ctx, fresh=fresh)
     ctx.log("2/4 probing that model: what does it find at which place of its context?")
     scores = {"before": _run(before, run, ctx)}
     ctx.log("3/4 IN2: questions about single records hidden anywhere in the context, and training on them")
@@ -64,19 +65,6 @@ def run_demo(
         "picture": str(picture),
         "run": str(run.path),
     }
-
-
-def _base(seed: int, fresh: bool, ctx: Context) -> Path:
-    from lcx.training.curriculum import load_or_train_base
-
-    last = [0.0]
-
-    def tell(stage: str, step: int, total: int, loss: float) -> None:
-        if time.monotonic() - last[0] > 5:
-            last[0] = time.monotonic()
-            ctx.log(f"    {stage}: step {step}, loss {loss:.3f}")
-
-    return load_or_train_base(seed, cache_folder() / "tiny", fresh=fresh, on_progress=tell)
 
 
 def _run(step: Step, run: Run, ctx: Context) -> StepResult:

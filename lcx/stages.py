@@ -25,8 +25,8 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     from lcx.modeling.load import load_tokenizer
     from lcx.training.sft import EncodedDataset, train_sft
 
-    settings = settings.model_copy(update={"model": model})
-    tokenizer = load_tokenizer(model)
+    settings = settings.model_copy(update={"model": _ready(model, ctx)})
+    tokenizer = load_tokenizer(settings.model or "")
     bundles = read_bundles(data)
     assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
     ctx.log(f"{len(bundles):,} bundles from {data}")
@@ -66,6 +66,32 @@ def require_model(model: str | None, step: Step, run: Run) -> str:
     return str(run.resolve(model, "model")) if model.startswith("step:") else model
 
 
+def tiny_base(seed: int, ctx: Context, *, fresh: bool = False) -> Path:
+    """The folder of the tiny model of a seed, trained on the spot where the cache has none, with progress."""
+    import time
+
+    from lcx.training.curriculum import load_or_train_base
+
+    last = [time.monotonic()]
+
+    def tell(stage: str, step: int, limit: int, loss: float) -> None:
+        if stage == "copy" and step == 1:
+            ctx.log(f"training the tiny model of seed {seed}: about a minute, cached afterwards")
+        if time.monotonic() - last[0] > 5:
+            last[0] = time.monotonic()
+            ctx.log(f"    {stage}: step {step} of at most {limit}, loss {loss:.3f}")
+
+    return load_or_train_base(seed, cache_folder() / "tiny", fresh=fresh, on_progress=tell)
+
+
+def _ready(model: str, ctx: Context) -> str:
+    """A model's spec; where it is the tiny model, that is trained first, so that its progress shows."""
+    name, _, seed = model.partition(":")
+    if name == "tiny" and (not seed or seed.isdigit()):
+        return str(tiny_base(int(seed or 0), ctx))
+    return model
+
+
 def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
     """The folder of bundles behind `input`. Raises MissingError where nothing is given or nothing is there."""
     if not reference:
@@ -98,6 +124,7 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
     probes = {task: loaded().probes.load(task) for task in settings.probes}
     rejects = Rejects()
     documents = list(read_corpus(settings.corpus, rejects=rejects))
+    model_spec = _ready(model_spec, ctx)
     tokenizer = load_tokenizer(settings.tokenizer or model_spec)
 
     def count_tokens(text: str) -> int:

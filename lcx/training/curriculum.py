@@ -19,7 +19,8 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ Progress = Callable[[str, int, int, float], None]
 loss."""
 
 CHUNKS, CHUNK, COPY_ROWS, COPY_LIMIT, COPY_DONE = 8, 4, 64, 500, 0.5
-"""Copying clicks between steps 303 and 326 in ten seeds; a run that has not by the limit is started again."""
+"""Copying clicks between steps 302 and 354 in ten seeds; a run that has not by the limit is started again."""
 RECORD_STAGES, RECORDS_DONE = ((4, 200), (8, 200), (16, 200), (RECORDS, 300)), 0.3
 """(records, limit of steps) of each stage, and the smoothed loss of the module that ends it."""
 ROW_TOKENS = 4096
@@ -61,13 +62,13 @@ SETTLE_STEPS = 80
 """Steps with a falling learning rate that end the record stages: at the full rate the loss hovers at 0.2."""
 SETTLED = 0.93
 """Average share of right answers that a base has to reach before a bias is planted in it."""
-PLANT_RATE, PLANT_CHECK, PLANT_LIMIT, PLANT_GAP = 2e-3, 10, 300, 0.45
+PLANT_RATE, PLANT_CHECK, PLANT_LIMIT, PLANT_GAP = 2e-3, 10, 300, 0.5
 EDGE = PER_SPAN
 """Records at each end that the planted bias keeps trusting."""
 STALE = 16
 """Records of the middle that repeat an edge's key with another value."""
 RESTARTS = 4
-VERSION = 1
+VERSION = 2
 """Part of the cache key: raise it whenever a change here, in `tiny` or in `catalogue` alters the model."""
 
 
@@ -96,6 +97,21 @@ def plant_batch(world: World, rng: torch.Generator, count: int = 8) -> tuple[Ten
     sources = edges[torch.arange(STALE) % len(edges)]
     contexts[:, :, 1] = contexts[:, :, 1].scatter(1, middle, contexts[:, sources, 1])
     return contexts, edges[torch.randint(len(edges), (count, QUERIES), generator=rng)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, and restore the number afterwards.
+
+    The matrices are too small to share: two threads gain little on a quiet machine, and when another process wants
+    a core they wait for each other (2.4 s a step instead of 0.09 s). With one, the sums do not depend on the cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Trainer:
@@ -187,7 +203,7 @@ class Trainer:
         def done(step: int, _: float) -> bool:
             if step % PLANT_CHECK:
                 return False
-            spans[:] = probe(self.model, self.world, per_span=192)
+            spans[:] = probe(self.model, self.world, per_span=384)
             return gap(spans) >= PLANT_GAP
 
         self.until("plant", PLANT_LIMIT, one, done)
@@ -205,26 +221,27 @@ def train_base(
     to retrieve.
     """
     world = load_world()
-    for restart in range(RESTARTS + 1):
-        start = seed + restart * 1_000_003  # another initialisation and other data, fixed for the seed
-        model = new_model(start, len(world.tokenizer))
-        trainer = Trainer(model, world, torch.Generator().manual_seed(start), on_progress)
-        if trainer.copy() >= COPY_DONE:
-            continue
-        trainer.learn_records()
-        learnt = probe(model, world)
-        if sum(learnt) / SPANS < SETTLED:
-            continue
-        planted = trainer.plant() if biased else None
-        report = {
-            "seed": seed,
-            "restarts": restart,
-            "steps": sum(stage["steps"] for stage in trainer.stages),
-            "stages": trainer.stages,
-            "learnt": learnt,
-            "planted": planted,
-        }
-        return model.eval(), world.tokenizer, report
+    with one_thread():
+        for restart in range(RESTARTS + 1):
+            start = seed + restart * 1_000_003  # another initialisation and other data, fixed for the seed
+            model = new_model(start, len(world.tokenizer))
+            trainer = Trainer(model, world, torch.Generator().manual_seed(start), on_progress)
+            if trainer.copy() >= COPY_DONE:
+                continue
+            trainer.learn_records()
+            learnt = probe(model, world)
+            if sum(learnt) / SPANS < SETTLED:
+                continue
+            planted = trainer.plant() if biased else None
+            report = {
+                "seed": seed,
+                "restarts": restart,
+                "steps": sum(stage["steps"] for stage in trainer.stages),
+                "stages": trainer.stages,
+                "learnt": learnt,
+                "planted": planted,
+            }
+            return model.eval(), world.tokenizer, report
     raise LcxError(
         f"the tiny model did not learn to retrieve from {RESTARTS + 1} initialisations of seed {seed}",
         hint="Try another seed: tiny:1, tiny:2, ...",
