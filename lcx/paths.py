@@ -31,3 +31,11 @@ def runs_folder() -> Path:
     from pathlib import Path
 
     return Path(os.environ.get("LCX_RUNS") or "runs")
+
+
+def slug(text: str) -> str:
+    """A file name for a model, task or data spec: `step:train` -> `train`, a path -> its last part."""
+    import re
+
+    text = text.removeprefix("step:").rstrip("/")
+    return re.sub(r"[^\w.+-]+", "-", text.split("/")[-1]).strip("-.") or "model"

@@ -74,15 +74,6 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """A model's answer to one probe query. `pred` is None where the model gave none."""
-
-    id: str
-    pred: str | None
-    fields: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class EncodedBranch:
     """A branch as token ids: what follows the shared prefix. `ids[answer_start:]` are the answer (loss) tokens."""
 

@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,13 @@ from typing import Any
 from lcx import __version__
 from lcx.context import StepResult
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.paths import cache_folder, runs_folder
+from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
-from lcx.work.files import disk_errors, write_json, write_text
+from lcx.work.files import disk_errors, make_folder, remove_leftovers, write_json, write_text
 
 __all__ = ["Run", "cache_folder", "differences", "digest", "runs_folder", "slug", "versions"]
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
-
-
-def slug(text: str) -> str:
-    """A folder name for a model or data spec: `step:train` -> `train`, a path -> its last part."""
-    text = text.removeprefix("step:").rstrip("/")
-    return re.sub(r"[^\w.+-]+", "-", text.split("/")[-1]).strip("-.") or "model"
 
 
 def digest(value: Any) -> str:
@@ -129,29 +122,32 @@ class Run:
             json.dumps(fingerprint, default=str)
         )
         if record is not None and not force:
-            if not same:
+            if not same and self._holds_work(key):
                 changes = differences(record.get("fingerprint", {}), dict(fingerprint))
                 raise UsageError(
                     f"{self.folder(key)} was made with other settings or inputs",
                     why="; ".join(changes),
                     hint="--force starts this step over; --run DIR keeps both.",
                 )
-            if record["state"] == "done":
+            if same and record["state"] == "done" and self._complete(key):
                 return "done"
-        if force and self.folder(key).exists():
-            _remove(self.folder(key))
         how = "resume" if same and not force else "fresh"
-        self.folder(key).mkdir(parents=True, exist_ok=True)
+        made = int((record or {}).get("made", 0)) + (how == "fresh")
         self.manifest["steps"][key] = {
             "state": "running",
             "stage": step.stage,
             "method": step.method,
             "seed": getattr(step.settings, "seed", None),
+            "made": made,
             "started": _now(),
             "versions": versions(),
             "fingerprint": dict(fingerprint),
         }
-        self._save()
+        self._save()  # before anything is removed: a kill in the middle must not leave a step that claims to be done
+        if how == "fresh" and self.folder(key).exists():
+            _remove(self.folder(key))
+        make_folder(self.folder(key))
+        remove_leftovers(self.folder(key))
         import yaml
 
         resolved = {k: {"value": v, "from": step.origins.get(k, "")} for k, v in step.values().items()}
@@ -159,6 +155,16 @@ class Run:
             self.folder(key) / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
         )
         return how
+
+    def _holds_work(self, key: str) -> bool:
+        """Whether a step's folder holds more than its settings: a start that failed at once is not in the way."""
+        folder = self.folder(key)
+        return folder.is_dir() and any(path.name != "settings.yaml" for path in folder.iterdir())
+
+    def _complete(self, key: str) -> bool:
+        """Whether the files that a done step reported are still there."""
+        files = self.manifest["steps"][key].get("files") or {}
+        return all((self.folder(key) / path).exists() for path in files.values())
 
     def finish(self, step: Step, result: StepResult) -> None:
         record = self.manifest["steps"][self.key(step)]
@@ -169,6 +175,7 @@ class Run:
             metrics=result.metrics,
             files=result.files,
             notes=result.notes,
+            **({"extra": dict(result.extra)} if result.extra else {}),
         )
         self._save()
 
@@ -190,8 +197,9 @@ class Run:
         )
 
     def digest_of(self, key: str) -> str:
-        """What identifies a step's outputs: the hash of its fingerprint."""
-        return digest(self.manifest["steps"].get(key, {}).get("fingerprint"))
+        """What identifies a step's outputs: the hash of its fingerprint, and which making of it this is."""
+        record = self.manifest["steps"].get(key, {})
+        return digest([record.get("fingerprint"), record.get("made", 1)])
 
     def _save(self) -> None:
         write_json(self.path / "manifest.json", self.manifest)

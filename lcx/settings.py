@@ -7,17 +7,23 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic import Field as setting
+from pydantic.config import JsonDict
 
 from lcx.errors import UsageError, suggestion
 
-__all__ = ["Settings", "setting", "validate"]
+__all__ = ["FILE", "VOLATILE", "Settings", "setting", "validate"]
+
+VOLATILE: JsonDict = {"volatile": True}
+"""Mark of a field that does not change results: `setting(..., json_schema_extra=VOLATILE)`."""
+FILE: JsonDict = {"file": True}
+"""Mark of a field that may name files whose contents change results."""
 
 
 class Settings(BaseModel):
     """Base of every stage's settings. Unknown keys are refused; values are checked and coerced from strings.
 
     Give each field a default and a one-line description: `batch: int = setting(128, description="branches")`.
-    Fields marked `json_schema_extra={"volatile": True}` do not change results and stay out of fingerprints.
+    Fields marked VOLATILE stay out of fingerprints; the contents of what fields marked FILE name are part of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, coerce_numbers_to_str=True)
@@ -25,12 +31,19 @@ class Settings(BaseModel):
     @classmethod
     def volatile(cls) -> frozenset[str]:
         """Names of the fields that do not enter a step's fingerprint."""
-        names = []
-        for name, info in cls.model_fields.items():
-            extra = info.json_schema_extra
-            if isinstance(extra, dict) and extra.get("volatile"):
-                names.append(name)
-        return frozenset(names)
+        return cls._marked("volatile")
+
+    @classmethod
+    def files(cls) -> frozenset[str]:
+        """Names of the fields that may hold paths whose contents enter a step's fingerprint."""
+        return cls._marked("file")
+
+    @classmethod
+    def _marked(cls, mark: str) -> frozenset[str]:
+        extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return frozenset(
+            name for name, extra in extras.items() if isinstance(extra, dict) and extra.get(mark)
+        )
 
 
 def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -> Settings:

@@ -33,6 +33,9 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     dataset = EncodedDataset(bundles, assembler)
     result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
     result.extra = {**result.extra, "prompt": assembler.info}
+    lossy = assembler.store.info["lossy"] if assembler.store is not None else 0
+    if lossy:
+        result.counts["segments whose tokens do not decode to their text"] = lossy
     return result
 
 
@@ -123,7 +126,6 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
 
     probes = {task: loaded().probes.load(task) for task in settings.probes}
     rejects = Rejects()
-    documents = list(read_corpus(settings.corpus, rejects=rejects))
     model_spec = _ready(model_spec, ctx)
     tokenizer = load_tokenizer(settings.tokenizer or model_spec)
 
@@ -139,7 +141,11 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
             context_tokens=settings.context_tokens,
             count_tokens=count_tokens,
         )
+        # Read anew for each probe, which stops as soon as it has enough: a corpus may be larger than memory.
+        aside = Rejects()
+        documents = read_corpus(settings.corpus, limit=settings.documents, rejects=aside)
         bundles[task] = probe.build(documents, options, settings.seed)
+        rejects = aside if len(aside) > len(rejects) else rejects
     model = load_model(model_spec, dtype=settings.precision, device=ctx.device)
     assembler = make_assembler(tokenizer, settings.template, settings.chat, None)
     folder = run.folder(step)

@@ -85,7 +85,7 @@ class Toy:
         place.mkdir(parents=True, exist_ok=True)
         (place / "rows.txt").write_text(step.id)
         return StepResult(
-            counts={"rows": 3}, metrics={"score": 0.5}, files={"data": str(place)}, notes=["a note"]
+            counts={"rows": 3}, metrics={"score": 0.5}, files={"data": place.name}, notes=["a note"]
         )
 
     @hookimpl

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +34,8 @@ def demo(
     from lcx.demo import run_demo, story
 
     folder = Path(out).expanduser() if out else None
-    result = run_demo(seed=seed, fresh=fresh, out=folder, console=stderr_console(opt.STATE.quiet))
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
+        result = run_demo(seed=seed, fresh=fresh, out=folder, console=stderr_console(opt.STATE.quiet))
     if json:
         show.emit_json(result)
     else:

@@ -109,7 +109,8 @@ def score_file(
     from lcx.evaluation.terminal import curve_text
 
     print(curve_text({path.stem: scores}, title=task))
+    print("\n  spans     " + " ".join("none" if span is None else f"{span:.3f}" for span in scores["spans"]))
     left = {
         key: scores[key] for key in ("score", "nulls", "skipped", "compat") if scores.get(key) is not None
     }
-    print("\n" + "\n".join(f"  {key.ljust(8)}  {show.number(value)}" for key, value in left.items()))
+    print("\n".join(f"  {key.ljust(8)}  {show.number(value)}" for key, value in left.items()))

@@ -52,7 +52,7 @@ def corpus_fingerprint(spec: str | Path) -> str:
     elif text.startswith("hf:"):
         from lcx.corpus.hub import dataset_revision
 
-        digest.update(f"{text}\0{dataset_revision(_hf(text)[0])}".encode())
+        digest.update(f"{text}\0{dataset_revision(hub_name(text)[0])}".encode())
     else:
         for name, path in _files(text):
             size = _hash_content(digest, path)
@@ -71,7 +71,7 @@ def _open(spec: str, limit: int | None, rejects: Rejects) -> Iterator[Document]:
     if spec.startswith("hf:"):
         from lcx.corpus.hub import hub_rows
 
-        return _hub_documents(spec, hub_rows(*_hf(spec)), rejects)
+        return _hub_documents(spec, hub_rows(*hub_name(spec)), rejects)
     files = _files(spec)
     named = Path(spec).expanduser().is_file()
     return (doc for name, path in files for doc in read_file(name, path, rejects, named=named))
@@ -130,7 +130,8 @@ def _files(spec: str) -> list[tuple[str, Path]]:
     )
 
 
-def _hf(spec: str) -> tuple[str, str | None, str | None]:
+def hub_name(spec: str) -> tuple[str, str | None, str | None]:
+    """Name, config and split of an `hf:` spec. Raises UsageError where it is none."""
     match = _HF.fullmatch(spec)
     if match is None:
         raise UsageError(f"'{spec}' is not a dataset spec", hint="Write hf:NAME[:CONFIG][@SPLIT].")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,18 +11,23 @@ from lcx.corpus.readers import TEXT_FIELDS
 from lcx.errors import MissingError, UsageError
 
 
-def hub_rows(name: str, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
-    """Rows of a dataset's split (`train` by default).
+def hub_rows(
+    name: str,
+    config: str | None,
+    split: str | None,
+    columns: Sequence[str] | None = TEXT_FIELDS,
+) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset's split (`train` by default), which must have one of `columns`, if any are given.
 
     Raises MissingError where it cannot be reached, UsageError for a wrong name, config or split, or rows
     without a text field.
     """
     data = _load(name, config, split or "train")
-    columns = getattr(data, "column_names", None)
-    if columns and not set(TEXT_FIELDS) & set(columns):
+    has = getattr(data, "column_names", None)
+    if has and columns and not set(columns) & set(has):
         raise UsageError(
             f"the dataset '{name}' has no text field",
-            why=f"Its columns are {', '.join(columns)}.",
+            why=f"Its columns are {', '.join(has)}.",
             hint=f"Rename the column that holds the text to {TEXT_FIELDS[0]} and save it as JSONL.",
         )
     return _stream(name, data)

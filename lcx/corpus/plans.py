@@ -31,6 +31,8 @@ class Plan:
     tokens: int
     target: int
     exhausted: bool = False
+    own_document: bool = False
+    """Whether fillers had to come from the gold segments' own documents too."""
 
     @property
     def shortfall(self) -> int:
@@ -91,11 +93,17 @@ def fill_plan(
 
     fillers = _Fillers(rng, table, set(chosen), barred, keys)
     exhausted = False
+    own = False
     while True:
         room = target_tokens - total - (separator_tokens if chosen else 0)
         if room < 1:
             break
         index = fillers.fitting(room)
+        if index is None and fillers.empty and forbidden_documents is None and fillers.barred:
+            # A corpus of one large document, or a few: the rest of the gold's own is better than a short context.
+            own = True
+            fillers = _Fillers(rng, table, set(chosen), set(), fillers.keys)
+            continue
         if index is None:
             exhausted = fillers.empty
             break
@@ -111,6 +119,7 @@ def fill_plan(
         total,
         target_tokens,
         exhausted,
+        own,
     )
 
 

@@ -219,7 +219,7 @@ def build_table(
         raise UsageError(
             "no segment came out of the corpus",
             why=f"{len(kept)} documents, none with {min_tokens} tokens by '{tokenizer.name}'.",
-            hint="Lower min_tokens, or set keep_short.",
+            hint="Give more text, or ask for shorter segments.",
         )
     rows = np.concatenate(parts)
     columns = {

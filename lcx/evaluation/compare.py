@@ -11,8 +11,9 @@ from lcx.work.files import read_json
 __all__ = ["comparable", "run_picture", "run_scores"]
 
 PICTURE = "curves.png"
-SAME = ("corpus", "seed")
-"""What two results must share to be drawn over one another."""
+SAME = ("corpus", "seed", "style")
+SAME_TASK = ("positions", "contexts", "span")
+"""What two results, and two curves of a task, must share to be drawn over one another."""
 
 
 def run_scores(folder: Path) -> dict[str, dict[str, Any]]:
@@ -32,7 +33,8 @@ def comparable(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
         if any(result.get(key) != newest.get(key) for key in SAME):
             continue
         for task, curve in result["tasks"].items():
-            if task in newest["tasks"] and len(curve["spans"]) == len(newest["tasks"][task]["spans"]):
+            like = newest["tasks"].get(task)
+            if like is not None and all(curve.get(key) == like.get(key) for key in SAME_TASK):
                 found.setdefault(task, {})[model] = curve
     return found
 

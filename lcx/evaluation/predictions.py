@@ -126,8 +126,7 @@ def _check(probe: Probe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise UsageError(f"{where} (counted from 0): '{name}' is a whole number from 0, not {value!r}")
     texts = [name for name in probe.row_fields if not isinstance(row[name], str)]
-    if row["pred"] is not None and not isinstance(row["pred"], str):
-        texts.append("pred")
+    texts += [n for n in ("pred", probe.key_field) if n and not isinstance(row.get(n), str | None)]
     if texts:
         raise UsageError(f"{where} (counted from 0): '{texts[0]}' is text, not {row[texts[0]]!r}")
     return row

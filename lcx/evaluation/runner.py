@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcx.context import Context
+from lcx.corpus.assembly import fit as fit_row
 from lcx.errors import UsageError
 from lcx.evaluation.plots import curve_png
 from lcx.evaluation.predictions import score_predictions
 from lcx.evaluation.probes import Probe, get_probe, row_of
 from lcx.evaluation.progress import Meter
 from lcx.evaluation.settings import EvalSettings
+from lcx.paths import slug
 from lcx.records import Branch, Bundle, EncodedBundle
 from lcx.work.files import make_folder, write_json, write_lines
 from lcx.work.journal import Journal
@@ -25,12 +27,7 @@ from lcx.work.journal import Journal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["fit", "run_probes", "slug", "stop_ids", "thin"]
-
-
-def slug(task: str) -> str:
-    """A task's name in file names: `val:database` -> `val-database`."""
-    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in task)
+__all__ = ["fit", "run_probes", "stop_ids", "thin"]
 
 
 def thin(bundle: Bundle, limit: int | None) -> Bundle:
@@ -63,24 +60,17 @@ def fit(
     needed = len(encoded.prefix) + longest + max_new_tokens
     if window is None or needed <= window:
         return Job(bundle, encoded)
-    if too_long == "drop":
-        return Job(bundle, None)
-    room = window - longest - max_new_tokens
-    if too_long == "error" or room < 2:
+    if too_long == "error" or (too_long != "drop" and window - longest - max_new_tokens < 2):
         items = bundle.meta.get("items")
         raise UsageError(
             f"{bundle.id} needs {needed} tokens, but the model's window is {window}",
-            why=f"Context {len(encoded.prefix)}{f' ({items} items)' if items else ''}, "
-            f"question up to {longest}, answer up to {max_new_tokens} tokens.",
+            why=f"Context {len(encoded.prefix)}{f' ({items} items)' if items else ''}, question up to {longest}, "
+            f"answer up to {max_new_tokens} tokens.",
             hint=f"Set sizes.{bundle.kind.split(':')[-1]} or context_tokens lower, too_long to drop or "
             "truncate-middle, or window to what the model can really read.",
         )
-    head = room // 2
-    tail = len(encoded.prefix) - (room - head)
-    kept = np.r_[0:head, tail : len(encoded.prefix)]
-    positions = None if encoded.positions is None else np.asarray(encoded.positions)[kept]
-    short = replace(encoded, prefix=np.asarray(encoded.prefix)[kept], positions=positions)
-    return Job(bundle, short, len(encoded.prefix) - room)
+    short = fit_row(encoded, window - max_new_tokens, too_long)
+    return Job(bundle, short, 0 if short is None else len(encoded.prefix) - len(short.prefix))
 
 
 def run_probes(
@@ -153,7 +143,7 @@ def _answer(
             branches = job.bundle.branches
             if job.encoded is None:
                 meter.skip(len(branches))
-                rows.extend(row_of(branch, None) for branch in branches)
+                rows.extend({**row_of(branch, None), "skip": True} for branch in branches)
                 continue
             mark = _fingerprint(job.encoded, settings.max_new_tokens, stops, weights)
             held = journal.get(job.bundle.id)
@@ -208,6 +198,7 @@ def _summary(scores: Mapping[str, Mapping[str, Any]], settings: EvalSettings) ->
         "model": settings.model,
         "corpus": settings.corpus,
         "seed": settings.seed,
+        "style": settings.style,
         "tasks": dict(scores),
         **means,
     }

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lcx.evaluation.probes import Style
-from lcx.settings import Settings, setting
+from lcx.settings import FILE, VOLATILE, Settings, setting
 
 __all__ = ["DEFAULT_SIZES", "EvalSettings"]
 
@@ -16,17 +16,18 @@ DEFAULT_SIZES = {"val:document": 800, "val:code": 800, "val:database": 750}
 OTHER_SIZE = 800
 """Items a context for a plugin's probe that gives none."""
 
-_VOLATILE: dict[str, Any] = {"volatile": True}
-
 
 class EvalSettings(Settings):
     """What to evaluate, on which corpus, and how much of it."""
 
     model: str | None = setting(None, description="the model to evaluate: tiny, a path, a hub id or step:ID")
-    tokenizer: str | None = setting(None, description="the tokenizer, where it is not the model's own")
+    tokenizer: str | None = setting(
+        None, description="the tokenizer, where it is not the model's own", json_schema_extra=FILE
+    )
     corpus: str = setting(
         "stdlib", description="where the contexts come from: stdlib, a file, a folder, hf:NAME"
     )
+    documents: int | None = setting(None, ge=1, description="read at most so many documents of it")
     probes: tuple[str, ...] = setting(tuple(DEFAULT_SIZES), description="the probes to run, by name")
     sizes: dict[str, int] = setting(
         {}, description="items a context, by probe (val:database or database); 800, 800 and 750 as published"
@@ -40,7 +41,11 @@ class EvalSettings(Settings):
         None, ge=1, description="questions a context at most, spread evenly; all by default"
     )
     style: Style = setting("natural", description="natural: questions in words; bare: only the key (tiny)")
-    template: str = setting("in2", description="text around context and question: in2, plain, tiny or a file")
+    template: str = setting(
+        "in2",
+        description="text around context and question: in2, plain, tiny or a file",
+        json_schema_extra=FILE,
+    )
     chat: Literal["auto", "always", "never"] = setting(
         "auto", description="use the tokenizer's chat template; auto where it has one"
     )
@@ -54,7 +59,7 @@ class EvalSettings(Settings):
     )
     seed: int = setting(0, description="draws the contexts")
     compat: Literal["film"] | None = setting(None, description="film: the published arithmetic of the curve")
-    batch: int = setting(64, ge=1, description="answers decoded at a time", json_schema_extra=_VOLATILE)
+    batch: int = setting(64, ge=1, description="answers decoded at a time", json_schema_extra=VOLATILE)
 
     @field_validator("probes", mode="before")
     @classmethod

@@ -118,6 +118,13 @@ def open_local(model: str, options: Mapping[str, Any]) -> Local:
     """Factory for `local:PATH_OR_ID`. Options: `batch` (rows at a time), `chat` (auto, always, never), `device`."""
     if not model:
         raise UsageError("`local:` needs a model", hint="--llm local:PATH_OR_HUB_ID")
+    unknown = sorted(set(options) - {"batch", "chat", "device"})
+    batch = options.get("batch", 8)
+    if unknown or not isinstance(batch, int) or batch < 1:
+        raise UsageError(
+            f"local: {f'unknown option {unknown[0]!r}' if unknown else f'batch is a number from 1, not {batch!r}'}",
+            why="options: batch, chat (auto, always, never)",
+        )
     from lcx.modeling.load import load_model, load_tokenizer, window
 
     device = str(options.get("device", "auto"))
@@ -129,6 +136,6 @@ def open_local(model: str, options: Mapping[str, Any]) -> Local:
         tokenizer,
         model,
         window=window(loaded.config),
-        batch=int(options.get("batch", 8)),
+        batch=batch,
         chat=str(options.get("chat", "auto")),
     )

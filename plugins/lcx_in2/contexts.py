@@ -107,8 +107,7 @@ def long_bundle(
         Branch(pair.question, pair.answer, gold=tuple(next(places) for _ in pair.segments)) for pair in pairs
     )
     meta = {"tokens": plan.tokens, "target": target}
-    if plan.exhausted:
-        meta["exhausted"] = True
+    meta |= {name: True for name in ("exhausted", "own_document") if getattr(plan, name)}
     return Bundle(f"long-{number:07d}", branches, plan=plan.indices, kind=kind_of(pairs), meta=meta)
 
 

@@ -16,7 +16,7 @@ ANSWERS = ("response", "output", "answer", "completion")
 
 
 def pair_of(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Instruction and response of a row in one of the usual layouts (chat messages too), or None."""
+    """Instruction and response of a row in one of the usual layouts, or None. Of a chat, its first exchange."""
     messages = row.get("messages") or row.get("conversations")
     if isinstance(messages, list):
         turns = [(m.get("role") or m.get("from"), m.get("content") or m.get("value")) for m in messages]
@@ -49,10 +49,10 @@ def general_bundles(source: str, needed: int, skipped: Counter[str]) -> Iterator
 
 def _rows(source: str, skipped: Counter[str]) -> Iterator[Mapping[str, Any]]:
     if source.startswith("hf:"):
-        from lcx.corpus.documents import _hf
+        from lcx.corpus.documents import hub_name
         from lcx.corpus.hub import hub_rows
 
-        yield from hub_rows(*_hf(source))
+        yield from hub_rows(*hub_name(source), columns=None)
         return
     path = Path(source).expanduser()
     if not path.is_file():
@@ -60,8 +60,11 @@ def _rows(source: str, skipped: Counter[str]) -> Iterator[Mapping[str, Any]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        for batch in pq.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
+        try:
+            for batch in pq.ParquetFile(path).iter_batches():
+                yield from batch.to_pylist()
+        except (OSError, ValueError) as bad:  # pyarrow's own errors are ValueErrors
+            raise UsageError(f"{path} is no readable Parquet file", why=str(bad).splitlines()[0]) from None
         return
     with path.open("rb") as lines:
         for line in lines:

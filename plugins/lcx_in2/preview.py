@@ -19,11 +19,12 @@ def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     places = [0] * PARTS
     lengths: list[int] = []
-    unfilled = questions = 0
+    unfilled = own = questions = 0
     for bundle in bundles:
         kinds[f"{bundle.kind} contexts"] += 1
         questions += len(bundle.branches)
         unfilled += bool(bundle.meta.get("exhausted"))
+        own += bool(bundle.meta.get("own_document"))
         if bundle.plan is None or bundle.kind == "short":
             continue
         lengths.append(int(bundle.meta["tokens"]))
@@ -34,6 +35,8 @@ def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
     counts = dict(kinds) | {"questions": questions}
     if unfilled:
         counts["contexts the corpus could not fill"] = unfilled
+    if own:
+        counts["contexts filled from the evidence's own document"] = own
     found: dict[str, Any] = {"counts": counts, "contexts": len(bundles), "questions": questions}
     if lengths:
         found["context_tokens"] = {

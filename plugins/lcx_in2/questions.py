@@ -9,15 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lcx.errors import LcxError, UsageError
-from lcx.llm.protocol import LLM, Request
+from lcx.llm.protocol import LLM, Request, Response
 from lcx.work.journal import Journal
 
 FINE, INTEGRATION = "fine", "integration"
 TASKS = {FINE: "write_question", INTEGRATION: "write_joint_question"}
 FIELD = {FINE: "segment", INTEGRATION: "segments"}
 MAX_QUESTION = 1000
+CUT = "the reply was cut at answer_tokens"
 _LABEL = r"\*{0,2}\s*[:：]\*{0,2}\s*"
 _REPLY = re.compile(rf"question{_LABEL}(?P<q>.+?)\s*\n[\s*#]*answer{_LABEL}(?P<a>.+)", re.I | re.S)
 _POINTS_AT_TEXT = re.compile(
@@ -49,6 +51,12 @@ def parse_reply(text: str) -> tuple[str, str] | str:
     if _POINTS_AT_TEXT.search(question):
         return "the question points at its passage"
     return question, answer
+
+
+def _row(response: Response) -> dict[str, Any]:
+    """A reply as the journal keeps it. One that the length limit cut is no answer to learn from."""
+    cut = bool(response.completions) and response.completions[0].finish_reason == "length"
+    return {"text": response.text, "error": response.error, "cut": cut}
 
 
 def load_prompt(name: str, folder: str | None) -> str:
@@ -123,14 +131,14 @@ class Writer:
                 return
             part = candidates[start : start + self.batch]
             for segments, reply in zip(part, self._replies(kind, f"{name}:{number}", part), strict=True):
-                result = reply["error"] or parse_reply(reply["text"])
+                result = reply["error"] or (CUT if reply["cut"] else parse_reply(reply["text"]))
                 if isinstance(result, str):
                     self.skipped[f"segment skipped: {result}"] += 1
                 elif found < needed:
                     found += 1
-                    yield QA(*result, segments)
+                    yield QA(result[0], result[1], segments)
 
-    def _replies(self, kind: str, unit: str, part: Sequence[tuple[int, ...]]) -> list[dict[str, str]]:
+    def _replies(self, kind: str, unit: str, part: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
         known = self.journal.get(unit)
         if known is None:
             if self._llm is None:
@@ -150,7 +158,7 @@ class Writer:
             responses = self._llm.generate(requests)
             known = {
                 "unit": unit,
-                "replies": [{"text": r.text, "error": r.error} for r in responses],
+                "replies": [_row(response) for response in responses],
                 "usage": [
                     sum(r.usage.prompt_tokens for r in responses),
                     sum(r.usage.completion_tokens for r in responses),
@@ -169,3 +177,7 @@ class Writer:
     def close(self) -> None:
         if self._llm is not None:
             self._llm.close()
+
+    def describe(self) -> dict[str, Any]:
+        """The backend that answered in this process; empty where the journal had every reply."""
+        return self._llm.describe() if self._llm is not None else {}

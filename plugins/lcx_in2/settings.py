@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.settings import Settings, setting
+from lcx.settings import FILE, Settings, setting
 
-VOLATILE = {"json_schema_extra": {"volatile": True}}
 KINDS = ("fine", "integration", "short", "general")
 
 
@@ -18,7 +17,9 @@ class In2Synth(Settings):
     corpus: str = setting("stdlib", description="a file, a folder, hf:NAME, stdlib, or stdlib:records")
     documents: int | None = setting(None, ge=1, description="read at most so many documents")
     tokenizer: str = setting(
-        "simple", description="counts tokens: `simple` (no download) or a model's path or id"
+        "simple",
+        description="counts tokens: `simple` (no download) or a model's path or id",
+        json_schema_extra=FILE,
     )
     segment_tokens: int = setting(128, ge=4, description="least tokens of a segment (paper: 128)")
     segment_by: Literal["length", "lines"] = setting(
@@ -30,7 +31,7 @@ class In2Synth(Settings):
         description="shares of the kinds: fine, integration, short, general",
     )
     general: str | None = setting(
-        None, description="instruction data for the general share: a file or hf:NAME"
+        None, description="instruction data for the general share: a file or hf:NAME", json_schema_extra=FILE
     )
     context_tokens: tuple[int, int] = setting(
         (4096, 32768),
@@ -41,17 +42,23 @@ class In2Synth(Settings):
         5, ge=2, description="most segments that a joint question is written from"
     )
     short_tokens: int = setting(600, ge=1, description="about how long a short context is, in tokens")
-    llm: str = setting("builtin", description="writes the questions: builtin, local:PATH_OR_ID, …")
+    llm: str = setting(
+        "builtin", description="writes the questions: builtin, local:PATH_OR_ID, …", json_schema_extra=FILE
+    )
     llm_options: dict[str, Any] = setting({}, description="options of that backend, such as batch")
     temperature: float = setting(0.7, ge=0, description="sampling temperature of the writer")
     answer_tokens: int = setting(
         512, ge=16, description="most tokens that the writer may use for one question"
     )
     prompts: str | None = setting(
-        None, description="a folder whose fine.txt or integration.txt replace the bundled ones"
+        None,
+        description="a folder whose fine.txt or integration.txt replace the bundled ones",
+        json_schema_extra=FILE,
     )
     decontaminate: list[str] = setting(
-        [], description="files of evaluation items; documents that share text are dropped"
+        [],
+        description="files of evaluation items; documents that share text are dropped",
+        json_schema_extra=FILE,
     )
     ngram: int = setting(10, ge=2, description="words in a row that count as shared text")
     shards: int = setting(1, ge=1, description="files that the bundles are cut into")

@@ -43,12 +43,13 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
 
     prompts = {kind: load_prompt(kind, settings.prompts) for kind in (FINE, INTEGRATION)}
     # A fresh step opens its writer first: a model that is not there should be said before the corpus is read.
-    early = None if (folder / "journal.jsonl").exists() else open_llm(settings.llm, settings.llm_options)
+    options = {"device": ctx.device, **settings.llm_options}
+    early = None if (folder / "journal.jsonl").exists() else open_llm(settings.llm, options)
     table = _table(settings, folder, ctx, counts)
     wanted = _shares(settings, notes)
     with Journal(folder / "journal.jsonl") as journal:
         writer = Writer(
-            lambda: early or open_llm(settings.llm, settings.llm_options),
+            lambda: early or open_llm(settings.llm, options),
             journal,
             prompts=prompts,
             text=table.text,
@@ -84,6 +85,7 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
         metrics=metrics,
         files={"data": "data", "preview": "preview.md"},
         notes=notes,
+        extra={"writer": writer.describe() or {"spec": settings.llm}},
     )
 
 
@@ -95,32 +97,42 @@ def _table(settings: In2Synth, folder: Path, ctx: Context, counts: Counter[str])
         tokenizer = open_span_tokenizer(settings.tokenizer)
         rejects = Rejects()
         documents = read_corpus(settings.corpus, limit=settings.documents, rejects=rejects)
-        found: Counter[str] = Counter()
         sieves = [Decontaminator(path, settings.ngram) for path in settings.decontaminate]
         for sieve in sieves:
             documents = sieve.filter(documents)
-        built = build_table(
-            documents,
-            tokenizer,
-            min_tokens=settings.segment_tokens,
-            mode=settings.segment_by,
-            keep_short=True,
-        )
-        found.update({f"set aside: {reason}": n for reason, n in rejects.counts.items()})
-        dropped = [drop for sieve in sieves for drop in sieve.dropped]
-        if dropped:
-            found["dropped: shares text with an evaluation item"] = len(dropped)
-            write_lines(folder / "contaminated.jsonl", (asdict(drop) for drop in dropped))
-        if len(rejects):
-            rejects.write(folder / "rejected.jsonl")
-        built.save(data)
-        write_json(folder / "corpus.json", dict(sorted(found.items())))
+        try:
+            built = build_table(
+                documents, tokenizer, min_tokens=settings.segment_tokens, mode=settings.segment_by
+            )
+        except UsageError:
+            if any(sieve.dropped for sieve in sieves) and not any(sieve.kept for sieve in sieves[-1:]):
+                raise UsageError(
+                    "every document shares text with an evaluation item, so none is left",
+                    why=f"the list is in {folder / 'contaminated.jsonl'}",
+                    hint="Raise synth.ngram, or check the files of synth.decontaminate.",
+                ) from None
+            raise
+        finally:
+            _set_aside(folder, sieves, rejects)
+        built.save(data)  # last: a table that is there says that the counts are, too
     table = load_table(data)
     if (folder / "corpus.json").is_file():
         counts.update(read_json(folder / "corpus.json"))
     counts["documents"], counts["segments"] = table.document_count, len(table)
     ctx.log(f"{len(table):,} segments from {table.document_count:,} documents")
     return table
+
+
+def _set_aside(folder: Path, sieves: Sequence[Decontaminator], rejects: Rejects) -> None:
+    """Write down what the corpus lost and why: counts, contaminated documents, rows that could not be read."""
+    found = {f"set aside: {reason}": n for reason, n in rejects.counts.items()}
+    dropped = [drop for sieve in sieves for drop in sieve.dropped]
+    if dropped:
+        found["dropped: shares text with an evaluation item"] = len(dropped)
+        write_lines(folder / "contaminated.jsonl", (asdict(drop) for drop in dropped))
+    if len(rejects):
+        rejects.write(folder / "rejected.jsonl")
+    write_json(folder / "corpus.json", dict(sorted(found.items())))
 
 
 def _shares(settings: In2Synth, notes: list[str]) -> dict[str, int]:

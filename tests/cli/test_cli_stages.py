@@ -190,7 +190,8 @@ def test_a_saved_file_is_scored_without_a_model(cli: Callable[..., Ran], predict
     assert scores["spans"] == [0.8, 1.0]
     ran = cli("eval", "--task", "val:code", "--predictions", predictions, "--span", "5")
     assert ran.code == 0
-    assert "curve" in ran.out
+    assert "position in the context" in ran.out
+    assert "0.900" in ran.out
     assert "0.800 1.000" in ran.out
 
 

@@ -12,16 +12,27 @@ from pathlib import Path
 
 import pytest
 
-SETS = ["--set", "synth.examples=20", "--set", "synth.context_tokens=[200, 400]", "--set", "synth.segment_tokens=30"]
+SETS = [
+    "--set",
+    "synth.examples=20",
+    "--set",
+    "synth.context_tokens=[200, 400]",
+    "--set",
+    "synth.segment_tokens=30",
+]
 LINE = "Keeper {} of the lighthouse counted {} herring gulls on the {}th day of the long winter storm.\n"
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user or to mount a tmpfs")
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root, to become another user or to mount a tmpfs"
+)
 
 
 def texts(folder: Path, files: int = 6) -> Path:
     folder.mkdir()
     for number in range(files):
-        (folder / f"{number}.txt").write_text("".join(LINE.format(f"{number}-{k}", k * 7, k) for k in range(40)))
+        (folder / f"{number}.txt").write_text(
+            "".join(LINE.format(f"{number}-{k}", k * 7, k) for k in range(40))
+        )
     return folder
 
 
@@ -42,7 +53,7 @@ def test_a_corpus_of_nothing_but_bad_files_names_each_reason(cli: Callable, tmp_
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "a.txt").write_bytes(b"\x00\xff\x00" * 100)
-    (folder / "b.md").write_bytes("plain ".encode() + b"\xe9\xe8")
+    (folder / "b.md").write_bytes(b"plain " + b"\xe9\xe8")
     (folder / "c.jsonl").write_text('{"text": \n')
     ran = synth(cli, folder, tmp_path / "run", "--json")
     assert ran.code == 2
@@ -52,22 +63,31 @@ def test_a_corpus_of_nothing_but_bad_files_names_each_reason(cli: Callable, tmp_
 
 def test_bad_rows_are_kept_aside_with_their_line_and_the_rest_is_used(cli: Callable, tmp_path: Path) -> None:
     folder = texts(tmp_path / "mixed")
-    (folder / "rows.jsonl").write_text('{"text": "a good row of text"}\n{"text": broken\n{"title": "no text"}\n')
+    (folder / "rows.jsonl").write_text(
+        '{"text": "a good row of text"}\n{"text": broken\n{"title": "no text"}\n'
+    )
     (folder / "picture.txt").write_bytes(b"\x89PNG\x00\x00" * 50)
     (folder / "latin.txt").write_bytes(b"caf\xe9\n" * 10)
     (folder / "short.txt").write_text("too short for a segment")
     ran = synth(cli, folder, tmp_path / "run", "--json")
     assert ran.code == 0, ran.err
-    aside = [json.loads(row) for row in (tmp_path / "run" / "synth" / "rejected.jsonl").read_text().splitlines()]
+    aside = [
+        json.loads(row) for row in (tmp_path / "run" / "synth" / "rejected.jsonl").read_text().splitlines()
+    ]
     assert len(aside) == 4
     assert all(row["reason"] for row in aside)
     assert sum(n for key, n in ran.json["counts"].items() if key.startswith("set aside")) == 4
-    assert ran.json["counts"]["documents"] == 8  # six texts, the good row, and the short text as a segment of its own
+    assert (
+        ran.json["counts"]["documents"] == 8
+    )  # six texts, the good row, and the short text as a segment of its own
 
 
 def test_unknown_names_come_with_a_suggestion(cli: Callable, tmp_path: Path) -> None:
     assert "Did you mean 'in2'?" in cli("synth", "--recipe", "im2").err
-    assert "Did you mean 'context_tokens'?" in cli("synth", "--recipe", "in2", "--set", "synth.contxt_tokens=[1,2]").err
+    assert (
+        "Did you mean 'context_tokens'?"
+        in cli("synth", "--recipe", "in2", "--set", "synth.contxt_tokens=[1,2]").err
+    )
     assert "Did you mean 'train'?" in cli("train", "--recipe", "in2", "--set", "trian.batch=3").err
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("extends: in2\nsteps:\n  - id: synth\n    exampels: 3\n")
@@ -81,7 +101,16 @@ def test_a_context_longer_than_the_window_is_refused_before_training(
 ) -> None:
     corpus = texts(tmp_path / "corpus")
     assert synth(cli, corpus, tmp_path / "run", "--set", "synth.context_tokens=[900, 1200]").code == 0
-    train = ("train", "--recipe", "in2", "--run", str(tmp_path / "run"), "--model", str(small_model), "--json")
+    train = (
+        "train",
+        "--recipe",
+        "in2",
+        "--run",
+        str(tmp_path / "run"),
+        "--model",
+        str(small_model),
+        "--json",
+    )
     ran = cli(*train)
     assert ran.code in (1, 2)
     assert "256" in ran.json["error"]
@@ -103,10 +132,22 @@ def test_a_probe_longer_than_the_window_is_refused_before_decoding(
 def test_a_full_disk_is_said_and_the_step_goes_on_elsewhere(tmp_path: Path, lcx_program: str) -> None:
     corpus, disk = texts(tmp_path / "corpus", files=30), tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
-        words = [lcx_program, "synth", "--recipe", "in2", "--corpus", str(corpus), "--run", str(disk / "run"), *SETS]
+        words = [
+            lcx_program,
+            "synth",
+            "--recipe",
+            "in2",
+            "--corpus",
+            str(corpus),
+            "--run",
+            str(disk / "run"),
+            *SETS,
+        ]
         ran = subprocess.run(words, capture_output=True, text=True)
         assert ran.returncode == 1
         assert "full" in ran.stderr

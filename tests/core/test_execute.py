@@ -109,3 +109,23 @@ def test_forecast(bench: Bench) -> None:
     run = Run(bench.folder, "toy")
     assert forecast(bench.step("train"), run, Context(dry_run=True), bench.plugins) == {"calls": 7}
     assert not bench.folder.exists()
+
+
+def test_the_contents_of_named_files_enter_the_fingerprint(tmp_path: Path) -> None:
+    from lcx import layering, plugins, recipe
+
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "fine.txt").write_text("{segment}")
+    flags = {"synth": {"prompts": str(prompts), "llm": f"local:{tmp_path / 'writer'}"}}
+    loaded = plugins.load()
+    step = layering.resolve(recipe.load("in2", loaded), loaded, flags=flags, project={})[0]
+    run = Run(tmp_path / "run", "in2")
+    before = fingerprint(step, run)
+    assert fingerprint(step, run) == before
+    (prompts / "fine.txt").write_text("other words, {segment}")
+    changed = fingerprint(step, run)
+    assert changed != before
+    (tmp_path / "writer").mkdir()
+    (tmp_path / "writer" / "config.json").write_text("{}")
+    assert fingerprint(step, run) != changed

@@ -164,3 +164,46 @@ def test_differences_name_leaves() -> None:
         "a.c: was 2, now 3",
         "d: was [1], now None",
     ]
+
+
+def test_a_start_that_left_nothing_is_not_in_the_way_of_other_settings(run: Run, steps: list[Step]) -> None:
+    step = steps[0]
+    assert run.begin(step, {"settings": {"llm": "local:/nope"}}) == "fresh"
+    run.stop(step, "failed", "no model")
+    assert run.begin(step, {"settings": {"llm": "builtin"}}) == "fresh"
+    (run.folder(step) / "journal.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match="other settings"):
+        run.begin(step, {"settings": {"llm": "other"}})
+
+
+def test_a_done_step_whose_files_are_gone_runs_again(run: Run, steps: list[Step]) -> None:
+    step = steps[0]
+    run.begin(step, {"a": 1})
+    made = run.folder(step) / "data"
+    made.mkdir()
+    run.finish(step, StepResult(files={"data": "data"}))
+    assert run.begin(step, {"a": 1}) == "done"
+    made.rmdir()
+    assert run.begin(step, {"a": 1}) == "resume"
+
+
+def test_starting_over_changes_what_later_steps_stand_on(run: Run, steps: list[Step]) -> None:
+    step = steps[0]
+    run.begin(step, {"a": 1})
+    run.finish(step, StepResult())
+    first = run.digest_of(run.key(step))
+    assert run.begin(step, {"a": 1}) == "done"
+    assert run.digest_of(run.key(step)) == first
+    run.begin(step, {"a": 1}, force=True)
+    assert run.digest_of(run.key(step)) != first
+
+
+def test_half_written_files_of_a_killed_process_are_removed(run: Run, steps: list[Step]) -> None:
+    from lcx.work.files import TEMPORARY
+
+    step = steps[0]
+    run.begin(step, {"a": 1})
+    torn = run.folder(step) / f".rows.parquet.123{TEMPORARY}"
+    torn.write_text("half")
+    run.begin(step, {"a": 1})
+    assert not torn.exists()

@@ -151,7 +151,11 @@ def test_plans_hold_their_promises(seed: int, golds: int, target: int, separator
     assert plan.tokens == used <= target
     fillers = set(plan.indices) - set(gold)
     own = {table.document_of(index) for index in gold}
-    assert not own & {table.document_of(index) for index in fillers}
+    if not plan.own_document:
+        assert not own & {table.document_of(index) for index in fillers}
+    elif not keyed:  # only once every segment of the other documents is in the context
+        others = {index for index in range(len(table)) if table.document_of(index) not in own}
+        assert others <= set(plan.indices)
     if keyed:
         keys = [table.key(index) for index in fillers]
         assert len(set(keys)) == len(keys)
@@ -159,6 +163,16 @@ def test_plans_hold_their_promises(seed: int, golds: int, target: int, separator
         assert "key7" not in {table.key(index) for index in fillers}
     if not plan.exhausted:
         assert plan.shortfall <= int(table.tokens.max()) + separator
+
+
+def test_one_large_document_fills_a_context_by_itself() -> None:
+    text = "\n".join(f"line {number} of the only document there is, with some words" for number in range(400))
+    table = build_table([Document("book", text)], SIMPLE, min_tokens=20)
+    plan = fill_plan(plan_rng(0, 0), table, [7], 1000)
+    assert plan.own_document
+    assert not plan.exhausted
+    assert plan.shortfall < 30
+    assert plan.indices[plan.gold_places[0]] == 7
 
 
 def test_a_plan_fills_its_budget_closely() -> None:

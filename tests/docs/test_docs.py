@@ -62,6 +62,11 @@ def test_the_readmes_lcx_commands_parse(cli: Any) -> None:
     ]
     found = [line for line in lines if line.startswith("lcx ") and "--recipe" in line]
     assert found
+    recipe_of: dict[str, str] = {}
+    for line in found:
+        given = dict(zip(shlex.split(line), shlex.split(line)[1:], strict=False))
+        if "--run" in given:  # a run belongs to one recipe
+            assert recipe_of.setdefault(given["--run"], given["--recipe"]) == given["--recipe"]
     for line in found:
         words = shlex.split(line, comments=True)[1:]
         ran = cli(*words, "--dry-run")

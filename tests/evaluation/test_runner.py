@@ -174,7 +174,9 @@ def test_too_long_contexts(tmp_path: Path, model: Any, tokenizer: Any, bundles: 
 
     drop = settings(window=100, too_long="drop")
     task = run_probes({NAME: bundles}, encode, model, tokenizer, drop, tmp_path / "d", ctx)["tasks"][NAME]
-    assert (task["dropped"], task["nulls"], task["average"], task["truncated"]) == (3, 36, 0.0, 0)
+    # What was never asked is no wrong answer: dropped contexts leave the score alone.
+    assert (task["dropped"], task["skipped"], task["average"], task["truncated"]) == (3, 36, None, 0)
+    assert task["nulls"] == 0
     assert {row["pred"] for row in rows_of(tmp_path / "d")} == {None}
 
     cut = settings(window=100, too_long="truncate-middle")
@@ -183,7 +185,7 @@ def test_too_long_contexts(tmp_path: Path, model: Any, tokenizer: Any, bundles: 
     job = runner.fit(bundles[0], encode(bundles[0]), 100, 3, "truncate-middle")
     assert job.encoded is not None
     whole = encode(bundles[0]).prefix.tolist()
-    assert job.encoded.prefix.tolist() == whole[:46] + whole[-47:]
+    assert job.encoded.prefix.tolist() == whole[:47] + whole[-46:]
     with pytest.raises(UsageError):
         runner.fit(bundles[0], encode(bundles[0]), 7, 3, "truncate-middle")
 

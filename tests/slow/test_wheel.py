@@ -33,6 +33,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = place / "venv" / "bin" / "python"
     install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
     done = subprocess.run(list(map(str, install)), capture_output=True, text=True, check=False)
+    if done.returncode and os.environ.get("CI"):
+        pytest.fail(f"pip cannot install the wheel's dependencies: {done.stderr[-2000:]}")
     if done.returncode:
         pytest.skip(f"pip cannot install the wheel's dependencies here: {done.stderr[-300:]}")
     return python.parent
