@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
+
+PULSE = 5.0
+"""Seconds between two lines of progress."""
 
 
 def stderr_console(quiet: bool = False) -> Console:
@@ -25,6 +29,14 @@ class Context:
     device: str = "auto"
     rank: int = 0
     world_size: int = 1
+
+    _pulsed: float = field(default_factory=time.monotonic, repr=False)
+
+    def pulse(self, text: str) -> None:
+        """A line that says how far a long part is, at most one every PULSE seconds."""
+        if time.monotonic() - self._pulsed >= PULSE:
+            self._pulsed = time.monotonic()
+            self.log(text)
 
     def log(self, text: str) -> None:
         """One line of progress, from rank 0 only."""

@@ -71,18 +71,12 @@ def require_model(model: str | None, step: Step, run: Run) -> str:
 
 def tiny_base(seed: int, ctx: Context, *, fresh: bool = False) -> Path:
     """The folder of the tiny model of a seed, trained on the spot where the cache has none, with progress."""
-    import time
-
     from lcx.training.curriculum import load_or_train_base
-
-    last = [time.monotonic()]
 
     def tell(stage: str, step: int, limit: int, loss: float) -> None:
         if stage == "copy" and step == 1:
             ctx.log(f"training the tiny model of seed {seed}: about a minute, cached afterwards")
-        if time.monotonic() - last[0] > 5:
-            last[0] = time.monotonic()
-            ctx.log(f"    {stage}: step {step} of at most {limit}, loss {loss:.3f}")
+        ctx.pulse(f"    {stage}: step {step} of at most {limit}, loss {loss:.3f}")
 
     return load_or_train_base(seed, cache_folder() / "tiny", fresh=fresh, on_progress=tell)
 

@@ -187,11 +187,9 @@ def _collect(
     writer: Writer, kind: str, candidates: Sequence[tuple[int, ...]], needed: int, ctx: Context
 ) -> list[QA]:
     pairs: list[QA] = []
-    every = max(1, min(needed, len(candidates)) // 10)
     for pair in writer.write(kind, kind, candidates, needed):
         pairs.append(pair)
-        if len(pairs) % every == 0 and needed >= 1000:
-            ctx.log(f"{kind} questions: {len(pairs):,} of {min(needed, len(candidates)):,}")
+        ctx.pulse(f"    {kind} questions: {len(pairs):,} of {min(needed, len(candidates)):,}")
     return pairs
 
 
@@ -269,8 +267,6 @@ def _write(settings: In2Synth, makers: Sequence[Make], data: Path, ctx: Context)
 
 
 def _logged(makers: Sequence[Make], first: int, total: int, ctx: Context) -> Iterator[Bundle]:
-    every = max(1, total // 10)
     for number, make in enumerate(makers, first + 1):
         yield make()
-        if number % every == 0 and total >= 2000:
-            ctx.log(f"contexts: {number:,} of {total:,}")
+        ctx.pulse(f"    contexts: {number:,} of {total:,}")
