@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from transformers import LlamaForCausalLM
 
 from lcx.corpus.catalogue import catalogue_documents, load_entities
+from lcx.modeling.threads import few_threads
 from lcx.modeling.tiny import RECORDS, SPANS, World, answer_logits, load_world, probe, with_queries
-from lcx.training.curriculum import gap, one_thread, train_base
+from lcx.training.curriculum import gap, train_base
 
 
 def catalogue_values(world: World, documents: int = 64) -> torch.Tensor:
@@ -81,7 +82,7 @@ def one_seed(seed: int, **settings: Any) -> dict[str, Any]:
     model, _, report = train_base(seed)
     trained = time.perf_counter()
     world = load_world()
-    with one_thread():
+    with few_threads(model):
         before = probe(model, world, per_span=400, seed=2)
         cure(model, world, seed=seed, **settings)
         after = probe(model, world, per_span=400, seed=2)

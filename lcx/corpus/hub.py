@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from lcx.corpus.readers import TEXT_FIELDS
 from lcx.errors import MissingError, UsageError
+from lcx.hub import out_of_reach
 
 
 def hub_rows(
@@ -35,7 +35,7 @@ def hub_rows(
 
 def dataset_revision(name: str) -> str:
     """The dataset's commit on the hub, or `unknown` where the hub does not answer."""
-    if not _reachable():
+    if out_of_reach():
         return "unknown"
     try:
         from huggingface_hub import HfApi
@@ -65,7 +65,7 @@ def _load(name: str, config: str | None, split: str) -> Any:
             "the `datasets` library is not installed", hint="Run `pip install datasets`."
         ) from bad
     try:
-        if _reachable():
+        if not out_of_reach():
             return datasets.load_dataset(name, config, split=split, streaming=True)
         with _offline():
             return datasets.load_dataset(name, config, split=split)
@@ -77,23 +77,6 @@ def _load(name: str, config: str | None, split: str) -> Any:
         ) from bad
     except Exception as bad:
         raise _unreachable(name, bad) from bad
-
-
-def _reachable() -> bool:
-    """Whether the hub answers within seconds; the libraries by themselves retry for a minute."""
-    import urllib.error
-    import urllib.request
-
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return False
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # it answered
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 @contextmanager

@@ -119,11 +119,11 @@ def chat_turn(tokenizer: Any) -> Turn | None:
         prompt = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
     except Exception as bad:  # jinja errors of a template that wants something else
         raise UsageError(
-            "the tokenizer's chat template cannot render a user's turn", why=str(bad), hint="Set chat: false."
+            "the tokenizer's chat template cannot render a user's turn", why=str(bad), hint="Set chat: never."
         ) from bad
     if prompt.count(_USER) != 1:
         raise UsageError(
-            "the tokenizer's chat template does not keep the user's words whole", hint="Set chat: false."
+            "the tokenizer's chat template does not keep the user's words whole", hint="Set chat: never."
         )
     before, _, after = prompt.partition(_USER)
     try:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lcx.errors import LcxError, MissingError
+from lcx.errors import LcxError
+from lcx.hub import load_tokenizer
 from lcx.work.files import sha256_text
 
 
@@ -61,6 +62,8 @@ class RegexTokenizer:
         return [np.fromiter((m.start() for m in self._pattern.finditer(text)), np.int64) for text in texts]
 
 
+HINT = "a local folder with tokenizer.json, or `simple`, which needs no download and counts rather too many tokens"
+
 BUILTIN = {
     "simple": RegexTokenizer("simple", _SIMPLE),  # rather more tokens than a language model's
     "words": RegexTokenizer("words", _WORDS),  # whole words and newlines, as the tiny model reads
@@ -98,7 +101,7 @@ def open_span_tokenizer(spec: str | Path) -> SpanTokenizer:
 def load_backend(spec: str | Path) -> Any:
     """The `tokenizers.Tokenizer` of a local folder or file, or of a Hugging Face id.
 
-    A local tokenizer.json is read without importing transformers.
+    A local tokenizer.json is read without importing transformers. Raises MissingError within seconds.
     """
     from tokenizers import Tokenizer
 
@@ -113,22 +116,7 @@ def load_backend(spec: str | Path) -> Any:
                 why=str(bad),
                 hint="Save it again with `tokenizer.save_pretrained`.",
             ) from bad
-    return backend_of(load_tokenizer(spec))
-
-
-def load_tokenizer(spec: str | Path) -> Any:
-    """A transformers tokenizer by path or id. Raises MissingError where it cannot be loaded."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(spec))
-    except Exception as bad:  # transformers raises OSError, ValueError, ImportError and KeyError for this
-        raise MissingError(
-            f"the tokenizer '{spec}' cannot be loaded",
-            why=f"{type(bad).__name__}: {(str(bad).splitlines() or [''])[0]}",
-            hint=f"With a network run `hf download {spec} --include 'tokenizer*'`; or give a local folder;"
-            " or `simple`, which needs no download and counts rather too many tokens.",
-        ) from bad
+    return backend_of(load_tokenizer(spec, hint=HINT))
 
 
 def backend_of(tokenizer: Any) -> Any:

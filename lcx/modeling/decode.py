@@ -12,14 +12,13 @@ import torch
 
 from lcx.modeling.decode_attention import NAME, State
 from lcx.modeling.support import why_refused
+from lcx.modeling.threads import few_threads
 from lcx.records import EncodedBundle
 
 __all__ = ["BranchDecoder", "Sampling", "decode_bundle", "why_not"]
 
 PREFILL_CHUNK = 8192
 """Prefix tokens run through the model at a time; also the most padded prompt tokens of one batch."""
-ONE_THREAD = 1_000_000
-"""A model of fewer parameters runs on one thread of the CPU."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,16 @@ class Sampling:
 @contextmanager
 def _attention(model: Any) -> Iterator[None]:
     """Give the model this attention for the time of the block, in evaluation mode."""
-    config, training, threads = model.config, model.training, torch.get_num_threads()
+    config, training = model.config, model.training
     before = config._attn_implementation
     config._attn_implementation = NAME
     model.eval()
-    # Threads that wait for one another cost a tiny model more than they bring: fourteen times its whole time
-    # on two cores that other processes used too.
-    if model.device.type == "cpu" and sum(p.numel() for p in model.parameters()) < ONE_THREAD:
-        torch.set_num_threads(1)
     try:
-        yield
+        with few_threads(model):
+            yield
     finally:
         config._attn_implementation = before
         model.train(training)
-        torch.set_num_threads(threads)
 
 
 class BranchDecoder:

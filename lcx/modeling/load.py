@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as hf_logging
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lcx.errors import LcxError, MissingError, UsageError
+from lcx.errors import MissingError, UsageError
+from lcx.hub import adapter_base, load_tokenizer, locate, pretrained
+from lcx.work.files import read_json, write_json
+
+__all__ = [
+    "add_lora",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "pick_device",
+    "pick_dtype",
+    "save_rope",
+    "set_rope",
+    "window",
+]
 
 # It warns about an optional kernel whenever PEFT is imported.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ADAPTER = "adapter_config.json"
-HUB_SECONDS = 5.0
-"""How long an answer of the hub may take before it counts as out of reach."""
+ROPE = "lcx.json"
+"""Beside an adapter: what training changed in its base's config, which PEFT does not save."""
+ROPE_KEYS = ("rope_parameters", "max_position_embeddings")
 
 
 def load_model(
@@ -41,23 +50,15 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model in eval mode on one device. `spec` is `tiny[:SEED]`, a folder or a hub id.
 
-    A folder with a LoRA adapter loads its base first; `trainable` leaves the adapter's weights trainable.
-    `dtype` is auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16; `quantize` is None or `nf4`.
-    Raises MissingError for what is not there, UsageError for settings that do not fit the model.
+    A LoRA folder loads its base first, with the rope settings that the adapter was trained with; `trainable`
+    readies the adapter for more training. `dtype` is auto (bf16 on a GPU that has it, else fp32), fp32, bf16
+    or fp16; `quantize` is None or `nf4`. Raises MissingError for what is not there, UsageError for settings
+    that do not fit the model.
     """
     where = pick_device(device)
     found = locate(str(spec))
-    adapter = Path(found) / ADAPTER
-    if adapter.is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        model = load_model(
-            base, dtype=dtype, quantize=quantize, rope_theta=rope_theta, rope=rope, attn=attn, device=device
-        )
-        from peft import PeftModel
-
-        wrapped: Any = PeftModel.from_pretrained(model, found, is_trainable=trainable)
-        return wrapped.eval()
-    config = _pretrained(AutoConfig, found)
+    base = adapter_base(found)
+    config = load_config(found)
     set_rope(config, rope_theta, rope)
     options: dict[str, Any] = {
         "config": config,
@@ -66,28 +67,43 @@ def load_model(
     }
     if quantize is not None:
         options |= {"quantization_config": _nf4(quantize, options["dtype"]), "device_map": {"": where}}
-    model = _pretrained(AutoModelForCausalLM, found, **options)
-    return (model if quantize else model.to(where)).eval()
+    model = pretrained(AutoModelForCausalLM, locate(base) if base else found, **options)
+    model = (model if quantize else model.to(where)).eval()
+    if base is None:
+        return model
+    from peft import PeftModel, prepare_model_for_kbit_training
 
-
-def load_tokenizer(spec: str | Path) -> Any:
-    """The tokenizer of a model; a LoRA folder without one takes its base's. Errors as `load_model`."""
-    found = locate(str(spec))
-    folder = Path(found)
-    if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(
-            json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        )
-    return _pretrained(AutoTokenizer, found)
+    if quantize and trainable:  # before the adapter comes, which this would freeze
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    wrapped: Any = PeftModel.from_pretrained(model, found, is_trainable=trainable)
+    return wrapped.eval()
 
 
 def load_config(spec: str | Path) -> Any:
-    """A model's configuration alone; a LoRA folder's is its base's. Errors as `load_model`."""
+    """A model's configuration alone; a LoRA folder's is its base's as it was trained. Errors as `load_model`."""
     found = locate(str(spec))
-    adapter = Path(found) / ADAPTER
-    if adapter.is_file():
-        return load_config(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    return _pretrained(AutoConfig, found)
+    base = adapter_base(found)
+    if base is None:
+        return pretrained(AutoConfig, found)
+    whole = locate(base)
+    if adapter_base(whole):
+        raise UsageError(
+            f"the base of the LoRA folder '{spec}' is a LoRA folder too",
+            why=f"'{base}' holds an adapter, and adapters are not stacked.",
+            hint="Set base_model_name_or_path in adapter_config.json to a whole model.",
+        )
+    config = pretrained(AutoConfig, whole)
+    file = Path(found) / ROPE
+    for key, value in (read_json(file) if file.is_file() else {}).items():
+        if key in ROPE_KEYS:
+            setattr(config, key, value)
+    return config
+
+
+def save_rope(config: Any, folder: Path) -> None:
+    """Note a model's rope settings and window beside its adapter, where `load_config` reads them."""
+    held = {key: getattr(config, key, None) for key in ROPE_KEYS}
+    write_json(folder / ROPE, {key: value for key, value in held.items() if value is not None})
 
 
 def window(config: Any) -> int:
@@ -190,108 +206,6 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise UsageError(f"unknown precision '{dtype}'", hint=f"Choose one of auto, {', '.join(DTYPES)}.")
     return DTYPES[dtype]
-
-
-def locate(spec: str) -> str:
-    """A folder, or a hub id whose files are cached or can be fetched. Raises MissingError within seconds."""
-    name, _, seed = spec.partition(":")
-    if name == "tiny" and (not seed or seed.isdigit()):
-        from lcx.paths import cache_folder
-        from lcx.training.curriculum import load_or_train_base
-
-        return str(load_or_train_base(int(seed or 0), cache_folder() / "tiny"))
-    folder = Path(spec).expanduser()
-    if folder.is_dir():
-        if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
-            return str(folder)
-        raise MissingError(
-            f"no model in the folder '{spec}'", why=f"It holds neither config.json nor {ADAPTER}."
-        )
-    hint = "--model PATH of a folder with config.json and weights, or --model tiny"
-    if folder.exists():
-        raise MissingError(f"'{spec}' is a file, not a model's folder", hint=hint)
-    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
-        if "/" in spec or spec.startswith(("~", ".")) or _cached(spec) is None:
-            raise MissingError(f"no model at '{spec}'", why="There is no such folder.", hint=hint)
-        return spec
-    if _cached(spec) is None and (reason := _hub_out_of_reach()):
-        raise MissingError(
-            f"model '{spec}' is neither a folder nor in the local hub cache, and {reason}",
-            hint=f"{hint}; or, with a network: hf download {spec}",
-        )
-    return spec
-
-
-def _cached(repo: str) -> str | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        for file in ("config.json", ADAPTER):
-            if isinstance(path := try_to_load_from_cache(repo, file), str):
-                return path
-    except HFValidationError:
-        pass
-    return None
-
-
-def _hub_out_of_reach() -> str:
-    """Why the hub cannot be asked, or an empty string. The hub's own client would retry for minutes."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    answers: list[str] = []
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-            urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
-        except urllib.error.HTTPError:
-            pass  # any status is an answer
-        except (OSError, ValueError) as bad:
-            answers.append(str(getattr(bad, "reason", bad)))
-            return
-        answers.append("")
-
-    worker = Thread(target=ask, daemon=True)  # name resolution knows no timeout of its own
-    worker.start()
-    worker.join(HUB_SECONDS)
-    reason = answers[0] if answers else f"no answer in {HUB_SECONDS:.0f} s"
-    return f"{constants.ENDPOINT} cannot be reached ({reason})" if reason else ""
-
-
-def _pretrained(kind: Any, spec: str, **options: Any) -> Any:
-    """`from_pretrained` in our words: what is cached is used without asking the hub."""
-    quietly = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        if Path(spec).is_dir() or _cached(spec):
-            try:
-                return kind.from_pretrained(spec, local_files_only=True, **options)
-            except OSError:
-                if Path(spec).is_dir() or _hub_out_of_reach():
-                    raise
-        return kind.from_pretrained(spec, **options)
-    except OSError as bad:
-        raise MissingError(
-            f"cannot load '{spec}'",
-            why=_first_line(bad),
-            hint=f"hf download {spec}, or --model PATH of a whole model",
-        ) from bad
-    except (ValueError, KeyError) as bad:
-        if "trust_remote_code" in str(bad):
-            raise UsageError(
-                f"'{spec}' brings its own code, which lcx does not run", why=_first_line(bad)
-            ) from bad
-        raise LcxError(f"transformers cannot load '{spec}'", why=_first_line(bad)) from bad
-    finally:
-        if quietly:
-            hf_logging.enable_progress_bar()
-
-
-def _first_line(bad: BaseException) -> str:
-    return (str(bad).strip().splitlines() or [type(bad).__name__])[0][:300]
 
 
 def _nf4(quantize: str, compute: torch.dtype) -> Any:

@@ -1,4 +1,8 @@
-"""From our settings to transformers' training arguments, the model to be trained, and resuming."""
+"""From our settings to transformers' training arguments, the model to be trained, and resuming.
+
+Checkpoints stay in `STEP/checkpoints` after the model is saved (as many as `save_total_limit`, which no
+fingerprint counts): training can go on from them, and whoever needs the space may remove the folder.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.training_args import OptimizerNames
 
 from lcx.context import Context
-from lcx.errors import MissingError, UsageError
+from lcx.errors import MissingError, UsageError, suggestion
 from lcx.modeling.load import add_lora, load_model, pick_device
 from lcx.training.collate import StepShape
 from lcx.training.settings import TrainSettings
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+TRACKER_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml"}
+"""Where a tracker's package is called otherwise than the tracker."""
 
 
 def compute_precision(settings: TrainSettings, device: torch.device) -> str:
@@ -34,7 +44,8 @@ def build_model(settings: TrainSettings, ctx: Context) -> Any:
     """The model of the settings with what is to be trained left trainable.
 
     Trained weights are fp32: at a learning rate of 1e-6 an update is smaller than what bf16 can tell apart.
-    Frozen ones are in the precision of the computation, or 4-bit.
+    Frozen ones are in the precision of the computation, or 4-bit. From a LoRA folder, lora and qlora train
+    its adapter on, and full merges it first. Raises UsageError for an adapter of another shape.
     """
     if not settings.model:
         raise MissingError("training needs a model", hint="--model PATH_OR_HUB_ID, or --model tiny")
@@ -47,20 +58,74 @@ def build_model(settings: TrainSettings, ctx: Context) -> Any:
         rope_theta=settings.rope_theta,
         # 4-bit weights are made on their device; the trainer places the others
         device=ctx.device if settings.tuning == "qlora" else "cpu",
+        trainable=not full,
     )
-    if hasattr(model, "peft_config"):
-        if settings.tuning == "qlora":
-            raise UsageError(
-                "qlora cannot start from a LoRA folder", hint="Merge the adapter first (lcx export)."
+    if not hasattr(model, "peft_config"):
+        if not full:
+            model = add_lora(
+                model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_targets
             )
+    elif full:
         model = model.merge_and_unload().requires_grad_(True)
-    if not full:
-        model = add_lora(
-            model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_targets
-        )
+    else:  # a second adapter could not be saved: a LoRA folder is one adapter on one whole base
+        check_adapter(model, settings)
     if settings.gradient_checkpointing and not full:
         model.enable_input_require_grads()
     return model
+
+
+def check_adapter(model: Any, settings: TrainSettings) -> None:
+    """Raise UsageError where a loaded adapter is not the one that the settings describe."""
+    found = model.active_peft_config
+    if str(getattr(found.peft_type, "value", found.peft_type)) != "LORA":
+        raise UsageError(
+            f"tuning {settings.tuning} cannot go on from a {found.peft_type} adapter",
+            hint="--set train.tuning=full merges it and trains all weights",
+        )
+    held, others = _modules(model)
+    pairs = [
+        (f"{key}={getattr(settings, key)}", f"{key}={getattr(found, name)}")
+        for key, name in (("lora_r", "r"), ("lora_alpha", "lora_alpha"), ("lora_dropout", "lora_dropout"))
+        if getattr(settings, key) != getattr(found, name)
+    ]
+    if _named(held | others, settings.lora_targets, _head(model)) != held:
+        ends = ",".join(sorted({name.rsplit(".", 1)[-1] for name in held}))
+        pairs.append((f"lora_targets={','.join(settings.lora_targets)}", f"lora_targets={ends}"))
+    if pairs:
+        raise UsageError(
+            f"the adapter in '{settings.model}' has another shape than the settings ask for",
+            why=f"It has {', '.join(has for _, has in pairs)}; asked for: {', '.join(asks for asks, _ in pairs)}.",
+            hint=" ".join(f"--set train.{has}" for _, has in pairs)
+            + " trains it on; --set train.tuning=full merges it and trains all weights",
+        )
+
+
+def _modules(model: Any) -> tuple[set[str], set[str]]:
+    """Names of the linear modules that the adapter wraps, and of those that it leaves alone."""
+    from peft.tuners.lora import LoraLayer
+
+    base = model.get_base_model()
+    held = {name for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    return held, {
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, nn.Linear)
+        and name not in held
+        and not any(name.startswith(f"{one}.") for one in held)
+    }
+
+
+def _head(model: Any) -> str:
+    base = model.get_base_model()
+    head = base.get_output_embeddings()
+    return next((name for name, module in base.named_modules() if module is head), "")
+
+
+def _named(modules: set[str], targets: tuple[str, ...], head: str) -> set[str]:
+    """The modules that PEFT would wrap for these targets: by whole name, by its end, or all but the head."""
+    if targets == ("all-linear",):
+        return modules - {head}
+    return {name for name in modules if any(name == one or name.endswith(f".{one}") for one in targets)}
 
 
 def training_arguments(settings: TrainSettings, shape: StepShape, out: Path, ctx: Context) -> dict[str, Any]:
@@ -102,6 +167,32 @@ def training_arguments(settings: TrainSettings, shape: StepShape, out: Path, ctx
         "ddp_find_unused_parameters": False,
         "remove_unused_columns": False,
     }
+
+
+def check_names(settings: TrainSettings) -> None:
+    """Check optimizer and trackers before anything is loaded.
+
+    Raises UsageError for a name that transformers does not know, MissingError for what is not installed.
+    """
+    optimizers = [name.value for name in OptimizerNames]
+    if settings.optimizer not in optimizers:
+        raise UsageError(
+            f"unknown optimizer '{settings.optimizer}'. {suggestion(settings.optimizer, optimizers)}".rstrip(),
+            why=f"transformers has {', '.join(optimizers)}.",
+        )
+    trackers = set(INTEGRATION_TO_CALLBACK)
+    for name in set(settings.report_to) - {"all"}:
+        if name not in trackers:
+            raise UsageError(
+                f"report_to: unknown tracker '{name}'. {suggestion(name, trackers)}".rstrip(),
+                why=f"transformers has {', '.join(sorted(trackers))}.",
+            )
+        # flyte has no check of its own there
+        if name != "flyte" and name not in get_available_reporting_integrations():
+            raise MissingError(
+                f"report_to: the tracker '{name}' is not installed",
+                hint=f"pip install {TRACKER_PACKAGES.get(name, name)}",
+            )
 
 
 def last_checkpoint(out: Path) -> Path | None:

@@ -19,8 +19,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lcx.errors import LcxError
+from lcx.modeling.threads import few_threads
 from lcx.modeling.tiny import (
     BRANCH,
     PER_SPAN,
@@ -44,6 +44,7 @@ from lcx.modeling.tiny import (
     probe,
     with_queries,
 )
+from lcx.training.runner import quiet
 from lcx.work.files import TEMPORARY, disk_errors, make_folder
 
 Progress = Callable[[str, int, int, float], None]
@@ -97,21 +98,6 @@ def plant_batch(world: World, rng: torch.Generator, count: int = 8) -> tuple[Ten
     sources = edges[torch.arange(STALE) % len(edges)]
     contexts[:, :, 1] = contexts[:, :, 1].scatter(1, middle, contexts[:, sources, 1])
     return contexts, edges[torch.randint(len(edges), (count, QUERIES), generator=rng)]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread, and restore the number afterwards.
-
-    The matrices are too small to share: two threads gain little on a quiet machine, and when another process wants
-    a core they wait for each other (2.4 s a step instead of 0.09 s). With one, the sums do not depend on the cores.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Trainer:
@@ -221,10 +207,10 @@ def train_base(
     to retrieve.
     """
     world = load_world()
-    with one_thread():
-        for restart in range(RESTARTS + 1):
-            start = seed + restart * 1_000_003  # another initialisation and other data, fixed for the seed
-            model = new_model(start, len(world.tokenizer))
+    for restart in range(RESTARTS + 1):
+        start = seed + restart * 1_000_003  # another initialisation and other data, fixed for the seed
+        model = new_model(start, len(world.tokenizer))
+        with few_threads(model):
             trainer = Trainer(model, world, torch.Generator().manual_seed(start), on_progress)
             if trainer.copy() >= COPY_DONE:
                 continue
@@ -265,7 +251,7 @@ def load_or_train_base(
     model, tokenizer, report = train_base(seed, on_progress=on_progress)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
     try:
-        with disk_errors(temporary):
+        with disk_errors(temporary), quiet():
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             (temporary / "curriculum.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

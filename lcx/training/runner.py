@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import signal
 import threading
 import warnings
@@ -17,8 +18,9 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
 
 from lcx.context import Context
-from lcx.errors import LcxError
-from lcx.modeling.load import window
+from lcx.errors import LcxError, MissingError
+from lcx.modeling.load import save_rope, window
+from lcx.modeling.threads import few_threads
 from lcx.training.arguments import MODEL, last_checkpoint
 from lcx.training.progress import ProgressCallback, count
 
@@ -102,12 +104,27 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(before)
 
 
+def check_optimizer(trainer: Any) -> None:
+    """Raise MissingError where the optimizer needs a library or settings that are not there."""
+    try:
+        trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    except (ImportError, ValueError) as bad:
+        name = getattr(trainer.args.optim, "value", trainer.args.optim)
+        install = re.search(r"pip install [^`'\"]+", str(bad))
+        raise MissingError(
+            f"the optimizer '{name}' cannot be used",
+            why=str(bad).splitlines()[0],
+            hint=install[0].rstrip(". ") if install else "--set train.optimizer=adamw_torch",
+        ) from bad
+
+
 def run_trainer(trainer: Any, progress: ProgressCallback, out: Path, ctx: Context) -> dict[str, Any]:
     """Train, from the last whole checkpoint where there is one; returns transformers' metrics.
 
     Raises KeyboardInterrupt after a checkpoint where the user asked for it, LcxError on a NaN or too little
-    memory.
+    memory, MissingError for an optimizer that cannot be made.
     """
+    check_optimizer(trainer)
     trainer.remove_callback(PrinterCallback)
     interrupt = Interrupt(ctx)
     trainer.add_callback(interrupt)
@@ -115,7 +132,7 @@ def run_trainer(trainer: Any, progress: ProgressCallback, out: Path, ctx: Contex
     trainer.add_callback(progress)
     checkpoint = last_checkpoint(out)
     try:
-        with interrupt.listening():
+        with interrupt.listening(), few_threads(trainer.model):
             done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as full:
         raise LcxError(
@@ -133,11 +150,15 @@ def run_trainer(trainer: Any, progress: ProgressCallback, out: Path, ctx: Contex
 
 
 def save(trainer: Any, tokenizer: Any, out: Path) -> Path:
-    """Save model (or adapter) and tokenizer in `out/model`, as `load_model` reads them."""
+    """Save model (or adapter, with its rope settings) and tokenizer in `out/model`, as `load_model` reads them."""
     folder = out / MODEL
     trainer.save_model(str(folder))  # gathers sharded weights; only one process writes
-    if trainer.is_world_process_zero() and tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if hasattr(model, "peft_config"):  # PEFT saves nothing of the config that it was trained with
+            save_rope(model.config, folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,24 @@ from lcx.context import Context, StepResult
 from lcx.errors import UsageError
 from lcx.modeling.load import load_config, set_rope, window
 from lcx.modeling.shared_prefix import restore, use_shared_prefix
-from lcx.modeling.support import why_refused
+from lcx.modeling.support import brings_code, why_refused
 from lcx.records import EncodedBundle
-from lcx.training.arguments import MODEL, build_model, start_over, training_arguments
+from lcx.training.arguments import MODEL, build_model, check_names, start_over, training_arguments
 from lcx.training.collate import EpochOrder, Items, StepShape, collate, step_shape
 from lcx.training.length import EncodedDataset, Fitted, fit_all
 from lcx.training.losses import summed_sft_loss, token_logprobs
 from lcx.training.progress import ProgressCallback
 from lcx.training.runner import curve, describe, quiet, run_trainer, save
 from lcx.training.settings import TrainSettings
+from lcx.work.files import write_json
 
 __all__ = ["EncodedDataset", "SharedPrefixTrainer", "train_sft"]
 
 CURVE = "curve.json"
+ADAPTER_ROPE = (
+    "the adapter belongs to its base with rope_theta {theta:g}; lcx reads that from its lcx.json, "
+    "other programs have to be told"
+)
 
 
 class SharedPrefixTrainer(Trainer):
@@ -118,12 +122,17 @@ def train_sft(
     Raises UsageError for a model that the engine refuses, LcxError for rows beyond the window or a NaN,
     MissingError for what is not installed, and KeyboardInterrupt once a checkpoint is saved.
     """
+    check_names(settings)
     config = load_config(settings.model or "")
     set_rope(config, settings.rope_theta)
     reason = why_refused(config)
     if settings.engine == "shared-prefix" and reason:
+        # transformers' own class may not be the model that the weights were made for
+        hint = "Take a copy of the model without auto_map in its config, if transformers has a class for it."
         raise UsageError(
-            f"engine shared-prefix cannot train '{settings.model}'", why=reason, hint="--set train.engine=trl"
+            f"engine shared-prefix cannot train '{settings.model}'",
+            why=reason,
+            hint=hint if brings_code(config) else "--set train.engine=trl",
         )
     data = fit_all(dataset, window=window(config), max_tokens=settings.max_tokens, policy=settings.too_long)
     mean = sum(data.branches) / len(data)
@@ -137,23 +146,25 @@ def train_sft(
     if ctx.force:
         start_over(out, ctx)
     set_seed(settings.seed)
+    trainer: Any
     with quiet():
         model = build_model(settings, ctx)
         if settings.engine == "trl":
             from lcx.training.trl_engine import trl_trainer
 
             trainer, notes = trl_trainer(settings, model, tokenizer, data, out, ctx)
-            progress = ProgressCallback(ctx.console, lambda: 0, lambda: None)
         else:
             trainer = shared_prefix_trainer(settings, model, data, shape, out, ctx)
             notes = []
-            progress = ProgressCallback(ctx.console, lambda: trainer.tokens_seen, lambda: trainer.latest_loss)
+        progress = ProgressCallback(ctx.console, lambda: trainer.tokens_seen, lambda: trainer.latest_loss)
+        if settings.rope_theta and settings.tuning != "full":
+            notes.append(ADAPTER_ROPE.format(theta=settings.rope_theta))
         metrics = run_trainer(trainer, progress, out, ctx)
         restore(model)
         save(trainer, tokenizer, out)
     points = curve(trainer)
     if trainer.is_world_process_zero():
-        (out / CURVE).write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
+        write_json(out / CURVE, points)
     result = StepResult(
         counts={
             "bundles": len(data),

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
 
 from lcx.context import Context
 from lcx.errors import UsageError
@@ -18,6 +21,33 @@ from lcx.training.settings import TrainSettings
 TOKENS_WEIGH_ALIKE = (
     "engine trl weighs every answer token alike (loss_weighting: token); long answers count for more"
 )
+
+
+class RowTrainer(SFTTrainer):
+    """TRL's trainer, which also keeps what the progress line shows: tokens seen, and the running step's loss."""
+
+    tokens_seen = 0
+    _step_loss: torch.Tensor | None = None
+
+    @property
+    def latest_loss(self) -> float | None:
+        """Loss of the last optimizer step on this process; reading it waits for the device."""
+        return None if self._step_loss is None else float(self._step_loss)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The forward passes of one optimizer step, and the answer tokens in it."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.tokens_seen += (
+            sum(int(batch["attention_mask"].sum()) for batch in batches) * self.args.world_size
+        )
+        self._step_loss = None
+        return batches, items
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass; its loss is this pass's share of the step's."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+        return loss
 
 
 def row(bundle: EncodedBundle, branch: int) -> dict[str, list[int]]:
@@ -47,14 +77,11 @@ def trl_trainer(
     bundles: Fitted,
     out: Path,
     ctx: Context,
-) -> tuple[Any, list[str]]:
-    """An SFTTrainer ready to run, and what a user should know about it.
+) -> tuple[RowTrainer, list[str]]:
+    """A RowTrainer ready to run, and what a user should know about it.
 
     Rows are made when they are asked for. Nothing is truncated: the length policy has been applied.
     """
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
     notes = []
     if settings.loss_weighting == "branch" and len(bundles.answer_lengths) > 1:
         notes.append(TOKENS_WEIGH_ALIKE)
@@ -79,4 +106,4 @@ def trl_trainer(
     )
     if tokenizer is not None and tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer), notes
+    return RowTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer), notes

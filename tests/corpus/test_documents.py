@@ -282,7 +282,8 @@ def test_a_stream_that_breaks_off_is_missing() -> None:
 
 def test_importing_the_room_is_light() -> None:
     code = (
-        "import sys, lcx.corpus.documents, lcx.corpus.table, lcx.corpus.assembly, lcx.corpus.plans,"
+        "import sys, lcx.hub, lcx.corpus.tokenizing, lcx.corpus.documents, lcx.corpus.table, lcx.corpus.assembly,"
+        "lcx.corpus.plans,"
         "lcx.corpus.bundles, lcx.corpus.decontaminate, lcx.work.journal;"
         "print(sorted({'torch','pyarrow','transformers','datasets','tokenizers'} & set(sys.modules)))"
     )

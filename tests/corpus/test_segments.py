@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -164,6 +165,12 @@ def test_slow_and_missing_tokenizers_are_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(MissingError) as caught:
         open_span_tokenizer(tmp_path / "nowhere")
     assert "simple" in caught.value.hint
+    began = time.monotonic()
+    with pytest.raises(MissingError, match="HF_HUB_OFFLINE is set") as caught:
+        open_span_tokenizer("some-org/some-tokenizer")
+    assert time.monotonic() - began < 8
+    assert "hf download some-org/some-tokenizer" in caught.value.hint
+    assert "`simple`" in caught.value.hint
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(LcxError, match="not a tokenizer"):
         open_span_tokenizer(tmp_path)

@@ -239,7 +239,7 @@ def test_small_models_use_one_thread_and_give_the_others_back(monkeypatch: pytes
             on_done=lambda _: seen.append(torch.get_num_threads()),
         )
         assert torch.get_num_threads() == 2
-        monkeypatch.setattr(decode, "ONE_THREAD", 10)
+        monkeypatch.setattr("lcx.modeling.threads.SMALL", 10)
         decode_bundle(
             model,
             encoded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -15,7 +16,16 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.modeling import load
-from lcx.modeling.load import add_lora, load_config, load_model, load_tokenizer, pick_dtype, set_rope, window
+from lcx.modeling.load import (
+    add_lora,
+    load_config,
+    load_model,
+    load_tokenizer,
+    pick_dtype,
+    save_rope,
+    set_rope,
+    window,
+)
 from lcx.modeling.tiny import build_tokenizer
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
@@ -134,6 +144,7 @@ def test_missing_folders(spec: str) -> None:
 def test_a_hub_model_that_cannot_be_had_fails_in_seconds(
     offline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
@@ -143,6 +154,55 @@ def test_a_hub_model_that_cannot_be_had_fails_in_seconds(
         load_tokenizer("some-org/some-model")
     assert time.monotonic() - began < 8
     assert "hf download some-org/some-model" in bad.value.hint
+    assert ("HF_HUB_OFFLINE is set" if offline else "127.0.0.1:9 cannot be reached") in str(bad.value)
+
+
+def test_code_of_a_models_own_is_refused_without_asking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "raise SystemExit('the code ran')"
+    (tmp_path / "configuration_x.py").write_text(code)
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "x", "auto_map": {"AutoConfig": "configuration_x.XConfig"}}'
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    for call in (load_config, load_model):
+        with pytest.raises(UsageError, match="lcx does not run a model's own code"):
+            call(tmp_path)
+
+
+def test_an_adapter_keeps_the_rope_settings_it_was_trained_with(saved: Path, tmp_path: Path) -> None:
+    model = add_lora(load_model(saved, device="cpu", rope={"rope_type": "yarn", "factor": 4.0}), 4, 8)
+    model.save_pretrained(tmp_path)
+    save_rope(model.config, tmp_path)
+    assert window(load_config(tmp_path)) == 1024
+    loaded = load_model(tmp_path, device="cpu")
+    assert torch.allclose(loaded(IDS).logits, model.eval()(IDS).logits, atol=1e-6)
+    again = load_model(tmp_path, device="cpu", rope_theta=5e5)  # on top of what the adapter has
+    assert again.config.rope_parameters == {**loaded.config.rope_parameters, "rope_theta": 5e5}
+
+
+def test_an_adapter_on_an_adapter_is_refused(saved: Path, tmp_path: Path) -> None:
+    add_lora(load_model(saved, device="cpu"), 4, 8).save_pretrained(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    config = json.loads((tmp_path / "b/adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(tmp_path / "a")
+    (tmp_path / "b/adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="is a LoRA folder too"):
+        load_model(tmp_path / "b", device="cpu")
+    del config["base_model_name_or_path"]
+    (tmp_path / "b/adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(LcxError, match="does not name the adapter's base"):
+        load_model(tmp_path / "b", device="cpu")
+
+
+def test_a_base_by_relative_path_is_found_from_anywhere(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(saved.parent)
+    add_lora(load_model(saved.name, device="cpu"), 4, 8).save_pretrained(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    assert load_model("a", device="cpu").config.vocab_size == 64
 
 
 def test_broken_folders(saved: Path, tmp_path: Path) -> None:

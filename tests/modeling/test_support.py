@@ -45,7 +45,22 @@ def test_others_are_refused_with_their_reason(kind: str, extra: dict[str, object
 
 def test_remote_code_is_refused_whatever_it_calls_itself() -> None:
     config = SimpleNamespace(model_type="llama", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
-    assert "its own code" in str(why_refused(config))
+    assert "lcx does not run a model's own code" in str(why_refused(config))
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_positions_that_follow_the_length_of_the_row_are_refused(kind: str) -> None:
+    factors = {"long_factor": [1.0] * 4, "short_factor": [1.0] * 4}
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+    rope |= factors if kind == "longrope" else {}
+    sizes = {"hidden_size": 32, "num_attention_heads": 4}
+    config = LlamaConfig(**sizes, max_position_embeddings=128, rope_parameters=rope)
+    assert f"({kind}) change with the length" in str(why_refused(config))
+    config.rope_parameters = {"full_attention": rope}
+    assert f"({kind}) change with the length" in str(why_refused(config))
+    for fixed in ("yarn", "linear", "llama3"):
+        config.rope_parameters = {**rope, "rope_type": fixed}
+        assert why_refused(config) is None
 
 
 def test_an_unused_window_does_not_matter() -> None:

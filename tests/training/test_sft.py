@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +20,11 @@ from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from lcx.context import Context, StepResult
-from lcx.errors import LcxError, UsageError
-from lcx.modeling.load import load_model, load_tokenizer
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.modeling.load import load_config, load_model, load_tokenizer
 from lcx.modeling.tiny import build_tokenizer
 from lcx.records import EncodedBranch, EncodedBundle
+from lcx.training import arguments
 from lcx.training.settings import TrainSettings
 from lcx.training.sft import train_sft
 
@@ -186,6 +189,37 @@ def test_refused_models_name_the_reason_and_the_way_out(tiny: Path, tmp_path: Pa
     assert result.counts["steps"] == 1
 
 
+def test_models_with_code_of_their_own_are_not_sent_to_trl(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_x.X"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="cannot train") as bad:
+        train(settings(folder), bundles(3), tmp_path / "a")
+    assert "lcx does not run a model's own code" in bad.value.why
+    assert "trl" not in bad.value.hint
+
+
+def test_unknown_optimizers_and_trackers_are_named_before_anything_is_loaded(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for options, words in (
+        ({"optimizer": "adamw_torhc"}, "Did you mean 'adamw_torch'"),
+        ({"report_to": "wandbb"}, "Did you mean 'wandb'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            train(settings(tiny, **options), bundles(3), tmp_path)
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["mlflow"])
+    for name, package in (("wandb", "wandb"), ("comet_ml", "comet-ml")):
+        with pytest.raises(MissingError, match=f"'{name}' is not installed") as bad:
+            train(settings(tiny, report_to=name), bundles(3), tmp_path)
+        assert bad.value.hint == f"pip install {package}"
+    with pytest.raises(MissingError, match="optimizer 'grokadamw' cannot be used") as bad:
+        train(settings(tiny, optimizer="grokadamw"), bundles(3), tmp_path)
+    assert bad.value.hint == "pip install grokadamw"
+
+
 def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of a step."""
     from lcx.training import sft
@@ -246,9 +280,90 @@ def test_adapters_train_and_load(tiny: Path, tmp_path: Path, tuning: str) -> Non
     load_tokenizer(tmp_path / "model")
     ids = torch.tensor([[5, 6, 7, 8]])
     assert not torch.allclose(loaded(ids).logits, load_model(tiny, device="cpu")(ids).logits, atol=1e-3)
-    if tuning == "lora":  # and training goes on from an adapter
-        result, _ = train(settings(tmp_path / "model", max_steps=1), bundles(3), tmp_path / "on")
-        assert result.counts["steps"] == 1
+
+
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Logits of every model as it stands when training ends, before it is saved; its adapters are at work."""
+    from lcx.training import sft
+
+    seen: list[torch.Tensor] = []
+    plain = sft.save
+
+    def save(trainer: Any, *rest: Any) -> Path:
+        model = trainer.accelerator.unwrap_model(trainer.model).train()
+        with torch.no_grad():
+            seen.append(model(PROBE).logits)
+        return plain(trainer, *rest)
+
+    monkeypatch.setattr(sft, "save", save)
+    return seen
+
+
+PROBE = torch.arange(3, 60)[None]
+
+
+def logits(folder: Path, **options: Any) -> torch.Tensor:
+    # train(), without any dropout: bitsandbytes' CPU kernel for inference takes no matrix this small
+    with torch.no_grad():
+        return load_model(folder, device="cpu", **options).train()(PROBE).logits
+
+
+@pytest.mark.parametrize("tuning", ["lora", "qlora", "full"])
+def test_rope_theta_comes_back_with_the_saved_model(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str
+) -> None:
+    seen = trained(monkeypatch)
+    config = settings(tiny, tuning=tuning, lora_r=4, rope_theta=1e6, epochs=2)
+    result, _ = train(config, bundles(), tmp_path)
+    quantize = "nf4" if tuning == "qlora" else None
+    mine = logits(tmp_path / "model", quantize=quantize)
+    assert torch.allclose(mine, seen[0], atol=1e-5)
+    assert load_config(tmp_path / "model").rope_parameters["rope_theta"] == 1e6
+    without = logits(tmp_path / "model", quantize=quantize, rope_theta=1e4)
+    assert not torch.allclose(without, seen[0], atol=1e-3)
+    if tuning != "full":
+        assert "rope_theta" in result.notes[0]
+
+
+@pytest.mark.parametrize("tuning", ["lora", "qlora", "full"])
+def test_training_goes_on_from_an_adapter(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str
+) -> None:
+    """What is saved after a second training is what that training left, and it began where the first ended."""
+    seen = trained(monkeypatch)
+    quantize = "nf4" if tuning == "qlora" else None
+    start = settings(
+        tiny, tuning="qlora" if quantize else "lora", lora_r=4, lora_alpha=8, rope_theta=1e5, epochs=3
+    )
+    train(start, bundles(), tmp_path / "a")
+    first = tmp_path / "a/model"
+    same = {"lora_r": 4, "lora_alpha": 8, "tuning": tuning, "gradient_checkpointing": True}
+    train(settings(first, learning_rate=1e-12, max_steps=1, **same), bundles(), tmp_path / "still")
+    assert torch.allclose(
+        seen[1], seen[0], atol=1e-4
+    )  # merging rounds, and training on begins at the same place
+    train(settings(first, epochs=3, **same), bundles(), tmp_path / "b")
+    assert not torch.allclose(seen[2], seen[0], atol=1e-2)
+    assert torch.allclose(logits(tmp_path / "b/model", quantize=quantize), seen[2], atol=1e-5)
+    assert (tmp_path / "b/model/adapter_config.json").is_file() == (tuning != "full")
+
+
+def test_an_adapter_of_another_shape_is_refused_with_its_own(tiny: Path, tmp_path: Path) -> None:
+    train(
+        settings(tiny, tuning="lora", lora_r=4, lora_targets="q_proj,v_proj", max_steps=1),
+        bundles(3),
+        tmp_path / "a",
+    )
+    first = tmp_path / "a/model"
+    with pytest.raises(UsageError, match="another shape") as bad:
+        train(settings(first, tuning="lora", lora_r=8), bundles(3), tmp_path / "b")
+    assert (
+        "lora_r=4, lora_targets=q_proj,v_proj; asked for: lora_r=8, lora_targets=all-linear" in bad.value.why
+    )
+    assert "--set train.lora_r=4 --set train.lora_targets=q_proj,v_proj" in bad.value.hint
+    assert "train.tuning=full" in bad.value.hint
+    fits = settings(first, tuning="lora", lora_r=4, lora_targets="v_proj,q_proj", max_steps=1)
+    assert train(fits, bundles(3), tmp_path / "c")[0].counts["steps"] == 1
 
 
 def test_bf16_trains(tiny: Path, tmp_path: Path) -> None:
@@ -293,14 +408,17 @@ def test_an_answerless_branch_is_an_error(tiny: Path, tmp_path: Path) -> None:
         train(settings(tiny), data, tmp_path)
 
 
+@pytest.mark.parametrize("engine", ["shared-prefix", "trl"])
 def test_progress_off_a_terminal_is_plain_lines_on_our_console(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str
 ) -> None:
     ctx = context()
-    train(settings(tiny), bundles(), tmp_path, ctx)
+    _, curve = train(settings(tiny, engine=engine), bundles(), tmp_path, ctx)
     told = ctx.console.file.getvalue()  # type: ignore[attr-defined]
     assert "12 contexts, 24 answers" in told
-    assert "step 3/3  loss" in told
+    assert re.search(r"step 3/3  loss \d\.\d+  [\d.]+K? tokens/s  0:00 left", told)
+    if engine == "trl":
+        assert f"step 3/3  loss {curve[-1]['loss']:.4f}" in told
     assert "\x1b" not in told
     assert capsys.readouterr().out == ""
 

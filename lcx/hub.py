@@ -1,0 +1,183 @@
+"""Models and tokenizers by folder, hub id or `tiny`: where they lie, and whether the hub can be asked. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.work.files import read_json
+
+ADAPTER = "adapter_config.json"
+MODEL_FILES = ("config.json", ADAPTER)
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json", ADAPTER)
+MODEL_HINT = "--model PATH of a folder with config.json and weights, or --model tiny"
+HUB_SECONDS = 5.0
+"""How long an answer of the hub may take before it counts as out of reach."""
+
+_TINY = re.compile(r"tiny(?::([0-9]*))?")
+
+
+def tiny_seed(spec: str) -> int | None:
+    """The seed in `tiny` or `tiny:SEED`, or None for any other spec."""
+    found = _TINY.fullmatch(spec)
+    return int(found[1] or 0) if found else None
+
+
+def locate(spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = MODEL_HINT) -> str:
+    """An absolute folder, or a hub id whose files are cached or can be fetched. `tiny` is trained if need be.
+
+    `files` tell a model's folder from others by any one of them. Raises MissingError within seconds.
+    """
+    if (seed := tiny_seed(spec)) is not None:
+        # Here and not above: it imports torch, and nothing else in this module does.
+        from lcx.paths import cache_folder
+        from lcx.training.curriculum import load_or_train_base
+
+        return str(load_or_train_base(seed, cache_folder() / "tiny"))
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        if any((folder / file).is_file() for file in files):
+            return str(folder.absolute())  # a LoRA adapter records it, and is loaded from anywhere
+        raise MissingError(
+            f"no model in the folder '{spec}'", why=f"It holds none of {', '.join(files)}.", hint=hint
+        )
+    if folder.exists():
+        raise MissingError(f"'{spec}' is a file, not a model's folder", hint=hint)
+    is_id = spec.count("/") <= 1 and not spec.startswith((".", "/", "~"))
+    if is_id and cached(spec, files):
+        return spec
+    if not is_id or "/" not in spec:
+        raise MissingError(f"no model at '{spec}'", why="There is no such folder.", hint=hint)
+    if reason := out_of_reach():
+        raise MissingError(
+            f"model '{spec}' is neither a folder nor in the local hub cache, and {reason}",
+            hint=f"{hint}; or, with a network: hf download {spec}",
+        )
+    return spec
+
+
+def adapter_base(found: str) -> str | None:
+    """The base that a located LoRA folder names, or None for anything else. Raises LcxError where it names none."""
+    file = Path(found) / ADAPTER
+    if not file.is_file():
+        return None
+    base = read_json(file).get("base_model_name_or_path")
+    if not base:
+        raise LcxError(
+            f"{file} does not name the adapter's base", hint="Write base_model_name_or_path into it."
+        )
+    return str(base)
+
+
+def load_tokenizer(spec: str | Path, *, hint: str = MODEL_HINT) -> Any:
+    """The tokenizer of a model or of a folder of its own; a LoRA folder without one takes its base's.
+
+    Raises MissingError, within seconds, for what is not there.
+    """
+    found = locate(str(spec), files=TOKENIZER_FILES, hint=hint)
+    if (base := adapter_base(found)) and not (Path(found) / "tokenizer_config.json").is_file():
+        return load_tokenizer(base, hint=hint)
+    from transformers import AutoTokenizer
+
+    return pretrained(AutoTokenizer, found, files=TOKENIZER_FILES, hint=hint)
+
+
+def cached(repo: str, files: Sequence[str] = MODEL_FILES) -> str | None:
+    """The path of the first of a hub repository's files that the local cache has, or None."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        for file in files:
+            if isinstance(path := try_to_load_from_cache(repo, file), str):
+                return path
+    except HFValidationError:
+        pass
+    return None
+
+
+def out_of_reach() -> str:
+    """Why the hub cannot be asked, or an empty string. The hub's own client would retry for minutes."""
+    import urllib.error
+    import urllib.request
+    from threading import Thread
+
+    from huggingface_hub import constants
+
+    # The library reads the environment once, when it is imported; a caller may have set it since.
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return "HF_HUB_OFFLINE is set"
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+            urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # any status is an answer
+        except (OSError, ValueError) as bad:
+            answers.append(str(getattr(bad, "reason", bad)))
+            return
+        answers.append("")
+
+    worker = Thread(target=ask, daemon=True)  # name resolution knows no timeout of its own
+    worker.start()
+    worker.join(HUB_SECONDS)
+    reason = answers[0] if answers else f"no answer in {HUB_SECONDS:.0f} s"
+    return f"{constants.ENDPOINT} cannot be reached ({reason})" if reason else ""
+
+
+def pretrained(
+    kind: Any, spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = "", **options: Any
+) -> Any:
+    """`from_pretrained` of a located spec in our words: what is cached is used without asking the hub.
+
+    A model's own code is never run, nor is the user asked whether to. Raises MissingError, UsageError for
+    such code, and LcxError for what transformers does not know.
+    """
+    options["trust_remote_code"] = False  # None would ask on a terminal, and run it on a yes
+    with _no_bars():
+        try:
+            if Path(spec).is_dir() or cached(spec, files):
+                try:
+                    return kind.from_pretrained(spec, local_files_only=True, **options)
+                except OSError:
+                    if Path(spec).is_dir() or out_of_reach():
+                        raise
+            return kind.from_pretrained(spec, **options)
+        except (OSError, ImportError) as bad:
+            raise MissingError(
+                f"cannot load '{spec}'",
+                why=_first_line(bad),
+                hint=f"hf download {spec}, or {hint or MODEL_HINT}",
+            ) from bad
+        except (ValueError, KeyError) as bad:
+            if "trust_remote_code" in str(bad):
+                raise UsageError(
+                    f"'{spec}' brings its own code, and lcx does not run a model's own code",
+                    why="Its config names code (auto_map) for a model that transformers itself does not have.",
+                    hint="Take a model, or a converted copy, that transformers has a class for.",
+                ) from bad
+            raise LcxError(f"transformers cannot load '{spec}'", why=_first_line(bad)) from bad
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first_line(bad: BaseException) -> str:
+    return (str(bad).strip().splitlines() or [type(bad).__name__])[0][:300]
