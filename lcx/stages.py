@@ -8,6 +8,7 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.errors import MissingError, UsageError
+from lcx.hub import tiny_seed
 from lcx.recipe import Step
 from lcx.run import Run, cache_folder
 
@@ -83,10 +84,8 @@ def tiny_base(seed: int, ctx: Context, *, fresh: bool = False) -> Path:
 
 def _ready(model: str, ctx: Context) -> str:
     """A model's spec; where it is the tiny model, that is trained first, so that its progress shows."""
-    name, _, seed = model.partition(":")
-    if name == "tiny" and (not seed or seed.isdigit()):
-        return str(tiny_base(int(seed or 0), ctx))
-    return model
+    seed = tiny_seed(model)
+    return model if seed is None else str(tiny_base(seed, ctx))
 
 
 def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
