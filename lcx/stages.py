@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from lcx.errors import MissingError, UsageError
 from lcx.hub import tiny_seed
 from lcx.recipe import Step
 from lcx.run import Run, cache_folder
+
+# On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def train_step(step: Step, run: Run, ctx: Context) -> StepResult:

@@ -44,7 +44,7 @@ from lcx.modeling.tiny import (
     probe,
     with_queries,
 )
-from lcx.training.runner import quiet
+from lcx.training.quiet import quiet
 from lcx.work.files import TEMPORARY, disk_errors, make_folder
 
 Progress = Callable[[str, int, int, float], None]

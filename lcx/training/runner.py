@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
-from transformers.utils import logging as hf_logging
 
 from lcx.context import Context
 from lcx.errors import LcxError, MissingError
@@ -79,29 +76,6 @@ def check_finite(loss: float | None, norm: float | None, step: int) -> None:
                 why="Usually a learning rate that is too high, or fp16 that overflows.",
                 hint="Lower learning_rate, raise warmup, or set precision to bf16; then run with --force.",
             )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the libraries' own logs and bars; ours say what matters."""
-    level = hf_logging.get_verbosity()
-    bars = hf_logging.is_progress_bar_enabled()
-    names = ("accelerate", "peft", "trl", "bitsandbytes", "datasets", "torch.distributed")
-    levels = {name: logging.getLogger(name).level for name in names}
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()
-        for name, before in levels.items():
-            logging.getLogger(name).setLevel(before)
 
 
 def check_optimizer(trainer: Any) -> None:

@@ -20,7 +20,8 @@ from lcx.training.collate import EpochOrder, Items, StepShape, collate, step_sha
 from lcx.training.length import EncodedDataset, Fitted, fit_all
 from lcx.training.losses import summed_sft_loss, token_logprobs
 from lcx.training.progress import ProgressCallback
-from lcx.training.runner import curve, describe, quiet, run_trainer, save
+from lcx.training.quiet import quiet
+from lcx.training.runner import curve, describe, run_trainer, save
 from lcx.training.settings import TrainSettings
 from lcx.work.files import write_json
 
