@@ -94,6 +94,8 @@ def sentences(document: Document, rng: random.Random) -> Iterator[Item]:
 
 # ---- functions
 
+MAX_FUNCTION = 135
+"""Characters of a function in a probe: so the published 800 of them fill about 32K tokens, and no more."""
 MAX_BODY = 3
 MIN_LINE = 12
 """Body lines shorter than this (`return x`) are hardly ever unique and make poor questions."""
@@ -127,6 +129,8 @@ def functions(document: Document, rng: random.Random) -> Iterator[Item]:
         rng.shuffle(asked)
         if asked:
             text = "\n".join([head, *(line.rstrip() for line in body)])
+            if len(text) > MAX_FUNCTION:
+                continue
             yield Item(text, name, tuple(dict.fromkeys(asked)), name, {"name": name, "match": "word"})
 
 
