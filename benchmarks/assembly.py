@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from machine import machine
 
 from lcx.corpus.bundles import write_bundles
 from lcx.corpus.documents import read_corpus
@@ -118,30 +117,6 @@ def measure_disk(table: SegmentTable, store: Any, plans: list[Any], folder: Path
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    names = ("numpy", "tokenizers", "pyarrow")
-    model = (
-        next(
-            (
-                line.split(":", 1)[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")
-            ),
-            platform.processor(),
-        )
-        if Path("/proc/cpuinfo").exists()
-        else platform.processor()
-    )
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }
-
-
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything the command line asks for, as one JSON-ready value."""
     cache = Path(options.cache or Path(tempfile.gettempdir()) / "lcx-benchmark-assembly")
@@ -167,7 +142,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         disk = measure_disk(table, store, plans, Path(scratch) / "disk")
     return {
         "benchmark": "assembly",
-        "machine": machine(),
+        "machine": machine("numpy", "tokenizers", "pyarrow"),
         "settings": {
             "context_tokens": options.tokens,
             "vocabulary": core.get_vocab_size(),

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -181,27 +180,11 @@ def peaks(options: argparse.Namespace) -> dict[str, int]:
     return found
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    found: dict[str, Any] = {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All measurements as one dictionary."""
-    about = machine(options.device)
+    about = machine("torch", "transformers") | {"threads": torch.get_num_threads()}
+    if options.device.startswith("cuda"):
+        about["gpu"] = torch.cuda.get_device_name()
     model, bundle = build(options), data(options)
     worst = agreement(model, bundle)  # also the warm-up
     if options.dtype == "bf16":
