@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ SEPARATOR = "\n"
 """What stands between two segments of a context."""
 FORMAT = 1
 SEGMENTS_A_BATCH = 2048
+ABANDONED = 86_400
+"""Seconds after which a half-built store counts as left behind."""
 
 
 class TokenStore:
@@ -98,6 +101,7 @@ def open_token_store(
         return _load(folder)
     except (OSError, LcxError, ValueError, KeyError):
         pass  # missing, of an older format, or damaged: it is a cache, so it is built anew
+    _sweep(folder)
     building = folder.with_name(f"{folder.name}.building-{os.getpid()}-{secrets.token_hex(4)}")
     make_folder(building)
     try:
@@ -116,6 +120,14 @@ def open_token_store(
         return _load(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes killed a day ago or more left half-built; a younger one may still be at work."""
+    for old in folder.parent.glob(f"{folder.name}.building-*"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                shutil.rmtree(old)
 
 
 def _build(

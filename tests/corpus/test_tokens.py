@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -124,3 +126,16 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     store = open_token_store(core, table, tmp_path)
     assert store.dtype == np.uint32
     assert int(store[0].max()) > 1 << 16
+
+
+def test_what_killed_builds_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    table = table_of(["some text\nof two lines and more"])
+    folder = open_token_store(kinds.byte_level(), table, tmp_path).folder
+    old, young = (folder.with_name(f"{folder.name}.building-{name}") for name in ("1-old", "2-young"))
+    for left in (old, young):
+        left.mkdir()
+    os.utime(old, (0, 0))
+    shutil.rmtree(folder)
+    open_token_store(kinds.byte_level(), table, tmp_path)
+    assert not old.exists()
+    assert young.exists()
