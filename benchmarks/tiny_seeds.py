@@ -42,7 +42,7 @@ def cure(
     world: World,
     *,
     steps: int = 150,
-    rate: float = 3e-3,
+    rate: float = 2e-3,
     contexts: int = 16,
     queries: int = 8,
     warmup: float = 0.05,
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="how many seeds, from --first on")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--steps", type=int, default=150, help="optimizer steps of the cure")
-    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of the cure")
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate of the cure")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     about = machine("torch", "transformers")
