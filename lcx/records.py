@@ -86,14 +86,18 @@ class EncodedBranch:
 class EncodedBundle:
     """A bundle as token ids: the prefix that all branches share (at least one token), then each branch.
 
-    `positions`, where given, are the prefix's position ids (LOGO's synthetic positions); branches then start at
-    `positions[-1] + 1`. Without it the prefix stands at `0..len(prefix)-1`.
+    `positions`, where given, are the prefix's position ids (synthetic positions); branches then start at
+    `positions[-1] + 1`. Without it the prefix stands at `0..len(prefix)-1`. The prefix begins with `head`
+    tokens of instructions, then come the context's pieces of `chunks` tokens each (one for each segment of
+    a plan, one for a plain text), then whatever the branches share after the context.
     """
 
     id: str
     prefix: Any  # 1-D integer numpy array
     branches: tuple[EncodedBranch, ...]
     positions: Any = None  # 1-D integer numpy array or None
+    head: int = 0
+    chunks: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(b.ids) for b in self.branches)

@@ -49,6 +49,16 @@ class TrainSettings(Settings):
     rope_theta: float | None = setting(
         None, gt=0, description="base of the rotary positions; the model's own"
     )
+    rope: dict[str, Any] = setting(
+        {},
+        description="other rotary settings, merged into the model's: {rope_type: yarn, factor: 8}, "
+        "{max_position_embeddings: 65536}",
+    )
+    attn: Literal["auto", "sdpa", "flash"] = setting(
+        "auto",
+        description="attention kernels: flash needs flash-attn; auto takes it where it is there",
+        json_schema_extra=_VOLATILE,
+    )
     max_tokens: int | None = setting(None, ge=2, description="tokens a row may have; the model's window")
     too_long: Literal["error", "drop", "truncate-middle"] = setting(
         "error", description="what to do with a row of more tokens than that"
