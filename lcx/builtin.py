@@ -1,5 +1,5 @@
-"""What the core itself brings: the bundled recipes' folder, text generators, probes, and the generic method
-`sft`.
+"""What the core itself brings: the bundled recipes' folder, text generators, probes, and the generic methods
+`sft` and `preference`.
 
 It registers through the same hooks as any plugin.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lcx.run import Run
 
 SFT = "sft"
+PREFERENCE = "preference"
 
 
 @hookimpl
@@ -29,8 +30,16 @@ def lcx_register_recipes(register: Callable[..., None]) -> None:
 @hookimpl
 def lcx_register_methods(register: Callable[..., None]) -> None:
     from lcx.evaluation.settings import EvalSettings
+    from lcx.training.preference_settings import PreferenceSettings
     from lcx.training.settings import TrainSettings
 
+    register(
+        Method(
+            name=PREFERENCE,
+            summary="Preference optimisation by any registered loss: one chosen, any number of rejected answers",
+            stages={"train": PreferenceSettings, "eval": EvalSettings},
+        )
+    )
     register(
         Method(
             name=SFT,
@@ -47,14 +56,28 @@ def lcx_register_llms(register: Callable[..., None]) -> None:
 
 
 @hookimpl
+def lcx_register_losses(register: Callable[..., None]) -> None:
+    register("logo", "lcx.training.preference_losses:LOGO")
+    register("simpo", "lcx.training.preference_losses:SIMPO")
+    register("dpo", "lcx.training.preference_losses:DPO")
+    register("orpo", "lcx.training.preference_losses:ORPO")
+
+
+@hookimpl
 def lcx_register_probes(register: Callable[..., None]) -> None:
     register("val:document", "lcx.evaluation.val:DOCUMENT")
     register("val:code", "lcx.evaluation.val:CODE")
     register("val:database", "lcx.evaluation.val:DATABASE")
+    register("needle", "lcx.evaluation.needle:NEEDLE")
+    register("perplexity", "lcx.evaluation.perplexity:PERPLEXITY")
 
 
 @hookimpl
 def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    if step.method == PREFERENCE:
+        from lcx.stages import preference_step
+
+        return preference_step(step, run, ctx)
     if step.method != SFT:
         return None
     from lcx.stages import train_step
@@ -64,7 +87,7 @@ def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
 
 @hookimpl
 def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    if step.method != SFT:
+    if step.method not in (SFT, PREFERENCE):
         return None
     from lcx.stages import eval_step
 
@@ -73,7 +96,7 @@ def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
 
 @hookimpl
 def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
-    if step.method != SFT:
+    if step.method not in (SFT, PREFERENCE):
         return None
     from lcx.stages import forecast_step
 

@@ -37,6 +37,38 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     ctx.log(f"{len(bundles):,} bundles from {data}")
     dataset = EncodedDataset(bundles, assembler)
     result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
+    return _with_prompt(result, assembler)
+
+
+def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
+    """Preference optimisation on the bundles of `settings.input`; the model is saved in `STEP/model`."""
+    from lcx.plugins import loaded
+    from lcx.training.preference_settings import PreferenceSettings
+
+    settings = step.settings
+    assert isinstance(settings, PreferenceSettings)
+    model = require_model(settings.model, step, run)
+    data = bundles_folder(settings.input, step, run)
+
+    from lcx.corpus.bundles import read_bundles
+    from lcx.modeling.load import load_tokenizer
+    from lcx.training.preference import train_preference
+    from lcx.training.preference_losses import find_loss, loss_options
+
+    loss = find_loss(loaded().losses, settings.loss)
+    named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
+    options = loss_options(loss, {**named, **settings.loss_options})
+    settings = settings.model_copy(update={"model": _ready(model, ctx)})
+    tokenizer = load_tokenizer(settings.model or "")
+    bundles = read_bundles(data)
+    assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
+    ctx.log(f"{len(bundles):,} bundles from {data}")
+    result = train_preference(settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx)
+    return _with_prompt(result, assembler)
+
+
+def _with_prompt(result: StepResult, assembler: Any) -> StepResult:
+    """The result with how the prompt was made, and what its tokens lost."""
     result.extra = {**result.extra, "prompt": assembler.info}
     lossy = assembler.store.info["lossy"] if assembler.store is not None else 0
     if lossy:
@@ -115,75 +147,58 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
     assert isinstance(settings, EvalSettings)
     model_spec = require_model(settings.model, step, run)
 
-    from lcx.corpus.documents import Rejects, read_corpus
-    from lcx.evaluation.probes import ProbeOptions
+    from lcx.evaluation.material import build_material
     from lcx.evaluation.runner import run_probes, stop_ids
-    from lcx.modeling.load import load_model, load_tokenizer
+    from lcx.modeling.load import load_config, load_model, load_tokenizer, set_rope
     from lcx.plugins import loaded
 
     probes = {task: loaded().probes.load(task) for task in settings.probes}
-    rejects = Rejects()
     model_spec = _ready(model_spec, ctx)
     tokenizer = load_tokenizer(settings.tokenizer or model_spec)
-
-    def count_tokens(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    bundles = {}
-    for task, probe in probes.items():
-        options = ProbeOptions(
-            size=settings.size(task),
-            sets=settings.sets,
-            style=settings.style,
-            context_tokens=settings.context_tokens,
-            count_tokens=count_tokens,
-        )
-        # Read anew for each probe, which stops as soon as it has enough: a corpus may be larger than memory.
-        aside = Rejects()
-        documents = read_corpus(settings.corpus, limit=settings.documents, rejects=aside)
-        bundles[task] = probe.build(documents, options, settings.seed)
-        rejects = aside if len(aside) > len(rejects) else rejects
-    model = load_model(model_spec, dtype=settings.precision, device=ctx.device)
+    config = load_config(model_spec)
+    set_rope(config, None, settings.rope)
     assembler = make_assembler(tokenizer, settings.template, settings.chat, None)
+    window = settings.window or getattr(config, "max_position_embeddings", None)
+    # What the corpus lacks is said before any weights are loaded.
+    material, aside = build_material(probes, settings, tokenizer, assembler.encode, window)
+    model = load_model(model_spec, dtype=settings.precision, rope=settings.rope, device=ctx.device)
     folder = run.folder(step)
     named = settings.model_copy(update={"model": folder.name})
     ends = sorted(stop_ids(model, tokenizer, assembler.template.end))
     scores = run_probes(
-        bundles, assembler.encode, model, tokenizer, named, folder, ctx, probes=probes, eos_ids=ends
+        material, assembler.encode, model, tokenizer, named, folder, ctx, probes=probes, eos_ids=ends
     )
-    return _eval_result(
-        scores, folder, assembler.info, {f"set aside: {r}": n for r, n in rejects.counts.items()}
-    )
+    set_aside = {f"set aside: {reason}": count for reason, count in aside.items()}
+    return _eval_result(scores, folder, assembler.info, set_aside, settings.sets)
 
 
 def _eval_result(
-    scores: dict[str, Any], folder: Path, prompt: dict[str, Any], aside: dict[str, int]
+    scores: dict[str, Any], folder: Path, prompt: dict[str, Any], aside: dict[str, int], sets: int
 ) -> StepResult:
     """Headline numbers, files and notes of an eval step; the picture shows the run's other models too."""
     from lcx.evaluation.compare import run_picture
+    from lcx.evaluation.material import eval_notes
 
     tasks = scores["tasks"]
-    counts = dict(aside)
-    notes = []
-    for task, found in tasks.items():
-        counts[f"{task} queries"] = found["n"]
-        for what in ("nulls", "skipped", "ambiguous", "dropped", "truncated"):
-            if found.get(what):
-                counts[f"{task} {what}"] = found[what]
-        if found.get("truncated"):
-            notes.append(f"{task}: {found['truncated']} contexts were cut in the middle to fit the window")
+    counts, metrics, notes = eval_notes(tasks, sets)
+    if any("average" in found for found in tasks.values()):
+        metrics = {"average": scores["average"], "gap": scores["gap"], **metrics}
     picture = os.path.relpath(run_picture(folder.parent), folder)
-    metrics = {"average": scores["average"], "gap": scores["gap"], "probes": tasks}
     files = {"scores": "scores.json", "picture": picture}
-    return StepResult(counts=counts, metrics=metrics, files=files, notes=notes, extra={"prompt": prompt})
+    return StepResult(
+        counts={**aside, **counts},
+        metrics={**metrics, "probes": tasks},
+        files=files,
+        notes=notes,
+        extra={"prompt": prompt},
+    )
 
 
 def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
     """What a train or eval step will do, from its settings and the data if that is there. Imports no torch."""
     values = step.values()
     if step.stage == "eval":
-        tasks = {task: step.settings.size(task) * values["sets"] for task in values["probes"]}  # type: ignore[attr-defined]
-        return {"model": values["model"], "contexts": values["sets"] * len(tasks), "queries": tasks}
+        return _eval_forecast(step)
     found: dict[str, Any] = {
         "model": values["model"],
         "tuning": values["tuning"],
@@ -211,4 +226,22 @@ def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
             found["context_tokens"] = round(mean * record["metrics"]["contexts"])
     elif (Path(reference) / "table.json").is_file():
         found["segments"] = read_json(Path(reference) / "table.json")["segments"]
+    return found
+
+
+def _eval_forecast(step: Step) -> dict[str, Any]:
+    """Contexts and questions, as far as the settings alone tell them."""
+    from lcx.evaluation.settings import EvalSettings
+
+    settings = step.settings
+    assert isinstance(settings, EvalSettings)
+    planned = {task: settings.questions(task) for task in settings.probes}
+    known = {task: counts for task, counts in planned.items() if counts[0] is not None}
+    found: dict[str, Any] = {
+        "model": settings.model,
+        "contexts": sum(contexts or 0 for contexts, _ in known.values()),
+        "queries": {task: questions for task, (_, questions) in known.items() if questions},
+    }
+    if len(known) < len(planned):
+        found["note"] = "the lengths of needle follow the model's window: set lengths to count them"
     return found

@@ -77,9 +77,11 @@ class Assembler:
         prefix = self.prefix(bundle)
         has_context = bundle.plan is not None or bool(bundle.context)
         branches = tuple(self.branch(branch, has_context) for branch in bundle.branches)
+        head = len(self._heads[has_context])
+        chunks = self._chunks(bundle, len(prefix) - head)
         if not len(prefix):
             prefix, branches = _borrow(branches, self._start)
-        encoded = EncodedBundle(bundle.id, prefix, branches)
+        encoded = EncodedBundle(bundle.id, prefix, branches, head=head, chunks=chunks)
         self.counts["bundles"] += 1
         self.counts["branches"] += len(branches)
         if max_tokens is not None:
@@ -109,6 +111,15 @@ class Assembler:
             first = np.array(self.pieces.first(self.table.text(plan[0])), self.store.dtype)
             return self.store.join(plan, first=first)
         return self.store.join(plan)
+
+    def _chunks(self, bundle: Bundle, context: int) -> tuple[int, ...]:
+        """Tokens of the context's pieces, `context` in all; a separator counts with the piece before it."""
+        if bundle.plan is None or self.store is None or len(bundle.plan) < 2:
+            return (context,) if context else ()
+        separator = len(self.store.separator)
+        later = [int(self.store.lengths[index]) + separator for index in bundle.plan[1:]]
+        later[-1] -= separator
+        return (context - sum(later), *later)  # the first segment may be tokenised as a text's beginning
 
     def context_text(self, bundle: Bundle) -> str:
         """The text that a bundle's context tokens decode to."""
@@ -210,6 +221,43 @@ def fit(
         encoded,
         prefix=np.concatenate([encoded.prefix[:left], encoded.prefix[right:]]),
         positions=None if positions is None else np.concatenate([positions[:left], positions[right:]]),
+        head=min(encoded.head, left),
+        chunks=_cut_chunks(encoded, left, right),
+    )
+
+
+def _cut_chunks(encoded: EncodedBundle, left: int, right: int) -> tuple[int, ...]:
+    """Lengths of the chunks without the tokens `[left, right)` of the prefix; one that is gone is left out."""
+    kept = []
+    start = encoded.head
+    for length in encoded.chunks:
+        end = start + length
+        gone = max(0, min(end, right) - max(start, left))
+        kept.append(length - gone)
+        start = end
+    return tuple(length for length in kept if length)
+
+
+def share_question(encoded: EncodedBundle) -> EncodedBundle:
+    """The bundle with its question as part of the prefix, where all branches ask the same one.
+
+    Preference data compares answers to one question, so that is paid for once too. Branches with other
+    questions, or a prefix of no tokens, stay as they are.
+    """
+    starts = {branch.answer_start for branch in encoded.branches}
+    start = min(starts)
+    questions = {tuple(branch.ids[:start]) for branch in encoded.branches}
+    if len(starts) > 1 or len(questions) > 1 or not start:
+        return encoded
+    return replace(
+        encoded,
+        prefix=np.concatenate([encoded.prefix, np.array(questions.pop(), np.int64)]),
+        branches=tuple(
+            replace(branch, ids=branch.ids[start:], answer_start=0) for branch in encoded.branches
+        ),
+        positions=None
+        if encoded.positions is None
+        else np.concatenate([encoded.positions, encoded.positions[-1] + 1 + np.arange(start)]),
     )
 
 

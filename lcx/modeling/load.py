@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lcx.errors import MissingError, UsageError
 from lcx.hub import adapter_base, load_tokenizer, locate, pretrained
+from lcx.modeling.rope import ORIGINAL, WINDOW, set_rope, window
 from lcx.work.files import read_json, write_json
 
 __all__ = [
@@ -34,7 +35,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ROPE = "lcx.json"
 """Beside an adapter: what training changed in its base's config, which PEFT does not save."""
-ROPE_KEYS = ("rope_parameters", "max_position_embeddings")
+ROPE_KEYS = ("rope_parameters", WINDOW, ORIGINAL)
 
 
 def load_model(
@@ -104,45 +105,6 @@ def save_rope(config: Any, folder: Path) -> None:
     """Note a model's rope settings and window beside its adapter, where `load_config` reads them."""
     held = {key: getattr(config, key, None) for key in ROPE_KEYS}
     write_json(folder / ROPE, {key: value for key, value in held.items() if value is not None})
-
-
-def window(config: Any) -> int:
-    """Positions that the model was made for, in tokens. Raises UsageError where its config does not say."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limit = getattr(text, "max_position_embeddings", None)
-    if not limit:
-        raise UsageError(
-            f"the config of model type '{getattr(config, 'model_type', '?')}' names no window",
-            why="It has no max_position_embeddings.",
-        )
-    return int(limit)
-
-
-def set_rope(config: Any, theta: float | None = None, rope: Mapping[str, Any] | None = None) -> None:
-    """Merge rotary settings into a loaded config: the rest of its own parameters stays.
-
-    `rope` may hold rope_type, factor and so on, and `max_position_embeddings`, which without being given is
-    factor * original_max_position_embeddings. Raises UsageError where the model has no single set of
-    parameters.
-    """
-    if theta is None and not rope:
-        return
-    current = getattr(config, "rope_parameters", None)
-    if not isinstance(current, dict) or any(isinstance(value, dict) for value in current.values()):
-        raise UsageError(
-            f"rope settings cannot be changed for model type '{getattr(config, 'model_type', '?')}'",
-            why="It has none, or other ones for other layers.",
-        )
-    new = {**current, **(rope or {})}
-    if theta is not None:
-        new["rope_theta"] = float(theta)
-    wanted = new.pop("max_position_embeddings", None)
-    if wanted is None and rope and "factor" in rope:
-        original = new.setdefault("original_max_position_embeddings", config.max_position_embeddings)
-        wanted = int(original * float(rope["factor"]))
-    config.rope_parameters = new
-    if wanted is not None:
-        config.max_position_embeddings = int(wanted)
 
 
 def add_lora(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,11 +25,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lcx.errors import UsageError
+from lcx.modeling.flash import flash_pieces, wants_flash
 from lcx.modeling.split_softmax import split_attention, split_kernel
 from lcx.modeling.support import why_refused
 from lcx.records import EncodedBundle
 
 NAME = "lcx_shared_prefix"
+FLASH_NAME = "lcx_shared_prefix_flash"
 Segments = Sequence[Sequence[int]]
 """One list a bundle: rows of its prefix (tokens less one), then of each branch (tokens plus one)."""
 
@@ -178,9 +181,12 @@ def bundle_attention(
     rows: Sequence[int],
     scale: float | None,
     dropout: float = 0.0,
+    flash: bool = False,
 ) -> list[torch.Tensor]:
     """One bundle's attention: q [1,H,R,D], k and v [1,G,R,D], R = sum(rows), to pieces [1,H,*,D] in order."""
     prefix, *branches = rows
+    if flash:
+        return flash_pieces(q, k, v, rows, scale, dropout)
     if len(branches) < 2:  # one branch follows its prefix as a plain row would
         return [_causal(q, k, v, scale, dropout)]
     head = [_causal(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], scale, dropout)] if prefix else []
@@ -209,6 +215,7 @@ def shared_prefix_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: Segments | None = None,
+    flash: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: query [1,H,n,D], key and value [1,G,n,D] to [1,n,H,D].
@@ -232,7 +239,7 @@ def shared_prefix_attention(
     for rows in segments:
         part = slice(start, start + sum(rows))
         pieces += bundle_attention(
-            query[:, :, part], key[:, :, part], value[:, :, part], rows, scaling, dropout
+            query[:, :, part], key[:, :, part], value[:, :, part], rows, scaling, dropout, flash
         )
         start = part.stop
     return torch.cat([piece.transpose(1, 2) for piece in pieces], 1), None
@@ -246,18 +253,26 @@ def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any)
 
 
 def install() -> str:
-    """Register the attention with transformers under `NAME` (repeatable); returns the name."""
-    AttentionInterface.register(NAME, shared_prefix_attention)
-    AttentionMaskInterface.register(NAME, _mask)
+    """Register the attention with transformers under `NAME` (repeatable); returns the name.
+
+    `FLASH_NAME` is the same with flash-attn's kernels.
+    """
+    for name, kernels in ((NAME, False), (FLASH_NAME, True)):
+        AttentionInterface.register(name, partial(shared_prefix_attention, flash=kernels))
+        AttentionMaskInterface.register(name, _mask)
     return NAME
 
 
-def use_shared_prefix(model: ModelT) -> ModelT:
-    """Switch a model, PEFT-wrapped or not, to shared-prefix attention. Raises UsageError if it is refused."""
+def use_shared_prefix(model: ModelT, kernels: str = "sdpa") -> ModelT:
+    """Switch a model, PEFT-wrapped or not, to shared-prefix attention with `sdpa`, `flash` or `auto` kernels.
+
+    Raises UsageError if the model is refused, MissingError where flash is asked for and cannot serve it.
+    """
     reason = why_refused(model.config)  # type: ignore[attr-defined]
     if reason:
         raise UsageError("This model cannot share a prefix between branches.", why=reason)
-    model.set_attn_implementation(install())  # type: ignore[attr-defined]
+    install()
+    model.set_attn_implementation(FLASH_NAME if wants_flash(kernels, model) else NAME)  # type: ignore[attr-defined]
     return model
 
 

@@ -56,6 +56,7 @@ def build_model(settings: TrainSettings, ctx: Context) -> Any:
         dtype="fp32" if full else compute_precision(settings, device),
         quantize="nf4" if settings.tuning == "qlora" else None,
         rope_theta=settings.rope_theta,
+        rope=settings.rope,
         # 4-bit weights are made on their device; the trainer places the others
         device=ctx.device if settings.tuning == "qlora" else "cpu",
         trainable=not full,
@@ -63,7 +64,12 @@ def build_model(settings: TrainSettings, ctx: Context) -> Any:
     if not hasattr(model, "peft_config"):
         if not full:
             model = add_lora(
-                model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, settings.lora_targets
+                model,
+                settings.lora_r,
+                settings.lora_alpha,
+                settings.lora_dropout,
+                settings.lora_targets,
+                save=settings.lora_whole,
             )
     elif full:
         model = model.merge_and_unload().requires_grad_(True)
@@ -88,6 +94,13 @@ def check_adapter(model: Any, settings: TrainSettings) -> None:
         for key, name in (("lora_r", "r"), ("lora_alpha", "lora_alpha"), ("lora_dropout", "lora_dropout"))
         if getattr(settings, key) != getattr(found, name)
     ]
+    if set(found.modules_to_save or ()) != set(settings.lora_whole):
+        pairs.append(
+            (
+                f"lora_whole={','.join(settings.lora_whole)}",
+                f"lora_whole={','.join(sorted(found.modules_to_save or ()))}",
+            )
+        )
     if _named(held | others, settings.lora_targets, _head(model)) != held:
         ends = ",".join(sorted({name.rsplit(".", 1)[-1] for name in held}))
         pairs.append((f"lora_targets={','.join(settings.lora_targets)}", f"lora_targets={ends}"))

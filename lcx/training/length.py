@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, overload
 
@@ -63,6 +63,11 @@ class Fitted(Sequence[EncodedBundle]):
     def __len__(self) -> int:
         return len(self.kept)
 
+    @property
+    def shortest(self) -> int:
+        """Number of the bundle of the fewest tokens."""
+        return min(range(len(self)), key=self.lengths.__getitem__)
+
     @overload
     def __getitem__(self, index: int) -> EncodedBundle: ...
     @overload
@@ -76,12 +81,18 @@ class Fitted(Sequence[EncodedBundle]):
 
 
 def fit_all(
-    dataset: Sequence[EncodedBundle], *, window: int, max_tokens: int | None = None, policy: str = "error"
+    dataset: Sequence[EncodedBundle],
+    *,
+    window: int,
+    max_tokens: int | None = None,
+    policy: str = "error",
+    check: Callable[[EncodedBundle], None] | None = None,
 ) -> Fitted:
     """Check all rows against the window before anything is trained, and apply the policy to those too long.
 
     A row is a prefix with one branch; its synthetic positions, where it has any, must lie in the window
-    too. Raises LcxError naming row and limit under `error`, or where nothing is left.
+    too. `check` is called with each bundle that is kept, and may raise. Raises LcxError naming row and limit
+    under `error`, or where nothing is left.
     """
     limit = min(window, max_tokens or window)
     name = "the model's window" if limit == window else "max_tokens"
@@ -109,6 +120,8 @@ def fit_all(
                 f"the model's window ends at {window - 1:,}",
                 hint="Lower the target length of the synthetic positions.",
             )
+        if check is not None:
+            check(bundle)
         done.kept.append(index)
         done.branches.append(len(bundle.branches))
         done.lengths.append(len(bundle))

@@ -19,7 +19,9 @@ class PreferenceSettings(TrainSettings):
         64, ge=1, description="contexts, each with its answers, an optimizer step, over all processes"
     )
     loss: str = setting("dpo", description="a registered loss: logo, simpo, dpo, orpo, or a plugin's")
-    beta: float | None = setting(None, gt=0, description="sharpness of the preference; the loss's own default")
+    beta: float | None = setting(
+        None, gt=0, description="sharpness of the preference; the loss's own default"
+    )
     gamma: float | None = setting(None, ge=0, description="margin; the loss's own default")
     sft_weight: float | None = setting(
         None, ge=0, description="weight of the chosen answer's cross-entropy; the loss's own default"

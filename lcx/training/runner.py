@@ -137,22 +137,28 @@ def save(trainer: Any, tokenizer: Any, out: Path) -> Path:
 
 
 def curve(trainer: Any) -> list[dict[str, float]]:
-    """The loss curve: step, loss, grad_norm and learning_rate at every logged step, over resumes too."""
+    """Step, loss, grad_norm, learning_rate and a loss's metrics at every logged step, over resumes too."""
     keys = ("step", "loss", "grad_norm", "learning_rate")
     return [
-        {key: entry[key] for key in keys if key in entry}
+        {key: value for key, value in entry.items() if key in keys or "/" in key or key == "nll_loss"}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
 
 
 def describe(
-    bundles: int, branches: int, tokens: int, longest: int, per_step: int, batch: int, config: Any
+    bundles: int,
+    branches: int,
+    tokens: int,
+    longest: int,
+    per_step: int,
+    batch: int,
+    mean: float,
+    config: Any,
 ) -> str:
-    """One line on what is going to be trained on."""
-    mean = branches / bundles * per_step
+    """One line on what is going to be trained on. `mean` is what a context counts in a batch of `batch`."""
     text = (
         f"{bundles:,} contexts, {branches:,} answers, {count(tokens)} tokens; longest row {longest:,} of "
-        f"{window(config):,}; a step has {per_step:,} contexts, about {mean:.0f} answers"
+        f"{window(config):,}; a step has {per_step:,} contexts, about {branches / bundles * per_step:.0f} answers"
     )
-    return text + (f" (batch: {batch})" if abs(mean - batch) > 0.05 * batch else "")
+    return text + (f" (batch: {batch})" if abs(mean * per_step - batch) > 0.05 * batch else "")

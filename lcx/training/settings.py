@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from lcx.modeling.rope import check_rope
+from lcx.modeling.support import LENGTH_ROPE
 from lcx.settings import Settings, setting
 
 __all__ = ["TrainSettings"]
@@ -41,6 +43,9 @@ class TrainSettings(Settings):
     lora_dropout: float = setting(0.0, ge=0, lt=1, description="dropout before the adapters")
     lora_targets: tuple[str, ...] = setting(
         ("all-linear",), description="modules that get adapters, by name; all-linear for all but the head"
+    )
+    lora_whole: tuple[str, ...] = setting(
+        (), description="modules that are trained whole beside the adapters, by name: embed_tokens"
     )
     gradient_checkpointing: bool = setting(True, description="recompute activations: less memory, more time")
     precision: Literal["auto", "bf16", "fp32", "fp16"] = setting(
@@ -87,7 +92,7 @@ class TrainSettings(Settings):
         0, ge=0, description="processes that prepare batches", json_schema_extra=_VOLATILE
     )
 
-    @field_validator("lora_targets", "report_to", mode="before")
+    @field_validator("lora_targets", "lora_whole", "report_to", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """`--set train.report_to=wandb,tensorboard` gives a list too."""
@@ -95,10 +100,23 @@ class TrainSettings(Settings):
             return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
         return value
 
+    @field_validator("rope")
+    @classmethod
+    def _known_rope(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_rope(value)
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainSettings:
         if not self.lora_targets:
             raise ValueError("lora_targets: name at least one module")
         if self.max_steps == 0:
             raise ValueError("max_steps: 0 steps train nothing; -1 takes as many as the epochs have")
+        if self.rope_theta is not None and self.rope.get("rope_theta", self.rope_theta) != self.rope_theta:
+            raise ValueError("rope_theta is given twice, inside rope too; give one")
+        kind = self.rope.get("rope_type")
+        if self.engine == "shared-prefix" and kind in LENGTH_ROPE:
+            raise ValueError(
+                f"rope: the positions of rope_type {kind} change with the length of the row, which engine "
+                "shared-prefix cannot follow; choose yarn or linear, or engine trl"
+            )
         return self

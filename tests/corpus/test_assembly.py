@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import tokenizers_for_tests as kinds
 
-from lcx.corpus.assembly import Assembler, fit
+from lcx.corpus.assembly import Assembler, fit, share_question
 from lcx.corpus.table import SegmentTable, build_table
 from lcx.corpus.templates import TEMPLATES, chat_turn, load_template
 from lcx.corpus.tokenizing import BUILTIN
@@ -75,6 +75,15 @@ def test_prompt_decodes_to_its_text(
         answer = row.ids[row.answer_start :]
         whole = made.pieces.decode([*ids, *answer])
         assert whole == prompt + given.answer + ("</s>" if "level" in kind else "")
+    chunks = {"plan": 4, "text": 1, "none": 0}[context]
+    assert len(encoded.chunks) == chunks
+    if chunks:  # borrowed prefixes have no context
+        assert encoded.head + sum(encoded.chunks) == len(encoded.prefix)
+    for number, index in enumerate(bundle.plan or ()):
+        start = encoded.head + sum(encoded.chunks[:number])
+        piece = made.pieces.decode(encoded.prefix[: start + encoded.chunks[number]].tolist())
+        before = made.pieces.decode(encoded.prefix[:start].tolist()) if start else ""
+        assert piece[len(before) :].strip("\n ") == table.text(index).strip("\n ")
 
 
 def test_mistral_chat_turn_wraps_head_and_tail(table: SegmentTable, tmp_path: Path) -> None:
@@ -231,3 +240,26 @@ def test_fit_refuses_what_cannot_fit() -> None:
         fit(rows(10, 5), 5, "truncate-middle")
     with pytest.raises(UsageError):
         fit(rows(10, 5), 5, "middle")
+
+
+def test_cutting_and_sharing_keep_head_and_chunks() -> None:
+    """A cut in the middle shortens the chunks that it goes through; a shared question follows the context."""
+    encoded = EncodedBundle(
+        "a",
+        np.arange(30),
+        tuple(
+            EncodedBranch([90, 91, 92, answer], 3, role) for answer, role in ((7, "chosen"), (8, "rejected"))
+        ),
+        head=4,
+        chunks=(10, 6, 10),
+    )
+    shared = share_question(encoded)
+    assert shared.prefix.tolist() == [*range(30), 90, 91, 92]
+    assert [(branch.ids, branch.answer_start) for branch in shared.branches] == [([7], 0), ([8], 0)]
+    assert (shared.head, shared.chunks) == (4, (10, 6, 10))
+    cut = fit(shared, 24, "truncate-middle")
+    assert cut is not None
+    assert cut.prefix.tolist() == [*range(12), *range(22, 30), 90, 91, 92]
+    assert (cut.head, cut.chunks) == (4, (8, 8))
+    other = EncodedBundle("b", np.arange(9), (EncodedBranch([1, 2, 3], 2), EncodedBranch([1, 4, 3], 2)))
+    assert share_question(other) is other

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lcx.training import losses
+from lcx.modeling import logprobs
 from lcx.training.losses import branch_means, branch_sums, sft_loss, summed_sft_loss, token_logprobs
 
 BRANCH = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2])
@@ -29,7 +29,7 @@ def naive(logits: torch.Tensor, targets: torch.Tensor, weighting: str) -> torch.
 @pytest.mark.parametrize("weighting", ["branch", "token"])
 @pytest.mark.parametrize("tile", [2, 1024])
 def test_sft_loss(weighting: str, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "TILE", tile)
+    monkeypatch.setattr(logprobs, "TILE", tile)
     logits, targets = draw()
     loss = sft_loss(token_logprobs(logits, targets), BRANCH, 3, weighting)
     (mine,) = torch.autograd.grad(loss, logits)

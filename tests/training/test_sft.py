@@ -284,10 +284,10 @@ def test_adapters_train_and_load(tiny: Path, tmp_path: Path, tuning: str) -> Non
 
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Logits of every model as it stands when training ends, before it is saved; its adapters are at work."""
-    from lcx.training import sft
+    from lcx.training import session
 
     seen: list[torch.Tensor] = []
-    plain = sft.save
+    plain = session.save
 
     def save(trainer: Any, *rest: Any) -> Path:
         model = trainer.accelerator.unwrap_model(trainer.model).train()
@@ -295,7 +295,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
             seen.append(model(PROBE).logits)
         return plain(trainer, *rest)
 
-    monkeypatch.setattr(sft, "save", save)
+    monkeypatch.setattr(session, "save", save)
     return seen
 
 

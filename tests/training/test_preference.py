@@ -1,0 +1,412 @@
+"""The preference trainer against separate rows of the same model, and against TRL's trainers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lcx.errors import LcxError, UsageError
+from lcx.modeling import head
+from lcx.modeling.load import add_lora, load_model
+from lcx.training import preference
+from tests.training.preference_data import (
+    Words,
+    assert_same_weights,
+    bundles,
+    context,
+    gradient_norm,
+    naive_step,
+    settings,
+    small_model,
+    train,
+    weights,
+)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_model(tmp_path_factory.mktemp("small"))
+
+
+def losses(curve: list[dict[str, float]]) -> list[float]:
+    return [point["loss"] for point in curve]
+
+
+CASES: list[tuple[str, int | None, dict[str, Any]]] = [
+    ("logo", 1, {"beta": 2.5, "gamma": 0.25}),
+    ("logo", 2, {}),
+    ("logo", 4, {"beta": 3.0}),
+    ("logo", None, {"sft_weight": 0.0}),
+    ("simpo", 1, {"gamma": 0.5}),
+    ("simpo", 3, {}),
+    ("orpo", 2, {}),
+    ("dpo", 1, {"beta": 0.15, "sft_weight": 0.1}),
+    ("dpo", 1, {"beta": 0.5, "sft_weight": 0.1, "loss_options": {"ce": "sum"}}),
+    ("dpo", 2, {"reference": "model"}),
+]
+
+
+@pytest.mark.parametrize(("loss", "rejected", "options"), CASES)
+@pytest.mark.parametrize("way", [{"micro_batch": 8}, {"micro_batch": 2, "gradient_checkpointing": True}])
+def test_full_training_equals_separate_rows(
+    small: Path, tmp_path: Path, loss: str, rejected: int | None, options: dict[str, Any], way: dict[str, Any]
+) -> None:
+    """Loss, gradient norm and weights after a step of plain SGD, for packed batches and for accumulation."""
+    data = bundles(8, rejected)
+    config = settings(small, loss=loss, batch=8, max_steps=1, **options, **way)
+    _, curve = train(config, data, tmp_path / "ours")
+    model: Any = load_model(small, device="cpu").train()
+    before: Any = load_model(small, device="cpu") if loss == "dpo" else None
+    expected = naive_step(config, model, before, data)
+    assert losses(curve) == pytest.approx([expected], rel=1e-5)
+    assert curve[0]["grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= config.learning_rate * parameter.grad
+    ours = weights(tmp_path / "ours/model")
+    for name, value in model.state_dict().items():
+        assert (ours[name] - value).norm() <= 1e-6 * value.norm(), name
+
+
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+@pytest.mark.parametrize(("loss", "rejected"), [("logo", 2), ("dpo", 1)])
+def test_adapters_equal_separate_rows(
+    small: Path, tmp_path: Path, tuning: str, loss: str, rejected: int
+) -> None:
+    """An adapter with weights of its own is trained on; the reference is the base, or what is cached."""
+    quantize = "nf4" if tuning == "qlora" else None
+    seed_model = load_model(small, device="cpu", quantize=quantize)
+    torch.manual_seed(3)
+    adapter = add_lora(seed_model, 4, 8)
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    adapter.save_pretrained(tmp_path / "adapter")
+    Words(small).tokenizer.save_pretrained(tmp_path / "adapter")
+    config = settings(
+        tmp_path / "adapter",
+        loss=loss,
+        tuning=tuning,
+        lora_r=4,
+        lora_alpha=8,
+        batch=6,
+        micro_batch=3,
+        max_steps=1,
+        gradient_checkpointing=True,
+    )
+    data = bundles(6, rejected)
+    result, curve = train(config, data, tmp_path / "ours")
+    model: Any = load_model(tmp_path / "adapter", device="cpu", quantize=quantize, trainable=True).train()
+    before: Any = None
+    if loss == "dpo":
+        before = load_model(tmp_path / "adapter", device="cpu", quantize=quantize).train()
+        assert result.extra["reference"] == "cached"
+    expected = naive_step(config, model, before, data)
+    assert losses(curve) == pytest.approx([expected], rel=1e-5)
+    assert curve[0]["grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+def test_the_reference_of_a_new_adapter_is_the_model_without_it(
+    small: Path, tmp_path: Path, tuning: str
+) -> None:
+    options = {"loss": "dpo", "tuning": tuning, "lora_r": 4, "learning_rate": 0.01, "epochs": 6, "beta": 1.0}
+    data = bundles(8, 2)
+    curves = {}
+    for source in ("adapter", "model", "cached"):
+        result, curve = train(settings(small, reference=source, **options), data, tmp_path / source)
+        assert result.extra["reference"] == source
+        curves[source] = curve
+    assert train(settings(small, **options), data, tmp_path / "auto")[0].extra["reference"] == "adapter"
+    assert losses(curves["adapter"])[0] == pytest.approx(np.log(2), rel=1e-6)
+    assert losses(curves["adapter"])[-1] < 0.65
+    for other in ("model", "cached"):
+        assert losses(curves[other]) == pytest.approx(losses(curves["adapter"]), rel=1e-5)
+
+
+def test_cached_reference_is_found_again(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lcx.training import reference
+
+    monkeypatch.setenv("LCX_CACHE", str(tmp_path / "cache"))
+    config = settings(small, loss="dpo", max_steps=2)
+    _, first = train(config, bundles(4), tmp_path / "a")
+    assert len(list((tmp_path / "cache/reference").glob("*.npz"))) == 1
+
+    class Computed(Exception):
+        pass
+
+    def compute(*_: Any) -> None:
+        raise Computed
+
+    monkeypatch.setattr(reference, "_sums", compute)
+    _, again = train(config, bundles(4), tmp_path / "b")
+    assert losses(again) == losses(first)
+    with pytest.raises(Computed):  # other data
+        train(config, bundles(4, seed=6), tmp_path / "c")
+    with pytest.raises(Computed):  # another model
+        train(
+            settings(small_model(tmp_path / "other", 2), loss="dpo", max_steps=2), bundles(4), tmp_path / "d"
+        )
+
+
+def test_adapter_reference_is_refused_where_it_is_not_the_start(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="without its adapter") as bad:
+        train(settings(small, loss="dpo", reference="adapter"), bundles(4), tmp_path / "a")
+    assert bad.value.hint == "--set train.reference=cached"
+
+
+def test_accumulation_epochs_and_fillers(small: Path, tmp_path: Path) -> None:
+    options = {"batch": 4, "epochs": 3}
+    one, whole = train(settings(small, micro_batch=4, **options), bundles(8, None), tmp_path / "a")
+    many, parts = train(settings(small, micro_batch=1, **options), bundles(8, None), tmp_path / "b")
+    assert one.counts["steps"] == many.counts["steps"] == 6
+    assert losses(whole) == pytest.approx(losses(parts), rel=1e-5)
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
+
+
+def test_tiles_change_nothing(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(small, micro_batch=4, tuning="lora", lora_r=4, lora_targets="q_proj,lm_head")
+    _, whole = train(config, bundles(8), tmp_path / "a")
+    monkeypatch.setattr(head, "TILE_BYTES", 4 * 64 * 7)  # seven tokens a tile
+    _, tiled = train(config, bundles(8), tmp_path / "b")
+    assert losses(tiled) == pytest.approx(losses(whole), rel=1e-5)
+    monkeypatch.setattr(preference.PreferenceTrainer, "__init__", _without_head)
+    _, plain = train(config, bundles(8), tmp_path / "c")
+    assert losses(plain) == pytest.approx(losses(whole), rel=1e-5)
+
+
+_init = preference.PreferenceTrainer.__init__
+
+
+def _without_head(self: Any, *args: Any, **options: Any) -> None:
+    _init(self, *args, **options)
+    self.release()
+    self.answer_head = None
+
+
+def test_synthetic_positions_equal_rows_at_those_positions(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step at positions drawn for epoch 0; the next epoch draws others."""
+    from lcx.corpus.assembly import share_question
+
+    monkeypatch.setenv("LCX_CACHE", str(tmp_path / "cache"))
+    data = bundles(6, 2)
+    config = settings(small, batch=6, max_steps=1, target_length=400, slot_tokens=8, sparse_share=0.5)
+    _, curve = train(config, data, tmp_path / "a")
+    draw = preference.spread(config, "")
+    assert draw is not None
+
+    def positions(encoded: Any) -> np.ndarray:
+        placed = draw(share_question(encoded), 0)
+        assert int(placed.positions.max()) < 400
+        assert int(placed.positions.max()) > 300
+        return np.asarray(placed.positions[: len(encoded.prefix)])
+
+    model: Any = load_model(small, device="cpu").train()
+    encoder = Words(small)
+    total = 0.0
+    from tests.training.preference_data import naive_loss, row_logprobs
+
+    for bundle in data:
+        encoded = share_question(encoder.encode(bundle))
+        place = draw(encoded, 0).positions
+        rows = row_logprobs(model, encoded, place)
+        total += naive_loss("logo", rows, None, beta=10.0, gamma=3.0, sft_weight=0.1).item() / len(data)
+    assert losses(curve) == pytest.approx([total], rel=1e-5)
+    first = share_question(encoder.encode(data[0]))
+    assert draw(first, 0).positions.tolist() == draw(first, 0).positions.tolist()
+    assert draw(first, 0).positions.tolist() != draw(first, 1).positions.tolist()
+    with pytest.raises(UsageError, match="beyond the model's window of 512"):
+        train(settings(small, target_length=1000), data, tmp_path / "b")
+    with pytest.raises(UsageError, match="no room at target length 30") as bad:
+        train(settings(small, target_length=30), data, tmp_path / "c")
+    assert "--set train.target_length=" in bad.value.hint
+
+
+def test_metrics_are_logged(small: Path, tmp_path: Path) -> None:
+    _, curve = train(settings(small, batch=4, max_steps=2, learning_rate=0.5), bundles(4, 2), tmp_path)
+    point = curve[-1]
+    assert {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"} <= set(point)
+    assert {"logps/chosen", "logps/rejected", "nll_loss"} <= set(point)
+    assert point["rewards/margins"] == pytest.approx(
+        point["rewards/chosen"] - point["rewards/rejected"], abs=1e-5
+    )
+    assert point["rewards/margins"] > curve[0]["rewards/margins"]
+    assert point["nll_loss"] == pytest.approx(-point["logps/chosen"], abs=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_trl_gives_the_same_dpo(small: Path, tmp_path: Path, tuning: str) -> None:
+    """Several steps of TRL's DPOTrainer, without cross-entropy, which it weighs by token over a batch."""
+    options = {"loss": "dpo", "beta": 0.5, "tuning": tuning, "lora_r": 4, "epochs": 2, "learning_rate": 0.1}
+    data = bundles(8, 1)
+    _, ours = train(settings(small, **options), data, tmp_path / "a")
+    theirs, reference = train(settings(small, engine="trl", micro_batch=2, **options), data, tmp_path / "b")
+    assert theirs.counts["steps"] == 4
+    # TRL draws its own order: compare the first step of the whole data, and the end of the road
+    whole = {**options, "batch": 8, "epochs": 3}
+    _, ours = train(settings(small, **whole), data, tmp_path / "c")
+    _, reference = train(settings(small, engine="trl", micro_batch=4, **whole), data, tmp_path / "d")
+    assert losses(ours) == pytest.approx(losses(reference), rel=1e-5)
+    assert [p["rewards/margins"] for p in ours] == pytest.approx(
+        [p["rewards/margins"] for p in reference], rel=1e-4, abs=1e-6
+    )
+    if tuning == "full":
+        assert_same_weights(tmp_path / "c/model", tmp_path / "d/model")
+
+
+def test_engine_trl_refuses_what_it_cannot_do(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="trains the loss 'dpo', not 'logo'"):
+        train(settings(small, engine="trl"), bundles(4), tmp_path / "a")
+    result, _ = train(settings(small, engine="trl", loss="dpo", max_steps=1), bundles(4, 2), tmp_path / "b")
+    assert "first rejected answer of 4 bundles" in result.notes[0]
+
+
+def test_bad_pairs_are_counted_and_kept_aside(small: Path, tmp_path: Path) -> None:
+    import json
+    from dataclasses import replace
+
+    good = bundles(6, 2)
+    one, two, three, four = good[:4]
+    same = replace(one, branches=(one.branches[0], replace(one.branches[1], answer=one.branches[0].answer)))
+    none = replace(two, branches=two.branches[:1])
+    headless = replace(three, branches=three.branches[1:])
+    double = replace(four, branches=(*four.branches, four.branches[1]))
+    result, _ = train(settings(small, max_steps=1), [same, none, headless, double, *good[4:]], tmp_path / "a")
+    assert result.counts["bundles"] == 3
+    assert result.counts["bundles skipped: every rejected answer is the chosen one"] == 1
+    assert result.counts["bundles skipped: no rejected answer"] == 1
+    assert result.counts["bundles skipped: no chosen answer"] == 1
+    assert result.counts["rejected answers dropped: same text as the chosen one or another"] == 1
+    aside = [json.loads(line) for line in (tmp_path / "a/skipped.jsonl").read_text().splitlines()]
+    assert [row["bundle"] for row in aside] == [same.id, none.id, headless.id]
+    with pytest.raises(LcxError, match="no pair to learn from") as bad:
+        train(settings(small), [same, none], tmp_path / "b")
+    assert "no rejected answer (1)" in bad.value.why
+
+
+def test_long_answers_follow_the_policy(small: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    data = bundles(4, 1)
+    endless = replace(data[0].branches[1], answer=" ".join(["w1", "w2"] * 300))
+    data[0] = replace(data[0], branches=(data[0].branches[0], endless))
+    with pytest.raises(
+        LcxError, match=r"bundle b0 has a row of \d+ tokens, more than the model's window of 512"
+    ):
+        train(settings(small), data, tmp_path / "a")
+    result, _ = train(settings(small, too_long="drop", max_steps=1), data, tmp_path / "b")
+    assert result.counts["dropped_too_long"] == 1
+    with pytest.raises(LcxError, match=r"alone do not fit|more than"):
+        train(settings(small, too_long="truncate-middle"), data, tmp_path / "c")
+
+
+def test_nan_stops_training(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(LcxError, match="became"):
+        train(settings(small, learning_rate=1e30, epochs=9), bundles(8), tmp_path)
+
+
+def test_the_head_is_itself_again(small: Path, tmp_path: Path) -> None:
+    result, _ = train(settings(small, max_steps=1), bundles(4), tmp_path, context())
+    model = load_model(tmp_path / "model", device="cpu")
+    assert result.files["model"] == "model"
+    assert model(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 64)
+
+
+def test_embeddings_are_trained_whole_beside_the_adapters(small: Path, tmp_path: Path) -> None:
+    options = {"tuning": "lora", "lora_r": 4, "lora_targets": "q_proj,v_proj", "lora_whole": "embed_tokens"}
+    train(settings(small, max_steps=2, **options), bundles(6), tmp_path / "a")
+    loaded: Any = load_model(tmp_path / "a/model", device="cpu")
+    before = weights(small)["model.embed_tokens.weight"]
+    after = loaded.get_input_embeddings().weight
+    assert not torch.allclose(after, before, atol=1e-6)
+    train(settings(tmp_path / "a/model", max_steps=1, **options), bundles(6), tmp_path / "b")
+    with pytest.raises(UsageError, match="another shape") as bad:
+        train(settings(tmp_path / "a/model", **{**options, "lora_whole": ""}), bundles(6), tmp_path / "c")
+    assert "--set train.lora_whole=embed_tokens" in bad.value.hint
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_interrupted_training_continues_its_curve(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """With positions that every epoch draws anew, metrics included."""
+    config = settings(small, epochs=3, micro_batch=2, target_length=400, slot_tokens=8)
+    _, whole = train(config, bundles(8), tmp_path / "a")
+    plain = preference.PreferenceTrainer.compute_loss
+
+    def compute_loss(self: Any, *args: Any, **options: Any) -> Any:
+        if self.state.global_step == at:
+            os.kill(os.getpid(), signal.SIGINT)
+            monkeypatch.setattr(preference.PreferenceTrainer, "compute_loss", plain)
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(preference.PreferenceTrainer, "compute_loss", compute_loss)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, bundles(8), tmp_path / "b")
+    _, resumed = train(config, bundles(8), tmp_path / "b")
+    assert [point["step"] for point in resumed] == [point["step"] for point in whole]
+    for key in ("loss", "rewards/margins", "logps/rejected"):
+        assert [p[key] for p in resumed] == pytest.approx([p[key] for p in whole], rel=1e-5, abs=1e-6)
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model", 1e-6)
+
+
+WORKER = """
+import os
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from tests.training.preference_data import bundles, context, settings, train
+rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+ctx = context(rank=rank, world_size=world)
+config = settings(Path({model!r}), **{options!r})
+train(config, bundles(7, None), Path({out!r}), ctx)
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_length": 400, "slot_tokens": 8},
+        {"loss": "dpo", "reference": "cached", "tuning": "lora", "lora_r": 4},
+    ],
+)
+def test_two_processes_equal_one(small: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    """7 bundles over two processes: the last step is uneven, and a filler of weight 0 makes it even."""
+    options = {"batch": 4, "epochs": 2, "learning_rate": 0.02, **options}
+    _, curve = train(settings(small, **options), bundles(7, None), tmp_path / "one")
+    script = tmp_path / "worker.py"
+    (tmp_path / "two").mkdir()
+    script.write_text(WORKER.format(model=str(small), out=str(tmp_path / "two"), options=options))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "LCX_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **own},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    pair = json.loads((tmp_path / "two/curve.json").read_text())
+    for key in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen"):
+        assert [p[key] for p in pair] == pytest.approx([p[key] for p in curve], rel=1e-5, abs=1e-5)
+    assert_same_weights(tmp_path / "two/model", tmp_path / "one/model")
