@@ -13,6 +13,9 @@ from lcx.hub import tiny_seed
 from lcx.recipe import Step
 from lcx.run import Run, cache_folder
 
+ROW_FILES = (".jsonl", ".json", ".parquet")
+"""Endings of files whose rows are training data."""
+
 # On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
@@ -26,18 +29,16 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     model = require_model(settings.model, step, run)
     data = bundles_folder(settings.input, step, run)
 
-    from lcx.corpus.bundles import read_bundles
     from lcx.modeling.load import load_tokenizer
     from lcx.training.sft import EncodedDataset, train_sft
 
     settings = settings.model_copy(update={"model": _ready(model, ctx)})
     tokenizer = load_tokenizer(settings.model or "")
-    bundles = read_bundles(data)
+    bundles, aside = training_bundles(data, step, run, ctx)
     assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
-    ctx.log(f"{len(bundles):,} bundles from {data}")
     dataset = EncodedDataset(bundles, assembler)
     result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
-    return _with_prompt(result, assembler)
+    return _completed(result, assembler, aside)
 
 
 def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
@@ -50,7 +51,6 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     model = require_model(settings.model, step, run)
     data = bundles_folder(settings.input, step, run)
 
-    from lcx.corpus.bundles import read_bundles
     from lcx.modeling.load import load_tokenizer
     from lcx.training.preference import train_preference
     from lcx.training.preference_losses import find_loss, loss_options
@@ -60,15 +60,17 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     options = loss_options(loss, {**named, **settings.loss_options})
     settings = settings.model_copy(update={"model": _ready(model, ctx)})
     tokenizer = load_tokenizer(settings.model or "")
-    bundles = read_bundles(data)
+    bundles, aside = training_bundles(data, step, run, ctx)
     assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
-    ctx.log(f"{len(bundles):,} bundles from {data}")
     result = train_preference(settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx)
-    return _with_prompt(result, assembler)
+    return _completed(result, assembler, aside)
 
 
-def _with_prompt(result: StepResult, assembler: Any) -> StepResult:
-    """The result with how the prompt was made, and what its tokens lost."""
+def _completed(result: StepResult, assembler: Any, aside: dict[str, int]) -> StepResult:
+    """The result with what was set aside, how the prompt was made, and what its tokens lost."""
+    result.counts.update(aside)
+    if aside:
+        result.files["rejected"] = "rejected.jsonl"
     result.extra = {**result.extra, "prompt": assembler.info}
     lossy = assembler.store.info["lossy"] if assembler.store is not None else 0
     if lossy:
@@ -101,7 +103,7 @@ def require_model(model: str | None, step: Step, run: Run) -> str:
     if not model:
         raise MissingError(
             f"step '{step.id}' needs a model",
-            hint=f"lcx {step.stage} --recipe {step.recipe} --run {run.path} --model PATH_OR_HUB_ID",
+            hint=f"lcx {step.stage} --recipe {run.reference} --run {run.path} --model PATH_OR_HUB_ID",
         )
     return str(run.resolve(model, "model")) if model.startswith("step:") else model
 
@@ -125,18 +127,39 @@ def _ready(model: str, ctx: Context) -> str:
 
 
 def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
-    """The folder of bundles behind `input`. Raises MissingError where nothing is given or nothing is there."""
+    """The folder of bundles, or file of rows, behind `input`. Raises MissingError where there is none."""
     if not reference:
         raise MissingError(
             f"step '{step.id}' needs data",
             hint=f"--input FOLDER, or give recipe '{step.recipe}' a synth step",
         )
     place = run.resolve(reference, "data")
-    if not place.is_dir():
+    if not place.is_dir() and not (place.is_file() and place.suffix in ROW_FILES):
         raise MissingError(
-            f"no folder of bundles at '{place}'", hint="--input FOLDER with bundles-*.parquet in it"
+            f"no training data at '{place}'",
+            hint="--input FOLDER with bundles-*.parquet in it, or --input FILE.jsonl with a question and "
+            "its answers in each row",
         )
     return place
+
+
+def training_bundles(data: Path, step: Step, run: Run, ctx: Context) -> tuple[Any, dict[str, int]]:
+    """The bundles of a folder, or of a file of rows, and how many rows could not be used and why."""
+    if data.is_dir():
+        from lcx.corpus.bundles import read_bundles
+
+        bundles, counts = read_bundles(data), {}
+    else:
+        from lcx.corpus.documents import Rejects
+        from lcx.corpus.pair_rows import read_pair_rows
+
+        rejects = Rejects()
+        bundles = read_pair_rows(data, rejects)
+        counts = {f"rows set aside: {reason}": count for reason, count in rejects.counts.items()}
+        if counts and ctx.rank == 0:
+            rejects.write(run.folder(step) / "rejected.jsonl")
+    ctx.log(f"{len(bundles):,} bundles from {data}")
+    return bundles, counts
 
 
 def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from lcx.errors import LcxError
+from lcx.modeling.modes import switch_off_dropout
 from lcx.modeling.shared_prefix import pack
 from lcx.records import EncodedBundle
 
@@ -159,9 +160,9 @@ def _change(before: torch.Tensor, after: torch.Tensor) -> list[float]:
 
 @contextmanager
 def _still(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients inside the block; every module's own mode after it."""
+    """No dropout and no gradients inside the block; every module's own mode after it."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    switch_off_dropout(model)
     try:
         with torch.no_grad():
             yield

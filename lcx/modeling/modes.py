@@ -15,8 +15,10 @@ def switch_off_dropout(model: Any) -> None:
     """
     model.eval()
     for module in model.modules():
-        if type(module).__name__ == "Linear4bit" and module.weight.device.type == "cpu":
-            module.train()
+        kind = type(module)  # PEFT's wrapper has that name too, and a dropout inside
+        own = kind.__name__ == "Linear4bit" and kind.__module__.startswith("bitsandbytes")
+        if own and module.weight.device.type == "cpu":
+            module.training = True
 
 
 @contextmanager

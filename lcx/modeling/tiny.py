@@ -6,7 +6,8 @@ bare word at the start of a line, or a newline), so decoding is plain concatenat
 text` for every text of known words, and pieces that were tokenised apart decode to the joined text.
 
 Its world is the catalogue (`lcx.corpus.catalogue`): a context is 32 record lines, a query branch is the text
-`\\n? {name} = {name} {module} ;`, of which ` {name} {module} ;` is the answer.
+`\\n? {name} = {name} {module} ;`, of which ` {name} {module} ;` is the answer. `tiny16` is the same model in the
+same world, but for one more word that starts a line and that its training never showed: `~`, a stale record.
 
 Shapes: B contexts, N records, R tokens a record with its newline (13), Q queries a context, C = N * R - 1
 tokens of context, T = 7 tokens a branch, S = C + Q * T tokens a row.
@@ -14,7 +15,7 @@ tokens of context, T = 7 tokens a branch, S = C + Q * T tokens a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,13 +24,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lcx.corpus.catalogue import load_entities, record_text, vocabulary
+from lcx.corpus.catalogue import STALE_MARKER, load_entities, record_text, vocabulary
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 SPECIAL = (PAD, UNK, EOS)
 NEWLINE = "\n"
 LINE_STARTS = ("*", "?")
 """Words that may start a line: `*` a record, `?` a query."""
+STALE_STARTS = (*LINE_STARTS, STALE_MARKER)
+"""As `LINE_STARTS`, for a tokenizer that knows stale records too."""
 MARKS = ("=", ";")
 """Words inside a line: `=` stands between a query and its answer, `;` ends the answer."""
 
@@ -50,10 +53,10 @@ INIT = 0.05
 _PIECE = Regex(r"\n| ?[^ \n]+| ")
 
 
-def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer for `words`; the ids depend on the set of words only, not on their order."""
-    inner = sorted(set(words) | set(LINE_STARTS) | set(MARKS))
-    pieces = [*SPECIAL, NEWLINE, *LINE_STARTS, " ", *(f" {word}" for word in inner)]
+def build_tokenizer(words: Iterable[str], starts: Sequence[str] = LINE_STARTS) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer for `words`, of which `starts` may start a line; ids do not depend on their order."""
+    inner = sorted(set(words) | set(starts) | set(MARKS))
+    pieces = [*SPECIAL, NEWLINE, *starts, " ", *(f" {word}" for word in inner)]
     core = Tokenizer(models.WordLevel({piece: number for number, piece in enumerate(pieces)}, unk_token=UNK))
     core.pre_tokenizer = pre_tokenizers.Split(_PIECE, behavior="isolated")
     core.decoder = decoders.Fuse()
@@ -116,11 +119,11 @@ class World:
     end: int
 
 
-def load_world() -> World:
-    """Read the catalogue of the running interpreter; the same for every seed."""
+def load_world(starts: Sequence[str] = LINE_STARTS) -> World:
+    """Read the catalogue of the running interpreter; the same for every seed. `starts` as for `build_tokenizer`."""
     entities = load_entities()
     known = vocabulary(entities)
-    tokenizer = build_tokenizer(known)
+    tokenizer = build_tokenizer(known, starts)
 
     def ids(text: str) -> list[int]:
         return list(tokenizer(text)["input_ids"])
@@ -180,21 +183,24 @@ def answer_logits(model: LlamaForCausalLM, rows: Tensor, queries: int) -> tuple[
 
 
 @torch.no_grad()
-def probe(model: LlamaForCausalLM, world: World, *, per_span: int = 100, seed: int = 1) -> list[float]:
-    """Share of right answers by span (8 spans of 4 records, keys unique, about `per_span` queries each).
+def probe(
+    model: LlamaForCausalLM, world: World, *, per_span: int = 100, seed: int = 1, records: int = RECORDS
+) -> list[float]:
+    """Share of right answers by span (8 spans of a context of `records`, keys unique, about `per_span` queries each).
 
     All answer tokens have to be the greedy choice, so this equals greedy generation.
     """
     was_training = model.training
     model.eval()
     rng = torch.Generator().manual_seed(seed)
-    gold = torch.arange(RECORDS).expand(16, -1)
-    rounds = max(1, round(per_span / (16 * PER_SPAN)))
+    per = records // SPANS
+    gold = torch.arange(records).expand(16, -1)
+    rounds = max(1, round(per_span / (16 * per)))
     right = torch.zeros(SPANS)
     for _ in range(rounds):
-        rows = with_queries(world, draw_contexts(world, 16, RECORDS, rng), gold)
-        logits, targets = answer_logits(model, rows, RECORDS)
+        rows = with_queries(world, draw_contexts(world, 16, records, rng), gold)
+        logits, targets = answer_logits(model, rows, records)
         hits = (logits.argmax(-1) == targets).all(-1).float()
-        right += hits.view(16, SPANS, PER_SPAN).mean((0, 2))
+        right += hits.view(16, SPANS, per).mean((0, 2))
     model.train(was_training)
     return [round(share, 4) for share in (right / rounds).tolist()]

@@ -20,13 +20,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
 from lcx.context import Context
-from lcx.errors import MissingError, UsageError, suggestion
+from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.modeling.load import add_lora, load_model, pick_device
 from lcx.training.collate import StepShape
 from lcx.training.settings import TrainSettings
+from lcx.work.files import read_json, sha256_json, write_json
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+OWNER = "model.json"
+"""Beside the checkpoints: whose they are."""
 TRACKER_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml"}
 """Where a tracker's package is called otherwise than the tracker."""
 
@@ -171,6 +174,7 @@ def training_arguments(settings: TrainSettings, shape: StepShape, out: Path, ctx
         "save_steps": max(1, settings.save_steps),
         "save_total_limit": settings.save_total_limit,
         "logging_steps": settings.logging_steps,
+        "logging_first_step": True,
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
         "report_to": list(settings.report_to) or "none",
         "dataloader_num_workers": settings.dataloader_workers,
@@ -223,6 +227,22 @@ def last_checkpoint(out: Path) -> Path | None:
         if state.get("global_step") == step(path):
             return path
     return None
+
+
+def check_checkpoints(model: Any, out: Path, ctx: Context) -> None:
+    """Note what model the checkpoints of a step's folder belong to; raise LcxError where that is another one."""
+    weights = {name: list(getattr(one, "ds_shape", one.shape)) for name, one in model.named_parameters()}
+    digest = sha256_json([getattr(model.config, "model_type", ""), weights])[:16]
+    note = out / CHECKPOINTS / OWNER
+    if note.is_file() and last_checkpoint(out) is not None:
+        if read_json(note).get("weights") != digest:
+            raise LcxError(
+                f"the checkpoints in {out / CHECKPOINTS} belong to another model",
+                why="Names or shapes of its weights are not those of the model that is to be trained.",
+                hint="--force starts training over; --run DIR keeps both.",
+            )
+    elif ctx.rank == 0:
+        write_json(note, {"weights": digest})
 
 
 def start_over(out: Path, ctx: Context) -> None:

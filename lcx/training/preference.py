@@ -15,7 +15,7 @@ from lcx.errors import LcxError, UsageError
 from lcx.hub import adapter_base, locate
 from lcx.modeling.load import load_config, load_model, pick_device, set_rope, window
 from lcx.modeling.modes import switch_off_dropout
-from lcx.modeling.positions import needed_target
+from lcx.modeling.positions import check_room
 from lcx.modeling.shared_prefix import use_shared_prefix
 from lcx.paths import cache_folder
 from lcx.records import Bundle, EncodedBundle
@@ -148,13 +148,7 @@ def room(settings: PreferenceSettings) -> Callable[[EncodedBundle], None] | None
         return None
 
     def check(bundle: EncodedBundle) -> None:
-        needed = needed_target(bundle, settings.slot_tokens)
-        if needed > target:
-            raise UsageError(
-                f"bundle {bundle.id} has no room at target length {target:,}",
-                why=f"Its {len(bundle.chunks):,} chunks need slots as wide as the longest: {needed:,} positions.",
-                hint=f"--set train.target_length={needed}, or shorter pieces: --set train.slot_tokens=256",
-            )
+        check_room(bundle, target, settings.slot_tokens)
 
     return check
 

@@ -14,9 +14,10 @@ from lcx.modeling.load import load_config, set_rope, window
 from lcx.modeling.shared_prefix import restore
 from lcx.modeling.support import brings_code, why_refused
 from lcx.records import EncodedBundle
-from lcx.training.arguments import MODEL, build_model, check_names, start_over
+from lcx.training.arguments import MODEL, build_model, check_checkpoints, check_names, start_over
 from lcx.training.collate import StepShape, step_shape
 from lcx.training.length import Fitted, fit_all
+from lcx.training.picture import training_png
 from lcx.training.progress import ProgressCallback
 from lcx.training.quiet import quiet
 from lcx.training.runner import curve, describe, run_trainer, save
@@ -24,6 +25,7 @@ from lcx.training.settings import TrainSettings
 from lcx.work.files import write_json
 
 CURVE = "curve.json"
+PICTURE = "curve.png"
 ADAPTER_ROPE = (
     "the adapter belongs to its base with {rope}; lcx reads that from its lcx.json, "
     "other programs have to be told"
@@ -81,6 +83,7 @@ def train_bundles(
     set_seed(settings.seed)
     with quiet():
         model = build_model(settings, ctx)
+        check_checkpoints(model, out, ctx)
         trainer, notes = make(model, data, shape)
         progress = ProgressCallback(ctx.console, lambda: trainer.tokens_seen, lambda: trainer.latest_loss)
         if (settings.rope_theta or settings.rope) and settings.tuning != "full":
@@ -94,6 +97,8 @@ def train_bundles(
     points = curve(trainer)
     if trainer.is_world_process_zero():
         write_json(out / CURVE, points)
+        if points:
+            training_png(out / PICTURE, points)
     return StepResult(
         counts={
             "bundles": len(data),
@@ -109,7 +114,7 @@ def train_bundles(
             "bundles_per_step": shape.bundles,
             "longest_bundle": longest,
         },
-        files={"model": MODEL, "curve": CURVE},
+        files={"model": MODEL, "curve": CURVE, **({"picture": PICTURE} if points else {})},
         notes=notes,
         extra={"engine": settings.engine, "processes": ctx.world_size},
     )

@@ -236,10 +236,12 @@ def test_thin_keeps_both_ends_at_their_positions() -> None:
     assert thin(bundle(chunks=(500,)), 5 + 6 + 7).chunks == (7,)
 
 
-def test_a_long_bundle_costs_no_more_than_the_limit() -> None:
+def test_a_long_bundle_costs_no_more_than_the_limit_and_no_gradients() -> None:
     model, seen = use_shared_prefix(build()), []
-    model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
-    )
+
+    def look(module: Any, args: Any, kwargs: Any) -> None:
+        seen.append((kwargs["input_ids"].shape[1], torch.is_grad_enabled(), module.training))
+
+    model.register_forward_pre_hook(look, with_kwargs=True)
     check_chunks_connected(model, bundle(chunks=(16,) * 60), limit=100)
-    assert seen == [100 - 1 + (9 + 1) + (6 + 1) + (14 + 1)] * 4
+    assert seen == [(100 - 1 + (9 + 1) + (6 + 1) + (14 + 1), False, False)] * 4

@@ -231,7 +231,7 @@ def test_synthetic_positions_equal_rows_at_those_positions(
     assert draw(first, 0).positions.tolist() != draw(first, 1).positions.tolist()
     with pytest.raises(UsageError, match="beyond the model's window of 512"):
         train(settings(small, target_length=1000), data, tmp_path / "b")
-    with pytest.raises(UsageError, match="no room at target length 30") as bad:
+    with pytest.raises(UsageError, match="target length 30 has no room") as bad:
         train(settings(small, target_length=30), data, tmp_path / "c")
     assert "--set train.target_length=" in bad.value.hint
 
@@ -246,6 +246,7 @@ def test_metrics_are_logged(small: Path, tmp_path: Path) -> None:
     )
     assert point["rewards/margins"] > curve[0]["rewards/margins"]
     assert point["nll_loss"] == pytest.approx(-point["logps/chosen"], abs=1e-5)
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
@@ -410,3 +411,27 @@ def test_two_processes_equal_one(small: Path, tmp_path: Path, options: dict[str,
     for key in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen"):
         assert [p[key] for p in pair] == pytest.approx([p[key] for p in curve], rel=1e-5, abs=1e-5)
     assert_same_weights(tmp_path / "two/model", tmp_path / "one/model")
+
+
+def test_checkpoints_of_another_model_are_refused(small: Path, tmp_path: Path) -> None:
+    other = small_model(tmp_path / "other", num_hidden_layers=3)
+    train(settings(small, max_steps=2, save_steps=1), bundles(8), tmp_path / "a")
+    with pytest.raises(LcxError, match="belong to another model") as bad:
+        train(settings(other, max_steps=4, save_steps=1), bundles(8), tmp_path / "a")
+    assert "--force" in bad.value.hint
+    _, curve = train(settings(other, max_steps=3), bundles(8), tmp_path / "a", context(force=True))
+    assert len(curve) == 3
+
+
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+def test_adapters_train_at_synthetic_positions(small: Path, tmp_path: Path, tuning: str) -> None:
+    """Through the check that chunks see each other, with 4-bit weights and checkpointing, and with YaRN."""
+    rope = {"rope_type": "yarn", "factor": 4.0}
+    options = {"tuning": tuning, "lora_r": 4, "gradient_checkpointing": True, "rope": rope, "slot_tokens": 8}
+    _, curve = train(
+        settings(small, target_length=2000, epochs=4, learning_rate=0.02, **options), bundles(8), tmp_path
+    )
+    assert losses(curve)[-1] < losses(curve)[0]
+    loaded = load_model(tmp_path / "model", device="cpu")
+    assert loaded.config.max_position_embeddings == 2048
+    assert loaded.config.rope_parameters["rope_type"] == "yarn"
