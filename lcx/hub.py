@@ -1,4 +1,7 @@
-"""Models and tokenizers by folder, hub id or `tiny`: where they lie, and whether the hub can be asked. Torch-free."""
+"""Models and tokenizers by folder, hub id, `tiny` or `tiny16`: where they lie, and whether the hub can be asked.
+
+Torch-free.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,19 @@ MODEL_HINT = "--model PATH of a folder with config.json and weights, or --model 
 HUB_SECONDS = 5.0
 """How long an answer of the hub may take before it counts as out of reach."""
 
-_TINY = re.compile(r"tiny(?::([0-9]*))?")
+_TINY = re.compile(r"(tiny|tiny16)(?::([0-9]*))?")
+
+
+def tiny_spec(spec: str) -> tuple[str, int] | None:
+    """Name and seed in `tiny`, `tiny16`, `tiny:SEED` or `tiny16:SEED`, or None for any other spec."""
+    found = _TINY.fullmatch(spec)
+    return (found[1], int(found[2] or 0)) if found else None
 
 
 def tiny_seed(spec: str) -> int | None:
-    """The seed in `tiny` or `tiny:SEED`, or None for any other spec."""
-    found = _TINY.fullmatch(spec)
-    return int(found[1] or 0) if found else None
+    """The seed of a tiny model's spec, or None for any other spec."""
+    found = tiny_spec(spec)
+    return found[1] if found else None
 
 
 def locate(spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = MODEL_HINT) -> str:
@@ -33,12 +42,12 @@ def locate(spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = MODEL_H
 
     `files` tell a model's folder from others by any one of them. Raises MissingError within seconds.
     """
-    if (seed := tiny_seed(spec)) is not None:
+    if (named := tiny_spec(spec)) is not None:
         # Here and not above: it imports torch, and nothing else in this module does.
         from lcx.paths import cache_folder
         from lcx.training.curriculum import load_or_train_base
 
-        return str(load_or_train_base(seed, cache_folder() / "tiny"))
+        return str(load_or_train_base(named[1], cache_folder() / "tiny", name=named[0]))
     folder = Path(spec).expanduser()
     if folder.is_dir():
         if any((folder / file).is_file() for file in files):

@@ -9,7 +9,7 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.errors import MissingError, UsageError
-from lcx.hub import tiny_seed
+from lcx.hub import tiny_spec
 from lcx.recipe import Step
 from lcx.run import Run, cache_folder
 
@@ -108,22 +108,22 @@ def require_model(model: str | None, step: Step, run: Run) -> str:
     return str(run.resolve(model, "model")) if model.startswith("step:") else model
 
 
-def tiny_base(seed: int, ctx: Context, *, fresh: bool = False) -> Path:
-    """The folder of the tiny model of a seed, trained on the spot where the cache has none, with progress."""
+def tiny_base(seed: int, ctx: Context, *, name: str = "tiny", fresh: bool = False) -> Path:
+    """The folder of a tiny model of a seed, trained on the spot where the cache has none, with progress."""
     from lcx.training.curriculum import load_or_train_base
 
     def tell(stage: str, step: int, limit: int, loss: float) -> None:
         if stage == "copy" and step == 1:
-            ctx.log(f"training the tiny model of seed {seed}: about a minute, cached afterwards")
+            ctx.log(f"training the {name} model of seed {seed}: about a minute, cached afterwards")
         ctx.pulse(f"    {stage}: step {step} of at most {limit}, loss {loss:.3f}")
 
-    return load_or_train_base(seed, cache_folder() / "tiny", fresh=fresh, on_progress=tell)
+    return load_or_train_base(seed, cache_folder() / "tiny", fresh=fresh, on_progress=tell, name=name)
 
 
 def _ready(model: str, ctx: Context) -> str:
     """A model's spec; where it is the tiny model, that is trained first, so that its progress shows."""
-    seed = tiny_seed(model)
-    return model if seed is None else str(tiny_base(seed, ctx))
+    named = tiny_spec(model)
+    return model if named is None else str(tiny_base(named[1], ctx, name=named[0]))
 
 
 def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
@@ -148,7 +148,8 @@ def training_bundles(data: Path, step: Step, run: Run, ctx: Context) -> tuple[An
     if data.is_dir():
         from lcx.corpus.bundles import read_bundles
 
-        bundles, counts = read_bundles(data), {}
+        bundles: Any = read_bundles(data)
+        counts: dict[str, int] = {}
     else:
         from lcx.corpus.documents import Rejects
         from lcx.corpus.pair_rows import read_pair_rows

@@ -69,7 +69,7 @@ def evaluate(
             raise UsageError("--predictions scores a file by itself: leave --recipe out")
         if task is None:
             raise UsageError(
-                "--predictions needs --task", hint="--task val:document, val:code or val:database"
+                "--predictions needs --task", hint="--task val:document, val:code, val:database or needle"
             )
         score_file(task, Path(predictions).expanduser(), compat, span, as_json=json)
         return
@@ -106,11 +106,18 @@ def score_file(
     if as_json:
         show.emit_json(scores)
         return
-    from lcx.evaluation.terminal import curve_text
+    from lcx.evaluation.views import task_text
 
-    print(curve_text({path.stem: scores}, title=task))
-    print("\n  spans     " + " ".join("none" if span is None else f"{span:.3f}" for span in scores["spans"]))
+    print(task_text(task, {path.stem: scores}) + "\n")
+    if "spans" in scores:
+        print(
+            "  spans     "
+            + " ".join("none" if span is None else f"{span:.3f}" for span in scores["spans"])
+            + "\n"
+        )
     left = {
-        key: scores[key] for key in ("score", "nulls", "skipped", "compat") if scores.get(key) is not None
+        key: scores[key]
+        for key in ("score", "nulls", "skipped", "compat", "decoys")
+        if scores.get(key) is not None
     }
     print("\n".join(f"  {key.ljust(8)}  {show.number(value)}" for key, value in left.items()))

@@ -72,12 +72,11 @@ def step_summary(report: Mapping[str, Any]) -> str:
 
 
 def _curves(folder: Path) -> list[str]:
-    """The curves of an eval step, with those of the run's other models."""
+    """The curves and heat maps of an eval step, with those of the run's other models."""
     from lcx.evaluation.compare import comparable
-    from lcx.evaluation.terminal import curve_text
+    from lcx.evaluation.views import task_text
 
-    found = comparable(folder)
-    return [f"{curve_text(curves, title=task)}\n" for task, curves in found.items()]
+    return [f"{task_text(task, models)}\n" for task, models in comparable(folder).items()]
 
 
 def plan(report: Mapping[str, Any]) -> str:

@@ -26,6 +26,10 @@ from lcx.errors import MissingError
 
 MARKER = "*"
 """First word of every record line."""
+STALE_MARKER = "~"
+"""First word of a stale line: it looks like a record, and what it says holds no longer."""
+STALE_LINES = 24
+"""Stale lines of a document of 64, unless asked otherwise: three in five of the other lines have a stale double."""
 WORDS_PER_RECORD = 9
 """Docstring words in a full record; a full record line has 3 + 9 = 12 words."""
 MAX_MODULES = 64
@@ -90,10 +94,10 @@ def deal(entities: Sequence[Entity], seed: int | str) -> dict[str, str]:
     return {entity.name: rng.choice(modules) for entity in entities}
 
 
-def record_text(entity: Entity, module: str, words: int = WORDS_PER_RECORD) -> str:
+def record_text(entity: Entity, module: str, words: int = WORDS_PER_RECORD, *, marker: str = MARKER) -> str:
     """The record line of `entity` under a deal that gave it `module`, with its first `words` docstring
     words."""
-    return " ".join((MARKER, entity.name, module, *entity.words[:words]))
+    return " ".join((marker, entity.name, module, *entity.words[:words]))
 
 
 def catalogue_documents(
@@ -118,6 +122,49 @@ def catalogue_documents(
             "id": f"catalogue-{seed}-{number:04d}",
             "text": "\n".join(lines),
             "meta": {"kind": "catalogue", "seed": seed, "keys": [e.name for e in chosen], "values": values},
+        }
+
+
+def stale_documents(
+    n: int,
+    seed: int,
+    *,
+    entities: Sequence[Entity] | None = None,
+    records: int = 64,
+    stale: int = STALE_LINES,
+) -> Iterator[dict[str, Any]]:
+    """Yield `n` documents of `records` lines in random order, `stale` of which are decoys.
+
+    A stale line begins with STALE_MARKER, and has the name and the words of a record of the same document but
+    another module. Documents are as those of `catalogue_documents`; `meta["stale"]` has the numbers of the stale
+    lines.
+    """
+    pool = list(entities) if entities is not None else load_entities()
+    facts = records - stale
+    if not 0 <= stale <= facts <= len(pool):
+        raise ValueError(
+            f"{stale} stale lines of {records} need as many records of distinct entities beside them"
+        )
+    all_modules = sorted({entity.module for entity in pool})
+    for number in range(n):
+        rng = random.Random(f"lcx.catalogue.stale:{seed}:{number}")
+        chosen = rng.sample(pool, facts)
+        modules = deal(pool, f"stale:{seed}:{number}")
+        lines = [(MARKER, entity, modules[entity.name]) for entity in chosen]
+        for entity in chosen[:stale]:
+            others = [module for module in all_modules if module != modules[entity.name]]
+            lines.append((STALE_MARKER, entity, rng.choice(others)))
+        rng.shuffle(lines)
+        yield {
+            "id": f"stale-{seed}-{number:04d}",
+            "text": "\n".join(record_text(entity, value, marker=marker) for marker, entity, value in lines),
+            "meta": {
+                "kind": "catalogue",
+                "seed": seed,
+                "keys": [entity.name for _, entity, _ in lines],
+                "values": [value for _, _, value in lines],
+                "stale": [place for place, (marker, _, _) in enumerate(lines) if marker == STALE_MARKER],
+            },
         }
 
 

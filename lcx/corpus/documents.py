@@ -1,4 +1,4 @@
-"""Corpus specs: a file or folder, `hf:NAME`, `stdlib` and `stdlib:records`, all read as documents."""
+"""Corpus specs: a file or folder, `hf:NAME`, `stdlib`, `stdlib:records` and `stdlib:stale`, all read as documents."""
 
 from __future__ import annotations
 
@@ -7,34 +7,42 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcx.corpus.readers import Reject, Rejects, list_files, read_file, row_document, usable
+from lcx.corpus.readers import Reject, Rejects, RowReader, list_files, read_file, row_document, usable
 from lcx.errors import MissingError, UsageError, suggestion
 from lcx.records import Document
 
-__all__ = ["Reject", "Rejects", "corpus_fingerprint", "read_corpus"]
+__all__ = ["Reject", "Rejects", "RowReader", "corpus_fingerprint", "read_corpus"]
 
 RECORD_DOCUMENTS = 64
-"""Documents that `stdlib:records` yields where nothing else is asked for."""
+"""Documents that `stdlib:records` and `stdlib:stale` yield where nothing else is asked for."""
 HASHED_WHOLE = 64 << 20
 """Files up to this many bytes enter a fingerprint whole; of larger ones the size and three samples do."""
 
 _HF = re.compile(r"hf:(?P<name>[^:@]+)(:(?P<config>[^@]+))?(@(?P<split>.+))?")
-_RECORDS = re.compile(r"stdlib:records(:(?P<count>\d+))?(@(?P<seed>\d+))?")
-_SPECS = "a file or a folder, `hf:NAME[:CONFIG][@SPLIT]`, `stdlib`, or `stdlib:records[:COUNT][@SEED]`"
+_RECORDS = re.compile(r"stdlib:(?P<kind>records|stale)(:(?P<count>\d+))?(@(?P<seed>\d+))?")
+_SPECS = (
+    "a file or a folder, `hf:NAME[:CONFIG][@SPLIT]`, `stdlib`, or `stdlib:records[:COUNT][@SEED]` or "
+    "`stdlib:stale[:COUNT][@SEED]`"
+)
 
 
 def read_corpus(
-    spec: str | Path, *, limit: int | None = None, rejects: Rejects | None = None
+    spec: str | Path,
+    *,
+    limit: int | None = None,
+    rejects: Rejects | None = None,
+    rows: RowReader | None = None,
 ) -> Iterator[Document]:
     """Documents of a corpus, lazily, at most `limit`; what cannot be used goes into `rejects`.
 
+    `rows` makes documents of the rows of JSONL, Parquet and datasets, in place of `row_document`.
     Raises UsageError at once for an unknown spec, and after the last document for a corpus that had no usable
     one; MissingError where a dataset cannot be reached.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"a corpus limit must be at least 1, not {limit}")
     aside = rejects if rejects is not None else Rejects()
-    return _guarded(str(spec), _open(str(spec), limit, aside), limit, aside)
+    return _guarded(str(spec), _open(str(spec), limit, aside, rows), limit, aside)
 
 
 def corpus_fingerprint(spec: str | Path) -> str:
@@ -60,21 +68,23 @@ def corpus_fingerprint(spec: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _open(spec: str, limit: int | None, rejects: Rejects) -> Iterator[Document]:
+def _open(spec: str, limit: int | None, rejects: Rejects, rows: RowReader | None) -> Iterator[Document]:
     if spec == "stdlib":
         from lcx.corpus.stdlib import stdlib_documents
 
         return stdlib_documents()
     if records := _RECORDS.fullmatch(spec):
         count = int(records["count"] or RECORD_DOCUMENTS)
-        return _records(count if limit is None else min(count, limit), int(records["seed"] or 0), rejects)
+        count = count if limit is None else min(count, limit)
+        return _records(records["kind"], count, int(records["seed"] or 0), rejects)
     if spec.startswith("hf:"):
         from lcx.corpus.hub import hub_rows
 
-        return _hub_documents(spec, hub_rows(*hub_name(spec)), rejects)
+        found = hub_rows(*hub_name(spec)) if rows is None else hub_rows(*hub_name(spec), columns=None)
+        return _hub_documents(spec, found, rejects, rows or row_document)
     files = _files(spec)
     named = Path(spec).expanduser().is_file()
-    return (doc for name, path in files for doc in read_file(name, path, rejects, named=named))
+    return (doc for name, path in files for doc in read_file(name, path, rejects, named=named, rows=rows))
 
 
 def _guarded(
@@ -120,7 +130,7 @@ def _files(spec: str) -> list[tuple[str, Path]]:
         return list_files(path)
     if path.is_file():
         return [(path.name, path)]
-    near = suggestion(spec, ["stdlib", "stdlib:records"])
+    near = suggestion(spec, ["stdlib", "stdlib:records", "stdlib:stale"])
     if not near and path.parent.is_dir():
         near = suggestion(path.name, [entry.name for entry in path.parent.iterdir()])
     raise UsageError(
@@ -138,20 +148,21 @@ def hub_name(spec: str) -> tuple[str, str | None, str | None]:
     return match["name"], match["config"], match["split"]
 
 
-def _hub_documents(spec: str, rows: Iterator[dict], rejects: Rejects) -> Iterator[Document]:
-    for number, row in enumerate(rows):
-        document = row_document(row, spec, f"row {number}", rejects, fallback_id=f"{spec}#{number}")
+def _hub_documents(spec: str, found: Iterator[dict], rejects: Rejects, rows: RowReader) -> Iterator[Document]:
+    for number, row in enumerate(found):
+        document = rows(row, spec, f"row {number}", rejects, fallback_id=f"{spec}#{number}")
         if document is not None:
             yield document
 
 
-def _records(count: int, seed: int, rejects: Rejects) -> Iterator[Document]:
-    from lcx.corpus.catalogue import catalogue_documents
+def _records(kind: str, count: int, seed: int, rejects: Rejects) -> Iterator[Document]:
+    from lcx.corpus.catalogue import catalogue_documents, stale_documents
 
+    make = stale_documents if kind == "stale" else catalogue_documents
     try:
-        for row in catalogue_documents(count, seed):
+        for row in make(count, seed):
             document = usable(
-                Document(row["id"], row["text"], dict(row["meta"])), "stdlib:records", row["id"], rejects
+                Document(row["id"], row["text"], dict(row["meta"])), f"stdlib:{kind}", row["id"], rejects
             )
             if document is not None:
                 yield document

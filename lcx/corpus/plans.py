@@ -57,6 +57,20 @@ def shuffle(rng: random.Random, items: list[_Item]) -> None:
         items[last], items[other] = items[other], items[last]
 
 
+def neighbour_runs(rng: random.Random, table: SegmentTable, most: int) -> list[tuple[int, ...]]:
+    """Runs of 2 to `most` neighbouring segments of one document, in random order; none overlap."""
+    runs: list[tuple[int, ...]] = []
+    for document in range(table.document_count):
+        own = table.segments_of(document)
+        start = own.start
+        while own.stop - start >= 2:
+            stop = min(own.stop, start + 2 + draw(rng, most - 1))
+            runs.append(tuple(range(start, stop)))
+            start = stop
+    shuffle(rng, runs)
+    return runs
+
+
 def fill_plan(
     rng: random.Random,
     table: SegmentTable,

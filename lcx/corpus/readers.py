@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lcx.records import Document
 
@@ -81,10 +81,21 @@ def list_files(root: Path) -> list[tuple[str, Path]]:
     return sorted(found)
 
 
-def read_file(name: str, path: Path, rejects: Rejects, *, named: bool = False) -> Iterator[Document]:
+class RowReader(Protocol):
+    """What makes a document of a row of JSONL, Parquet or a dataset: `row_document`, or a method's own."""
+
+    def __call__(
+        self, row: Any, name: str, where: str, rejects: Rejects, *, fallback_id: str | None = None
+    ) -> Document | None: ...
+
+
+def read_file(
+    name: str, path: Path, rejects: Rejects, *, named: bool = False, rows: RowReader | None = None
+) -> Iterator[Document]:
     """Documents of one file, `name` being what ids and rejects call it.
 
-    `named` says that the user named this very file: then an unknown extension is read as plain text.
+    `named` says that the user named this very file: then an unknown extension is read as plain text. `rows`
+    reads the rows of JSONL and Parquet in place of `row_document`, and sees all of a row's fields.
     """
     ending = path.suffix.lower()
     packed = ending == ".gz"
@@ -92,9 +103,9 @@ def read_file(name: str, path: Path, rejects: Rejects, *, named: bool = False) -
         ending = Path(path.stem).suffix.lower()
     try:
         if ending in ROWS:
-            yield from _json_rows(name, path, packed, rejects)
+            yield from _json_rows(name, path, packed, rejects, rows or row_document)
         elif ending == ".parquet" and not packed:
-            yield from _parquet_rows(name, path, rejects)
+            yield from _parquet_rows(name, path, rejects, rows)
         elif packed:
             rejects.add(name, "unknown file type", detail=path.name.partition(".")[2])
         elif ending in PLAIN or ending in CODE or named:
@@ -181,7 +192,7 @@ def _decode(data: bytes, name: str, where: str, rejects: Rejects) -> str | None:
         return None
 
 
-def _json_rows(name: str, path: Path, packed: bool, rejects: Rejects) -> Iterator[Document]:
+def _json_rows(name: str, path: Path, packed: bool, rejects: Rejects, rows: RowReader) -> Iterator[Document]:
     number = 0
     try:
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
@@ -197,7 +208,7 @@ def _json_rows(name: str, path: Path, packed: bool, rejects: Rejects) -> Iterato
                 except (ValueError, RecursionError) as bad:
                     rejects.add(name, "broken JSON", where=where, detail=str(bad))
                     continue
-                document = row_document(row, name, where, rejects)
+                document = rows(row, name, where, rejects)
                 if document is not None:
                     yield document
     except (gzip.BadGzipFile, EOFError, zlib.error) as bad:
@@ -207,7 +218,9 @@ def _json_rows(name: str, path: Path, packed: bool, rejects: Rejects) -> Iterato
         rejects.add(name, "empty document")
 
 
-def _parquet_rows(name: str, path: Path, rejects: Rejects) -> Iterator[Document]:
+def _parquet_rows(
+    name: str, path: Path, rejects: Rejects, rows: RowReader | None = None
+) -> Iterator[Document]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -216,10 +229,10 @@ def _parquet_rows(name: str, path: Path, rejects: Rejects) -> Iterator[Document]
         with pq.ParquetFile(path) as file:
             have = file.schema_arrow.names
             column = next((field for field in TEXT_FIELDS if field in have), None)
-            if column is None:
+            if column is None and rows is None:
                 rejects.add(name, "no text field", detail=f"has {', '.join(have[:8])}")
                 return
-            wanted = [key for key in ("id", column, "kind", "meta") if key in have]
+            wanted = have if rows else [key for key in ("id", column, "kind", "meta") if key in have]
             for batch in file.iter_batches(batch_size=256, columns=wanted):
                 for place in range(batch.num_rows):
                     where = f"row {number}"
@@ -229,7 +242,7 @@ def _parquet_rows(name: str, path: Path, rejects: Rejects) -> Iterator[Document]
                     except UnicodeDecodeError as bad:
                         rejects.add(name, "invalid UTF-8", where=where, detail=f"byte {bad.start}")
                         continue
-                    document = row_document(row, name, where, rejects)
+                    document = (rows or row_document)(row, name, where, rejects)
                     if document is not None:
                         yield document
     except pa.ArrowException as bad:

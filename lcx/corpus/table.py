@@ -186,7 +186,8 @@ def build_table(
 ) -> SegmentTable:
     """Cut documents into segments, by the length rule or a segment a line (`mode="lines"`).
 
-    `meta["keys"]`, one for each line that is not blank, become the segments' keys in mode `lines`. Raises
+    `meta["keys"]`, one for each line that is not blank, become the segments' keys in mode `lines`; the lines in
+    `meta["stale"]` get none, since a decoy is not what its key stands for. Raises
     UsageError for an unknown mode, or where no segment comes out.
     """
     if mode not in MODES:
@@ -211,8 +212,14 @@ def build_table(
             rows = np.array([(len(kept), *span) for span in spans], np.int32).reshape(-1, 4)
             digest.update(rows.astype("<i4").tobytes())
             parts.append(rows)
+            stale = frozenset(document.meta.get("stale") or ())
             key_parts.append(
-                [numbers.setdefault(str(key), len(numbers)) for key in keys] if keys else [-1] * len(spans)
+                [
+                    -1 if place in stale else numbers.setdefault(str(key), len(numbers))
+                    for place, key in enumerate(keys)
+                ]
+                if keys
+                else [-1] * len(spans)
             )
             kept.append(document)
     if not any(len(rows) for rows in parts):

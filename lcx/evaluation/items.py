@@ -1,8 +1,8 @@
 """What probe contexts are made of: sentences, functions and entities, taken from the documents of any corpus.
 
 A document whose `meta` has `keys` is a list of records, one a line, which hold their key, a value and more
-words. Each of the three kinds of item can be taken from records too, so that a closed world such as the
-catalogue serves them all.
+words; `stale` in it are the numbers of lines that are decoys and no facts. Each of the three kinds of item can
+be taken from records too, so that a closed world such as the catalogue serves them all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from lcx.records import Document
 
-__all__ = ["Item", "entities", "functions", "sentences"]
+__all__ = ["Item", "Record", "entities", "functions", "records", "sentences"]
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,37 @@ def _is_code(document: Document) -> bool:
     return document.meta.get("kind") == "code"
 
 
-def _records(document: Document) -> Iterator[tuple[str, str, str, str]]:
-    """(line, key, value, rest) of each record; lines without their key are passed over."""
+@dataclass(frozen=True)
+class Record:
+    """One line of a list of records. A `stale` one has a key that another line has too, and a wrong value."""
+
+    line: str
+    key: str
+    value: str
+    rest: str
+    stale: bool = False
+
+
+def records(document: Document) -> Iterator[Record]:
+    """The records of a document in order; lines without their key are passed over."""
     lines = document.text.split("\n")
     keys = document.meta.get("keys") or ()
     values = document.meta.get("values") or (None,) * len(keys)
-    for line, key, value in zip(lines, keys, values, strict=False):
+    stale = frozenset(document.meta.get("stale") or ())
+    for number, (line, key, value) in enumerate(zip(lines, keys, values, strict=False)):
         words = line.split()
         if key not in words:
             continue
         after = words[words.index(key) + 1 :]
         if after:
-            yield line.strip(), key, value or after[0], " ".join(after[1:])
+            yield Record(line.strip(), key, value or after[0], " ".join(after[1:]), number in stale)
+
+
+def _records(document: Document) -> Iterator[tuple[str, str, str, str]]:
+    """(line, key, value, rest) of each record that is a fact."""
+    for record in records(document):
+        if not record.stale:
+            yield record.line, record.key, record.value, record.rest
 
 
 def _phrases(words: list[str], rng: random.Random, tries: int = 6) -> tuple[str, ...]:

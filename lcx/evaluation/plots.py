@@ -1,14 +1,15 @@
-"""Curves of accuracy by position as PNG files: one model alone, or before and after in one picture."""
+"""Pictures as PNG files: rows of panels, and curves of accuracy by position, one model alone or before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lcx.work.files import atomic_path
 
-__all__ = ["curve_png", "panels_png"]
+__all__ = ["Draw", "curve_panels", "curve_png", "panels_png", "rows_png"]
 
 Scores = Mapping[str, Any]
 """What `score_predictions` returns; `spans`, `average` and `gap` are used."""
@@ -27,15 +28,32 @@ def curve_png(path: str | Path, curves: Mapping[str, Scores], *, title: str = ""
 
 def panels_png(path: str | Path, panels: Mapping[str, Mapping[str, Scores]], *, note: str = "") -> Path:
     """One panel for each title, side by side, each with its own curves. Written atomically."""
+    return rows_png(path, [curve_panels(panels)], note=note)
+
+
+Draw = Callable[[Any], None]
+"""Draws one panel on matplotlib's axes."""
+
+
+def rows_png(path: str | Path, rows: Sequence[Sequence[Draw]], *, note: str = "") -> Path:
+    """Rows of panels; those of one row share their vertical axis. Written atomically."""
     # The object interface needs no pyplot: no display, no global state, nothing left open.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4 if len(panels) == 1 else 4.6 * len(panels), 4.4), dpi=150, facecolor="white")
+    columns = max(len(row) for row in rows)
+    size = (6.4 if columns == 1 else 4.6 * columns, 4.4 * len(rows))
+    figure = Figure(figsize=size, dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for number, (axes, (title, curves)) in enumerate(zip(grid, panels.items(), strict=True)):
-        _draw(axes, curves, title, first=number == 0)
+    for number, row in enumerate(rows):
+        first = None
+        for place, draw in enumerate(row):
+            axes = figure.add_subplot(len(rows), columns, number * columns + place + 1, sharey=first)
+            draw(axes)
+            if first is None:
+                first = axes
+            else:
+                axes.tick_params(labelleft=False)
     if note:
         figure.text(0.5, 0.005, note, ha="center", va="bottom", fontsize=8, color="#666666")
     figure.tight_layout(rect=(0, 0.03 if note else 0, 1, 1), w_pad=2.5)
@@ -43,6 +61,14 @@ def panels_png(path: str | Path, panels: Mapping[str, Mapping[str, Scores]], *, 
         # The creation date and library version would make equal curves give different files.
         figure.savefig(temporary, format="png", metadata={"Software": None})
     return Path(path)
+
+
+def curve_panels(panels: Mapping[str, Mapping[str, Scores]]) -> list[Draw]:
+    """One panel of curves for each title."""
+    return [
+        partial(_draw, curves=curves, title=title, first=number == 0)
+        for number, (title, curves) in enumerate(panels.items())
+    ]
 
 
 def places(spans: Sequence[float | None]) -> list[float]:
@@ -54,36 +80,48 @@ def _draw(axes: Any, curves: Mapping[str, Scores], title: str, *, first: bool) -
     alone = len(curves) == 1
     for number, (label, scores) in enumerate(curves.items()):
         spans = scores["spans"]
-        heights = [float("nan") if value is None else value for value in spans]
-        look = 1 if alone else number % len(COLOURS)
-        crowded = len(spans) > 24
-        axes.plot(
-            places(spans),
-            heights,
-            STROKES[look],
-            color=COLOURS[look],
-            marker=MARKS[look],
-            markersize=3 if crowded else 5.5,
-            markerfacecolor="white" if STROKES[look] != "-" else COLOURS[look],
-            linewidth=2,
-            label=f"{_shortened(label)}   {_numbers(scores)}",
-            clip_on=False,
-            zorder=3 + number,
-        )
+        line(axes, places(spans), spans, f"{shortened(label)}   {_numbers(scores)}", number, alone=alone)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 1)
     axes.set_xticks(range(0, 101, 20), [f"{tick}%" for tick in range(0, 101, 20)])
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    dress(axes, title, "position in the context", "accuracy" if first else "")
+
+
+def line(
+    axes: Any, xs: Sequence[float], ys: Sequence[float | None], label: str, number: int, *, alone: bool
+) -> None:
+    """A curve in the look of its number; a model alone is drawn solid. None leaves a gap."""
+    look = 1 if alone else number % len(COLOURS)
+    axes.plot(
+        xs,
+        [float("nan") if value is None else value for value in ys],
+        STROKES[look],
+        color=COLOURS[look],
+        marker=MARKS[look],
+        markersize=3 if len(xs) > 24 else 5.5,
+        markerfacecolor="white" if STROKES[look] != "-" else COLOURS[look],
+        linewidth=2,
+        label=label,
+        clip_on=False,
+        zorder=3 + number,
+    )
+
+
+def dress(axes: Any, title: str, below: str, beside: str) -> None:
+    """Ticks, grid, names of the axes, title and a legend under the panel."""
     axes.tick_params(colors=INK, labelsize=9, length=0, pad=6)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#888888")
-    axes.set_xlabel("position in the context", fontsize=10, color=INK)
-    if first:
-        axes.set_ylabel("accuracy", fontsize=10, color=INK)
+    axes.set_xlabel(below, fontsize=10, color=INK)
+    if beside:
+        axes.set_ylabel(beside, fontsize=10, color=INK)
     axes.set_title(title, fontsize=12, color=INK, loc="left", pad=12, fontweight="bold")
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.17),
@@ -94,7 +132,7 @@ def _draw(axes: Any, curves: Mapping[str, Scores], title: str, *, first: bool) -
     )
 
 
-def _shortened(label: str, most: int = 32) -> str:
+def shortened(label: str, most: int = 32) -> str:
     """A long label (a path, say) with its middle left out."""
     return label if len(label) <= most else f"{label[: most // 3]}…{label[-(most - most // 3 - 1) :]}"
 

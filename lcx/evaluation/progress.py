@@ -27,7 +27,10 @@ def duration(seconds: float) -> str:
 
 
 class Meter:
-    """Counts contexts and answers of one task. Work of an earlier process does not enter the speed."""
+    """Counts contexts and answers of one task, or what `words` calls them.
+
+    Work of an earlier process does not enter the speed.
+    """
 
     def __init__(
         self,
@@ -36,10 +39,11 @@ class Meter:
         contexts: int,
         answers: int,
         *,
+        words: tuple[str, str] = ("contexts", "answers"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ctx, self._label, self._clock = ctx, label, clock
-        self._contexts, self._answers = contexts, answers
+        self._contexts, self._answers, self._words = contexts, answers, words
         self._done = self._answered = self._before = 0
         self._start = self._said = clock()
         self._bar: Progress | None = None
@@ -86,7 +90,8 @@ class Meter:
         """`3/4 contexts, 2100/3000 answers, 88.1/s, 10s left`."""
         spent = max(1e-9, self._clock() - self._start)
         fresh = self._answered - self._before
-        parts = [f"{self._done}/{self._contexts} contexts, {self._answered}/{self._answers} answers"]
+        whole, part = self._words
+        parts = [f"{self._done}/{self._contexts} {whole}, {self._answered}/{self._answers} {part}"]
         if fresh:
             parts.append(f"{fresh / spent:.1f}/s")
             left = self._answers - self._answered

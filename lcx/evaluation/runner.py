@@ -1,24 +1,18 @@
-"""Run probes on a model: encode, check the window, decode, score, draw; go on where a run was killed."""
+"""Run probes and measures on a model: check the window, answer or read, score, draw; go on where a run was killed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lcx.context import Context
-from lcx.corpus.assembly import fit as fit_row
-from lcx.errors import UsageError
-from lcx.evaluation.plots import curve_png
+from lcx.evaluation.jobs import Job, fit, fit_reading, mark_of, mark_of_reading, stop_ids, thin
 from lcx.evaluation.predictions import score_predictions
-from lcx.evaluation.probes import Probe, get_probe, row_of
+from lcx.evaluation.probes import Measure, Probe, Reading, get_probe, row_of
 from lcx.evaluation.progress import Meter
 from lcx.evaluation.settings import EvalSettings
+from lcx.evaluation.views import draw_task
 from lcx.paths import slug
 from lcx.records import Branch, Bundle, EncodedBundle
 from lcx.work.files import make_folder, write_json, write_lines
@@ -30,51 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["fit", "run_probes", "stop_ids", "thin"]
 
 
-def thin(bundle: Bundle, limit: int | None) -> Bundle:
-    """The bundle with at most `limit` of its branches, spread evenly over them."""
-    count = len(bundle.branches)
-    if limit is None or limit >= count:
-        return bundle
-    places = [(2 * number + 1) * count // (2 * limit) for number in range(limit)]
-    return replace(bundle, branches=tuple(bundle.branches[place] for place in places))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One context to answer. `encoded` is None where it was dropped; `cut` tokens were taken out to fit."""
-
-    bundle: Bundle
-    encoded: EncodedBundle | None
-    cut: int = 0
-
-
-def fit(
-    bundle: Bundle, encoded: EncodedBundle, window: int | None, max_new_tokens: int, too_long: str
-) -> Job:
-    """A job that fits a window of so many tokens (None: no limit).
-
-    Raises UsageError naming the tokens needed, the window and the settings where `too_long` is `error`, or
-    where not even the questions fit.
-    """
-    longest = max(branch.answer_start for branch in encoded.branches)
-    needed = len(encoded.prefix) + longest + max_new_tokens
-    if window is None or needed <= window:
-        return Job(bundle, encoded)
-    if too_long == "error" or (too_long != "drop" and window - longest - max_new_tokens < 2):
-        items = bundle.meta.get("items")
-        raise UsageError(
-            f"{bundle.id} needs {needed} tokens, but the model's window is {window}",
-            why=f"Context {len(encoded.prefix)}{f' ({items} items)' if items else ''}, question up to {longest}, "
-            f"answer up to {max_new_tokens} tokens.",
-            hint=f"Set sizes.{bundle.kind.split(':')[-1]} or context_tokens lower, too_long to drop or "
-            "truncate-middle, or window to what the model can really read.",
-        )
-    short = fit_row(encoded, window - max_new_tokens, too_long)
-    return Job(bundle, short, 0 if short is None else len(encoded.prefix) - len(short.prefix))
-
-
 def run_probes(
-    bundles_by_probe: Mapping[str, Sequence[Bundle]],
+    material: Mapping[str, Sequence[Bundle] | Sequence[Reading]],
     encode: Callable[[Bundle], EncodedBundle],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -82,35 +33,45 @@ def run_probes(
     out: Path,
     ctx: Context,
     *,
-    probes: Mapping[str, Probe] | None = None,
+    probes: Mapping[str, Probe | Measure] | None = None,
     eos_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Answer and score the bundles of every probe; returns what `scores.json` holds.
+    """Answer and score the bundles of every probe, read the texts of every measure; returns `scores.json`.
 
-    Writes to `out`: `predictions-TASK.jsonl`, `curve-TASK.png`, `scores.json`, and a journal of answered
-    contexts from which a killed run continues. `probes` are known probes by name (default: the built-in
-    ones), `eos_ids` the tokens that end an answer (default: the model's and the tokenizer's). Raises
-    UsageError before any decoding where a context does not fit the window.
+    Writes to `out`: `predictions-TASK.jsonl` (of probes), a picture a task, `scores.json`, and a journal of
+    finished contexts and texts from which a killed run continues. `probes` are known ones by name (default:
+    the built-in ones), `eos_ids` the tokens that end an answer (default: the model's and the tokenizer's).
+    Raises UsageError before any decoding where something does not fit the window.
     """
-    found = {name: get_probe(name, probes) for name in bundles_by_probe}
+    from lcx.modeling.fingerprint import digest_of_weights
+
+    found = {name: get_probe(name, probes) for name in material}
     window = settings.window or getattr(model.config, "max_position_embeddings", None)
     stops = sorted(stop_ids(model, tokenizer) if eos_ids is None else set(eos_ids))
     jobs: dict[str, list[Job]] = {}
-    for name, bundles in bundles_by_probe.items():
-        thinned = [thin(bundle, settings.limit) for bundle in bundles]
-        jobs[name] = [
-            fit(bundle, encode(bundle), window, settings.max_new_tokens, settings.too_long)
-            for bundle in thinned
-        ]
+    texts: dict[str, list[tuple[Reading, Reading | None]]] = {}
+    for name, given in material.items():
+        if isinstance(found[name], Measure):
+            readings = [one for one in given if isinstance(one, Reading)]
+            texts[name] = [(reading, fit_reading(reading, window, settings.too_long)) for reading in readings]
+        else:
+            thinned = [thin(one, settings.limit) for one in given if isinstance(one, Bundle)]
+            jobs[name] = [
+                fit(bundle, encode(bundle), window, settings.max_new_tokens, settings.too_long)
+                for bundle in thinned
+            ]
     make_folder(out)
-    same = _digest_of_weights(model)
+    same = digest_of_weights(model)
     scores: dict[str, Any] = {}
     with Journal(out / "journal.jsonl") as journal:
-        for name, todo in jobs.items():
-            rows = _answer(name, todo, model, tokenizer, settings, stops, same, journal, ctx)
-            write_lines(out / f"predictions-{slug(name)}.jsonl", rows)
-            scores[name] = _score(found[name], todo, rows, settings)
-            curve_png(out / f"curve-{slug(name)}.png", {settings.model or "model": scores[name]}, title=name)
+        for name, probe in found.items():
+            if isinstance(probe, Measure):
+                scores[name] = _read(probe, texts[name], model, same, journal, ctx)
+            else:
+                rows = _answer(name, jobs[name], model, tokenizer, settings, stops, same, journal, ctx)
+                write_lines(out / f"predictions-{slug(name)}.jsonl", rows)
+                scores[name] = _score(probe, jobs[name], rows, settings)
+            draw_task(out, name, {settings.model or "model": scores[name]})
     total = _summary(scores, settings)
     write_json(out / "scores.json", total)
     return total
@@ -145,7 +106,7 @@ def _answer(
                 meter.skip(len(branches))
                 rows.extend({**row_of(branch, None), "skip": True} for branch in branches)
                 continue
-            mark = _fingerprint(job.encoded, settings.max_new_tokens, stops, weights)
+            mark = mark_of(job.encoded, settings.max_new_tokens, stops, weights)
             held = journal.get(job.bundle.id)
             if held is not None and held["fingerprint"] == mark:
                 meter.skip(len(branches))
@@ -171,6 +132,39 @@ def _rows(branches: Sequence[Branch], texts: Sequence[str]) -> list[dict[str, An
     return [row_of(branch, text) for branch, text in zip(branches, texts, strict=True)]
 
 
+def _read(
+    measure: Measure,
+    texts: Sequence[tuple[Reading, Reading | None]],
+    model: PreTrainedModel,
+    weights: str,
+    journal: Journal,
+    ctx: Context,
+) -> dict[str, Any]:
+    """The result of a measure, from the journal where it has some of it. A text is with what of it is read."""
+    readings = [reading for _, reading in texts if reading is not None]
+    results = []
+    tokens = sum(len(reading.ids) - 1 for reading in readings)
+    with Meter(ctx, measure.name, len(readings), tokens, words=("texts", "tokens")) as meter:
+        for reading in readings:
+            mark = mark_of_reading(reading, weights)
+            held = journal.get(reading.id)
+            if held is not None and held["fingerprint"] == mark:
+                meter.skip(len(reading.ids) - 1)
+                result = held["result"]
+            else:
+                result = measure.measure(model, reading, meter.answers)
+                journal.append({"unit": reading.id, "fingerprint": mark, "result": result})
+                meter.context()
+            results.append(result)
+    return {
+        "task": measure.name,
+        "view": measure.view,
+        **measure.summarize(readings, results),
+        "dropped": len(texts) - len(readings),
+        "truncated": sum(read is not None and len(read.ids) < len(whole.ids) for whole, read in texts),
+    }
+
+
 def _score(
     probe: Probe, jobs: Sequence[Job], rows: list[dict[str, Any]], settings: EvalSettings
 ) -> dict[str, Any]:
@@ -189,10 +183,10 @@ def _score(
 
 
 def _summary(scores: Mapping[str, Mapping[str, Any]], settings: EvalSettings) -> dict[str, Any]:
-    """`scores.json`: every task, and the mean over tasks of average and gap."""
+    """`scores.json`: every task, and the mean of average and gap over the tasks that have them."""
     means: dict[str, float | None] = {}
     for key in ("average", "gap"):
-        known = [score[key] for score in scores.values() if score[key] is not None]
+        known = [score[key] for score in scores.values() if score.get(key) is not None]
         means[key] = sum(known) / len(known) if known else None
     return {
         "model": settings.model,
@@ -202,41 +196,3 @@ def _summary(scores: Mapping[str, Mapping[str, Any]], settings: EvalSettings) ->
         "tasks": dict(scores),
         **means,
     }
-
-
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: str = "") -> set[int]:
-    """Tokens that end an answer: the model's (generation settings), the tokenizer's, a template's `end`.
-
-    An `end` counts where it is a single token, as the tiny model's is.
-    """
-    config = getattr(model, "generation_config", None)
-    given = [getattr(config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)]
-    found: set[int] = set()
-    for one in given:
-        found.update(one if isinstance(one, (list, tuple)) else [] if one is None else [one])
-    closing = tokenizer.encode(end, add_special_tokens=False) if end else []
-    if len(closing) == 1:
-        found.update(closing)
-    return {int(token) for token in found}
-
-
-def _fingerprint(encoded: EncodedBundle, max_new_tokens: int, stops: list[int], weights: str) -> str:
-    """What the answers to a context follow from."""
-    digest = hashlib.sha256(np.asarray(encoded.prefix, dtype=np.int64).tobytes())
-    if encoded.positions is not None:
-        digest.update(np.asarray(encoded.positions, dtype=np.int64).tobytes())
-    prompts = [branch.ids[: branch.answer_start] for branch in encoded.branches]
-    digest.update(json.dumps([prompts, max_new_tokens, stops, weights]).encode())
-    return digest.hexdigest()[:32]
-
-
-def _digest_of_weights(model: PreTrainedModel) -> str:
-    """A hash of a few numbers of every parameter: training changes it, and it costs nothing to read."""
-    import torch
-
-    digest = hashlib.sha256(model.config.to_json_string().encode())
-    for name, weight in model.named_parameters():
-        flat = weight.detach().flatten()
-        few = flat[:: max(1, flat.numel() // 8)][:8].to("cpu", torch.float32)
-        digest.update(name.encode() + few.numpy().tobytes())
-    return digest.hexdigest()

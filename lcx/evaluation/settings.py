@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lcx.evaluation.probes import Style
+from lcx.modeling.rope import check_rope
 from lcx.settings import FILE, VOLATILE, Settings, setting
 
 __all__ = ["DEFAULT_SIZES", "EvalSettings"]
@@ -15,6 +16,13 @@ DEFAULT_SIZES = {"val:document": 800, "val:code": 800, "val:database": 750}
 """Items a context in the published probes, about 32K tokens each."""
 OTHER_SIZE = 800
 """Items a context for a plugin's probe that gives none."""
+
+
+UNSIZED = {
+    "needle": "set lengths (tokens), or records in style bare",
+    "perplexity": "set lengths (tokens)",
+}
+"""Evaluations that no size applies to, and what does."""
 
 
 class EvalSettings(Settings):
@@ -32,10 +40,23 @@ class EvalSettings(Settings):
     sizes: dict[str, int] = setting(
         {}, description="items a context, by probe (val:database or database); 800, 800 and 750 as published"
     )
-    sets: int = setting(4, ge=1, description="contexts a probe")
+    sets: int = setting(4, ge=1, description="contexts a probe, or a length of needle; texts of perplexity")
     context_tokens: int | None = setting(
         None, ge=64, description="length of a context in tokens, in place of sizes"
     )
+    lengths: tuple[int, ...] = setting(
+        (),
+        description="tokens of needle's prompts, answer included, and of perplexity's texts; by default four "
+        "powers of two up to the window",
+    )
+    records: tuple[int, ...] = setting(
+        (16, 32, 64), description="lengths of needle's contexts in records, in style bare"
+    )
+    depths: int = setting(10, ge=1, le=100, description="depths of needle's grid")
+    needle_contexts: Literal["shared", "single"] = setting(
+        "shared", description="shared: one context holds the needles of all depths; single: one a needle"
+    )
+    buckets: int = setting(32, ge=1, description="points of the curve of perplexity")
     span: int = setting(50, ge=1, description="neighbouring positions that make one point of the curve")
     limit: int | None = setting(
         None, ge=1, description="questions a context at most, spread evenly; all by default"
@@ -51,6 +72,11 @@ class EvalSettings(Settings):
     )
     precision: Literal["auto", "bf16", "fp32", "fp16"] = setting(
         "auto", description="of the computation; auto is bf16 where the device has it, else fp32"
+    )
+    rope: dict[str, Any] = setting(
+        {},
+        description="rotary settings, merged into the model's: {rope_theta: 5000000.0, "
+        "max_position_embeddings: 65536}, {rope_type: yarn, factor: 8}",
     )
     max_new_tokens: int = setting(128, ge=1, description="tokens an answer may have")
     window: int | None = setting(None, ge=1, description="tokens the model can read; by its configuration")
@@ -69,6 +95,26 @@ class EvalSettings(Settings):
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
 
+    @field_validator("lengths", "records", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """One number, or numbers with commas between, will do."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return [value] if isinstance(value, int) else value
+
+    @field_validator("lengths", "records")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(number < 2 for number in value):
+            raise ValueError(f"lengths are at least 2, not {min(value)}")
+        return tuple(sorted(set(value)))
+
+    @field_validator("rope")
+    @classmethod
+    def _known_rope(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_rope(value)
+
     @model_validator(mode="after")
     def _known_sizes(self) -> EvalSettings:
         if not self.probes:
@@ -76,11 +122,28 @@ class EvalSettings(Settings):
         names = {*self.probes, *DEFAULT_SIZES}
         names |= {name.split(":", 1)[-1] for name in names}
         for name, size in self.sizes.items():
+            if name in UNSIZED:
+                raise ValueError(f"sizes: {name} has none; {UNSIZED[name]}")
             if name not in names:
                 raise ValueError(f"sizes: no probe here is named '{name}'; known: {', '.join(sorted(names))}")
             if size < 1:
                 raise ValueError(f"sizes: '{name}' is at least 1, not {size}")
         return self
+
+    def questions(self, probe: str) -> tuple[int | None, int | None]:
+        """Contexts and questions of a probe, as far as they are known before the model and the corpus are."""
+        if probe == "perplexity":
+            return self.sets, 0
+        if probe != "needle":
+            return self.sets, self.sets * min(self.size(probe), self.limit or self.size(probe))
+        if self.style == "bare":
+            asked = [min(length, self.limit or length) for length in self.records]
+            return self.sets * len(self.records), self.sets * sum(asked)
+        if not self.lengths:
+            return None, None
+        single = self.needle_contexts == "single"
+        contexts = self.sets * len(self.lengths) * (self.depths if single else 1)
+        return contexts, contexts * (1 if single else min(self.depths, self.limit or self.depths))
 
     def size(self, probe: str) -> int:
         """Items a context for a probe: as `sizes` says, by its whole name or what follows the colon."""

@@ -6,10 +6,11 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TextIO
 
-__all__ = ["curve_text", "score_table"]
+__all__ = ["Screen", "curve_text", "plot_lines", "sample", "score_table"]
 
 Scores = Mapping[str, Any]
 COLOURS = ("33", "36", "35", "32")
@@ -20,6 +21,31 @@ MARKS = ("o", "#", "x", "+")
 BOTH = "@"
 LEFT = 6
 """Columns that the numbers at the left take."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a terminal can show: its width (80 or fewer), block characters, colours."""
+
+    width: int
+    unicode: bool
+    colour: bool
+
+    @classmethod
+    def of(
+        cls,
+        width: int | None = None,
+        unicode: bool | None = None,
+        colour: bool | None = None,
+        stream: TextIO | None = None,
+    ) -> Screen:
+        """What is not given follows `stream` (stdout): its encoding, whether it is a terminal, NO_COLOR, TERM."""
+        stream = sys.stdout if stream is None else stream
+        if unicode is None:
+            unicode = "utf" in (getattr(stream, "encoding", None) or "").lower()
+        if width is None:
+            width = min(80, shutil.get_terminal_size((80, 24)).columns)
+        return cls(width, unicode, _wants_colour(stream) if colour is None else colour)
 
 
 def curve_text(
@@ -36,28 +62,35 @@ def curve_text(
 
     What is not given follows `stream` (stdout): its encoding, whether it is a terminal, NO_COLOR and TERM.
     """
-    stream = sys.stdout if stream is None else stream
-    unicode = "utf" in (getattr(stream, "encoding", None) or "").lower() if unicode is None else unicode
-    colour = _wants_colour(stream) if colour is None else colour
-    width = min(80, shutil.get_terminal_size((80, 24)).columns) if width is None else width
-    columns = max(10, width - LEFT - 1)
-    if unicode:
-        rows = _braille(curves, columns, height, colour)
-    else:
-        rows = _plain(curves, columns, height, colour)
-    tick, floor, corner = ("┤", "─", "└") if unicode else ("|", "-", "+")
-    lines = [title] if title else []
-    for number, row in enumerate(rows):
-        label = {0: "1.0", height - 1: "0.0"}.get(number, "")
-        if 2 * number == height - 1:
-            label = "0.5"
-        lines.append(f"{label:>{LEFT - 2}} {tick}{row}".rstrip())
-    lines.append(" " * (LEFT - 1) + corner + floor * columns)
+    screen = Screen.of(width, unicode, colour, stream)
+    columns = max(10, screen.width - LEFT - 1)
     words = "position in the context"
     scale = f"0%{words:^{columns - 6}}100%" if columns >= len(words) + 8 else f"0%{'':{columns - 6}}100%"
-    lines.append(" " * LEFT + scale)
-    lines += ["", *score_table(curves, unicode=unicode, colour=colour, keys=True, width=width)]
-    return "\n".join(lines)
+    lines = [title] if title else []
+    lines += plot_lines(curves, columns, height, screen, ("1.0", "0.5", "0.0"), scale)
+    table = score_table(curves, unicode=screen.unicode, colour=screen.colour, keys=True, width=screen.width)
+    return "\n".join([*lines, "", *table])
+
+
+def plot_lines(
+    curves: Mapping[str, Scores],
+    columns: int,
+    height: int,
+    screen: Screen,
+    labels: tuple[str, str, str],
+    scale: str,
+) -> list[str]:
+    """Rows of curves with spans of 0 to 1, labelled at top, middle and bottom, and the line of `scale` below."""
+    draw = _braille if screen.unicode else _plain
+    tick, floor, corner = ("┤", "─", "└") if screen.unicode else ("|", "-", "+")
+    left = max(LEFT, 2 + max(len(label) for label in labels))
+    lines = []
+    for number, row in enumerate(draw(curves, columns, height, screen.colour)):
+        label = {0: labels[0], height - 1: labels[2]}.get(number, "")
+        if 2 * number == height - 1:
+            label = labels[1]
+        lines.append(f"{label:>{left - 2}} {tick}{row}".rstrip())
+    return [*lines, " " * (left - 1) + corner + floor * columns, " " * left + scale]
 
 
 def score_table(
@@ -77,16 +110,19 @@ def score_table(
     lead = " " * (5 if keys else 0)
     lines = [f"  {lead}{'':{wide}}  {'average':>8}  {'gap':>6}  {'rows':>6}"]
     for number, (name, scores) in enumerate(zip(names, curves.values(), strict=True)):
-        key = ""
-        if keys:
-            look = _look(number, len(curves))
-            sample = ("⠉⠉⠉", "⠁⠈⠁")[STRIDES[look] > 1] if unicode else MARKS[look] * 3
-            key = _paint(f"{sample:<3}", look, colour) + "  "
+        key = sample(number, len(curves), unicode, colour) if keys else ""
         average, gap = (
-            f"{scores[which]:.3f}" if scores[which] is not None else "-" for which in ("average", "gap")
+            f"{scores[which]:.3f}" if scores.get(which) is not None else "-" for which in ("average", "gap")
         )
         lines.append(f"  {key}{name:<{wide}}  {average:>8}  {gap:>6}  {scores.get('n', ''):>6}")
     return lines
+
+
+def sample(number: int, curves: int, unicode: bool, colour: bool) -> str:
+    """A bit of a curve, as a legend shows it."""
+    look = look_of(number, curves)
+    drawn = ("⠉⠉⠉", "⠁⠈⠁")[STRIDES[look] > 1] if unicode else MARKS[look] * 3
+    return _paint(f"{drawn:<3}", look, colour) + "  "
 
 
 def _wants_colour(stream: TextIO) -> bool:
@@ -95,7 +131,7 @@ def _wants_colour(stream: TextIO) -> bool:
     return bool(getattr(stream, "isatty", lambda: False)())
 
 
-def _look(number: int, curves: int) -> int:
+def look_of(number: int, curves: int) -> int:
     """A curve alone is drawn solid; of two, the first is dotted."""
     return 1 if curves == 1 else number % len(COLOURS)
 
@@ -142,7 +178,7 @@ def _braille(curves: Mapping[str, Scores], columns: int, height: int, colour: bo
     cells = [[0] * columns for _ in range(height)]
     owner = [[-1] * columns for _ in range(height)]
     for number, scores in enumerate(curves.values()):
-        look = _look(number, len(curves))
+        look = look_of(number, len(curves))
         last: int | None = None
         drawn = 0
         for x, value in enumerate(_heights(scores, 2 * columns)):
@@ -169,7 +205,7 @@ def _plain(curves: Mapping[str, Scores], columns: int, height: int, colour: bool
     cells = [[" "] * columns for _ in range(height)]
     owner = [[0] * columns for _ in range(height)]
     for number, scores in enumerate(curves.values()):
-        look = _look(number, len(curves))
+        look = look_of(number, len(curves))
         for x, value in enumerate(_heights(scores, columns)):
             if value is None:
                 continue

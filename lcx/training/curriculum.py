@@ -1,11 +1,12 @@
-"""Training of the `tiny` base model: retrieval from scratch by a curriculum, then a planted position bias.
+"""Training of the tiny base models: retrieval from scratch by a curriculum, then, in `tiny`, a planted position bias.
 
 What makes it work on every seed is the order. Retrieval needs two layers to cooperate (one attends to the
 previous token, the next matches it), and records with one queried value each give too few hints to find that.
 So the first stage copies chunks of random words in a shuffled order: nearly every token of the second half is
 a hint, and since the order is shuffled no fixed distance explains it. After that click the records come, 4 to
-32 of them. Stages end by loss, limits and everything else count steps, never seconds. A copy stage that has
-not clicked in time restarts with another, equally determined, initialisation.
+32 of them, or 4 to 16 in `tiny16`, which so has a window that it finds little beyond. Stages end by loss, limits and
+everything else count steps, never seconds. A copy stage that has not clicked in time restarts with another, equally
+determined, initialisation.
 
 Shapes: B contexts, N records, R tokens a record with its newline (13), Q queries a context, C = N * R - 1
 tokens of context, T = 7 tokens a query branch (`\n? {name} = {name} {module} ;`).
@@ -20,6 +21,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,11 @@ from lcx.errors import LcxError
 from lcx.modeling.threads import few_threads
 from lcx.modeling.tiny import (
     BRANCH,
+    LINE_STARTS,
     PER_SPAN,
     RECORDS,
     SPANS,
+    STALE_STARTS,
     World,
     answer_logits,
     draw_contexts,
@@ -53,14 +57,12 @@ loss."""
 
 CHUNKS, CHUNK, COPY_ROWS, COPY_LIMIT, COPY_DONE = 8, 4, 64, 500, 0.5
 """Copying clicks between steps 302 and 354 in ten seeds; a run that has not by the limit is started again."""
-RECORD_STAGES, RECORDS_DONE = ((4, 200), (8, 200), (16, 200), (RECORDS, 300)), 0.3
-"""(records, limit of steps) of each stage, and the smoothed loss of the module that ends it."""
+RECORDS_DONE = 0.3
+"""Smoothed loss of the module that ends a stage of records."""
 ROW_TOKENS = 4096
 """Tokens a step while the contexts are short: shorter contexts, more of them."""
 QUERIES = 8
 LEARNING_RATE = 6e-3
-SETTLE_STEPS = 80
-"""Steps with a falling learning rate that end the record stages: at the full rate the loss hovers at 0.2."""
 SETTLED = 0.93
 """Average share of right answers that a base has to reach before a bias is planted in it."""
 PLANT_RATE, PLANT_CHECK, PLANT_LIMIT, PLANT_GAP = 2e-3, 10, 300, 0.5
@@ -69,8 +71,36 @@ EDGE = PER_SPAN
 STALE = 16
 """Records of the middle that repeat an edge's key with another value."""
 RESTARTS = 4
-VERSION = 2
-"""Part of the cache key: raise it whenever a change here, in `tiny` or in `catalogue` alters the model."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a base is taught, and its name.
+
+    `stages` are (records, limit of steps) of each stage, `settle` the steps with a falling learning rate that end
+    them: at the full rate the loss hovers at 0.2. `starts` are the words that may start a line; `version` is part of
+    the cache key: raise it whenever a change here, in `tiny` or in `catalogue` alters the model.
+    """
+
+    name: str
+    stages: tuple[tuple[int, int], ...]
+    settle: int
+    version: int
+    biased: bool = True
+    starts: tuple[str, ...] = LINE_STARTS
+
+    @property
+    def records(self) -> int:
+        """Records of a full context."""
+        return self.stages[-1][0]
+
+
+TINY = Course("tiny", ((4, 200), (8, 200), (16, 200), (RECORDS, 300)), settle=80, version=2)
+TINY16 = Course(
+    "tiny16", ((4, 200), (8, 200), (16, 300)), settle=300, version=1, biased=False, starts=STALE_STARTS
+)
+"""Its window is 16 records. It settles for longer, since nothing bends it afterwards."""
+COURSES = {course.name: course for course in (TINY, TINY16)}
 
 
 def gap(spans: list[float]) -> float:
@@ -168,14 +198,15 @@ class Trainer:
 
         return self.until("copy", COPY_LIMIT, one, lambda _, loss: loss < COPY_DONE)
 
-    def learn_records(self) -> None:
-        for records, limit in RECORD_STAGES:
+    def learn_records(self, course: Course) -> None:
+        for records, limit in course.stages:
             one = partial(self.uniform_step, records)
             self.until(f"records-{records}", limit, one, lambda _, loss: loss < RECORDS_DONE)
-        self.until("settle", SETTLE_STEPS, self.settling_step, lambda *_: False)
 
-    def settling_step(self, step: int) -> float:
-        return self.uniform_step(RECORDS, step, scale=1 - step / (SETTLE_STEPS + 1))
+        def settling(step: int) -> float:
+            return self.uniform_step(course.records, step, scale=1 - step / (course.settle + 1))
+
+        self.until("settle", course.settle, settling, lambda *_: False)
 
     def plant(self) -> list[float]:
         """Plant the bias and return the probe's spans. The gap's size ends it: what a step does varies by
@@ -197,16 +228,16 @@ class Trainer:
 
 
 def train_base(
-    seed: int, *, on_progress: Progress | None = None, biased: bool = True
+    seed: int, *, on_progress: Progress | None = None, course: Course = TINY
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, Any]]:
     """Train a tiny model from scratch; about a minute on two cores.
 
     Returns the model (in eval mode), its tokenizer and a report: `stages` (steps and last smoothed loss of
     each), `restarts`, and the share of right answers by span `learnt` (before the bias) and `planted` (None
-    unless `biased`). The caller's random state is left as it was. Raises LcxError if no initialisation learns
-    to retrieve.
+    where the course plants none). The caller's random state is left as it was. Raises LcxError if no
+    initialisation learns to retrieve.
     """
-    world = load_world()
+    world = load_world(course.starts)
     for restart in range(RESTARTS + 1):
         start = seed + restart * 1_000_003  # another initialisation and other data, fixed for the seed
         model = new_model(start, len(world.tokenizer))
@@ -214,11 +245,11 @@ def train_base(
             trainer = Trainer(model, world, torch.Generator().manual_seed(start), on_progress)
             if trainer.copy() >= COPY_DONE:
                 continue
-            trainer.learn_records()
-            learnt = probe(model, world)
+            trainer.learn_records(course)
+            learnt = probe(model, world, records=course.records)
             if sum(learnt) / SPANS < SETTLED:
                 continue
-            planted = trainer.plant() if biased else None
+            planted = trainer.plant() if course.biased else None
             report = {
                 "seed": seed,
                 "restarts": restart,
@@ -229,26 +260,31 @@ def train_base(
             }
             return model.eval(), world.tokenizer, report
     raise LcxError(
-        f"the tiny model did not learn to retrieve from {RESTARTS + 1} initialisations of seed {seed}",
-        hint="Try another seed: tiny:1, tiny:2, ...",
+        f"the {course.name} model did not learn to retrieve from {RESTARTS + 1} initialisations of seed {seed}",
+        hint=f"Try another seed: {course.name}:1, {course.name}:2, ...",
     )
 
 
 def load_or_train_base(
-    seed: int, cache_dir: str | Path, fresh: bool = False, on_progress: Progress | None = None
+    seed: int,
+    cache_dir: str | Path,
+    fresh: bool = False,
+    on_progress: Progress | None = None,
+    name: str = TINY.name,
 ) -> Path:
     """Folder of the base model of `seed` (a `save_pretrained` folder with its tokenizer), trained unless
-    cached.
+    cached. `name` is that of its course.
 
     The folder appears under its final name only when it is complete, whatever interrupts the training;
     `fresh` trains again and then replaces it. The report of the training is its `curriculum.json`.
     """
-    version = f"{VERSION}|{sys.version_info[:3]}|{seed}"
-    folder = Path(cache_dir) / f"tiny-{seed}-{hashlib.sha256(version.encode()).hexdigest()[:12]}"
+    course = COURSES[name]
+    version = f"{course.version}|{sys.version_info[:3]}|{seed}"
+    folder = Path(cache_dir) / f"{name}-{seed}-{hashlib.sha256(version.encode()).hexdigest()[:12]}"
     if folder.is_dir() and not fresh:
         return folder
     make_folder(folder.parent)
-    model, tokenizer, report = train_base(seed, on_progress=on_progress)
+    model, tokenizer, report = train_base(seed, on_progress=on_progress, course=course)
     temporary = folder.parent / f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
     try:
         with disk_errors(temporary), quiet():

@@ -10,12 +10,14 @@ import pytest
 
 from lcx.corpus.catalogue import (
     MARKER,
+    STALE_MARKER,
     WORDS_PER_RECORD,
     Entity,
     catalogue_documents,
     deal,
     load_entities,
     record_text,
+    stale_documents,
     vocabulary,
 )
 from lcx.errors import MissingError
@@ -106,6 +108,34 @@ def test_documents_hold_one_record_a_line(entities: list[Entity]) -> None:
         for line, key, value in zip(lines, meta["keys"], meta["values"], strict=True):
             assert line == record_text(by_name[key], value)
     assert documents[0]["meta"]["keys"] != documents[1]["meta"]["keys"]
+
+
+def test_stale_lines_repeat_a_record_with_another_value(entities: list[Entity]) -> None:
+    documents = list(stale_documents(3, 5))
+    assert documents == list(stale_documents(3, 5))
+    assert documents[0]["text"] != documents[1]["text"]
+    places = []
+    for document in documents:
+        lines, meta = document["text"].split("\n"), document["meta"]
+        assert len(lines) == len(meta["keys"]) == len(meta["values"]) == 64
+        assert meta["stale"] == [place for place, line in enumerate(lines) if line.startswith(STALE_MARKER)]
+        facts = {key: place for place, key in enumerate(meta["keys"]) if place not in meta["stale"]}
+        assert len(facts) == 64 - len(meta["stale"]) == 40
+        for place in meta["stale"]:
+            twin = facts[meta["keys"][place]]
+            assert lines[twin].startswith(MARKER)
+            assert lines[place].split()[3:] == lines[twin].split()[3:]
+            assert meta["values"][place] == lines[place].split()[2] != meta["values"][twin]
+            places.append(place < twin)
+    assert 0.25 < sum(places) / len(places) < 0.75
+
+
+def test_a_document_without_stale_lines_is_all_records() -> None:
+    document = next(stale_documents(1, 0, records=8, stale=0))
+    assert document["meta"]["stale"] == []
+    assert STALE_MARKER not in document["text"]
+    with pytest.raises(ValueError, match="5 stale lines of 8"):
+        next(stale_documents(1, 0, records=8, stale=5))
 
 
 @pytest.mark.parametrize("records", [0, 257])

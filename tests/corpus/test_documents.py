@@ -246,6 +246,14 @@ def test_records_bring_their_keys() -> None:
     assert [d.text for d in read_corpus("stdlib:records:3@8")] != [d.text for d in documents]
 
 
+def test_stale_records_are_a_corpus_too() -> None:
+    documents = list(read_corpus("stdlib:stale:2@7"))
+    assert [document.id for document in documents] == ["stale-7-0000", "stale-7-0001"]
+    assert all(document.meta["stale"] for document in documents)
+    assert len(list(read_corpus("stdlib:stale", limit=3))) == 3
+    assert corpus_fingerprint("stdlib:stale") != corpus_fingerprint("stdlib:records")
+
+
 def test_a_dataset_that_cannot_be_reached_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingError, match="cannot be reached") as caught:

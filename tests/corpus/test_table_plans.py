@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcx.corpus.bundles import read_bundles, write_bundles
-from lcx.corpus.plans import draw, fill_plan, plan_rng, shuffle
+from lcx.corpus.plans import draw, fill_plan, neighbour_runs, plan_rng, shuffle
 from lcx.corpus.table import SegmentTable, build_table, load_table
 from lcx.corpus.tokenizing import open_span_tokenizer
 from lcx.errors import LcxError, UsageError
@@ -286,3 +287,12 @@ def test_a_plan_of_32k_tokens_takes_about_a_kilobyte(tmp_path: Path) -> None:
     plans = [tuple(draw(rng, 100_000) for _ in range(230)) for _ in range(500)]
     made = [Bundle(f"b{n}", (Branch("q", "a"),), plan=plan) for n, plan in enumerate(plans)]
     assert write_bundles(tmp_path, made).stat().st_size / 500 < 1100
+
+
+def test_runs_are_neighbours_of_one_document_and_do_not_overlap() -> None:
+    runs = neighbour_runs(random.Random("runs"), TABLE, 4)
+    used = [segment for run in runs for segment in run]
+    assert len(used) == len(set(used))
+    assert {len(run) for run in runs} <= {2, 3, 4}
+    assert all(len({TABLE.document_of(s) for s in run}) == 1 for run in runs)
+    assert all(run == tuple(range(run[0], run[0] + len(run))) for run in runs)

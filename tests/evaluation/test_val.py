@@ -83,7 +83,7 @@ def test_database_from_records(catalogue: list[Document]) -> None:
             assert branch.meta["description"] == " ".join(rest)
 
 
-@pytest.mark.parametrize("name", sorted(builtin_probes()))
+@pytest.mark.parametrize("name", [name for name in sorted(builtin_probes()) if name.startswith("val:")])
 @pytest.mark.parametrize("style", ["natural", "bare"])
 def test_each_task_from_records(catalogue: list[Document], name: str, style: str) -> None:
     bundles = build(name, catalogue, 24, sets=2, style=style)

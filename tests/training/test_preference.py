@@ -231,7 +231,7 @@ def test_synthetic_positions_equal_rows_at_those_positions(
     assert draw(first, 0).positions.tolist() != draw(first, 1).positions.tolist()
     with pytest.raises(UsageError, match="beyond the model's window of 512"):
         train(settings(small, target_length=1000), data, tmp_path / "b")
-    with pytest.raises(UsageError, match="target length 30 has no room") as bad:
+    with pytest.raises(UsageError, match="target length of 30 has no room") as bad:
         train(settings(small, target_length=30), data, tmp_path / "c")
     assert "--set train.target_length=" in bad.value.hint
 
