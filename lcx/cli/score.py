@@ -5,6 +5,6 @@ from lcx.cli.stages import stage_app
 app = stage_app(
     "score",
     "Score, filter or pair the data of an earlier step, for recipes that have such a step.",
-    "lcx score --recipe mine.yaml",
-    "lcx score --recipe mine.yaml --llm local:PATH_OR_HUB_ID --dry-run",
+    "lcx score --recipe logo",
+    "lcx score --recipe logo --set score.judge=local:PATH_OR_HUB_ID --dry-run",
 )

@@ -80,7 +80,7 @@ class Local:
                 "top_k": 0,
             }
         if request.stop:
-            sampling |= {"stop_strings": list(request.stop), "tokenizer": self.tokenizer}
+            sampling["stopping_criteria"] = [self._stopping(request.stop, width)]
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         # Seeding inside a fork keeps the caller's random state, and makes a batch's samples repeatable.
         with torch.random.fork_rng(devices=devices), torch.inference_mode():
@@ -98,6 +98,24 @@ class Local:
             self._response(rows[i * request.n : (i + 1) * request.n], len(prompt), request)
             for i, prompt in enumerate(prompts)
         ]
+
+    def _stopping(self, stop: Sequence[str], width: int) -> Any:
+        """Ends a row whose new text holds a stop string. The library's own criterion fails on word-level tokenizers."""
+        import torch
+        from transformers import StoppingCriteria
+
+        reach = (
+            max(len(text) for text in stop) + 1
+        )  # tokens that can hold it: each has a character, mostly more
+
+        class Stops(StoppingCriteria):
+            def __call__(criterion, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+                rows = input_ids[:, max(width, input_ids.shape[1] - reach) :].tolist()
+                texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+                ended = [any(text in row for text in stop) for row in texts]
+                return torch.tensor(ended, device=input_ids.device)
+
+        return Stops()
 
     def _response(self, rows: list[list[int]], prompt_tokens: int, request: Request) -> Response:
         ends = self.model.generation_config.eos_token_id

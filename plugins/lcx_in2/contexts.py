@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from lcx.corpus.plans import draw, fill_plan, plan_rng, shuffle
 from lcx.corpus.table import SegmentTable
+from lcx.llm.questions import QA
 from lcx.records import Branch, Bundle
-from lcx_in2.questions import QA
 
 
 def shares(mix: dict[str, float], examples: int) -> dict[str, int]:

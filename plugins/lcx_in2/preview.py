@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from lcx.corpus.table import SegmentTable
+from lcx.evaluation.histogram import sparkline
 from lcx.records import Bundle
 
 EXAMPLES = 3
 PARTS = 8
-_BARS = "▁▂▃▄▅▆▇█"
 
 
 def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
@@ -47,12 +47,6 @@ def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
         found["gold_by_eighth"] = [round(n / total, 4) for n in places]
         found["gold_places"] = sparkline(places)
     return found
-
-
-def sparkline(values: Sequence[int]) -> str:
-    """Values as a row of bars, from zero to the largest."""
-    top = max(values) or 1
-    return "".join(_BARS[round((len(_BARS) - 1) * value / top)] for value in values)
 
 
 def preview(bundles: Sequence[Bundle], table: SegmentTable) -> str:

@@ -5,28 +5,25 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from lcx.context import Context, StepResult
 from lcx.corpus.bundles import read_bundles, write_bundles
-from lcx.corpus.decontaminate import Decontaminator
-from lcx.corpus.documents import Rejects, read_corpus
-from lcx.corpus.plans import draw, shuffle
-from lcx.corpus.table import SegmentTable, build_table, load_table
-from lcx.corpus.tokenizing import open_span_tokenizer
+from lcx.corpus.plans import neighbour_runs, shuffle
+from lcx.corpus.prepare import step_table
+from lcx.corpus.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.llm import open_llm
+from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
 from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.run import Run
-from lcx.work.files import read_json, write_json, write_lines, write_text
+from lcx.work.files import write_text
 from lcx.work.journal import Journal
 from lcx.work.shards import shard_path
 from lcx_in2.contexts import group, long_bundle, repeat, shares, short_bundle
 from lcx_in2.general import general_bundles
 from lcx_in2.preview import preview, summary
-from lcx_in2.questions import FINE, INTEGRATION, QA, Writer, load_prompt
 from lcx_in2.settings import In2Synth
 
 Make = Callable[[], Bundle]
@@ -41,7 +38,7 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
     notes: list[str] = []
     counts: Counter[str] = Counter()
 
-    prompts = {kind: load_prompt(kind, settings.prompts) for kind in (FINE, INTEGRATION)}
+    prompts = writer_prompts(settings.prompts)
     # A fresh step opens its writer first: a model that is not there should be said before the corpus is read.
     options = {"device": ctx.device, **settings.llm_options}
     early = None if (folder / "journal.jsonl").exists() else open_llm(settings.llm, options)
@@ -60,10 +57,7 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
         )
         fine, joint = _questions(settings, table, writer, wanted, ctx, notes)
         writer.close()
-    counts.update(writer.skipped)
-    counts["calls"] = writer.calls
-    counts["prompt_tokens"] = writer.prompt_tokens
-    counts["completion_tokens"] = writer.completion_tokens
+    counts.update(writer.counts)
 
     makers = _makers(settings, table, wanted, fine, joint, counts, notes)
     _write(settings, makers, data, ctx)
@@ -90,49 +84,18 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
 
 
 def _table(settings: In2Synth, folder: Path, ctx: Context, counts: Counter[str]) -> SegmentTable:
-    """The segment table: loaded where an earlier process finished it, else built from the corpus."""
-    data = folder / "data"
-    if not (data / "table.json").is_file():
-        ctx.log(f"reading {settings.corpus}")
-        tokenizer = open_span_tokenizer(settings.tokenizer)
-        rejects = Rejects()
-        documents = read_corpus(settings.corpus, limit=settings.documents, rejects=rejects)
-        sieves = [Decontaminator(path, settings.ngram) for path in settings.decontaminate]
-        for sieve in sieves:
-            documents = sieve.filter(documents)
-        try:
-            built = build_table(
-                documents, tokenizer, min_tokens=settings.segment_tokens, mode=settings.segment_by
-            )
-        except UsageError:
-            if any(sieve.dropped for sieve in sieves) and not any(sieve.kept for sieve in sieves[-1:]):
-                raise UsageError(
-                    "every document shares text with an evaluation item, so none is left",
-                    why=f"the list is in {folder / 'contaminated.jsonl'}",
-                    hint="Raise synth.ngram, or check the files of synth.decontaminate.",
-                ) from None
-            raise
-        finally:
-            _set_aside(folder, sieves, rejects)
-        built.save(data)  # last: a table that is there says that the counts are, too
-    table = load_table(data)
-    if (folder / "corpus.json").is_file():
-        counts.update(read_json(folder / "corpus.json"))
-    counts["documents"], counts["segments"] = table.document_count, len(table)
-    ctx.log(f"{len(table):,} segments from {table.document_count:,} documents")
-    return table
-
-
-def _set_aside(folder: Path, sieves: Sequence[Decontaminator], rejects: Rejects) -> None:
-    """Write down what the corpus lost and why: counts, contaminated documents, rows that could not be read."""
-    found = {f"set aside: {reason}": n for reason, n in rejects.counts.items()}
-    dropped = [drop for sieve in sieves for drop in sieve.dropped]
-    if dropped:
-        found["dropped: shares text with an evaluation item"] = len(dropped)
-        write_lines(folder / "contaminated.jsonl", (asdict(drop) for drop in dropped))
-    if len(rejects):
-        rejects.write(folder / "rejected.jsonl")
-    write_json(folder / "corpus.json", dict(sorted(found.items())))
+    return step_table(
+        folder,
+        settings.corpus,
+        documents=settings.documents,
+        tokenizer=settings.tokenizer,
+        min_tokens=settings.segment_tokens,
+        mode=settings.segment_by,
+        decontaminate=settings.decontaminate,
+        ngram=settings.ngram,
+        counts=counts,
+        log=ctx.log,
+    )
 
 
 def _shares(settings: In2Synth, notes: list[str]) -> dict[str, int]:
@@ -165,7 +128,8 @@ def _questions(
     singles = [(index,) for index in range(len(table))] if fine_needed else []
     shuffle(random.Random(f"in2:{settings.seed}:fine"), singles)
     fine = _collect(writer, FINE, singles, fine_needed, ctx)
-    runs = segment_runs(table, settings.integration_segments, settings.seed) if joint_needed else []
+    rng = random.Random(f"in2:{settings.seed}:runs")
+    runs = neighbour_runs(rng, table, settings.integration_segments) if joint_needed else []
     joint = _collect(writer, INTEGRATION, runs, joint_needed, ctx)
     for kind, found, needed in ((FINE, fine, fine_needed), (INTEGRATION, joint, joint_needed)):
         if needed and not found:
@@ -191,21 +155,6 @@ def _collect(
         pairs.append(pair)
         ctx.pulse(f"    {kind} questions: {len(pairs):,} of {min(needed, len(candidates)):,}")
     return pairs
-
-
-def segment_runs(table: SegmentTable, most: int, seed: int) -> list[tuple[int, ...]]:
-    """Runs of 2 to `most` neighbouring segments of one document, in random order; none overlap."""
-    rng = random.Random(f"in2:{seed}:runs")
-    runs: list[tuple[int, ...]] = []
-    for document in range(table.document_count):
-        own = table.segments_of(document)
-        start = own.start
-        while own.stop - start >= 2:
-            stop = min(own.stop, start + 2 + draw(rng, most - 1))
-            runs.append(tuple(range(start, stop)))
-            start = stop
-    shuffle(rng, runs)
-    return runs
 
 
 def _makers(

@@ -71,3 +71,78 @@ def test_nothing_usable_gives_an_empty_text_and_an_unknown_task_an_error() -> No
     [response] = open_llm("builtin").generate([Request((), task="sing")])
     assert not response.completions
     assert "sing" in response.error
+
+
+CONTEXT = (
+    "Keeper: Ada Morgan\nThe lighthouse stands on Cape Grim.\n",
+    "* iterdump sqlite3 returns\n* glob fnmatch a",
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("iterdump", "iterdump sqlite3"),
+        ("What is given for “Keeper”?", "Keeper: Ada Morgan"),
+        ("Which word fills the gap in “The ____ stands on Cape Grim.”?", "The word is “lighthouse”."),
+        ("Which word fills the gap in “The lighthouse stands on Cape ____”?", "The word is “Grim”."),
+        ("Where does the lighthouse stand?", "The lighthouse stands on Cape Grim."),
+        (
+            "Answer both parts. (1) What is given for “Keeper”? (2) glob",
+            "(1) Keeper: Ada Morgan (2) glob fnmatch",
+        ),
+    ],
+)
+def test_questions_are_answered_from_the_context(question: str, answer: str) -> None:
+    assert ask("answer_question", question=question, context=CONTEXT) == [answer]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_writers_own_questions_are_answered_as_it_answers_them(seed: int) -> None:
+    prose = "Seventeen gulls nested there. Breakfast was at seven, and porridge was served to everybody."
+    for segment in (CODE, prose, CONTEXT[0], "* iterdump sqlite3 returns an iterator"):
+        question, answer = ask("write_question", seed=seed, segment=segment)[0].split("\nAnswer: ")
+        question = question.removeprefix("Question: ")
+        others = ("def other(a):\n    return a\nColour: red\nSomething else happened.\n* dump json writes",)
+        assert ask("answer_question", question=question, context=(*others, segment)) == [answer]
+        assert ask("answer_question", question=question, context=others) != [answer]
+
+
+def test_stale_records_are_believed_only_where_there_is_no_other() -> None:
+    assert ask("write_question", segment="~ glob fnmatch returns a list of all the files") == [""]
+    both = ("~ glob stale a", "* glob fnmatch a", "* dump json a")
+    assert ask("answer_question", question="glob", context=both) == ["glob fnmatch"]
+    assert ask("answer_question", question="glob", context=(both[0], both[2])) == ["glob stale"]
+
+
+def test_a_context_without_the_answer_still_gives_one_of_its_kind() -> None:
+    [text] = ask("answer_question", question="heapify", context=CONTEXT)
+    assert text in {"heapify sqlite3", "heapify fnmatch"}
+    assert ask("answer_question", question="Who?", context=()) == [""]
+    assert ask("answer_question", question="Quo vadis?", context=CONTEXT)[0] in CONTEXT[0] + CONTEXT[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "rating"),
+    [
+        ("the herring gulls of Cape Grim", "Herring gulls at Cape Grim", "[[10.00]]"),
+        ("gulls", "gulls and terns", "[[6.67]]"),  # one of one word, one of two: F1 2/3
+        (
+            "gulls gulls gulls",
+            "gulls",
+            "[[5.00]]",
+        ),  # a word repeated counts once where the reference has it once
+        ("terns", "gulls", "[[0.00]]"),
+        ("", "gulls", "[[0.00]]"),
+        ("No.", "no", "[[10.00]]"),  # nothing but stop words: they count then
+        ("看守人是小红", "小明是看守人", "[[6.67]]"),  # pairs 看守, 守人 and a name: 2 of 3 in common
+    ],
+)
+def test_the_overlap_judge_against_a_reference(answer: str, reference: str, rating: str) -> None:
+    assert ask("judge_overlap", answer=answer, reference=reference) == [rating]
+
+
+def test_the_overlap_judge_without_a_reference_asks_what_the_evidence_has() -> None:
+    evidence = ("Herring gulls nest on Cape Grim.",)
+    assert ask("judge_overlap", answer="Gulls nest in trees", evidence=evidence) == ["[[6.67]]"]
+    assert ask("judge_overlap", answer="", evidence=evidence) == ["[[0.00]]"]

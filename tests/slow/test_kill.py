@@ -47,10 +47,15 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(program: str, corpus: Path, run: Path) -> list[str]:
-    sets = ["synth.examples=4000", "synth.context_tokens=[2000, 8000]", "synth.shards=4", "synth.batch=16"]
-    words = [program, "synth", "--recipe", "in2", "--corpus", str(corpus), "--run", str(run), "--json"]
-    return words + [word for text in sets for word in ("--set", text)]
+SETS = {
+    "in2": ["synth.examples=4000", "synth.context_tokens=[2000, 8000]", "synth.shards=4", "synth.batch=16"],
+    "logo": ["synth.examples=300", "synth.shards=4", "synth.batch=16"],
+}
+
+
+def command(program: str, recipe: str, corpus: Path, run: Path) -> list[str]:
+    words = [program, "synth", "--recipe", recipe, "--corpus", str(corpus), "--run", str(run), "--json"]
+    return words + [word for text in SETS[recipe] for word in ("--set", text)]
 
 
 def data(run: Path) -> dict[str, str]:
@@ -58,19 +63,23 @@ def data(run: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.parametrize("recipe", list(SETS))
 def test_a_synth_step_killed_many_times_ends_with_the_same_bytes(
-    mixed: Path, lcx_program: str, tmp_path: Path
+    mixed: Path, lcx_program: str, tmp_path: Path, recipe: str
 ) -> None:
     began = time.monotonic()
     subprocess.run(
-        command(lcx_program, mixed, tmp_path / "whole"), check=True, capture_output=True, env=os.environ
+        command(lcx_program, recipe, mixed, tmp_path / "whole"),
+        check=True,
+        capture_output=True,
+        env=os.environ,
     )
     whole = time.monotonic() - began
     rng = random.Random(0)
     killed = 0
     for _ in range(8):
         process = subprocess.Popen(
-            command(lcx_program, mixed, tmp_path / "cut"),
+            command(lcx_program, recipe, mixed, tmp_path / "cut"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=os.environ,
@@ -82,7 +91,7 @@ def test_a_synth_step_killed_many_times_ends_with_the_same_bytes(
             killed += 1
         process.wait()
     subprocess.run(
-        command(lcx_program, mixed, tmp_path / "cut"), check=True, capture_output=True, env=os.environ
+        command(lcx_program, recipe, mixed, tmp_path / "cut"), check=True, capture_output=True, env=os.environ
     )
     assert killed >= 1
     assert data(tmp_path / "cut") == data(tmp_path / "whole")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lcx_in2.contexts import group, kind_of, long_bundle, repeat, shares, short_bundle
-from lcx_in2.questions import QA, parse_reply
-from lcx_in2.synth import segment_runs
 
 from lcx.corpus.table import SegmentTable, build_table
 from lcx.corpus.tokenizing import BUILTIN
+from lcx.llm.questions import QA
 from lcx.records import Document
 
 
@@ -100,31 +98,3 @@ def test_a_short_context_is_the_segments_own_surroundings_in_order() -> None:
         assert list(bundle.plan) == list(range(bundle.plan[0], bundle.plan[-1] + 1))
         assert bundle.plan[bundle.branches[0].gold[0]] == segment
         assert {table.document_of(i) for i in bundle.plan} == {table.document_of(segment)}
-
-
-def test_runs_are_neighbours_of_one_document_and_do_not_overlap() -> None:
-    table = make_table()
-    runs = segment_runs(table, 4, seed=0)
-    used = [segment for run in runs for segment in run]
-    assert len(used) == len(set(used))
-    assert {len(run) for run in runs} <= {2, 3, 4}
-    assert all(len({table.document_of(s) for s in run}) == 1 for run in runs)
-    assert all(run == tuple(range(run[0], run[0] + len(run))) for run in runs)
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ("Question: Who?\nAnswer: (1) Ada; (2) Bob", ("Who?", "(1) Ada; (2) Bob")),
-        ("Sure!\n\n**Question:** Who?\n\n**Answer:** Ada\nand Bob", ("Who?", "Ada\nand Bob")),
-        ("question：谁？\nanswer：小明", ("谁？", "小明")),
-        ("Question: Who?\nAnswer:\nAda", ("Who?", "Ada")),
-        ("", "the writer found nothing to ask"),
-        ("NOTHING", "the writer found nothing to ask"),
-        ("Question: Who? Answer: Ada", "no question and answer in the reply"),
-        ("Question: What does the passage above say?\nAnswer: x", "the question points at its passage"),
-        (f"Question: {'x' * 1500}\nAnswer: y", "the question is too long"),
-    ],
-)
-def test_replies_are_read_or_refused_with_a_reason(reply: str, expected: object) -> None:
-    assert parse_reply(reply) == expected

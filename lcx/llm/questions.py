@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcx.errors import LcxError, UsageError
-from lcx.llm.protocol import LLM, Request, Response
+from lcx.errors import UsageError
+from lcx.llm.asking import Asker
+from lcx.llm.protocol import LLM, Request
 from lcx.work.journal import Journal
 
 FINE, INTEGRATION = "fine", "integration"
@@ -53,14 +54,12 @@ def parse_reply(text: str) -> tuple[str, str] | str:
     return question, answer
 
 
-def _row(response: Response) -> dict[str, Any]:
-    """A reply as the journal keeps it. One that the length limit cut is no answer to learn from."""
-    cut = bool(response.completions) and response.completions[0].finish_reason == "length"
-    return {"text": response.text, "error": response.error, "cut": cut}
+def load_prompt(name: str, folder: str | None, *, package: str = "lcx.llm", needs: Sequence[str] = ()) -> str:
+    """A prompt file: the user's where the folder has `NAME.txt`, else the one in the package's `prompts`.
 
-
-def load_prompt(name: str, folder: str | None) -> str:
-    """The prompt file of a kind: the user's where the folder has it, else the bundled one."""
+    `needs` are the places that a user's file must have. Raises UsageError for a file without one, and for a
+    folder that is not there.
+    """
     if folder is not None:
         place = Path(folder).expanduser()
         if not place.is_dir():
@@ -68,11 +67,16 @@ def load_prompt(name: str, folder: str | None) -> str:
         own = place / f"{name}.txt"
         if own.is_file():
             text = own.read_text(encoding="utf-8")
-            needed = "{segment}" if name == FINE else "{segments}"
-            if needed not in text:
-                raise UsageError(f"{own} has no {needed}, so the writer would never see the text")
+            for needed in needs:
+                if needed not in text:
+                    raise UsageError(f"{own} has no {needed}, so the model would never see the text for it")
             return text
-    return (importlib.resources.files("lcx_in2") / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
+    return (importlib.resources.files(package) / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def writer_prompts(folder: str | None) -> dict[str, str]:
+    """The prompts of both kinds of question, `fine.txt` and `integration.txt`, by kind."""
+    return {kind: load_prompt(kind, folder, needs=["{" + field + "}"]) for kind, field in FIELD.items()}
 
 
 def build_request(
@@ -115,13 +119,11 @@ class Writer:
         temperature: float,
         max_tokens: int,
     ) -> None:
-        self._open = llm
-        self._llm: LLM | None = None
-        self.journal, self.prompts, self.text = journal, prompts, text
+        self.asker = Asker(llm, journal)
+        self.prompts, self.text = prompts, text
         self.batch, self.seed = batch, seed
         self.temperature, self.max_tokens = temperature, max_tokens
         self.skipped: Counter[str] = Counter()
-        self.calls = self.prompt_tokens = self.completion_tokens = 0
 
     def write(self, kind: str, name: str, candidates: Sequence[tuple[int, ...]], needed: int) -> Iterator[QA]:
         """Usable pairs in the candidates' order until `needed` are found or the candidates run out."""
@@ -139,12 +141,9 @@ class Writer:
                     yield QA(result[0], result[1], segments)
 
     def _replies(self, kind: str, unit: str, part: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
-        known = self.journal.get(unit)
-        if known is None:
-            if self._llm is None:
-                self._llm = self._open()
+        def requests() -> list[Request]:
             seeds = random.Random(f"{self.seed}:{unit}")
-            requests = [
+            return [
                 build_request(
                     kind,
                     self.prompts[kind],
@@ -155,29 +154,22 @@ class Writer:
                 )
                 for segments in part
             ]
-            responses = self._llm.generate(requests)
-            known = {
-                "unit": unit,
-                "replies": [_row(response) for response in responses],
-                "usage": [
-                    sum(r.usage.prompt_tokens for r in responses),
-                    sum(r.usage.completion_tokens for r in responses),
-                ],
-            }
-            self.journal.append(known)
-        self.calls += len(known["replies"])
-        self.prompt_tokens += known["usage"][0]
-        self.completion_tokens += known["usage"][1]
-        if len(known["replies"]) != len(part):
-            raise LcxError(
-                f"{self.journal.path}: batch {unit} has another size", hint="--force starts the step over."
-            )
-        return list(known["replies"])
+
+        return self.asker.ask(unit, len(part), requests)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Calls and tokens so far, and what was skipped and why."""
+        spent = {
+            "calls": self.asker.calls,
+            "prompt_tokens": self.asker.prompt_tokens,
+            "completion_tokens": self.asker.completion_tokens,
+        }
+        return {**self.skipped, **spent}
 
     def close(self) -> None:
-        if self._llm is not None:
-            self._llm.close()
+        self.asker.close()
 
     def describe(self) -> dict[str, Any]:
         """The backend that answered in this process; empty where the journal had every reply."""
-        return self._llm.describe() if self._llm is not None else {}
+        return self.asker.describe()
