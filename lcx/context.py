@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,20 @@ def stderr_console(quiet: bool = False) -> Console:
     return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
 
+class Stopped(KeyboardInterrupt):
+    """The user asked to stop, and what was done so far is saved: the same command goes on from there."""
+
+
+def _alone() -> None:
+    """Wait for other processes: there are none."""
+
+
 @dataclass
 class Context:
-    """Handed to every stage hook. `device` is `auto`, `cpu` or `cuda[:N]`; only rank 0 writes files."""
+    """Handed to every stage hook. `device` is `auto`, `cpu` or `cuda[:N]`; only rank 0 writes files.
+
+    `wait` returns once all processes of a launch have called it.
+    """
 
     console: Console = field(default_factory=stderr_console)
     dry_run: bool = False
@@ -29,8 +41,18 @@ class Context:
     device: str = "auto"
     rank: int = 0
     world_size: int = 1
+    wait: Callable[[], None] = field(default=_alone, repr=False)
 
     _pulsed: float = field(default_factory=time.monotonic, repr=False)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let rank 0 run the block before the others do: what it makes in a cache, they find there."""
+        if self.rank != 0:
+            self.wait()
+        yield
+        if self.rank == 0:
+            self.wait()
 
     def pulse(self, text: str) -> None:
         """A line that says how far a long part is, at most one every PULSE seconds."""

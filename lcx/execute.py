@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lcx import __version__
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, PluginError
+from lcx.hub import tiny_spec
 from lcx.recipe import Step
 from lcx.run import Run, digest
 from lcx.work.files import sha256_file
@@ -42,9 +43,7 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
             inputs[key] = run.digest_of(str(reference).removeprefix("step:"))
         elif Path(str(reference)).expanduser().exists():
             inputs[key] = digest(_listing(Path(str(reference)).expanduser()))
-        elif (
-            str(reference).partition(":")[0] == "tiny"
-        ):  # trained here, by this version from this library's text
+        elif tiny_spec(str(reference)) is not None:  # trained here, by this version from this library's text
             inputs[key] = f"lcx {__version__}, python {platform.python_version()}"
     if values.get("corpus"):
         from lcx.corpus.documents import corpus_fingerprint
@@ -86,11 +85,14 @@ def _mark(path: Path, found: os.stat_result) -> str:
 def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
     """Run one step, or hand back what it reported if it is already done with the same settings and inputs."""
     hook: Callable[..., StepResult | None] = getattr(plugins.manager.hook, f"lcx_{step.stage}")
+    if ctx.rank != 0:  # rank 0 alone writes the run; the others only work, once it has begun the step
+        ctx.wait()
+        run.reload()
+        return run.result(step) if run.state(run.key(step)) == "done" else _call(hook, step, run, ctx)
     prints = fingerprint(step, run)
-    if ctx.rank != 0:  # rank 0 alone writes the run; the others only work
-        return _call(hook, step, run, ctx)
     with run.lock():
         how = run.begin(step, prints, force=ctx.force)
+        ctx.wait()
         if how == "done":
             ctx.log(f"{step.id}: already done in {run.folder(step)} (--force starts over)")
             return run.result(step)

@@ -118,20 +118,9 @@ class Run:
         """
         key = self.key(step)
         record = self.manifest["steps"].get(key)
-        same = record is not None and record.get("fingerprint") == json.loads(
-            json.dumps(fingerprint, default=str)
-        )
-        if record is not None and not force:
-            if not same and self._holds_work(key):
-                changes = differences(record.get("fingerprint", {}), dict(fingerprint))
-                raise UsageError(
-                    f"{self.folder(key)} was made with other settings or inputs",
-                    why="; ".join(changes),
-                    hint="--force starts this step over; --run DIR keeps both.",
-                )
-            if same and record["state"] == "done" and self._complete(key):
-                return "done"
-        how = "resume" if same and not force else "fresh"
+        how = self.standing(step, fingerprint, force=force)
+        if how == "done":
+            return how
         made = int((record or {}).get("made", 0)) + (how == "fresh")
         self.manifest["steps"][key] = {
             "state": "running",
@@ -155,6 +144,29 @@ class Run:
             self.folder(key) / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
         )
         return how
+
+    def standing(self, step: Step, fingerprint: Mapping[str, Any], *, force: bool = False) -> str:
+        """What `begin` would return, without beginning. Raises UsageError as it does."""
+        key = self.key(step)
+        record = self.manifest["steps"].get(key)
+        same = record is not None and record.get("fingerprint") == json.loads(
+            json.dumps(fingerprint, default=str)
+        )
+        if record is not None and not force:
+            if not same and self._holds_work(key):
+                changes = differences(record.get("fingerprint", {}), dict(fingerprint))
+                raise UsageError(
+                    f"{self.folder(key)} was made with other settings or inputs",
+                    why="; ".join(changes),
+                    hint="--force starts this step over; --run DIR keeps both.",
+                )
+            if same and record["state"] == "done" and self._complete(key):
+                return "done"
+        return "resume" if same and not force else "fresh"
+
+    def reload(self) -> None:
+        """Read the manifest again, which another process may have written."""
+        self.manifest = self._read()
 
     def _holds_work(self, key: str) -> bool:
         """Whether a step's folder holds more than its settings: a start that failed at once is not in the way."""
@@ -222,7 +234,7 @@ class Run:
                     f"another lcx process is writing to {self.path}",
                     hint="Wait for it, or take another --run DIR.",
                 ) from None
-            self.manifest = self._read()  # another process may have finished a step since this one looked
+            self.reload()  # another process may have finished a step since this one looked
             yield
 
 

@@ -32,10 +32,11 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     from lcx.modeling.load import load_tokenizer
     from lcx.training.sft import EncodedDataset, train_sft
 
-    settings = settings.model_copy(update={"model": _ready(model, ctx)})
-    tokenizer = load_tokenizer(settings.model or "")
+    with ctx.main_first():
+        settings = settings.model_copy(update={"model": _ready(model, ctx)})
+        tokenizer = load_tokenizer(settings.model or "")
+        assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
     bundles, aside = training_bundles(data, step, run, ctx)
-    assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
     dataset = EncodedDataset(bundles, assembler)
     result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
     return _completed(result, assembler, aside)
@@ -58,10 +59,11 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     loss = find_loss(loaded().losses, settings.loss)
     named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
     options = loss_options(loss, {**named, **settings.loss_options})
-    settings = settings.model_copy(update={"model": _ready(model, ctx)})
-    tokenizer = load_tokenizer(settings.model or "")
+    with ctx.main_first():
+        settings = settings.model_copy(update={"model": _ready(model, ctx)})
+        tokenizer = load_tokenizer(settings.model or "")
+        assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
     bundles, aside = training_bundles(data, step, run, ctx)
-    assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
     result = train_preference(settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx)
     return _completed(result, assembler, aside)
 
@@ -229,6 +231,10 @@ def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
         "branches_a_step": values["batch"],
         "data": values["input"],
     }
+    from lcx.forecast.report import memory_line
+
+    if memory := memory_line(values, ctx.device):
+        found["memory"] = memory
     reference = str(values["input"] or "")
     if reference.startswith("step:") and run.state(reference.removeprefix("step:")) != "done":
         found["note"] = f"the data of {reference} is not there yet"
@@ -248,6 +254,9 @@ def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
             found |= {"questions": questions, "optimizer_steps": steps}
         if mean:
             found["context_tokens"] = round(mean * record["metrics"]["contexts"])
+        most = record.get("metrics", {}).get("context_tokens", {}).get("most")
+        if most and (memory := memory_line(values, ctx.device, context=int(most))):
+            found["memory"] = memory
     elif (Path(reference) / "table.json").is_file():
         found["segments"] = read_json(Path(reference) / "table.json")["segments"]
     return found

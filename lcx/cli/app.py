@@ -17,8 +17,10 @@ COMMANDS = {
     "score": "Score, filter or pair the data of an earlier step.",
     "train": "Train a model on the data of an earlier step.",
     "eval": "Evaluate a model, or score a file of predictions.",
+    "forecast": "What training will take: memory, longest context, operations.",
     "demo": "The whole story on this CPU, in minutes.",
     "recipes": "List, show, copy and validate recipes.",
+    "presets": "List, show and copy the accelerate configs behind --strategy.",
     "plugins": "List and check plugins.",
     "completion": "Print or install the completion of your shell.",
 }

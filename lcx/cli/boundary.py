@@ -11,6 +11,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from lcx.errors import LcxError, MissingError, suggestion
 
@@ -20,22 +21,34 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+class Ended(NamedTuple):
+    """How a command line ended: its exit code, the error in words, and what was raised."""
+
+    code: int
+    error: LcxError | None = None
+    cause: BaseException | None = None
+
+
 def run(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code."""
-    as_json = "--json" in _options(argv)
+    """Run one command line, print the error that it may end with, and return its exit code."""
+    ended = attempt(argv)
+    return ended.code if ended.error is None else _report(ended.error, "--json" in _options(argv))
+
+
+def attempt(argv: Sequence[str]) -> Ended:
+    """Run one command line without printing its error."""
     try:
         code = _invoke(list(argv))
         sys.stdout.flush()
-        return code
-    except LcxError as bad:
-        return _report(bad, as_json)
-    except KeyboardInterrupt:
-        return _interrupted(argv, as_json)
+        return Ended(code)
     except BrokenPipeError:  # `lcx ... | head`: the reader left, there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return Ended(1)
+    except KeyboardInterrupt as stop:
+        return Ended(INTERRUPTED, _interrupted(argv), stop)
     except Exception as bad:
-        return _report(_explained(bad), as_json)
+        error = bad if isinstance(bad, LcxError) else _explained(bad)
+        return Ended(error.exit_code, error, bad)
 
 
 def _invoke(argv: list[str]) -> int:
@@ -60,7 +73,7 @@ def _invoke(argv: list[str]) -> int:
 
 def _usage(bad: Exception) -> LcxError:
     """A usage error of the option parser in lcx's own words."""
-    what = str(bad.format_message()).rstrip(".")  # type: ignore[attr-defined]
+    what = str(bad.format_message()).rstrip(".").replace("Value error, ", "")  # type: ignore[attr-defined]
     ctx = getattr(bad, "ctx", None)
     option = getattr(bad, "option_name", "")
     if ctx is not None and "no such option" in what.lower():
@@ -78,12 +91,12 @@ def _options(argv: Sequence[str]) -> list[str]:
     return list(argv[: argv.index("--")] if "--" in argv else argv)
 
 
-def _interrupted(argv: Sequence[str], as_json: bool) -> int:
+def _interrupted(argv: Sequence[str]) -> LcxError:
     # --force would start over what the same command without it resumes
     again = shlex.join(["lcx", *(word for word in argv if word != "--force")])
     error = LcxError("interrupted", hint=f"resume with: {again}")
     error.exit_code = INTERRUPTED
-    return _report(error, as_json)
+    return error
 
 
 def _explained(bad: Exception) -> LcxError:

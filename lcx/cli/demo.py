@@ -16,9 +16,15 @@ app = typer.Typer(**APP)
 
 
 @app.command(
-    name="demo", epilog=opt.examples("lcx demo", "lcx demo --seed 1 --fresh", "lcx demo --out demo --json")
+    name="demo",
+    epilog=opt.examples(
+        "lcx demo", "lcx demo --recipe logo", "lcx demo --seed 1 --fresh", "lcx demo --out demo --json"
+    ),
 )
 def demo(
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="Which demo: in2 or logo.")
+    ] = "in2",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over what an earlier demo left.")] = False,
     out: Annotated[
@@ -35,7 +41,7 @@ def demo(
 
     folder = Path(out).expanduser() if out else None
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
-        result = run_demo(seed=seed, fresh=fresh, out=folder, console=stderr_console(opt.STATE.quiet))
+        result = run_demo(recipe, seed=seed, fresh=fresh, out=folder, console=stderr_console(opt.STATE.quiet))
     if json:
         show.emit_json(result)
     else:

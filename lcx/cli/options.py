@@ -5,7 +5,7 @@ completion.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -88,6 +88,35 @@ Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", metavar="TOKENIZER", help="A path or a hub id.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")]
+Attn = Annotated[
+    Literal["auto", "sdpa", "flash"] | None,
+    typer.Option("--attn", help="Attention kernels; auto takes flash-attn where it is installed."),
+]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda[:N].")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Start over what is already there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show settings and costs; run nothing.")]
+
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", metavar="N", help="Train in N processes on this machine, a GPU each.")
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        metavar="STRATEGY",
+        help="What they share: ddp, fsdp, zero2, zero3, or an accelerate config's path.",
+    ),
+]
+Offload = Annotated[
+    Literal["cpu"] | None, typer.Option("--offload", help="Where what is shared rests: the CPU's memory.")
+]
+Nodes = Annotated[int | None, typer.Option("--nodes", metavar="K", help="How many machines train together.")]
+Rank = Annotated[
+    int | None, typer.Option("--rank", metavar="R", help="This machine's number, from 0; 0 leads.")
+]
+MainAddress = Annotated[
+    str | None, typer.Option("--main-address", metavar="HOST", help="Where machine 0 is reached.")
+]
+MainPort = Annotated[
+    int | None, typer.Option("--main-port", metavar="PORT", help="At which port (default: 29500).")
+]

@@ -34,6 +34,9 @@ def run_recipe(
     tokenizer: opt.Tokenizer = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
+    gpus: opt.Gpus = None,
+    strategy: opt.Strategy = None,
+    offload: opt.Offload = None,
     force: opt.Force = False,
     dry_run: opt.DryRun = False,
     json: opt.Json = False,
@@ -45,8 +48,11 @@ def run_recipe(
     A flag such as --seed goes to every step that has such a setting; --model to those that start from a
     model of their own, not from an earlier step's.
     """
-    from lcx.cli import show, work
+    from lcx.cli import launched, show, work
+    from lcx.errors import UsageError
+    from lcx.training.launch.plan import Ask
 
+    ask = Ask(gpus, strategy, offload)
     flags: dict[str, Any] = {
         "model": model,
         "corpus": corpus,
@@ -57,19 +63,26 @@ def run_recipe(
     request = work.Request(recipe, run, sets or (), flags, device, force, dry_run, json)
     job = work.open_job(request)
     chosen = between(job.recipe, first, last)
-    steps = [s for s in work.resolve(job, spread(job, request.given()), None) if s.id in chosen]
+    given = spread(job, request.given())
+    steps = [s for s in work.resolve(job, given, None) if s.id in chosen]
+    plans = {s.id: launched.plan_for(job, s, ask) for s in steps if s.stage == "train"}
+    if ask.given() and not plans:
+        raise UsageError("--gpus and --strategy are for train steps", why=f"These are {', '.join(chosen)}.")
     if dry_run:
-        plans = [work.plan_step(job, step) for step in steps]
+        found = [
+            work.plan_step(job, step) | launched.planned(plans.get(step.id), job, step, given.get(step.id, {}))
+            for step in steps
+        ]
         if json:
             show.emit_json(
-                {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": plans}
+                {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": found}
             )
         else:
-            print("\n\n".join(show.plan(planned) for planned in plans))
+            print("\n\n".join(launched.described(plan, plans.get(plan["step"])) for plan in found))
         return
     reports = []
     for step in steps:
-        reports.append(work.run_step(job, step))
+        reports.append(launched.run_step(job, step, given.get(step.id, {}), plans.get(step.id)))
         if not json:
             print(show.step_summary(reports[-1]), flush=True)
     after = work.next_command(job, steps[-1])

@@ -12,6 +12,7 @@ from lcx.cli.options import APP
 if TYPE_CHECKING:
     from lcx.cli.work import Request
     from lcx.recipe import Recipe
+    from lcx.training.launch.plan import Ask
 
 
 def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
@@ -52,25 +53,33 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
     return app
 
 
-def run_stage(stage: str, step_id: str | None, request: Request) -> None:
-    """Run (or, with --dry-run, plan) the recipe's step of that stage and print what came of it."""
-    from lcx.cli import show, work
+def run_stage(stage: str, step_id: str | None, request: Request, ask: Ask | None = None) -> None:
+    """Run (or, with --dry-run, plan) the recipe's step of that stage and print what came of it.
+
+    `ask` says in how many processes, where they may be several.
+    """
+    from lcx.cli import launched, show, work
+    from lcx.training.launch import worker
 
     job = work.open_job(request)
     chosen = pick_step(job.recipe, stage, step_id)
     plain = {s.id: s for s in work.resolve(job, {}, chosen)}[chosen]
     work.refuse_unknown_flags(plain, request.given())
-    step = {s.id: s for s in work.resolve(job, {chosen: request.of_step(plain)}, chosen)}[chosen]
+    flags = request.of_step(plain)
+    step = {s.id: s for s in work.resolve(job, {chosen: flags}, chosen)}[chosen]
+    plan = launched.plan_for(job, step, ask) if ask is not None else None
     if request.dry_run:
-        planned = work.plan_step(job, step)
+        planned = work.plan_step(job, step) | launched.planned(plan, job, step, flags)
         if request.json:
             show.emit_json(
                 {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": [planned]}
             )
         else:
-            print(show.plan(planned))
+            print(launched.described(planned, plan))
         return
-    report = work.run_step(job, step)
+    report = launched.run_step(job, step, flags, plan)
+    if worker.hand_over(report) or job.ctx.rank or (plan is not None and plan.rank):
+        return  # the first process of all is the one that tells
     report["next"] = work.next_command(job, step)
     if request.json:
         show.emit_json(report)

@@ -79,8 +79,10 @@ def open_job(request: Request) -> RunJob:
     from lcx.context import Context, stderr_console
     from lcx.paths import runs_folder
     from lcx.run import Run, slug
+    from lcx.training.launch.worker import launched
 
     job = describe_job(request)
+    place = launched()
     name = job.recipe.name
     folder = Path(request.run).expanduser() if request.run else runs_folder() / slug(name)
     ctx = Context(
@@ -89,6 +91,8 @@ def open_job(request: Request) -> RunJob:
         force=request.force,
         json=request.json,
         device=request.device,
+        rank=place.rank if place else 0,
+        world_size=place.processes if place else 1,
     )
     return RunJob(request, job.recipe, job.plugins, Run(folder, name, request.recipe), ctx)
 
@@ -120,10 +124,18 @@ def refuse_unknown_flags(step: Step, given: Mapping[str, Any]) -> None:
 def run_step(job: RunJob, step: Step) -> dict[str, Any]:
     """Run one step and return what --json prints about it."""
     from lcx.execute import execute
+    from lcx.training.launch.worker import joined
 
+    if job.ctx.world_size > 1 and step.stage != "train":
+        raise UsageError(
+            f"the stage {step.stage} runs in one process",
+            why="A launcher started this one as one of several.",
+            hint="Launch `lcx train` alone, or let lcx do it: lcx run ... --gpus N",
+        )
     started = time.monotonic()
     reused = not job.request.force and job.run.state(job.run.key(step)) == "done"
-    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
+    # What libraries print is not a result
+    with contextlib.redirect_stdout(sys.stderr), joined(job.ctx):
         result = execute(step, job.run, job.ctx, job.plugins)
     return {
         "step": step.id,

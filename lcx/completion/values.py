@@ -114,18 +114,32 @@ def files(current: str, endings: tuple[str, ...] | None = None) -> list[Candidat
     return sorted(found, key=lambda c: c.text)
 
 
+def _shapes() -> list[str]:
+    from lcx.forecast.shapes import NAMED
+
+    return list(NAMED)
+
+
+def _cards() -> list[str]:
+    from lcx.forecast.cards import CARDS
+
+    return [*CARDS, "cpu"]
+
+
 KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
     "RECIPE": _recipes,
     "STEP": _steps,
     "KEY=VALUE": _sets,
     "DIR": _folders,
     "FILE": lambda current, used: files(current),
-    "MODEL": _references(["tiny"], ("train",)),
+    "MODEL": _references(["tiny", "tiny16"], ("train",)),
     "INPUT": _references([], ("synth", "score")),
-    "CORPUS": _references(["stdlib", "stdlib:records", "hf:"], ()),
+    "CORPUS": _references(["stdlib", "stdlib:records", "stdlib:stale", "hf:"], ()),
     "TOKENIZER": _references(["simple", "words"], ()),
     "LLM": _llms,
     "DEVICE": lambda current, used: _starting(["auto", "cpu", "cuda"], current),
     "TASK": lambda current, used: _starting(names.read()["tasks"], current),
+    "SHAPE": lambda current, used: _starting(_shapes(), current),
+    "CARD": lambda current, used: _starting(_cards(), current),
     "PLUGIN": lambda current, used: _starting(names.read()["plugins"], current),
 }

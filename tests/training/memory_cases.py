@@ -3,11 +3,12 @@
 As a program it measures cases from stdin, each in a fork of a process that has imported everything, and prints
 the peak of resident memory less what the fork began with:
 
-    python -m tests.training.memory_cases < cases.json
+    python -m tests.training.memory_cases MODELS < cases.json
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -22,7 +23,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "small": {"layers": 3, "hidden": 128, "heads": 4, "kv_heads": 2, "intermediate": 352, "vocab": 1024},
     "large": {"layers": 2, "hidden": 1024, "heads": 16, "kv_heads": 16, "intermediate": 2304, "vocab": 4096},
     "flat": {"layers": 1, "hidden": 2048, "heads": 16, "kv_heads": 16, "intermediate": 3072, "vocab": 2048},
-    "tall": {"layers": 3, "hidden": 768, "heads": 12, "kv_heads": 12, "intermediate": 2048, "vocab": 16384},
+    "broad": {"layers": 1, "hidden": 1024, "heads": 16, "kv_heads": 16, "intermediate": 2304, "vocab": 16384},
 }
 CASE: dict[str, Any] = {
     "shape": "square",
@@ -110,7 +111,11 @@ def trainer_of(case: dict[str, Any], folder: Path, out: Path) -> Any:
     def bundle(number: int) -> EncodedBundle:
         branches = tuple(
             EncodedBranch(random.integers(3, vocabulary, case["answer"]).tolist(), 0, role)
-            for role in (["chosen"] + ["rejected"] * (case["branches"] - 1) if case["loss"] else [""] * case["branches"])
+            for role in (
+                ["chosen"] + ["rejected"] * (case["branches"] - 1)
+                if case["loss"]
+                else [""] * case["branches"]
+            )
         )
         return EncodedBundle(f"b{number}", random.integers(3, vocabulary, case["context"]), branches)
 
@@ -134,7 +139,16 @@ def trainer_of(case: dict[str, Any], folder: Path, out: Path) -> Any:
     pairs = PreferenceSettings(**options, loss=case["loss"])
     loss = find_loss(loaded().losses, case["loss"])
     return preference_trainer(
-        pairs, loss, loss_options(loss, {}), case["reference"], None, build_model(pairs, ctx), data, shape, out, ctx
+        pairs,
+        loss,
+        loss_options(loss, {}),
+        case["reference"],
+        None,
+        build_model(pairs, ctx),
+        data,
+        shape,
+        out,
+        ctx,
     )
 
 
@@ -144,24 +158,30 @@ def resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def measured(case: dict[str, Any], folder: Path, out: Path) -> int:
-    """Peak of resident memory of a case's steps above what this process held before."""
+def measured(case: dict[str, Any], folder: Path, small: Path, out: Path) -> int:
+    """Peak of resident memory of a case's steps above what this process held before.
+
+    A step of a tiny model comes first, since libraries import much of themselves when they are first used.
+    """
     from lcx.training.quiet import quiet
 
-    before = resident("VmRSS")
+    tiny = {**case, "shape": "small", "context": 8, "answer": 4, "steps": 1}
     with quiet():
+        trainer_of(tiny, small, out).train()
+        gc.collect()
+        before = resident("VmRSS")
         trainer_of(case, folder, out).train()
     return resident("VmHWM") - before
 
 
-def _in_a_fork(case: dict[str, Any], folder: Path, out: Path) -> int:
+def _in_a_fork(case: dict[str, Any], folder: Path, small: Path, out: Path) -> int:
     """The measurement from a child that shares all imports and has no memory of its own yet."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         status = 1
         try:
-            os.write(writer, str(measured(case, folder, out)).encode())
+            os.write(writer, str(measured(case, folder, small, out)).encode())
             status = 0
         finally:
             os._exit(status)
@@ -173,17 +193,22 @@ def _in_a_fork(case: dict[str, Any], folder: Path, out: Path) -> int:
 
 
 def main() -> None:
-    """Measure the cases of stdin: a list of [case, folder]."""
-    import peft.tuners.lora.bnb  # noqa: F401  what training imports late belongs to the imports
+    """Measure the cases of stdin, whose models lie in the folder of the first argument."""
     import torch
-    from transformers.models.llama import modeling_llama  # noqa: F401
 
     import lcx.training.preference
     import lcx.training.sft  # noqa: F401
 
     torch.set_num_threads(1)
-    work = json.load(sys.stdin)
-    print(json.dumps([_in_a_fork(case, Path(folder), Path(folder) / "out") for case, folder in work]))
+    root = Path(sys.argv[1])
+    print(
+        json.dumps(
+            [
+                _in_a_fork(case, root / case["shape"], root / "small", root / "out")
+                for case in json.load(sys.stdin)
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":
