@@ -70,7 +70,8 @@ def run_recipe(
         raise UsageError("--gpus and --strategy are for train steps", why=f"These are {', '.join(chosen)}.")
     if dry_run:
         found = [
-            work.plan_step(job, step) | launched.planned(plans.get(step.id), job, step, given.get(step.id, {}))
+            work.plan_step(job, step)
+            | launched.planned(plans.get(step.id), job, step, given.get(step.id, {}))
             for step in steps
         ]
         if json:

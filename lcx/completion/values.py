@@ -88,6 +88,12 @@ def _llms(current: str, used: Used) -> list[Candidate]:
     return _starting(known, current)
 
 
+def _presets() -> list[str]:
+    """Names of the accelerate configs that ship with lcx."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "training", "presets")
+    return sorted(name.removesuffix(".yaml") for name in os.listdir(folder) if name.endswith(".yaml"))
+
+
 def _folders(current: str, used: Used) -> list[Candidate]:
     return files(current, endings=())
 
@@ -138,6 +144,10 @@ KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
     "TOKENIZER": _references(["simple", "words"], ()),
     "LLM": _llms,
     "DEVICE": lambda current, used: _starting(["auto", "cpu", "cuda"], current),
+    "STRATEGY": lambda current, used: (
+        _starting(["ddp", "fsdp", "zero2", "zero3"], current) + files(current, endings=(".yaml", ".yml"))
+    ),
+    "PRESET": lambda current, used: _starting(_presets(), current),
     "TASK": lambda current, used: _starting(names.read()["tasks"], current),
     "SHAPE": lambda current, used: _starting(_shapes(), current),
     "CARD": lambda current, used: _starting(_cards(), current),

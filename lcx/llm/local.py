@@ -65,6 +65,8 @@ class Local:
     def _run(self, prompts: list[list[int]], request: Request) -> list[Response]:
         import torch
 
+        from lcx.modeling.threads import few_threads
+
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
@@ -83,7 +85,7 @@ class Local:
             sampling["stopping_criteria"] = [self._stopping(request.stop, width)]
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         # Seeding inside a fork keeps the caller's random state, and makes a batch's samples repeatable.
-        with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        with few_threads(self.model), torch.random.fork_rng(devices=devices), torch.inference_mode():
             torch.manual_seed(request.seed)
             out = self.model.generate(
                 input_ids=ids,

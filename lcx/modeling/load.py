@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from lcx.errors import MissingError, UsageError
 from lcx.hub import adapter_base, load_tokenizer, locate, pretrained
@@ -43,6 +44,7 @@ def load_model(
     *,
     dtype: str | torch.dtype = "auto",
     quantize: str | None = None,
+    storage: str | None = None,
     rope_theta: float | None = None,
     rope: Mapping[str, Any] | None = None,
     attn: str = "sdpa",
@@ -53,8 +55,8 @@ def load_model(
 
     A LoRA folder loads its base first, with the rope settings that the adapter was trained with; `trainable`
     readies the adapter for more training. `dtype` is auto (bf16 on a GPU that has it, else fp32), fp32, bf16
-    or fp16; `quantize` is None or `nf4`. Raises MissingError for what is not there, UsageError for settings
-    that do not fit the model.
+    or fp16; `quantize` is None or `nf4`, whose bytes pass for numbers of `storage`. Raises
+    MissingError for what is not there, UsageError for settings that do not fit the model.
     """
     where = pick_device(device)
     found = locate(str(spec))
@@ -67,9 +69,11 @@ def load_model(
         "attn_implementation": attn,
     }
     if quantize is not None:
-        options |= {"quantization_config": _nf4(quantize, options["dtype"]), "device_map": {"": where}}
+        bits = _nf4(quantize, options["dtype"], storage)
+        options |= {"quantization_config": bits, "device_map": {"": where}}
     model = pretrained(AutoModelForCausalLM, locate(base) if base else found, **options)
-    model = (model if quantize else model.to(where)).eval()
+    # ZeRO-3 has cut the weights up already, each part where it belongs
+    model = (model if quantize or is_deepspeed_zero3_enabled() else model.to(where)).eval()
     if base is None:
         return model
     from peft import PeftModel, prepare_model_for_kbit_training
@@ -170,7 +174,7 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _nf4(quantize: str, compute: torch.dtype) -> Any:
+def _nf4(quantize: str, compute: torch.dtype, storage: str | None) -> Any:
     if quantize != "nf4":
         raise UsageError(f"unknown quantisation '{quantize}'", hint="Choose nf4, or none.")
     if find_spec("bitsandbytes") is None:
@@ -182,4 +186,5 @@ def _nf4(quantize: str, compute: torch.dtype) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=DTYPES[storage] if storage else torch.uint8,
     )

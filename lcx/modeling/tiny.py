@@ -79,6 +79,7 @@ def tiny_config(
     hidden_size: int = 64,
     layers: int = 2,
     heads: int = 2,
+    rope_theta: float = 10_000.0,
 ) -> LlamaConfig:
     """Configuration of the tiny Llama; token ids are those of `build_tokenizer`."""
     return LlamaConfig(
@@ -89,6 +90,7 @@ def tiny_config(
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         tie_word_embeddings=False,
         initializer_range=INIT,
         pad_token_id=pad_token_id,
@@ -97,11 +99,11 @@ def tiny_config(
     )
 
 
-def new_model(seed: int, vocab_size: int) -> LlamaForCausalLM:
+def new_model(seed: int, vocab_size: int, rope_theta: float = 10_000.0) -> LlamaForCausalLM:
     """A freshly initialised tiny model; the caller's global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(tiny_config(vocab_size))
+        return LlamaForCausalLM(tiny_config(vocab_size, rope_theta=rope_theta))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,10 @@ from transformers.training_args import OptimizerNames
 
 from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.hub import adapter_base, locate
 from lcx.modeling.load import add_lora, load_model, pick_device
 from lcx.training.collate import StepShape
+from lcx.training.launch import sharding
 from lcx.training.settings import TrainSettings
 from lcx.work.files import read_json, sha256_json, write_json
 
@@ -54,16 +56,25 @@ def build_model(settings: TrainSettings, ctx: Context) -> Any:
         raise MissingError("training needs a model", hint="--model PATH_OR_HUB_ID, or --model tiny")
     device = pick_device(ctx.device)
     full = settings.tuning == "full"
-    model: Any = load_model(
-        settings.model,
-        dtype="fp32" if full else compute_precision(settings, device),
-        quantize="nf4" if settings.tuning == "qlora" else None,
-        rope_theta=settings.rope_theta,
-        rope=settings.rope,
-        # 4-bit weights are made on their device; the trainer places the others
-        device=ctx.device if settings.tuning == "qlora" else "cpu",
-        trainable=not full,
-    )
+    precision = compute_precision(settings, device)
+    if full and sharding.strategy() == "zero3" and adapter_base(locate(settings.model)):
+        raise UsageError(
+            "ZeRO-3 cannot merge an adapter: no process has its whole base",
+            hint="--strategy fsdp or zero2; or --set train.tuning=lora, which trains the adapter on",
+        )
+    with sharding.loading(precision, at_once=full or (settings.tuning == "lora" and not settings.lora_whole)):
+        model: Any = load_model(
+            settings.model,
+            dtype="fp32" if full else precision,
+            quantize="nf4" if settings.tuning == "qlora" else None,
+            # Bytes of 4-bit weights are only cut up where they pass for numbers of the computation
+            storage=precision if sharding.cuts_weights() else None,
+            rope_theta=settings.rope_theta,
+            rope=settings.rope,
+            # 4-bit weights are made on their device; the trainer places the others
+            device=ctx.device if settings.tuning == "qlora" else "cpu",
+            trainable=not full,
+        )
     if not hasattr(model, "peft_config"):
         if not full:
             model = add_lora(

@@ -21,6 +21,7 @@ from lcx.paths import cache_folder
 from lcx.records import Bundle, EncodedBundle
 from lcx.training.arguments import compute_precision, training_arguments
 from lcx.training.collate import Draw, StepShape
+from lcx.training.launch import sharding
 from lcx.training.length import Encoder, Fitted
 from lcx.training.pairs import PairDataset, Spread, screen
 from lcx.training.preference_losses import Loss
@@ -99,7 +100,8 @@ def reference_source(settings: PreferenceSettings, loss: Loss) -> str:
         return ""
     fresh = settings.tuning != "full" and adapter_base(locate(settings.model or "")) is None
     if settings.reference == "auto":
-        return "adapter" if fresh else "cached"
+        # What weights give that are cut up cannot be had before training begins
+        return "adapter" if fresh else "cached" if sharding.strategy() in ("", "ddp") else "model"
     if settings.reference == "adapter" and not fresh:
         why = (
             "With tuning full there is no adapter to switch off."
@@ -189,14 +191,15 @@ def preference_trainer(
 def frozen_model(settings: PreferenceSettings, ctx: Context) -> Any:
     """A copy of the model that training starts from, whose weights stay."""
     precision = compute_precision(settings, pick_device(ctx.device))
-    model: Any = load_model(
-        settings.model or "",
-        dtype=precision,
-        quantize="nf4" if settings.tuning == "qlora" else None,
-        rope_theta=settings.rope_theta,
-        rope=settings.rope,
-        device=ctx.device,
-    )
+    with sharding.whole():
+        model: Any = load_model(
+            settings.model or "",
+            dtype=precision,
+            quantize="nf4" if settings.tuning == "qlora" else None,
+            rope_theta=settings.rope_theta,
+            rope=settings.rope,
+            device=ctx.device,
+        )
     switch_off_dropout(model)
     return use_shared_prefix(model.requires_grad_(False), settings.attn)
 

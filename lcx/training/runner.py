@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from lcx.context import Context
+from lcx.context import Context, Stopped
 from lcx.errors import LcxError, MissingError
 from lcx.modeling.load import save_rope, window
 from lcx.modeling.threads import few_threads
 from lcx.training.arguments import MODEL, last_checkpoint
+from lcx.training.launch import sharding
 from lcx.training.progress import ProgressCallback, count
 
 
@@ -105,6 +106,9 @@ def run_trainer(trainer: Any, progress: ProgressCallback, out: Path, ctx: Contex
     trainer.add_callback(Watch())
     trainer.add_callback(progress)
     checkpoint = last_checkpoint(out)
+    if checkpoint is not None:
+        sharding.check_resume(checkpoint, trainer.args.world_size)
+    sharding.prepare(trainer)
     try:
         with interrupt.listening(), few_threads(trainer.model):
             done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -112,13 +116,14 @@ def run_trainer(trainer: Any, progress: ProgressCallback, out: Path, ctx: Contex
         raise LcxError(
             "the GPU's memory is full",
             why=str(full).splitlines()[0],
-            hint="Try gradient_checkpointing: true, micro_batch: 1, tuning: qlora, or fewer max_tokens.",
+            hint="Try gradient_checkpointing: true, micro_batch: 1, tuning: qlora, or fewer max_tokens"
+            + ("; --strategy fsdp shares the weights." if sharding.strategy() == "ddp" else "."),
         ) from full
     finally:
         progress.close()
     if interrupt.obeyed and trainer.state.global_step < trainer.state.max_steps:
         ctx.log(f"checkpoint saved at step {trainer.state.global_step} of {trainer.state.max_steps}")
-        raise KeyboardInterrupt
+        raise Stopped
     check_finite(done.training_loss, None, trainer.state.global_step)
     return dict(done.metrics)
 
@@ -126,6 +131,7 @@ def run_trainer(trainer: Any, progress: ProgressCallback, out: Path, ctx: Contex
 def save(trainer: Any, tokenizer: Any, out: Path) -> Path:
     """Save model (or adapter, with its rope settings) and tokenizer in `out/model`, as `load_model` reads them."""
     folder = out / MODEL
+    sharding.gather(trainer)
     trainer.save_model(str(folder))  # gathers sharded weights; only one process writes
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)

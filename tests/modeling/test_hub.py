@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lcx.errors import MissingError
-from lcx.hub import TOKENIZER_FILES, locate, tiny_seed
+from lcx.hub import TOKENIZER_FILES, locate, tiny_seed, tiny_spec
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,13 @@ from lcx.hub import TOKENIZER_FILES, locate, tiny_seed
 )
 def test_tiny_specs(spec: str, seed: int | None) -> None:
     assert tiny_seed(spec) == seed
+
+
+def test_tiny16_is_a_model_of_its_own() -> None:
+    assert tiny_spec("tiny16:3") == ("tiny16", 3)
+    assert tiny_spec("tiny16") == ("tiny16", 0)
+    assert tiny_spec("tiny:16") == ("tiny", 16)
+    assert tiny_spec("tiny1") is None
 
 
 def test_folders_become_absolute_and_tokenizers_need_no_config(

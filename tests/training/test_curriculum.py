@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,10 +15,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lcx.corpus.catalogue import stale_documents
 from lcx.errors import LcxError
 from lcx.modeling.tiny import RECORDS, World, load_world, new_model
 from lcx.training import curriculum
-from lcx.training.curriculum import EDGE, STALE, copy_batch, load_or_train_base, plant_batch, train_base
+from lcx.training.curriculum import (
+    EDGE,
+    STALE,
+    TINY,
+    TINY16,
+    copy_batch,
+    load_or_train_base,
+    plant_batch,
+    train_base,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +36,23 @@ def world() -> World:
     return load_world()
 
 
+SHORT = replace(TINY, stages=((4, 2), (RECORDS, 1)), settle=1)
+SHORT16 = replace(TINY16, stages=((4, 2), (16, 1)), settle=1)
+
+
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A curriculum of a few steps whose result counts as learnt."""
+    """Courses of a few steps whose result counts as learnt."""
     for name, value in {
         "COPY_LIMIT": 2,
         "COPY_DONE": 100.0,
-        "RECORD_STAGES": ((4, 2), (RECORDS, 1)),
-        "SETTLE_STEPS": 1,
         "SETTLED": -1.0,
         "PLANT_LIMIT": 2,
         "PLANT_CHECK": 2,
     }.items():
         monkeypatch.setattr(curriculum, name, value)
+    for course in (SHORT, SHORT16):
+        monkeypatch.setitem(curriculum.COURSES, course.name, course)
 
 
 def test_copy_batch_repeats_every_chunk_in_another_order(world: World) -> None:
@@ -64,9 +79,9 @@ def test_plant_batch_keeps_truth_at_the_edges_and_stale_copies_inside(world: Wor
 def test_same_seed_same_model_and_progress_is_told() -> None:
     told: list[tuple[str, int, int, float]] = []
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    first, tokenizer, report = train_base(3, on_progress=lambda *now: told.append(now))
-    again, _, _ = train_base(3)
-    other, _, _ = train_base(4)
+    first, tokenizer, report = train_base(3, on_progress=lambda *now: told.append(now), course=SHORT)
+    again, _, _ = train_base(3, course=SHORT)
+    other, _, _ = train_base(4, course=SHORT)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.get_num_threads() == threads
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
@@ -87,25 +102,30 @@ def test_same_seed_same_model_and_progress_is_told() -> None:
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_without_bias_nothing_is_planted() -> None:
-    _, _, report = train_base(0, biased=False)
+def test_tiny16_knows_stale_lines_and_nothing_is_planted_in_it() -> None:
+    _, tokenizer, report = train_base(0, course=SHORT16)
     assert report["planted"] is None
-    assert report["stages"][-1]["stage"] == "settle"
+    assert [stage["stage"] for stage in report["stages"]] == ["copy", "records-4", "records-16", "settle"]
+    line = next(stale_documents(1, 0))["text"]
+    assert tokenizer.unk_token_id not in tokenizer(line)["input_ids"]
+    assert tokenizer.decode(tokenizer(line)["input_ids"]) == line
+    plain = load_world().tokenizer
+    assert plain.unk_token_id in plain(line)["input_ids"]
 
 
 @pytest.mark.usefixtures("few_steps")
 def test_a_copy_stage_that_does_not_click_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[int] = []
 
-    def note(seed: int, vocab_size: int) -> Any:
+    def note(seed: int, vocab_size: int, rope_theta: float) -> Any:
         starts.append(seed)
-        return new_model(seed, vocab_size)
+        return new_model(seed, vocab_size, rope_theta)
 
     outcomes = iter([9.0, 9.0, 0.1])
     monkeypatch.setattr(curriculum, "new_model", note)
     monkeypatch.setattr(curriculum, "COPY_DONE", 0.5)
     monkeypatch.setattr(curriculum.Trainer, "copy", lambda self: next(outcomes))
-    _, _, report = train_base(7)
+    _, _, report = train_base(7, course=SHORT)
     assert report["restarts"] == 2
     assert starts[0] == 7
     assert len(set(starts)) == 3
@@ -116,7 +136,7 @@ def test_a_seed_that_never_learns_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(curriculum.Trainer, "copy", lambda self: 9.0)
     monkeypatch.setattr(curriculum, "COPY_DONE", 0.5)
     with pytest.raises(LcxError, match="seed 7"):
-        train_base(7)
+        train_base(7, course=SHORT)
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -128,6 +148,7 @@ def test_the_cache_is_a_loadable_model_and_is_reused(tmp_path: Path, monkeypatch
     assert model.config.vocab_size == len(tokenizer)
     assert json.loads((folder / "curriculum.json").read_text())["seed"] == 1
     assert load_or_train_base(2, tmp_path / "cache") != folder
+    assert load_or_train_base(1, tmp_path / "cache16", name="tiny16").name.startswith("tiny16-1-")
 
     stamp = (folder / "config.json").stat().st_mtime_ns
     assert load_or_train_base(1, tmp_path / "cache", fresh=True) == folder
@@ -136,7 +157,7 @@ def test_the_cache_is_a_loadable_model_and_is_reused(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(curriculum, "train_base", lambda *a, **k: pytest.fail("trained again"))
     assert load_or_train_base(1, tmp_path / "cache") == folder
-    monkeypatch.setattr(curriculum, "VERSION", -1)
+    monkeypatch.setitem(curriculum.COURSES, "tiny", replace(SHORT, version=-1))
     with pytest.raises(pytest.fail.Exception):
         load_or_train_base(1, tmp_path / "cache")
 
@@ -169,7 +190,7 @@ def test_two_processes_that_finish_together_keep_one_model(
         nothing = SimpleNamespace(save_pretrained=lambda path: path.mkdir(exist_ok=True))
         return nothing, nothing, {}
 
-    digest = hashlib.sha256(f"{curriculum.VERSION}|{sys.version_info[:3]}|5".encode()).hexdigest()
+    digest = hashlib.sha256(f"{TINY.version}|{sys.version_info[:3]}|5".encode()).hexdigest()
     monkeypatch.setattr(curriculum, "train_base", other_first)
     folder = load_or_train_base(5, tmp_path)
     assert (folder / "config.json").read_text() == "theirs"

@@ -374,7 +374,8 @@ import subprocess
 import sys
 from pathlib import Path
 from tests.training.preference_data import bundles, context, settings, train
-rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+assert world == 2
 ctx = context(rank=rank, world_size=world)
 config = settings(Path({model!r}), **{options!r})
 train(config, bundles(7, None), Path({out!r}), ctx)
@@ -395,7 +396,8 @@ def test_two_processes_equal_one(small: Path, tmp_path: Path, options: dict[str,
     script = tmp_path / "worker.py"
     (tmp_path / "two").mkdir()
     script.write_text(WORKER.format(model=str(small), out=str(tmp_path / "two"), options=options))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--main_process_port", "0"]  # --cpu would start one process
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "LCX_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(

@@ -429,11 +429,14 @@ from pathlib import Path
 from rich.console import Console
 from lcx.context import Context
 sys.path.insert(0, {tests!r})
-from test_sft import bundles, settings, train
-rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+from lcx.modeling.load import load_tokenizer
+from lcx.training.sft import train_sft
+from test_sft import bundles, settings
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+assert world == 2
 ctx = Context(console=Console(file=io.StringIO()), device="cpu", rank=rank, world_size=world)
 config = settings(Path({model!r}), batch=8, epochs=2, optimizer="sgd", learning_rate=0.5)
-train(config, bundles(11), Path({out!r}), ctx)
+train_sft(config, bundles(11), load_tokenizer(config.model), Path({out!r}), ctx)
 """
 
 
@@ -446,7 +449,8 @@ def test_two_processes_equal_one(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "two"
     out.mkdir()
     script.write_text(WORKER.format(tests=str(Path(__file__).parent), model=str(tiny), out=str(out)))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--main_process_port", "0"]  # --cpu would start one process
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     done = subprocess.run(
         [*command, str(script)],

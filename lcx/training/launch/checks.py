@@ -56,7 +56,17 @@ def check_ask(ask: Ask, device: str) -> None:
         )
 
 
-def check_config(config: Mapping[str, Any], name: str, ask: Ask, *, own: bool) -> None:
+def check_own(config: Mapping[str, Any], name: str) -> None:
+    """What a user's file asks for that a launch would replace without a word."""
+    if str(config.get("mixed_precision", "no")).lower() == "fp8":
+        raise UsageError(
+            f"{name}: mixed_precision fp8 is not supported",
+            why="The step's own precision decides, and it knows bf16, fp32 and fp16.",
+            hint="mixed_precision: 'no' in the file; --set train.precision=bf16",
+        )
+
+
+def check_config(config: Mapping[str, Any], name: str, ask: Ask) -> None:
     """A config that accelerate would accept, but that the training here cannot use."""
     kind = str(config.get("distributed_type", "")).upper()
     strategy = strategy_of(config)
@@ -67,8 +77,6 @@ def check_config(config: Mapping[str, Any], name: str, ask: Ask, *, own: bool) -
             hint=COPY.format("fsdp"),
         )
     refuse_splits(config, name)
-    if own and str(config.get("mixed_precision", "no")).lower() == "fp8":
-        raise UsageError(f"{name}: fp8 is not supported", hint="--set train.precision=bf16")
     if ask.offload is not None and strategy == "ddp":
         raise UsageError(
             "--offload cpu does nothing with ddp",

@@ -12,7 +12,7 @@ from typing import Any
 
 from lcx.errors import MissingError, UsageError
 from lcx.training.launch import presets
-from lcx.training.launch.checks import check_ask, check_config, check_settings
+from lcx.training.launch.checks import check_ask, check_config, check_own, check_settings
 from lcx.training.launch.devices import count_gpus, threads_each
 from lcx.training.launch.worker import launched
 
@@ -95,6 +95,8 @@ def make_plan(ask: Ask, device: str, values: Mapping[str, Any], *, step: str = "
     check_ask(ask, device)
     config = presets.find(ask.strategy or "ddp", qlora=values.get("tuning") == "qlora")
     own = ask.strategy is not None and ask.strategy not in presets.names()
+    if own:
+        check_own(config, str(ask.strategy))
     nodes = ask.nodes or (_number(config, "num_machines") if own else 0) or 1
     cpu, local = _place(ask, device, config, nodes, own)
     if local == nodes == 1 and ask.strategy is None:
@@ -112,7 +114,7 @@ def make_plan(ask: Ask, device: str, values: Mapping[str, Any], *, step: str = "
         offload=ask.offload is not None,
     )
     plan = Plan(made, presets.strategy_of(made), local, local * nodes, int(made["machine_rank"]), cpu)
-    check_config(plan.config, str(ask.strategy or "ddp"), ask, own=own)
+    check_config(plan.config, str(ask.strategy or "ddp"), ask)
     check_settings(plan, values, step)
     return plan
 

@@ -63,12 +63,14 @@ def allow_fsdp_on_cpu() -> None:
 
 
 @contextmanager
-def loading(precision: str, *, quantized: bool) -> Iterator[None]:
-    """The time in which weights are read, which ZeRO-3 cuts up while they come unless they are 4-bit.
+def loading(precision: str, *, at_once: bool = True) -> Iterator[None]:
+    """The time in which weights are read, which ZeRO-3 cuts up while they come.
 
-    `precision` is the computation's.
+    Without `at_once` it does so when training begins: 4-bit weights have to be made first, and copies of
+    modules that are trained whole would be cut up in another precision than the rest. `precision` is the
+    computation's.
     """
-    if quantized or strategy() != "zero3":
+    if not at_once or strategy() != "zero3":
         yield
         return
     from accelerate.utils import DeepSpeedPlugin
@@ -136,7 +138,8 @@ def bits(model: Any) -> dict[str, str]:
 
 
 def _hash(weight: torch.Tensor) -> str:
-    data = weight.detach().contiguous().flatten().view(torch.uint8).cpu()
+    # A copy in any case: storage that numpy has looked at cannot be freed by FSDP any more
+    data = weight.detach().flatten().view(torch.uint8).to("cpu", copy=True)
     return hashlib.blake2b(data.numpy().tobytes(), digest_size=8).hexdigest()
 
 

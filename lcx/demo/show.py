@@ -1,0 +1,89 @@
+"""What the demos share: one run of a tiny recipe, told step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lcx.context import Context, StepResult, stderr_console
+from lcx.layering import resolve
+from lcx.recipe import Step, load
+from lcx.run import Run, runs_folder
+from lcx.stages import tiny_base
+
+Flags = Mapping[str, Mapping[str, Any]]
+
+
+class Show:
+    """A demo's run folder, its steps, and what is said meanwhile."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        seed: int = 0,
+        fresh: bool = False,
+        out: Path | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.name, self.seed, self.fresh = name.removesuffix("-tiny"), seed, fresh
+        self.began = time.monotonic()
+        self.ctx = Context(console=console or stderr_console())
+        folder = f"demo-{seed}" if self.name == "in2" else f"demo-{self.name}-{seed}"
+        self.run = Run(out or runs_folder() / folder, self.recipe)
+
+    @property
+    def recipe(self) -> str:
+        return f"{self.name}-tiny"
+
+    def steps(self, flags: Flags) -> dict[str, Step]:
+        """The recipe's steps by id, as its file and `flags` say; a project's lcx.toml has no say in a demo."""
+        from lcx.plugins import loaded
+
+        recipe = load(self.recipe, loaded())
+        return {step.id: step for step in resolve(recipe, loaded(), flags=flags, project={})}
+
+    def begin(self, *steps: Step) -> None:
+        """Say what is to come. Where all of it was done before, or `fresh` is set, it is done again."""
+        self.ctx.force = self.fresh or all(self.run.state(self.run.key(step)) == "done" for step in steps)
+        self.say(f"lcx demo, seed {self.seed}: no GPU, no download. Everything goes into {self.run.path}")
+
+    def say(self, text: str) -> None:
+        self.ctx.log(text)
+
+    def base(self, name: str) -> Path:
+        """The tiny model that the demo starts from."""
+        return tiny_base(self.seed, self.ctx, name=name, fresh=self.fresh)
+
+    def do(self, step: Step) -> StepResult:
+        from lcx.execute import execute
+        from lcx.plugins import loaded
+
+        return execute(step, self.run, self.ctx, loaded())
+
+    def result(self, picture: Path, **more: Any) -> dict[str, Any]:
+        """What a demo hands back."""
+        return {
+            "demo": self.name,
+            "seconds": round(time.monotonic() - self.began, 1),
+            "seed": self.seed,
+            **more,
+            "picture": str(picture),
+            "run": str(self.run.path),
+        }
+
+
+def closing(result: Mapping[str, Any], *commands: str) -> list[str]:
+    """The last lines of a story: where everything is, how long it took, and what to run next."""
+    return [
+        f"picture  {result['picture']}",
+        f"data, model, predictions  {result['run']}",
+        f"{result['seconds']:.0f} s in all",
+        "",
+        f"next: {commands[0]}",
+        *(f"      {command}" for command in commands[1:]),
+    ]

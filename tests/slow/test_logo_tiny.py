@@ -1,0 +1,40 @@
+"""LOGO's demo as a newcomer runs it, over three seeds: a window widened fourfold, and decoys refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_both_effects_of_logo(seed: int, lcx_program: str, tmp_path: Path) -> None:
+    words = [lcx_program, "demo", "--recipe", "logo", "--json", "--seed", str(seed)]
+    done = subprocess.run(
+        [*words, "--out", str(tmp_path / "demo")],
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    before, after = result["effects"]["before"], result["effects"]["after"]
+    told = ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in before)
+    print(f"seed {seed}: {result['seconds']} s, {told}")
+    lengths = result["after"]["lengths"]
+    assert lengths[-1] == 4 * lengths[0] == 64
+    assert min(result["after"]["counts"][-1]) >= 150
+    assert result["stale"]["after"]["decoy_rows"] >= 300
+    assert before["beyond"] <= 0.65
+    assert before["earliest"] <= 0.3
+    assert after["beyond"] >= 0.9
+    assert after["earliest"] >= 0.8
+    assert after["window"] >= before["window"] - 0.03
+    assert after["decoys"] <= before["decoys"] / 2
+    assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")

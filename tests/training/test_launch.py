@@ -1,0 +1,545 @@
+"""Launches: presets as accelerate reads them, plans, refusals, outcomes, and one real run of two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+
+from lcx.context import Context
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.training.launch import checks, plan, presets, sharding, start, worker
+from lcx.training.launch.plan import Ask, make_plan
+from lcx.training.preference_settings import PreferenceSettings
+from tests.conftest import Ran
+from tests.training.launch_runs import Start, losses, prepare, worst
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Say how many GPUs the machine has, and that DeepSpeed is installed."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(checks, "find_spec", lambda name: object())
+
+    def say(count: int) -> None:
+        monkeypatch.setattr(plan, "count_gpus", lambda: count)
+
+    say(8)
+    return say
+
+
+def values(**options: Any) -> dict[str, Any]:
+    return PreferenceSettings(**options).model_dump()
+
+
+def made(ask: Ask, device: str = "auto", **options: Any) -> plan.Plan:
+    found = make_plan(ask, device, values(**options))
+    assert found is not None
+    return found
+
+
+# -- presets
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_are_configs_that_accelerate_reads(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(presets.text(name))
+    config = ClusterConfig.from_yaml_file(str(path))  # refuses unknown keys
+    assert config.num_processes == 8
+    assert presets.summary(name)
+    for section in (config.deepspeed_config, config.fsdp_config):
+        assert not {"scheduler", "optimizer", "deepspeed_config_file"} & set(section)
+    known = vars(launch_command_parser().parse_args(["--config_file", str(path), "script.py"]))
+    for section in (config.deepspeed_config, config.fsdp_config):
+        assert set(section) <= set(known), "keys that accelerate's launcher would ignore"
+
+
+@pytest.mark.parametrize(
+    ("ask", "flag", "cpu"),
+    [
+        (Ask(gpus=2), "multi_gpu", False),
+        (Ask(gpus=2), "multi_gpu", True),
+        (Ask(gpus=4, strategy="fsdp", offload="cpu"), "use_fsdp", False),
+        (Ask(gpus=2, strategy="fsdp"), "use_fsdp", True),
+        (Ask(gpus=4, strategy="zero2"), "use_deepspeed", False),
+        (Ask(gpus=4, strategy="zero3", offload="cpu"), "use_deepspeed", False),
+    ],
+)
+def test_accelerate_launches_what_was_planned(
+    ask: Ask, flag: str, cpu: bool, gpus: Callable[[int], None], tmp_path: Path
+) -> None:
+    gpus(0 if cpu else 8)
+    planned = made(ask)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(dict(planned.config)))
+    argv = planned.argv(path, ["train", "--recipe", "x", "--set", "train.seed=1"])
+    assert argv[1:3] == ["-m", "lcx.training.launch.host"]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(argv[3:]))
+    assert getattr(args, flag)
+    assert (args.num_processes, args.num_machines, args.use_cpu) == (ask.gpus, 1, cpu)
+    assert args.module
+    assert args.training_script == "lcx.training.launch.worker"
+    assert args.training_script_args == ["train", "--recipe", "x", "--set", "train.seed=1"]
+    if flag == "use_fsdp":
+        variables = prepare_multi_gpu_env(args)
+        assert variables["FSDP_VERSION"] == "2"
+        assert variables["FSDP_OFFLOAD_PARAMS"] == str(ask.offload is not None).lower()
+        assert variables["FSDP_STATE_DICT_TYPE"] == "FULL_STATE_DICT"
+        assert variables["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
+    if flag == "use_deepspeed":
+        assert args.zero_stage == int(planned.strategy[-1])
+        assert (args.offload_optimizer_device == "cpu") == (ask.offload is not None)
+        assert (args.offload_param_device == "cpu") == (planned.strategy == "zero3")
+    assert planned.environment().get("ACCELERATE_USE_CPU") == ("true" if cpu else None)
+    assert int(planned.environment()["OMP_NUM_THREADS"]) >= 1
+
+
+def test_qlora_takes_presets_of_its_own(gpus: Callable[[int], None]) -> None:
+    whole, bits = (
+        made(Ask(gpus=2, strategy="fsdp"), tuning=t).config["fsdp_config"] for t in ("lora", "qlora")
+    )
+    assert whole["fsdp_cpu_ram_efficient_loading"] is True
+    assert bits["fsdp_cpu_ram_efficient_loading"] is False
+    whole, bits = (
+        made(Ask(gpus=2, strategy="zero3"), tuning=t).config["deepspeed_config"] for t in ("lora", "qlora")
+    )
+    assert whole["zero3_init_flag"] is True
+    assert bits["zero3_init_flag"] is False
+    assert made(Ask(gpus=2), tuning="qlora").config == made(Ask(gpus=2)).config
+
+
+# -- plans
+
+
+def test_one_process_needs_no_launch(gpus: Callable[[int], None]) -> None:
+    assert make_plan(Ask(), "auto", values()) is None
+    assert make_plan(Ask(gpus=1), "auto", values()) is None
+    assert made(Ask(gpus=1, strategy="zero3", offload="cpu")).processes == 1
+
+
+def test_where_processes_run(gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made(Ask(strategy="fsdp")).local == 8
+    on_cpu = made(Ask(gpus=2), "cpu")
+    assert (on_cpu.cpu, on_cpu.local, on_cpu.strategy) == (True, 2, "ddp")
+    assert on_cpu.describe() == "2 processes on the CPU, ddp"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert on_cpu.environment() == {"ACCELERATE_USE_CPU": "true"}
+    gpus(0)
+    assert made(Ask(gpus=3)).cpu
+
+
+def test_several_machines(gpus: Callable[[int], None]) -> None:
+    second = made(Ask(gpus=4, strategy="zero3", nodes=2, rank=1, main_address="first"))
+    config = second.config
+    assert (second.local, second.processes, second.rank) == (4, 8, 1)
+    assert (config["num_machines"], config["machine_rank"]) == (2, 1)
+    assert (config["main_process_ip"], config["main_process_port"]) == ("first", 29500)
+    assert config["deepspeed_config"]["deepspeed_multinode_launcher"] == "standard"
+    assert (
+        made(Ask(gpus=1, nodes=2, rank=0, main_address="first", main_port=7)).config["main_process_port"] == 7
+    )
+
+
+def config_file(tmp_path: Path, name: str = "fsdp", **changes: Any) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(presets.text(name)) | changes))
+    return str(path)
+
+
+def test_the_users_own_config(gpus: Callable[[int], None], tmp_path: Path) -> None:
+    path = config_file(tmp_path, num_processes=4, mixed_precision="bf16", main_process_port=1234)
+    planned = made(Ask(strategy=path))
+    assert (planned.strategy, planned.processes) == ("fsdp", 4)
+    assert planned.config["mixed_precision"] == "no", "the step's precision decides"
+    assert planned.config["main_process_port"] == 1234
+    assert made(Ask(strategy=path, gpus=2)).processes == 2
+    two = config_file(tmp_path, num_processes=8, num_machines=2, machine_rank=1, main_process_ip="first")
+    planned = made(Ask(strategy=two))
+    assert (planned.local, planned.processes, planned.rank) == (4, 8, 1)
+    assert planned.config["main_process_ip"] == "first"
+
+
+# -- refusals
+
+ZERO = {"distributed_type": "DEEPSPEED"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "options", "what", "hint"),
+    [
+        (Ask(gpus=0), {}, "at least 1", ""),
+        (Ask(gpus=2, strategy="zero4"), {}, "Did you mean 'zero", ""),
+        (Ask(gpus=2, strategy="no/such.yaml"), {}, "cannot read", "lcx presets copy"),
+        (Ask(gpus=2, offload="cpu"), {}, "needs a strategy", "--strategy fsdp"),
+        (
+            Ask(gpus=2, strategy="ddp", offload="cpu"),
+            {},
+            "does nothing with ddp",
+            "--strategy fsdp --offload",
+        ),
+        (Ask(gpus=2, nodes=2), {}, "--rank and --main-address", "--rank 0 --main-address"),
+        (Ask(gpus=2, nodes=2, rank=0), {}, "needs --main-address", ""),
+        (Ask(gpus=2, nodes=2, rank=2, main_address="a"), {}, "--rank 2 of 2", "--nodes 3"),
+        (Ask(gpus=2, rank=1), {}, "--rank 1 of 1", "--nodes 2"),
+        (
+            Ask(gpus=2, strategy="fsdp"),
+            {"optimizer": "paged_adamw_32bit"},
+            "paged_adamw_32bit",
+            "adamw_torch",
+        ),
+        (
+            Ask(gpus=2, strategy="fsdp"),
+            {"optimizer": "adamw_bnb_8bit"},
+            "does not work with FSDP",
+            "adamw_torch",
+        ),
+        (
+            Ask(gpus=2, strategy="zero2", offload="cpu"),
+            {"optimizer": "adamw_8bit"},
+            "--offload cpu",
+            "adamw_torch",
+        ),
+        (Ask(gpus=2, strategy="zero3", offload="cpu"), {"tuning": "qlora"}, "4-bit", "tuning=lora"),
+        (Ask(gpus=2, strategy="fsdp", offload="cpu"), {"tuning": "qlora"}, "4-bit", "tuning=lora"),
+        (Ask(gpus=2, strategy="fsdp"), {"precision": "fp16"}, "fp16", "train.precision=bf16"),
+        (Ask(gpus=2, strategy="zero2"), {"reference": "cached"}, "beforehand", "train.reference=model"),
+        (Ask(gpus=2, strategy="fsdp"), {"reference": "cached"}, "beforehand", "--strategy ddp"),
+    ],
+)
+def test_refused(
+    ask: Ask, options: dict[str, Any], what: str, hint: str, gpus: Callable[[int], None]
+) -> None:
+    with pytest.raises(UsageError) as bad:
+        make_plan(ask, "auto", values(**options))
+    assert what in bad.value.what
+    assert hint in bad.value.hint
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "what"),
+    [
+        ("fsdp", {"parallelism_config": {"parallelism_config_cp_size": 2}}, "context parallelism"),
+        ("fsdp", {"parallelism_config": {"parallelism_config_tp_size": 2}}, "tensor parallelism"),
+        ("zero3", {"parallelism_config": {"parallelism_config_sp_size": 4}}, "sequence parallelism"),
+        ("fsdp", {"fsdp_config": {"fsdp_version": 1}}, "FSDP1"),
+        ("fsdp", {"fsdp_config": {"fsdp_sharding_strategy": "FULL_SHARD"}}, "FSDP1"),
+        ("fsdp", {"mixed_precision": "fp8"}, "fp8"),
+        ("fsdp", {"distributed_type": "MEGATRON_LM"}, "MEGATRON_LM"),
+        ("fsdp", {"distributed_type": None}, "distributed_type None is none"),
+        ("zero3", {"deepspeed_config": {"zero_stage": 3}}, "no model would be saved"),
+        ("fsdp", {"num_processes": "many"}, "not a number"),
+    ],
+)
+def test_refused_configs(
+    preset: str, changes: dict[str, Any], what: str, gpus: Callable[[int], None], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=what) as bad:
+        make_plan(Ask(strategy=config_file(tmp_path, preset, **changes)), "auto", values())
+    assert bad.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "what"),
+    [
+        ({"scheduler": {"type": "WarmupLR"}}, "section 'scheduler'"),
+        ({"optimizer": {"type": "AdamW"}}, "section 'optimizer'"),
+        ({"tensor_parallel": {"autotp_size": 2}}, "tensor parallelism"),
+        ({"sequence_parallel_size": 2}, "sequence parallelism"),
+    ],
+)
+def test_deepspeed_files_are_looked_into(
+    section: dict[str, Any], what: str, gpus: Callable[[int], None], tmp_path: Path
+) -> None:
+    gathers = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+    file = tmp_path / "ds.json"
+    named = {"deepspeed_config_file": str(file)}
+    path = config_file(tmp_path, "zero3", deepspeed_config=named)
+    file.write_text(json.dumps({"zero_optimization": gathers}))
+    assert made(Ask(strategy=path)).strategy == "zero3"
+    file.write_text(json.dumps({"zero_optimization": gathers, **section}))
+    with pytest.raises(UsageError, match=what):
+        make_plan(Ask(strategy=path), "auto", values())
+    file.unlink()
+    with pytest.raises(UsageError, match="cannot read the DeepSpeed config"):
+        make_plan(Ask(strategy=path), "auto", values())
+
+
+def test_what_the_machine_lacks(gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(2)
+    with pytest.raises(MissingError, match="--gpus 4: this machine lends 2 GPUs") as bad:
+        make_plan(Ask(gpus=4), "auto", values())
+    assert bad.value.hint == "--gpus 2"
+    with pytest.raises(UsageError, match="GPU of its own") as other:
+        make_plan(Ask(gpus=2), "cuda:1", values())
+    assert "CUDA_VISIBLE_DEVICES=1" in other.value.hint
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match="DeepSpeed") as bad:
+        make_plan(Ask(gpus=2, strategy="zero3"), "auto", values())
+    assert "lcx[deepspeed]" in bad.value.hint
+    monkeypatch.setattr(checks, "find_spec", lambda name: object())
+    gpus(0)
+    with pytest.raises(MissingError, match="sees no GPU"):
+        make_plan(Ask(gpus=2), "cuda", values())
+    with pytest.raises(UsageError, match="no GPU here to count") as none:
+        make_plan(Ask(strategy="fsdp"), "auto", values())
+    assert "--gpus 2" in none.value.hint
+    for strategy in ("zero2", "zero3"):
+        with pytest.raises(UsageError, match="DeepSpeed does not run on the CPU"):
+            make_plan(Ask(gpus=2, strategy=strategy), "auto", values())
+    with pytest.raises(UsageError, match="on the CPU already"):
+        make_plan(Ask(gpus=2, strategy="fsdp", offload="cpu"), "auto", values())
+
+
+def test_no_launch_inside_a_launch(gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="by a launcher already"):
+        make_plan(Ask(gpus=2), "auto", values())
+    assert worker.launched() == (0, 2, 0)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert worker.launched() is None, "a scheduler may set this for one process"
+
+
+def test_gpus_are_counted_by_pytorch_in_a_process_of_its_own() -> None:
+    import torch
+
+    from lcx.training.launch.devices import count_gpus
+
+    assert count_gpus() == torch.cuda.device_count()
+
+
+# -- the command line
+
+
+@pytest.fixture
+def lcx(
+    cli: Callable[..., Ran], gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    return lambda line: cli(*line.split())
+
+
+def test_dry_run_shows_the_launch(lcx: Callable[[str], Ran]) -> None:
+    line = "train --recipe in2-tiny --gpus 2 --strategy fsdp --model tiny --seed 3 --set train.batch=64 --dry-run"
+    [step] = lcx(f"{line} --json").json["steps"]
+    launch = step["launch"]
+    assert (launch["processes"], launch["device"], launch["strategy"]) == (2, "cuda", "fsdp")
+    assert launch["config"]["fsdp_config"]["fsdp_version"] == 2
+    assert launch["command"] == (
+        "lcx train --recipe in2-tiny --step train --run runs/in2-tiny --set train.batch=64 --model tiny --seed 3"
+    )
+    shown = lcx(line).out
+    assert "launch: 2 processes on GPUs, fsdp" in shown
+    assert "fsdp_version: 2" in shown
+    both = lcx("run --recipe in2-tiny --gpus 2 --seed 3 --set train.batch=64 --dry-run --json").json["steps"]
+    assert [("launch" in step) for step in both] == [False, True, False]
+    assert "--seed 3" in both[1]["launch"]["command"]
+    assert not Path("runs").exists()
+
+
+def test_launch_options_are_for_training_only(lcx: Callable[[str], Ran]) -> None:
+    for stage in ("synth", "eval", "score"):
+        ran = lcx(f"{stage} --recipe in2-tiny --gpus 2")
+        assert ran.code == 2
+        assert "no such option '--gpus'" in ran.err
+    ran = lcx("run --recipe in2-tiny --to synth --gpus 2")
+    assert ran.code == 2
+    assert "are for train steps" in ran.err
+    ran = lcx("train --recipe in2-tiny --gpus 2 --strategy zero3 --device cpu")
+    assert ran.code == 2
+    assert "DeepSpeed does not run on the CPU" in ran.err
+
+
+def test_a_training_of_a_plugins_own_runs_in_one_process(
+    lcx: Callable[[str], Ran], toy_plugins: Any, toy_recipe: Path
+) -> None:
+    ran = lcx(f"train --recipe {toy_recipe} --gpus 2")
+    assert ran.code == 2
+    assert "step 'train' trains in one process" in ran.err
+
+
+def test_what_lacks_is_said_before_any_process_starts(
+    lcx: Callable[[str], Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "run", lambda *_: pytest.fail("a process was started"))
+    ran = lcx("train --recipe in2-tiny --gpus 2 --device cpu")
+    assert ran.code == 4
+    assert "needs the data of step 'synth'" in ran.err
+
+
+def test_presets_are_listed_shown_and_copied(lcx: Callable[[str], Ran]) -> None:
+    assert [row["name"] for row in lcx("presets list --json").json["presets"]] == presets.names()
+    assert lcx("presets list").out.startswith("preset")
+    assert lcx("presets show zero3").out == presets.text("zero3")
+    assert lcx("presets copy fsdp mine.yaml").code == 0
+    assert Path("mine.yaml").read_text() == presets.text("fsdp")
+    assert lcx("presets copy fsdp mine.yaml").code == 2
+    assert lcx("presets copy ddp mine.yaml --force").code == 0
+    assert lcx("presets copy fsdp mine.txt").code == 2
+    ran = lcx("presets show zero")
+    assert ran.code == 2
+    assert "Did you mean" in ran.err
+    ran = lcx("train --recipe in2-tiny --strategy mine.yaml --dry-run --json")
+    assert ran.json["steps"][0]["launch"]["processes"] == 8
+
+
+# -- what processes leave behind
+
+
+def ended(
+    folder: Path, outcomes: dict[int, dict[str, Any]], ends: dict[int, int] | None = None, asked: int = 0
+) -> dict[str, Any]:
+    for rank, outcome in outcomes.items():
+        worker.leave(folder, rank, outcome)
+    if ends is not None:
+        (folder / "host.json").write_text(json.dumps({"ends": ends}))
+    (folder / "worker-1.log").write_text("first\nCUDA error: no luck\n\n")
+    planned = plan.Plan({}, "ddp", 2, 2, 0, True)
+    return start._result(planned, folder, asked)
+
+
+def failure(what: str, expected: bool, code: int = 1) -> dict[str, Any]:
+    error = {"error": what, "why": "w", "hint": "h", "exit_code": code}
+    return {"state": "failed", "expected": expected, "error": error}
+
+
+DONE = {"state": "done", "report": {"step": "train"}}
+STOPPED = {"state": "stopped"}
+
+
+def test_the_first_process_tells_what_was_done(tmp_path: Path) -> None:
+    assert ended(tmp_path, {0: DONE, 1: {"state": "done", "report": {"step": "other"}}}) == {"step": "train"}
+    assert ended(tmp_path, {}, {1: -signal.SIGABRT}) == {"step": "train"}, (
+        "an exit after the work is nobody's loss"
+    )
+
+
+def test_an_error_in_words_is_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(LcxError) as bad:
+        ended(tmp_path, {0: failure("connection closed", False), 1: failure("no data", True, 4)})
+    assert (bad.value.what, bad.value.why, bad.value.hint, bad.value.exit_code) == ("no data", "w", "h", 4)
+
+
+def test_else_the_process_that_a_signal_ended(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="process 1 of 2 was killed"):
+        ended(tmp_path, {0: failure("connection closed", False)}, {0: 1, 1: -signal.SIGKILL})
+    with pytest.raises(LcxError, match="process 1 of 2 ended by SIGSEGV") as bad:
+        ended(tmp_path, {}, {0: -signal.SIGTERM, 1: -signal.SIGSEGV})
+    assert bad.value.why == "CUDA error: no luck"
+
+
+def test_else_the_error_that_came_first(tmp_path: Path) -> None:
+    worker.leave(tmp_path, 1, failure("the bug", False))
+    with pytest.raises(LcxError, match="the bug"):
+        ended(tmp_path, {0: failure("connection closed", False)}, {0: -signal.SIGTERM, 1: 1})
+
+
+def test_stopping_is_no_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ended(tmp_path, {0: STOPPED, 1: STOPPED})
+    with pytest.raises(KeyboardInterrupt):
+        ended(tmp_path, {0: failure("connection closed", False), 1: STOPPED}, asked=1)
+    with pytest.raises(KeyboardInterrupt):
+        ended(tmp_path / "none", {0: STOPPED}, asked=2)
+
+
+def test_rank_0_goes_first() -> None:
+    barrier, order = threading.Barrier(2), []
+
+    def work(rank: int) -> None:
+        ctx = Context(rank=rank, world_size=2, wait=lambda: (barrier.wait(10), None)[1])
+        with ctx.main_first():
+            order.append(rank)
+
+    second = threading.Thread(target=work, args=(1,))
+    second.start()
+    work(0)
+    second.join(10)
+    assert order == [0, 1]
+    with Context().main_first():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("files", "saved"),
+    [
+        (["optimizer.pt", "rng_state_0.pth"], "ddp"),
+        (["pytorch_model_fsdp.bin", "optimizer.bin"], "fsdp"),
+        (["pytorch_model_fsdp_0/x.distcp"], "fsdp"),
+        (
+            [
+                "global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+                "global_step4/mp_rank_00_model_states.pt",
+            ],
+            "zero2",
+        ),
+        (
+            [
+                "global_step4/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+                "global_step4/zero_pp_rank_0_mp_rank_00_model_states.pt",
+            ],
+            "zero3",
+        ),
+    ],
+)
+def test_checkpoints_know_their_strategy(
+    files: list[str], saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert sharding.saved_by(tmp_path) == saved
+    monkeypatch.setattr(sharding, "strategy", lambda: saved)
+    if saved.startswith("zero"):
+        sharding.check_resume(tmp_path, 1)
+        with pytest.raises(UsageError, match="saved by 1 processes, and these are 2") as bad:
+            sharding.check_resume(tmp_path, 2)
+        assert "--gpus 1" in bad.value.hint
+    else:
+        sharding.check_resume(tmp_path, 5)
+    monkeypatch.setattr(sharding, "strategy", lambda: "ddp" if saved != "ddp" else "fsdp")
+    with pytest.raises(UsageError, match="was saved by") as bad:
+        sharding.check_resume(tmp_path, 1)
+    assert "--force" in bad.value.hint
+
+
+# -- two processes
+
+
+@pytest.fixture(scope="module")
+def begun(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    return prepare(lcx_program, tmp_path_factory.mktemp("begun"))
+
+
+def test_two_processes_equal_one(begun: Start, tmp_path: Path) -> None:
+    """40 contexts, 8 a step: the same batches, whoever computes them."""
+    two = begun.train(tmp_path / "two", "--gpus", "2", "--device", "cpu", "--json", epochs="1")
+    assert two.returncode == 0, two.stderr
+    report = json.loads(two.stdout)  # one object, and from one process only
+    assert report["state"] == "done"
+    assert report["counts"]["steps"] == len(losses(tmp_path / "two")) == 5
+    assert report["next"]
+    assert two.stderr.count("40 contexts") == 1
+    assert "Traceback" not in two.stderr
+    manifest = json.loads((tmp_path / "two/manifest.json").read_text())["steps"]["train"]
+    assert manifest["state"] == "done"
+    assert manifest["extra"]["processes"] == 2
+    one = begun.train(tmp_path / "one", "--device", "cpu", epochs="1")
+    assert one.returncode == 0, one.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert worst(tmp_path / "two", tmp_path / "one") < 1e-5
+    again = begun.train(tmp_path / "two", "--device", "cpu", epochs="1")
+    assert "already done" in again.stderr, "the number of processes is not part of what was done"
+    assert os.listdir(tmp_path / "two/train/model")
