@@ -70,7 +70,7 @@ def test_the_readmes_lcx_commands_parse(cli: Any) -> None:
             assert recipe_of.setdefault(given["--run"], given["--recipe"]) == given["--recipe"]
     for line in found:
         words = shlex.split(line, comments=True)[1:]
-        ran = cli(*words, "--dry-run")
+        ran = cli(*words, *([] if words[0] == "forecast" else ["--dry-run"]))
         assert ran.code == 0, f"{line}\n{ran.err}"
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.slow.demos import Demo, demos
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+SEEDS = (0, 1, 2)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_demo_shows_the_bias_and_the_cure(seed: int, lcx_program: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [lcx_program, "demo", "--json", "--seed", str(seed), "--out", str(tmp_path / "demo")],
-        capture_output=True,
-        text=True,
-        env={**os.environ},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def running(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Demo]]:
+    with demos(lcx_program, tmp_path_factory.mktemp("in2"), SEEDS) as found:
+        yield found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_demo_shows_the_bias_and_the_cure(seed: int, running: dict[int, Demo]) -> None:
+    result = running[seed].result()
     before, after = result["before"], result["after"]
     print(
         f"seed {seed}: {result['seconds']} s, gap {before['val:database']['gap']:.3f} -> "

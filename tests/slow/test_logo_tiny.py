@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.slow.demos import Demo, demos
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+SEEDS = (0, 1, 2)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_both_effects_of_logo(seed: int, lcx_program: str, tmp_path: Path) -> None:
-    words = [lcx_program, "demo", "--recipe", "logo", "--json", "--seed", str(seed)]
-    done = subprocess.run(
-        [*words, "--out", str(tmp_path / "demo")],
-        capture_output=True,
-        text=True,
-        env={**os.environ},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def running(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Demo]]:
+    with demos(lcx_program, tmp_path_factory.mktemp("logo"), SEEDS, "--recipe", "logo") as found:
+        yield found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_both_effects_of_logo(seed: int, running: dict[int, Demo]) -> None:
+    result = running[seed].result()
     before, after = result["effects"]["before"], result["effects"]["after"]
     told = ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in before)
     print(f"seed {seed}: {result['seconds']} s, {told}")

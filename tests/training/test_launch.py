@@ -84,14 +84,14 @@ def test_accelerate_launches_what_was_planned(
     planned = made(ask)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(dict(planned.config)))
-    argv = planned.argv(path, ["train", "--recipe", "x", "--set", "train.seed=1"])
+    argv = planned.argv(path)
     assert argv[1:3] == ["-m", "lcx.training.launch.host"]
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(argv[3:]))
     assert getattr(args, flag)
     assert (args.num_processes, args.num_machines, args.use_cpu) == (ask.gpus, 1, cpu)
     assert args.module
     assert args.training_script == "lcx.training.launch.worker"
-    assert args.training_script_args == ["train", "--recipe", "x", "--set", "train.seed=1"]
+    assert args.training_script_args == []
     if flag == "use_fsdp":
         variables = prepare_multi_gpu_env(args)
         assert variables["FSDP_VERSION"] == "2"

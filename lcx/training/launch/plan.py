@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ class Plan:
     rank: int
     cpu: bool
 
-    def argv(self, config: Path, words: Sequence[str]) -> list[str]:
-        """The launcher's command line for a config file; every process runs `lcx` with these words."""
-        return [sys.executable, "-m", HOST, "--config_file", str(config), "-m", WORKER, *words]
+    def argv(self, config: Path) -> list[str]:
+        """The launcher's command line for a config file."""
+        return [sys.executable, "-m", HOST, "--config_file", str(config), "-m", WORKER]
 
     def environment(self) -> dict[str, str]:
         """What the processes need besides this process's variables."""

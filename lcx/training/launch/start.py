@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import yaml
 from lcx.errors import LcxError, MissingError
 from lcx.training.launch.host import NOTE
 from lcx.training.launch.plan import Plan
-from lcx.training.launch.worker import FOLDER, PARENT, read_outcomes
+from lcx.training.launch.worker import FOLDER, PARENT, WORDS, read_outcomes
 from lcx.work.files import read_json
 
 GRACE = 20.0
@@ -35,9 +36,11 @@ def run(plan: Plan, words: Sequence[str]) -> dict[str, Any]:
         folder = Path(name)
         config = folder / "accelerate.yaml"
         config.write_text(yaml.safe_dump(dict(plan.config), sort_keys=False), encoding="utf-8")
+        # Not as arguments: launchers read some of them as their own
+        (folder / WORDS).write_text(json.dumps(list(words)), encoding="utf-8")
         environment = {**os.environ, **plan.environment(), FOLDER: name, PARENT: str(os.getpid())}
         process = subprocess.Popen(
-            plan.argv(config, words),
+            plan.argv(config),
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C comes to this process, which passes it on once

@@ -1,8 +1,8 @@
 """One of several processes that train: its number, its silence, and what it leaves for the command that started it.
 
-`python -m lcx.training.launch.worker train ...` is what a launch starts. Each process leaves an outcome file (its
-report, its error, or that it was stopped) in the launch's folder: exit codes and tracebacks of processes do not
-survive their launcher, and only one of several errors is the cause. Torch-free.
+`python -m lcx.training.launch.worker` is what a launch starts. Each process finds the command line that it is to run in
+the launch's folder, and leaves its outcome there (its report, its error, or that it was stopped): exit codes and
+tracebacks of processes do not survive their launcher, and only one of several errors is the cause. Torch-free.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER, PARENT = "LCX_LAUNCH_FOLDER", "LCX_LAUNCH_PARENT"
 """Variables: where outcomes are left, and the process id of the command that waits for the launcher."""
+WORDS = "words.json"
 WATCH_SECONDS = 1.0
 
 
@@ -86,7 +87,7 @@ def joined(ctx: Context) -> Iterator[None]:
     part(ctx)  # not after an error: the others may never come
 
 
-def main(argv: Sequence[str]) -> int:
+def main() -> int:
     """Run one lcx command as a worker; its exit code tells the launcher whether the others may go on."""
     place = launched()
     if place is None:
@@ -95,8 +96,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         _settle(folder, place.rank)
         from lcx.cli.boundary import attempt
+        from lcx.work.files import read_json
 
-        ended = attempt(argv)
+        ended = attempt(read_json(folder / WORDS))
     except KeyboardInterrupt:
         leave(folder, place.rank, {"state": "stopped"})
         return 130
@@ -159,4 +161,4 @@ def read_outcomes(folder: Path) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     from lcx.training.launch import worker  # the module that others import is not this one
 
-    raise SystemExit(worker.main(sys.argv[1:]))
+    raise SystemExit(worker.main())

@@ -1,0 +1,217 @@
+"""Two processes on the CPU: equal results, kills, resuming with another number, errors, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.training.launch_runs import Start, losses, prepare, saboteur, worst
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+TWO = ("--gpus", "2", "--device", "cpu")
+FSDP = (*TWO, "--strategy", "fsdp")
+ONE = ("--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def begun(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    return prepare(lcx_program, tmp_path_factory.mktemp("begun"))
+
+
+@pytest.fixture(scope="module")
+def whole(begun: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in one process that nothing disturbed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = begun.train(run, *ONE)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(run)) == 20
+    assert losses(run)[-1] < losses(run)[0]
+    return run
+
+
+def equal(run: Path, whole: Path) -> None:
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-5)
+    assert worst(run, whole) < 1e-5
+
+
+def checkpoints(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "train/checkpoints").glob("checkpoint-*"))
+
+
+def started(begun: Start, run: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        begun.words(run, *words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+
+
+def cut(begun: Start, run: Path, number: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """Send a signal once the first checkpoint is there."""
+    process = started(begun, run, *words)
+    until((run / "train/checkpoints/checkpoint-4/trainer_state.json").is_file, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert not (run / "train/model").exists(), "it was faster than the signal"
+    return subprocess.CompletedProcess([], process.returncode, out, err)
+
+
+def left_over(run: Path) -> list[str]:
+    """Command lines of processes that still work on a run."""
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in shown.splitlines() if str(run) in line]
+
+
+@pytest.mark.parametrize("words", [TWO, FSDP, ("--gpus", "1", "--device", "cpu", "--strategy", "fsdp")])
+def test_equal_to_one_process(begun: Start, whole: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = begun.train(tmp_path / "run", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"]["steps"] == 20
+    equal(tmp_path / "run", whole)
+    sharded = (tmp_path / "run/train/checkpoints/checkpoint-20/pytorch_model_fsdp.bin").is_file()
+    assert sharded == ("fsdp" in words), "accelerate ignores FSDP on the CPU unless it is told not to"
+
+
+@pytest.mark.parametrize("strategy", [TWO, FSDP])
+@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+def test_adapters(begun: Start, tmp_path: Path, strategy: tuple[str, ...], tuning: str) -> None:
+    settings = {"tuning": tuning, "lora_r": "4", "epochs": "2", "gradient_checkpointing": "true"}
+    for run, words in (("one", ONE), ("two", strategy)):
+        done = begun.train(tmp_path / run, *words, **settings)
+        assert done.returncode == 0, done.stderr
+    # 4-bit weights pass through other kernels in other shapes
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert worst(tmp_path / "two", tmp_path / "one") < (1e-5 if tuning == "lora" else 1e-3)
+
+
+def test_trl(begun: Start, tmp_path: Path) -> None:
+    settings = {"engine": "trl", "loss_weighting": "token", "epochs": "1"}
+    for run, words in (("one", ONE), ("two", TWO)):
+        done = begun.train(tmp_path / run, *words, **settings)
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(TWO, ONE), (ONE, TWO), (FSDP, ("--gpus", "1", "--device", "cpu", "--strategy", "fsdp"))],
+)
+def test_killed_and_resumed_by_another_number(
+    begun: Start, whole: Path, tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    killed = cut(begun, run, signal.SIGKILL, *before)
+    assert killed.returncode == -signal.SIGKILL
+    assert not left_over(run), "its processes outlived it"
+    done = begun.train(run, *after)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" in done.stderr
+    equal(run, whole)
+
+
+@pytest.mark.parametrize("words", [TWO, FSDP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed(
+    begun: Start, whole: Path, tmp_path: Path, words: tuple[str, ...], number: int
+) -> None:
+    run = tmp_path / "run"
+    stopped = cut(begun, run, number, *words)
+    assert stopped.returncode == 130
+    assert "finishing this step, then saving a checkpoint" in stopped.stderr
+    last = stopped.stderr.strip().splitlines()
+    assert last[-2] == "error: interrupted"
+    assert last[-1].startswith("hint: resume with: lcx train --recipe in2-tiny")
+    assert last[-1].endswith(" ".join(words))
+    assert "Traceback" not in stopped.stderr
+    assert json.loads((run / "manifest.json").read_text())["steps"]["train"]["state"] == "interrupted"
+    done = begun.train(run, *words)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" in done.stderr
+    equal(run, whole)
+
+
+def test_stopped_before_training(begun: Start, tmp_path: Path) -> None:
+    process = started(begun, tmp_path / "run", *TWO)
+    assert process.stderr is not None
+    assert "2 processes on the CPU" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines()[0] == "error: interrupted"
+    assert "Traceback" not in err
+    assert not left_over(tmp_path / "run")
+
+
+def test_another_strategys_checkpoint(begun: Start, tmp_path: Path) -> None:
+    cut(begun, tmp_path / "run", signal.SIGINT, *TWO)
+    done = begun.train(tmp_path / "run", *FSDP)
+    assert done.returncode == 2
+    assert "was saved by one process or ddp, and this is fsdp" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "code", "told"),
+    [
+        ("typed", 4, ["error: the second process lacks a thing", "why: it was told so", "hint: give it one"]),
+        ("bug", 1, ["error: unexpected ZeroDivisionError: in the second process"]),
+        ("kill", 4, ["error: process 1 of 2 was killed"]),
+    ],
+)
+def test_an_error_in_one_process_ends_all_with_one_error(
+    begun: Start, tmp_path: Path, sabotage: str, code: int, told: list[str]
+) -> None:
+    environment = {**saboteur(tmp_path / "plugin"), "SABOTAGE": sabotage}
+    done = begun.train(tmp_path / "run", *TWO, "--json", environment=environment)
+    assert done.returncode == code, done.stderr
+    shown = done.stderr[done.stderr.index("error:") :].splitlines()
+    assert shown[: len(told)] == told
+    assert len(shown) <= 3
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["exit_code"] == code
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["steps"]["train"]["state"] != "done"
+    assert not left_over(tmp_path / "run")
+
+
+def test_a_loss_that_is_not_a_number(begun: Start, tmp_path: Path) -> None:
+    done = begun.train(tmp_path / "run", *TWO, optimizer="sgd", learning_rate="1e30", max_grad_norm="0")
+    assert done.returncode == 1
+    assert done.stderr.count("error:") == 1
+    assert "became" in done.stderr
+
+
+def test_other_launchers(begun: Start, whole: Path, tmp_path: Path) -> None:
+    """torchrun and its like: every process is lcx itself, and knows its place."""
+    program, *words = begun.words(tmp_path / "run", *ONE, "--json")
+    launcher = [str(Path(program).with_name("torchrun")), "--nproc_per_node", "2", "--master_port", "0"]
+    done = subprocess.run(
+        [*launcher, "-m", "lcx", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["state"] == "done"
+    equal(tmp_path / "run", whole)
+    inside = subprocess.run(
+        [*launcher, "-m", "lcx", *words, "--gpus", "2"], capture_output=True, text=True, check=False
+    )
+    assert inside.returncode != 0
+    assert "by a launcher already" in inside.stderr
