@@ -57,6 +57,8 @@ def heavy_after(*argv: str, **environment: str) -> set[str]:
         "train --recipe in2-tiny --dry-run",
         "eval --recipe in2-tiny --dry-run --json",
         "run --recipe in2 --dry-run",
+        "presets list",
+        "train --recipe in2-tiny --gpus 2 --strategy fsdp --device cpu --dry-run",
     ],
 )
 def test_light_commands_import_nothing_heavy(line: str) -> None:

@@ -199,19 +199,21 @@ def test_a_loss_that_is_not_a_number(begun: Start, tmp_path: Path) -> None:
 def test_other_launchers(begun: Start, whole: Path, tmp_path: Path) -> None:
     """torchrun and its like: every process is lcx itself, and knows its place."""
     program, *words = begun.words(tmp_path / "run", *ONE, "--json")
-    launcher = [str(Path(program).with_name("torchrun")), "--nproc_per_node", "2", "--master_port", "0"]
-    done = subprocess.run(
-        [*launcher, "-m", "lcx", *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    torchrun = str(Path(program).with_name("torchrun"))
+
+    def launch(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [torchrun, "--standalone", "--nproc_per_node", "2", "-m", "--", "lcx", *words, *more],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+
+    done = launch()
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["state"] == "done"
     equal(tmp_path / "run", whole)
-    inside = subprocess.run(
-        [*launcher, "-m", "lcx", *words, "--gpus", "2"], capture_output=True, text=True, check=False
-    )
+    inside = launch("--gpus", "2")
     assert inside.returncode != 0
     assert "by a launcher already" in inside.stderr
