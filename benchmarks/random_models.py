@@ -105,12 +105,16 @@ def _nf4(linear: nn.Linear, device: torch.device) -> nn.Module:
 
 @dataclass(frozen=True)
 class Pass:
-    """Rows of one forward pass: their tokens, query-key pairs and scored tokens; `learns` if one back follows."""
+    """Rows of one forward pass: their tokens, query-key pairs and scored tokens; `learns` if one back follows.
+
+    `spared` are pairs that one layer leaves out.
+    """
 
     tokens: int
     pairs: int
     scored: int
     learns: bool
+    spared: int = 0
 
 
 def causal(tokens: int) -> int:
@@ -125,10 +129,12 @@ def separate_rows(prompt: int, answer: int, rows: int, learns: bool) -> Pass:
 
 
 def shared_rows(prompt: int, answer: int, branches: int, learns: bool) -> Pass:
-    """A prompt once, and every answer behind it; the prompt's last token heads each."""
+    """A prompt once, and every answer behind it; the prompt's last token heads each, and the last layer's
+    answers alone attend.
+    """
     prefix, branch = prompt - 1, answer + 1
     pairs = causal(prefix) + branches * (branch * prefix + causal(branch))
-    return Pass(prefix + branches * branch, pairs, branches * answer, learns)
+    return Pass(prefix + branches * branch, pairs, branches * answer, learns, causal(prefix))
 
 
 def adapter_weights(shape: Shape, rank: int, targets: Sequence[str]) -> int:
@@ -142,14 +148,15 @@ def model_flops(shape: Shape, passes: Sequence[Pass], adapter: int) -> float:
     """FLOPs that a LoRA step needs; what checkpointing computes again, norms and activations are not counted.
 
     Forward: 2 n (W + A) + 4 L p q + 2 t V h, for n tokens, W weights of the layers' matrices, A of adapters, L
-    layers, p causal query-key pairs, q the queries' width, t scored tokens, V words and width h. Backward: as
+    layers, p causal query-key pairs (fewer in the last layer where the trainer leaves some out), q the queries'
+    width, t scored tokens, V words and width h. Backward: as
     much again for frozen matrices and head (gradients of inputs alone), twice for adapters and attention.
     """
     total = 0.0
     for one in passes:
         frozen = 2.0 * one.tokens * shape.layers * shape.layer_linear
         head = 2.0 * one.scored * shape.vocab * shape.hidden
-        pairs = 4.0 * shape.layers * one.pairs * shape.query
+        pairs = 4.0 * (shape.layers * one.pairs - one.spared) * shape.query
         adapters = 2.0 * one.tokens * adapter
         total += (2 if one.learns else 1) * (frozen + head) + (3 if one.learns else 1) * (pairs + adapters)
     return total

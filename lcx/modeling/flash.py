@@ -58,10 +58,12 @@ def flash_pieces(
     rows: Sequence[int],
     scale: float | None,
     dropout: float = 0.0,
+    branches_only: bool = False,
 ) -> list[torch.Tensor]:
     """One bundle's attention: q [1,H,R,D], k and v [1,G,R,D], R = sum(rows), to pieces [1,H,*,D] in order.
 
-    Raises MissingError for tensors of another type than fp16 and bf16.
+    With `branches_only` the prefix's own rows are zeros. Raises MissingError for tensors of another type than
+    fp16 and bf16.
     """
     from flash_attn import flash_attn_func
 
@@ -79,7 +81,11 @@ def flash_pieces(
         )
         return out.transpose(1, 2)
 
-    pieces = [attend(slice(0, prefix), k[:, :prefix], v[:, :prefix])] if prefix else []
+    pieces = []
+    if prefix and branches_only:
+        pieces = [q.new_zeros(1, q.shape[2], prefix, v.shape[-1])]
+    elif prefix:
+        pieces = [attend(slice(0, prefix), k[:, :prefix], v[:, :prefix])]
     start = prefix
     for length in branches:
         own = slice(start, start + length)

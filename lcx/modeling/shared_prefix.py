@@ -182,16 +182,26 @@ def bundle_attention(
     scale: float | None,
     dropout: float = 0.0,
     flash: bool = False,
+    branches_only: bool = False,
 ) -> list[torch.Tensor]:
-    """One bundle's attention: q [1,H,R,D], k and v [1,G,R,D], R = sum(rows), to pieces [1,H,*,D] in order."""
+    """One bundle's attention: q [1,H,R,D], k and v [1,G,R,D], R = sum(rows), to pieces [1,H,*,D] in order.
+
+    With `branches_only` the prefix's own rows are zeros.
+    """
     prefix, *branches = rows
     if flash:
-        return flash_pieces(q, k, v, rows, scale, dropout)
-    if len(branches) < 2:  # one branch follows its prefix as a plain row would
+        return flash_pieces(q, k, v, rows, scale, dropout, branches_only)
+    kernel = split_kernel(q, k, v) if prefix and not dropout else None
+    if len(branches) < 2 and not (branches_only and kernel):
+        # one branch follows its prefix as a plain row would
         return [_causal(q, k, v, scale, dropout)]
-    head = [_causal(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], scale, dropout)] if prefix else []
+    head = []
+    if prefix and branches_only:
+        head = [q.new_zeros(1, q.shape[1], prefix, v.shape[-1])]
+    elif prefix:
+        head = [_causal(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], scale, dropout)]
     tail = q[:, :, prefix:]
-    if prefix and not dropout and (kernel := split_kernel(q, k, v)):
+    if kernel:
         return [*head, split_attention(kernel, tail, k, v, prefix, branches, scale)]
     return [*head, masked_attention(tail, k, v, prefix, branches, scale, dropout)]
 
@@ -206,6 +216,10 @@ def _plain(
     return sdpa_attention_forward(module, q, k, v, mask, **kwargs)
 
 
+def _is_last(attention: Any) -> bool:
+    return bool(attention.layer_idx == attention.config.num_hidden_layers - 1)
+
+
 def shared_prefix_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -216,9 +230,14 @@ def shared_prefix_attention(
     dropout: float = 0.0,
     segments: Segments | None = None,
     flash: bool = False,
+    answers_only: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: query [1,H,n,D], key and value [1,G,n,D] to [1,n,H,D].
+
+    `answers_only` promises that nothing is asked of the prefix's rows behind the last layer; what they would
+    attend to there is then left out. Its keys and values are all that the branches read, so that their
+    outputs and all gradients stay the same.
 
     Without `segments` it is plain causal attention, mask and cache included, so that a model still generates.
     Raises ValueError where segments do not cover the row, or come with a padding mask or more than one row.
@@ -235,11 +254,12 @@ def shared_prefix_attention(
         low = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(low), key.to(low), value.to(low)
     pieces: list[torch.Tensor] = []
+    last = answers_only and _is_last(module)
     start = 0
     for rows in segments:
         part = slice(start, start + sum(rows))
         pieces += bundle_attention(
-            query[:, :, part], key[:, :, part], value[:, :, part], rows, scaling, dropout, flash
+            query[:, :, part], key[:, :, part], value[:, :, part], rows, scaling, dropout, flash, last
         )
         start = part.stop
     return torch.cat([piece.transpose(1, 2) for piece in pieces], 1), None

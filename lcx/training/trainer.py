@@ -84,7 +84,7 @@ class SharedPrefixTrainer(Trainer):
 
         Only the trained model's head gives them tile by tile; another model's come from its logits.
         """
-        inputs = {key: batch[key] for key in MODEL_KEYS}
+        inputs = {**{key: batch[key] for key in MODEL_KEYS}, "answers_only": True}
         targets = batch["targets"]
         if self.answer_head is not None and _same_model(model, self.model):
             with self.answer_head.asked(targets):

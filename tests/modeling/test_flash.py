@@ -54,6 +54,16 @@ def test_pieces_equal_sdpa(package: None, rows: list[int]) -> None:
         assert (got - part.grad).norm() <= 2e-2 * part.grad.norm()  # type: ignore[operator, union-attr]
 
 
+def test_the_prefix_may_be_left_out(package: None) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 30, 16, dtype=torch.bfloat16) for heads in (8, 2, 2))
+    whole = flash.flash_pieces(q, k, v, [20, 4, 6], None)
+    head, *branches = bundle_attention(q, k, v, [20, 4, 6], None, flash=True, branches_only=True)
+    assert head.shape == whole[0].shape
+    assert not head.any()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(branches, whole[1:], strict=True))
+
+
 def test_fp32_is_refused(package: None) -> None:
     q = torch.randn(1, 2, 8, 4)
     with pytest.raises(MissingError, match="fp16 and bf16, not in float32") as bad:

@@ -77,7 +77,7 @@ def bundle(
     )
 
 
-def packed_logprobs(model: torch.nn.Module, bundles: list[EncodedBundle]) -> torch.Tensor:
+def packed_logprobs(model: torch.nn.Module, bundles: list[EncodedBundle], **options: object) -> torch.Tensor:
     """[t]: log-probabilities of all answer tokens by the packed row."""
     row = sp.pack(bundles)
     out = model(
@@ -86,6 +86,7 @@ def packed_logprobs(model: torch.nn.Module, bundles: list[EncodedBundle]) -> tor
         segments=row.segments,
         logits_to_keep=torch.from_numpy(row.logit_index),
         use_cache=False,
+        **options,
     )
     return out.logits[0].log_softmax(-1).gather(-1, torch.from_numpy(row.targets)[:, None])[:, 0]
 
@@ -121,11 +122,13 @@ def assert_close(mine: torch.Tensor, theirs: torch.Tensor, bound: float = 1e-5, 
     assert error <= bound, f"{what} differs by {error:.2e}"
 
 
-def assert_same(model: torch.nn.Module, bundles: list[EncodedBundle], bound: float = 1e-5) -> None:
+def assert_same(
+    model: torch.nn.Module, bundles: list[EncodedBundle], bound: float = 1e-5, **options: object
+) -> None:
     theirs = separate_logprobs(model, bundles)
     expected = gradients(model, theirs)
     with sp.shared_prefix(model):
-        mine = packed_logprobs(model, bundles)
+        mine = packed_logprobs(model, bundles, **options)
         found = gradients(model, mine)
     assert_close(mine, theirs, bound, "log-probabilities")
     assert found.keys() == expected.keys()
@@ -151,6 +154,24 @@ def test_logits_and_gradients_equal_separate_rows(kind: str, path: str) -> None:
     assert_same(
         build(kind), [bundle("one"), bundle("three", 5, ((3, 1),)), bundle("fifteen", 40, ((2, 0), (30, 8)))]
     )
+
+
+@pytest.mark.parametrize("kind", sorted(FULL_ATTENTION))
+def test_the_last_layer_may_leave_the_prefix_out(
+    kind: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing changes where only answers are asked for, and one layer less attends for the prefix's rows."""
+    model, seen, causal = build(kind), [], sp._causal
+
+    def counted(q: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen.append(q.shape[2])
+        return causal(q, *rest)
+
+    monkeypatch.setattr(sp, "_causal", counted)
+    assert_same(model, [bundle(), bundle("other", 5), bundle("one", 7, ((4, 1),))], answers_only=True)
+    assert seen.count(22) == seen.count(4) == SIZES["num_hidden_layers"] - 1
+    alone = SIZES["num_hidden_layers"] - (path == "split")  # without the kernel it would need a mask
+    assert seen.count(6 + 5) == alone
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

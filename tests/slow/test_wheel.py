@@ -54,6 +54,7 @@ def test_the_wheel_lists_its_recipes_and_plugins_and_runs_one(clean: Path, tmp_p
     names = {row["name"] for row in (recipes["recipes"] if isinstance(recipes, dict) else recipes)}
     assert {"in2", "in2-tiny", "in2-qlora"} <= names
     assert "in2" in lcx(clean, "plugins", "list", cwd=tmp_path)
+    assert "fsdp-qlora" in lcx(clean, "presets", "list", cwd=tmp_path)
     sets = ("synth.examples=640", "eval.sets=2", "train.max_steps=3")
     words = [word for text in sets for word in ("--set", text)]
     report = json.loads(

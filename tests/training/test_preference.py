@@ -379,6 +379,10 @@ assert world == 2
 ctx = context(rank=rank, world_size=world)
 config = settings(Path({model!r}), **{options!r})
 train(config, bundles(7, None), Path({out!r}), ctx)
+if world > 1:  # a process that just ended could abort in its exit
+    import torch.distributed as dist
+    dist.barrier()
+    dist.destroy_process_group()
 """
 
 

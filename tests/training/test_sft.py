@@ -437,6 +437,10 @@ assert world == 2
 ctx = Context(console=Console(file=io.StringIO()), device="cpu", rank=rank, world_size=world)
 config = settings(Path({model!r}), batch=8, epochs=2, optimizer="sgd", learning_rate=0.5)
 train_sft(config, bundles(11), load_tokenizer(config.model), Path({out!r}), ctx)
+if world > 1:  # a process that just ended could abort in its exit
+    import torch.distributed as dist
+    dist.barrier()
+    dist.destroy_process_group()
 """
 
 
