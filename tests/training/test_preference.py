@@ -414,8 +414,11 @@ def test_two_processes_equal_one(small: Path, tmp_path: Path, options: dict[str,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     pair = json.loads((tmp_path / "two/curve.json").read_text())
-    for key in ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen"):
+    for key in ("loss", "rewards/margins", "logps/chosen"):
         assert [p[key] for p in pair] == pytest.approx([p[key] for p in curve], rel=1e-5, abs=1e-5)
+    # before the first update DPO's rewards are rounding errors around zero, and so is who wins
+    beaten = [[point["rewards/accuracies"] for point in points[1:]] for points in (pair, curve)]
+    assert beaten[0] == pytest.approx(beaten[1])
     assert_same_weights(tmp_path / "two/model", tmp_path / "one/model")
 
 
