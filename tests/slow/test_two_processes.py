@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.launch_runs import Start, losses, prepare, saboteur, worst
+from tests.training.launch_runs import MARK, Start, losses, prepare, saboteur, variables, worst
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -52,7 +52,7 @@ def started(begun: Start, run: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=variables(run),
     )
 
 
@@ -72,10 +72,17 @@ def cut(begun: Start, run: Path, number: int, *words: str) -> subprocess.Complet
     return subprocess.CompletedProcess([], process.returncode, out, err)
 
 
-def left_over(run: Path) -> list[str]:
-    """Command lines of processes that still work on a run."""
-    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in shown.splitlines() if str(run) in line]
+def all_gone(run: Path) -> None:
+    """Wait for the end of every process that was started on a run; the test's time limit is the limit."""
+
+    def there(environ: Path) -> bool:
+        try:
+            return f"{MARK}={run}\0".encode() in environ.read_bytes()
+        except OSError:  # another user's, or gone
+            return False
+
+    while any(there(environ) for environ in Path("/proc").glob("[0-9]*/environ")):
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("words", [TWO, FSDP, ("--gpus", "1", "--device", "cpu", "--strategy", "fsdp")])
@@ -118,7 +125,7 @@ def test_killed_and_resumed_by_another_number(
     run = tmp_path / "run"
     killed = cut(begun, run, signal.SIGKILL, *before)
     assert killed.returncode == -signal.SIGKILL
-    assert not left_over(run), "its processes outlived it"
+    all_gone(run)
     done = begun.train(run, *after)
     assert done.returncode == 0, done.stderr
     assert "resumed at step" in done.stderr
@@ -155,7 +162,7 @@ def test_stopped_before_training(begun: Start, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert err.strip().splitlines()[0] == "error: interrupted"
     assert "Traceback" not in err
-    assert not left_over(tmp_path / "run")
+    all_gone(tmp_path / "run")
 
 
 def test_another_strategys_checkpoint(begun: Start, tmp_path: Path) -> None:
@@ -186,7 +193,7 @@ def test_an_error_in_one_process_ends_all_with_one_error(
     assert "Traceback" not in done.stderr
     assert json.loads(done.stdout)["exit_code"] == code
     assert json.loads((tmp_path / "run/manifest.json").read_text())["steps"]["train"]["state"] != "done"
-    assert not left_over(tmp_path / "run")
+    all_gone(tmp_path / "run")
 
 
 def test_a_loss_that_is_not_a_number(begun: Start, tmp_path: Path) -> None:

@@ -50,6 +50,15 @@ def lcx_train(step, run, ctx):
 '''
 
 
+MARK = "LAUNCH_TEST_RUN"
+"""Variable by which the processes of a run are known."""
+
+
+def variables(run: Path) -> dict[str, str]:
+    """What a run's processes find in their environment."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", MARK: str(run)}
+
+
 @dataclass
 class Start:
     """A run whose synth step is done, and a model to train on it."""
@@ -78,7 +87,7 @@ class Start:
             self.words(run, *more, **settings),
             capture_output=True,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+            env=variables(run) | (environment or {}),
             check=False,
         )
 

@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Start the workers, wait for them, and note how they ended."""
     warnings.simplefilter("ignore")
     folder = Path(os.environ[FOLDER])
-    die_with(int(os.environ[PARENT]))
+    die_with(int(os.environ[PARENT]), folder)
 
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

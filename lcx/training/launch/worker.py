@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 FOLDER, PARENT = "LCX_LAUNCH_FOLDER", "LCX_LAUNCH_PARENT"
 """Variables: where outcomes are left, and the process id of the command that waits for the launcher."""
 WORDS = "words.json"
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.5
 
 
 class Place(NamedTuple):
@@ -141,12 +142,14 @@ def _redirect(folder: Path, rank: int) -> None:
             os.dup2(log.fileno(), 2)
 
 
-def die_with(parent: int) -> None:
-    """End this process as soon as its parent has ended: nobody could stop it any more."""
+def die_with(parent: int, folder: Path | None = None) -> None:
+    """End this process as soon as its parent has ended: nobody could stop it any more. Removes `folder`."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(WATCH_SECONDS)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
