@@ -46,13 +46,15 @@ def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "train/checkpoints").glob("checkpoint-*"))
 
 
-def started(begun: Start, run: Path, *words: str) -> subprocess.Popen[str]:
+def started(
+    begun: Start, run: Path, *words: str, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         begun.words(run, *words),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=variables(run),
+        env=variables(run) | (environment or {}),
     )
 
 
@@ -63,13 +65,23 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> No
 
 
 def cut(begun: Start, run: Path, number: int, *words: str) -> subprocess.CompletedProcess[str]:
-    """Send a signal once the first checkpoint is there."""
-    process = started(begun, run, *words)
+    """Send a signal once the first checkpoint is there, while all processes wait in the sixth step."""
+    go = run.with_name("go")
+    environment = saboteur(run.with_name("plugin"), str(go))
+    process = started(begun, run, *words, environment=environment)
     until((run / "train/checkpoints/checkpoint-4/trainer_state.json").is_file, process)
     process.send_signal(number)
+    seen = ""
+    if number != signal.SIGKILL:  # nobody ends who has not heard it: the step goes on only then
+        assert process.stderr is not None
+        while "finishing this step" not in seen:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        go.touch()
     out, err = process.communicate(timeout=120)
     assert not (run / "train/model").exists(), "it was faster than the signal"
-    return subprocess.CompletedProcess([], process.returncode, out, err)
+    return subprocess.CompletedProcess([], process.returncode, out, seen + err)
 
 
 def all_gone(run: Path) -> None:
@@ -184,7 +196,7 @@ def test_another_strategys_checkpoint(begun: Start, tmp_path: Path) -> None:
 def test_an_error_in_one_process_ends_all_with_one_error(
     begun: Start, tmp_path: Path, sabotage: str, code: int, told: list[str]
 ) -> None:
-    environment = {**saboteur(tmp_path / "plugin"), "SABOTAGE": sabotage}
+    environment = saboteur(tmp_path / "plugin", sabotage)
     done = begun.train(tmp_path / "run", *TWO, "--json", environment=environment)
     assert done.returncode == code, done.stderr
     shown = done.stderr[done.stderr.index("error:") :].splitlines()

@@ -26,8 +26,8 @@ SETTINGS = {
     "save_steps": "4",
 }
 SABOTEUR = '''
-"""Fails in the second process, in the way that SABOTAGE names."""
-import os, signal
+"""Fails in the second process, in the way that SABOTAGE names; or waits in all until the file that it names is there."""
+import os, signal, time
 from lcx import hookimpl
 
 @hookimpl(wrapper=True)
@@ -37,7 +37,10 @@ def lcx_train(step, run, ctx):
     plain = SharedPrefixTrainer.compute_loss
 
     def compute_loss(self, *args, **kwargs):
-        if ctx.rank == 1 and self.state.global_step == 2:
+        if os.environ["SABOTAGE"].startswith("/"):
+            while self.state.global_step == 5 and not os.path.exists(os.environ["SABOTAGE"]):
+                time.sleep(0.01)
+        elif ctx.rank == 1 and self.state.global_step == 2:
             if os.environ["SABOTAGE"] == "typed":
                 raise MissingError("the second process lacks a thing", why="it was told so", hint="give it one")
             if os.environ["SABOTAGE"] == "bug":
@@ -135,12 +138,17 @@ def worst(one: Path, two: Path) -> float:
     return max(float((a[name] - b[name]).norm() / b[name].norm().clamp(min=1e-12)) for name in a)
 
 
-def saboteur(folder: Path) -> dict[str, str]:
-    """Variables that make lcx find the failing plugin as if it were installed."""
+def saboteur(folder: Path, sabotage: str) -> dict[str, str]:
+    """Variables that make lcx find the failing plugin as if it were installed, and tell it what to do."""
     info = folder / "lcx_saboteur-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lcx-saboteur\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[lcx]\nsaboteur = lcx_saboteur\n")
     (folder / "lcx_saboteur.py").write_text(SABOTEUR)
     path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1", "PYTHON": sys.executable}
+    return {
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHON": sys.executable,
+        "SABOTAGE": sabotage,
+    }
