@@ -23,6 +23,9 @@ __all__ = ["Run", "cache_folder", "differences", "digest", "runs_folder", "slug"
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
 
+PAID = ("calls.sqlite", "calls.sqlite-wal", "calls.sqlite-shm")
+"""The journal of calls in a step's folder (`lcx.work.calls`); sqlite needs all of its files."""
+
 
 def digest(value: Any) -> str:
     """A short, stable hash of a JSON-able value."""
@@ -42,10 +45,13 @@ def versions() -> dict[str, str]:
 class Run:
     """One run directory. Steps are kept by key: the step's id, and for eval also the model's name."""
 
-    def __init__(self, path: Path, recipe: str, reference: str = "") -> None:
-        """Open a run without writing. `reference` is what `--recipe` was given, for hints: a name or a
-        path.
+    def __init__(
+        self, path: Path, recipe: str, reference: str = "", stages: Mapping[str, str] | None = None
+    ) -> None:
+        """Open a run without writing. `reference` is what `--recipe` was given, a name or a path, and `stages` are
+        the stages of its steps by id: both are for hints.
         """
+        self.stages = dict(stages or {})
         self.path = path
         self.recipe = recipe
         self.reference = reference or recipe
@@ -98,7 +104,7 @@ class Run:
         step_id = reference.removeprefix("step:")
         place = self.path / step_id / what
         if self.state(step_id) != "done" or not place.exists():
-            stage = self.manifest["steps"].get(step_id, {}).get("stage", step_id)
+            stage = self.manifest["steps"].get(step_id, {}).get("stage", self.stages.get(step_id, step_id))
             flag = f" --step {step_id}" if stage != step_id else ""
             stage = stage if stage in ("synth", "score", "train", "eval") else "run"
             raise MissingError(
@@ -107,6 +113,15 @@ class Run:
                 hint=f"lcx {stage} --recipe {self.reference}{flag} --run {self.path}",
             )
         return place
+
+    def llm(self, spec: str) -> str:
+        """A text generator's spec with the folder of the model that `local:step:ID` names. Raises MissingError."""
+        backend, colon, model = spec.partition(":")
+        return (
+            f"{backend}:{self.resolve(model, 'model')}"
+            if model.startswith("step:")
+            else f"{backend}{colon}{model}"
+        )
 
     # -- states
 
@@ -169,9 +184,12 @@ class Run:
         self.manifest = self._read()
 
     def _holds_work(self, key: str) -> bool:
-        """Whether a step's folder holds more than its settings: a start that failed at once is not in the way."""
+        """Whether a step's folder holds more than its settings and what it paid for, which a fresh start keeps: a
+        start that failed at once is not in the way.
+        """
         folder = self.folder(key)
-        return folder.is_dir() and any(path.name != "settings.yaml" for path in folder.iterdir())
+        kept = {"settings.yaml", *PAID}
+        return folder.is_dir() and any(path.name not in kept for path in folder.iterdir())
 
     def _complete(self, key: str) -> bool:
         """Whether the files that a done step reported are still there."""
@@ -255,9 +273,14 @@ def _holds_other_things(path: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
+    """Empty a step's folder, but for the replies that were paid for: the same calls need not be paid twice."""
     import shutil
 
-    shutil.rmtree(folder)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in PAID:
+            path.unlink()
 
 
 def _now() -> str:

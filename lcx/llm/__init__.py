@@ -1,8 +1,10 @@
-"""Text generators: `open_llm("builtin")`, `open_llm("local:PATH")`, and what plugins register."""
+"""Text generators: `open_llm("builtin")`, `open_llm("local:PATH")`, `open_llm("openai:MODEL")`, and what plugins
+register. Steps take theirs from a `Service`, which adds a journal, limits, a budget and progress.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,33 +40,3 @@ def check_llm(spec: str, plugins: Plugins | None = None) -> None:
             model,
             hint="give local:PATH of a folder with config.json and weights, or builtin, which needs no model",
         )
-
-
-class Opener:
-    """Opens each text generator once, for steps in which one model may play several parts."""
-
-    def __init__(self, device: str = "auto") -> None:
-        self.device = device
-        self._held: dict[str, LLM] = {}
-
-    def opener(self, spec: str, options: Mapping[str, Any]) -> Callable[[], LLM]:
-        """A function that opens a backend, or hands out the one that is open already."""
-
-        def get() -> LLM:
-            key = self._key(spec, options)
-            if key not in self._held:
-                self._held[key] = open_llm(spec, {"device": self.device, **options})
-            return self._held[key]
-
-        return get
-
-    def close(self, *keep: tuple[str, Mapping[str, Any]]) -> None:
-        """Close what is open, but for the given (spec, options), which are needed later."""
-        stay = {self._key(*one) for one in keep}
-        for key in [key for key in self._held if key not in stay]:
-            self._held.pop(key).close()
-
-    def _key(self, spec: str, options: Mapping[str, Any]) -> str:
-        from lcx.work.files import sha256_json
-
-        return sha256_json([spec, dict(options)])

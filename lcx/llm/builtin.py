@@ -12,7 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lcx.llm.builtin_answers import answer_question, judge_overlap
-from lcx.llm.builtin_questions import write_joint_question, write_question
+from lcx.llm.builtin_checks import judge_qa_check
+from lcx.llm.builtin_judge import (
+    judge_completeness,
+    judge_extract,
+    judge_helpfulness,
+    judge_logicality,
+    judge_qa,
+    judge_reference,
+    judge_statements,
+    judge_summary,
+    judge_support,
+    judge_versus,
+)
+from lcx.llm.builtin_questions import write_joint_question, write_question, write_task
 from lcx.llm.protocol import Completion, Request, Response, Usage
 
 
@@ -52,4 +65,16 @@ RULES: dict[str, Callable[[Mapping[str, Any], random.Random], str]] = {
     "write_joint_question": write_joint_question,
     "answer_question": answer_question,
     "judge_overlap": judge_overlap,
+    "judge_qa_check": judge_qa_check,
+    "write_task": write_task,
+    "judge_helpfulness": judge_helpfulness,
+    "judge_logicality": judge_logicality,
+    "judge_statements": judge_statements,
+    "judge_support": judge_support,
+    "judge_extract": judge_extract,
+    "judge_completeness": judge_completeness,
+    "judge_reference": judge_reference,
+    "judge_qa": judge_qa,
+    "judge_summary": judge_summary,
+    "judge_versus": judge_versus,
 }

@@ -30,8 +30,13 @@ _CODE, _PAIR, _GAP, _JOINT = (_shape(form) for form in (CODE, PAIR, GAP, JOINT))
 
 
 def answer_question(fields: Mapping[str, Any], rng: random.Random) -> str:
-    """The answer to `fields["question"]` from `fields["context"]`, the texts of its pieces; empty for no text."""
+    """The answer to `fields["question"]` from `fields["context"]`, the texts of its pieces; empty for no text.
+
+    With `fields["read"]` it reads each line with that probability only, so that samples differ.
+    """
     texts = [str(text) for text in fields.get("context", ())]
+    if share := float(fields.get("read") or 0):
+        texts = ["\n".join(line for line in text.split("\n") if rng.random() < share) for text in texts]
     return _answer(str(fields.get("question", "")).strip(), texts, rng)
 
 

@@ -14,6 +14,8 @@ _PAIR = re.compile(r"^\s*[-*]?\s*([A-Za-z][\w ./-]{2,40}?):[ \t]+(\S[^\n]{1,80})
 _STATEMENT = re.compile(r"(if|elif|else|for|while|try|except|with|return|lambda|case)\b")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]{4,}|\d[\d.,]{2,}|[一-鿿]{2,6}")
+TRIES = 16
+"""Lines of a document that are tried for a task."""
 BLANK = "____"
 CODE = "Which function or class contains the line `{}`?"
 PAIR = "What is given for “{}”?"
@@ -36,6 +38,18 @@ def write_joint_question(fields: Mapping[str, Any], rng: random.Random) -> str:
         return ""
     (q1, a1), (q2, a2) = parts
     return f"Question: {JOINT.format(q1, q2)}\nAnswer: (1) {a1} (2) {a2}"
+
+
+def write_task(fields: Mapping[str, Any], rng: random.Random) -> str:
+    """A task about one place of `fields["document"]`, with its answer; "NOTHING" where no rule fits any."""
+    text = str(fields.get("document", ""))
+    lines = [line for line in text.split("\n") if line.strip()]
+    for line in rng.sample(lines, min(len(lines), TRIES)):
+        found = _about(line, rng)
+        if found:
+            return f"<task>{found[0]}</task>\n<answer>{found[1]}</answer>"
+    found = _about(text, rng)
+    return f"<task>{found[0]}</task>\n<answer>{found[1]}</answer>" if found else "NOTHING"
 
 
 def _about(text: str, rng: random.Random) -> tuple[str, str] | None:

@@ -1,105 +1,126 @@
-"""The `local:PATH_OR_ID` text generator: a transformers model on this machine, answering in padded batches."""
+"""The `local:PATH_OR_ID` text generator: a transformers model on this machine, answering in padded batches.
+
+A sample follows from its request's seed and its number alone, up to rounding: not from what else is in its batch.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lcx.errors import UsageError
-from lcx.llm.protocol import Completion, Request, Response, Usage
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.llm.batches import Batch, Composer
+from lcx.llm.protocol import Request, Response
+
+CLOSED = "the model was closed while it answered"
 
 
-class Local:
-    """Generates with one model. Requests of one call that share sampling settings form batches, longest first."""
+class Model:
+    """Runs batches: a model on its device. Another thread may ask it to stop."""
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, window: int, batch: int, chat: str) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
-        self.window, self.batch = window, batch
-        self.chat = bool(tokenizer.chat_template) if chat == "auto" else chat == "always"
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "left"  # generation continues from the last column
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.stopped = threading.Event()
 
-    def describe(self) -> dict[str, Any]:
-        return {"backend": "local", "model": self.name, "chat_template": self.chat, "batch": self.batch}
+    def run(self, batch: Batch, rows: int) -> list[list[int]]:
+        """The new tokens of every row of a batch; a shared one goes `rows` at a time.
 
-    def close(self) -> None:
-        self.model = None
-
-    def generate(self, requests: Sequence[Request]) -> list[Response]:
-        responses: list[Response | None] = [None] * len(requests)
-        prompts = [self._encode(request) for request in requests]
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for number, request in enumerate(requests):
-            room = self.window - len(prompts[number])
-            if room < request.max_tokens:
-                responses[number] = Response(
-                    (),
-                    error=f"the prompt of {len(prompts[number])} tokens and {request.max_tokens} new ones do not fit "
-                    f"the model's window of {self.window}",
-                )
-                continue
-            key = (request.n, request.temperature, request.top_p, request.max_tokens, request.stop)
-            groups.setdefault(key, []).append(number)
-        for members in groups.values():
-            members.sort(key=lambda i: (-len(prompts[i]), i))  # equal lengths side by side: little padding
-            for start in range(0, len(members), self.batch):
-                part = members[start : start + self.batch]
-                answers = self._run([prompts[i] for i in part], requests[part[0]])
-                for i, response in zip(part, answers, strict=True):
-                    responses[i] = response
-        return [response for response in responses if response is not None]
-
-    def _encode(self, request: Request) -> list[int]:
-        if self.chat:
-            ids = self.tokenizer.apply_chat_template(
-                [dict(m) for m in request.messages],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-            )["input_ids"]
-            return [int(i) for i in ids]
-        text = "\n\n".join(m["content"] for m in request.messages)
-        return [int(i) for i in self.tokenizer(text)["input_ids"]]
-
-    def _run(self, prompts: list[list[int]], request: Request) -> list[Response]:
+        Raises MissingError where the GPU's memory does not hold it.
+        """
         import torch
 
         from lcx.modeling.threads import few_threads
 
-        width = max(map(len, prompts))
+        if self.stopped.is_set():
+            raise LcxError(CLOSED)
+        try:
+            with torch.inference_mode(), few_threads(self.model):
+                return self._shared(batch, rows) if batch.shared else self._padded(batch)
+        except torch.OutOfMemoryError as full:
+            raise MissingError(
+                f"the GPU's memory is not enough for {len(batch.seeds)} rows of {len(batch.prompts[0]):,} tokens",
+                why=str(full).splitlines()[0],
+                hint=f"Fewer rows at a time, such as --set STEP.llm_options={{batch: {max(1, rows // 2)}}}",
+            ) from None
+
+    def _padded(self, batch: Batch) -> list[list[int]]:
+        import torch
+
+        device, sampler = self.model.device, batch.sampler
+        width = max(map(len, batch.prompts))
         pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device
+        # On the left, since generation continues from the last column
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in batch.prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch.prompts], device=device)
+        options: dict[str, Any] = {"stopping_criteria": [self._asked_to_stop()]}
+        if sampler.temperature > 0:
+            options["logits_processor"] = [_drawing(batch)]
+            options |= self._prefilled(ids, mask, batch.prompts)
+        if sampler.stop:
+            options["stopping_criteria"].append(self._stopping(sampler.stop, width))
+        out = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=sampler.max_tokens,
+            pad_token_id=pad,
+            do_sample=False,
+            **options,
         )
-        sampling: dict[str, Any] = {"do_sample": False}
-        if request.temperature > 0:
-            sampling = {
-                "do_sample": True,
-                "temperature": request.temperature,
-                "top_p": request.top_p,
-                "top_k": 0,
-            }
-        if request.stop:
-            sampling["stopping_criteria"] = [self._stopping(request.stop, width)]
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        # Seeding inside a fork keeps the caller's random state, and makes a batch's samples repeatable.
-        with few_threads(self.model), torch.random.fork_rng(devices=devices), torch.inference_mode():
-            torch.manual_seed(request.seed)
-            out = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=request.max_tokens,
-                num_return_sequences=request.n,
-                pad_token_id=pad,
-                **sampling,
-            )[:, width:]
-        rows = out.tolist()
-        return [
-            self._response(rows[i * request.n : (i + 1) * request.n], len(prompt), request)
-            for i, prompt in enumerate(prompts)
-        ]
+        return [[int(token) for token in row] for row in out[:, width:].tolist()]
+
+    def _prefilled(self, ids: Any, mask: Any, prompts: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+        """Keys and values of all but the last column, computed once for rows of one prompt; nothing where no prompt
+        comes twice, or the model keeps more than these.
+        """
+        import torch
+        from transformers import DynamicCache
+
+        from lcx.modeling.decode import why_not
+
+        places = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        if len(places) == len(prompts) or ids.shape[1] < 2 or why_not(self.model.config):
+            return {}
+        rows_of = {prompt: row for row, prompt in enumerate(prompts)}
+        first = torch.tensor([rows_of[prompt] for prompt in places], device=ids.device)
+        held = mask[first, :-1]
+        made = self.model(
+            input_ids=ids[first, :-1],
+            attention_mask=held,
+            position_ids=(held.cumsum(-1) - 1).clamp_min(0),
+            past_key_values=DynamicCache(config=self.model.config),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        rows = torch.tensor([places[prompt] for prompt in prompts], device=ids.device)
+        made.past_key_values.batch_select_indices(rows)
+        return {"past_key_values": made.past_key_values}
+
+    def _shared(self, batch: Batch, rows: int) -> list[list[int]]:
+        """Samples of one prompt behind one prefill."""
+        from lcx.modeling.decode import BranchDecoder, Sampling
+
+        sampler = batch.sampler
+        decoder = BranchDecoder(self.model)
+        decoder.prefill(batch.prompts[0])
+        return decoder.answer(
+            [() for _ in batch.seeds],
+            max_new_tokens=sampler.max_tokens,
+            eos_ids=sorted(ends_of(self.model)),
+            batch=rows,
+            sampling=Sampling(sampler.temperature, sampler.top_p, batch.seeds[0][0]),
+        )
+
+    def _asked_to_stop(self) -> Any:
+        """Ends a batch whose rows nobody waits for any more."""
+        import torch
+        from transformers import StoppingCriteria
+
+        class Asked(StoppingCriteria):
+            def __call__(criterion, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+                return torch.full((len(input_ids),), self.stopped.is_set(), device=input_ids.device)
+
+        return Asked()
 
     def _stopping(self, stop: Sequence[str], width: int) -> Any:
         """Ends a row whose new text holds a stop string. The library's own criterion fails on word-level tokenizers."""
@@ -119,43 +140,111 @@ class Local:
 
         return Stops()
 
-    def _response(self, rows: list[list[int]], prompt_tokens: int, request: Request) -> Response:
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends) if isinstance(ends, list) else {ends}
-        completions, spent = [], 0
-        for row in rows:
-            stop = next((k for k, token in enumerate(row) if token in ends), None)
-            used = row if stop is None else row[:stop]
-            spent += len(used)
-            text = self.tokenizer.decode(used, skip_special_tokens=True)
-            cut = min((at for at in (text.find(s) for s in request.stop) if at >= 0), default=None)
-            ended = stop is not None or cut is not None
-            completions.append(Completion(text if cut is None else text[:cut], "stop" if ended else "length"))
-        return Response(tuple(completions), Usage(prompt_tokens, spent))
+
+def _drawing(batch: Batch) -> Any:
+    """Leaves each row one token to take: the one that the row's own random numbers draw.
+
+    The library draws all rows of a batch from one state, so that a sample would depend on its neighbours.
+    """
+    import torch
+    from transformers import LogitsProcessor
+
+    from lcx.modeling.decode import Sampling, generator, pick
+
+    sampler = batch.sampler
+    sampling = Sampling(sampler.temperature, sampler.top_p)
+    draws = [generator(Sampling(seed=seed), sample) for seed, sample in batch.seeds]
+
+    class Draws(LogitsProcessor):
+        def __call__(processor, input_ids: Any, scores: Any) -> Any:
+            tokens = pick(scores, sampling, draws)
+            return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
+
+    return Draws()
+
+
+def ends_of(model: Any) -> frozenset[int]:
+    """The tokens that end a model's answer."""
+    ends = model.generation_config.eos_token_id
+    found = ends if isinstance(ends, list) else [ends]
+    return frozenset(end for end in found if end is not None)
+
+
+class Local:
+    """Generates with one model in this process."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, window: int, batch: int, chat: str) -> None:
+        from lcx.modeling.decode import why_not
+
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.batch, self.ends = batch, ends_of(model)
+        self.stop = threading.Event()
+        self.chat = bool(tokenizer.chat_template) if chat == "auto" else chat == "always"
+        self.composer = Composer(
+            tokenizer, window, batch, chat=self.chat, share=why_not(model.config) is None
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The model, and how it is asked."""
+        return {"backend": "local", "model": self.name, "chat_template": self.chat, "batch": self.batch}
+
+    def close(self) -> None:
+        """Let the model go; a thread that still generates ends at its next token."""
+        self.stop.set()
+        self.model = None
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        """Replies in order; requests that share sampling settings form batches."""
+        prompts = [self._encode(request) for request in requests]
+        batches = self.composer.compose(prompts, requests)
+        rows: dict[tuple[int, int], list[int]] = {}
+        for (names, _), made in zip(batches, self._run([batch for _, batch in batches]), strict=True):
+            rows.update(zip(names, made, strict=True))
+        return [
+            Response((), error=error)
+            if (error := self.composer.refusal(prompts[i], request))
+            else self.composer.response(
+                [rows[i, sample] for sample in range(request.n)], prompts[i], request, self.ends
+            )
+            for i, request in enumerate(requests)
+        ]
+
+    def _encode(self, request: Request) -> list[int]:
+        return self.composer.encode(request)
+
+    def _run(self, batches: Sequence[Batch]) -> list[list[list[int]]]:
+        """The rows of every batch."""
+        model = Model(self.model, self.tokenizer)
+        model.stopped = self.stop
+        made = [model.run(batch, self.batch) for batch in batches]
+        if self.stop.is_set():  # the last rows may have ended too early
+            raise LcxError(CLOSED)
+        return made
 
 
 def open_local(model: str, options: Mapping[str, Any]) -> Local:
-    """Factory for `local:PATH_OR_ID`. Options: `batch` (rows at a time), `chat` (auto, always, never), `device`."""
+    """Factory for `local:PATH_OR_ID`.
+
+    Options: `batch` (rows at a time), `chat` (auto, always, never), `device`, and `gpus` (processes, a GPU each).
+    """
     if not model:
         raise UsageError("`local:` needs a model", hint="--llm local:PATH_OR_HUB_ID")
-    unknown = sorted(set(options) - {"batch", "chat", "device"})
-    batch = options.get("batch", 8)
-    if unknown or not isinstance(batch, int) or batch < 1:
-        raise UsageError(
-            f"local: {f'unknown option {unknown[0]!r}' if unknown else f'batch is a number from 1, not {batch!r}'}",
-            why="options: batch, chat (auto, always, never)",
-        )
+    unknown = sorted(set(options) - {"batch", "chat", "device", "gpus"})
+    batch, gpus = options.get("batch", 8), options.get("gpus", 1)
+    wrong = f"unknown option {unknown[0]!r}" if unknown else ""
+    for name, value in (("batch", batch), ("gpus", gpus)):
+        if not wrong and (not isinstance(value, int) or value < 1):
+            wrong = f"{name} is a number from 1, not {value!r}"
+    if wrong:
+        raise UsageError(f"local: {wrong}", why="options: batch, chat (auto, always, never), gpus")
+    chat, device = str(options.get("chat", "auto")), str(options.get("device", "auto"))
+    if gpus > 1:
+        from lcx.llm.pool import Pool
+
+        return Pool.start(model, gpus, device=device, batch=batch, chat=chat)
     from lcx.modeling.load import load_model, load_tokenizer, window
 
-    device = str(options.get("device", "auto"))
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, device=device)
     loaded.eval()
-    return Local(
-        loaded,
-        tokenizer,
-        model,
-        window=window(loaded.config),
-        batch=batch,
-        chat=str(options.get("chat", "auto")),
-    )
+    return Local(loaded, tokenizer, model, window=window(loaded.config), batch=batch, chat=chat)

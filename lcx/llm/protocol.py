@@ -49,11 +49,15 @@ class Completion:
 
 @dataclass(frozen=True)
 class Response:
-    """The samples of one request. `error` says why there are none, if the backend gave up on this request."""
+    """The samples of one request. `error` says why there are none, if the backend gave up on this request.
+
+    `final` says that asking again cannot help: the prompt is too long, or refused.
+    """
 
     completions: tuple[Completion, ...]
     usage: Usage = Usage()
     error: str = ""
+    final: bool = False
 
     @property
     def text(self) -> str:

@@ -118,7 +118,10 @@ class Writer:
         seed: int,
         temperature: float,
         max_tokens: int,
+        ahead: int = 1,
     ) -> None:
+        """`ahead` is how many batches are asked at a time, where so many are needed."""
+        self.ahead = ahead
         self.asker = Asker(llm, journal)
         self.prompts, self.text = prompts, text
         self.batch, self.seed = batch, seed
@@ -127,12 +130,19 @@ class Writer:
 
     def write(self, kind: str, name: str, candidates: Sequence[tuple[int, ...]], needed: int) -> Iterator[QA]:
         """Usable pairs in the candidates' order until `needed` are found or the candidates run out."""
-        found = 0
+        found = asked = 0
         for number, start in enumerate(range(0, len(candidates), self.batch)):
             if found >= needed:
                 return
+            if number >= asked:  # a candidate gives one pair at most: so many batches are needed in any case
+                sure = range(number, number + min(self.ahead, -(-(needed - found) // self.batch)))
+                self.asker.prepare([self._batch(kind, name, i, candidates) for i in sure])
+                asked = sure.stop
             part = candidates[start : start + self.batch]
-            for segments, reply in zip(part, self._replies(kind, f"{name}:{number}", part), strict=True):
+            replies = self.asker.ask(
+                f"{name}:{number}", len(part), self._batch(kind, name, number, candidates)[1]
+            )
+            for segments, reply in zip(part, replies, strict=True):
                 result = reply["error"] or (CUT if reply["cut"] else parse_reply(reply["text"]))
                 if isinstance(result, str):
                     self.skipped[f"segment skipped: {result}"] += 1
@@ -140,7 +150,12 @@ class Writer:
                     found += 1
                     yield QA(result[0], result[1], segments)
 
-    def _replies(self, kind: str, unit: str, part: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
+    def _batch(
+        self, kind: str, name: str, number: int, candidates: Sequence[tuple[int, ...]]
+    ) -> tuple[str, Callable[[], list[Request]]]:
+        """A batch's name, and what makes its requests."""
+        unit = f"{name}:{number}"
+
         def requests() -> list[Request]:
             seeds = random.Random(f"{self.seed}:{unit}")
             return [
@@ -152,10 +167,10 @@ class Writer:
                     temperature=self.temperature,
                     max_tokens=self.max_tokens,
                 )
-                for segments in part
+                for segments in candidates[number * self.batch : (number + 1) * self.batch]
             ]
 
-        return self.asker.ask(unit, len(part), requests)
+        return unit, requests
 
     @property
     def counts(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,6 +85,18 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return Path(path)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Put a file at another place too: a link where the disk can, else a copy. One that is there stays."""
+    if target.exists():
+        return
+    with disk_errors(target):
+        try:
+            os.link(source, target)
+        except OSError:
+            with atomic_path(target) as place:
+                shutil.copyfile(source, place)
 
 
 def write_text(path: str | Path, text: str) -> Path:

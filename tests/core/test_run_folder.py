@@ -14,7 +14,7 @@ from lcx.context import StepResult
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.plugins import Plugins
 from lcx.recipe import Step
-from lcx.run import Run, differences, slug
+from lcx.run import PAID, Run, differences, slug
 
 PRINT = {"stage": "synth", "settings": {"examples": 5}, "inputs": {}}
 
@@ -69,6 +69,26 @@ def test_another_fingerprint_is_refused_with_the_difference(run: Run, steps: lis
     assert (run.folder("synth") / "old").exists()
     assert again(run).begin(steps[0], other, force=True) == "fresh"
     assert not (run.folder("synth") / "old").exists()
+
+
+def test_starting_over_keeps_the_replies_that_were_paid_for(run: Run, steps: list[Step]) -> None:
+    run.begin(steps[0], PRINT)
+    folder = run.folder("synth")
+    for name in (*PAID, "replies.sqlite", "journal.jsonl"):
+        (folder / name).write_text(name)
+    (folder / "data").mkdir()
+    assert again(run).begin(steps[0], PRINT, force=True) == "fresh"
+    assert {path.name for path in folder.iterdir()} == {*PAID, "settings.yaml"}
+    assert (folder / PAID[0]).read_text() == PAID[0]
+    other = {**PRINT, "settings": {"examples": 6}}  # what was paid for is not in the way of other settings
+    assert again(run).begin(steps[0], other) == "fresh"
+    assert (folder / PAID[0]).exists()
+
+
+def test_the_journal_of_calls_has_the_name_that_is_kept() -> None:
+    from lcx.work.calls import CALLS
+
+    assert (CALLS, f"{CALLS}-wal", f"{CALLS}-shm") == PAID
 
 
 def test_results_come_back_from_disk(run: Run, steps: list[Step]) -> None:

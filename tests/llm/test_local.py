@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,115 @@ def test_a_missing_model_is_named() -> None:
         open_llm("local:")
     with pytest.raises(LcxError, match="no/such/place"):
         open_llm("local:/no/such/place")
+
+
+# -- samples
+
+
+def test_a_sample_does_not_depend_on_what_shares_its_batch(llm: Local) -> None:
+    many = [ask(text, n=3, temperature=1.0, top_p=0.95, seed=i) for i, text in enumerate(PROMPTS)]
+    together = llm.generate(many)
+    assert [llm.generate([one])[0] for one in many] == together
+    assert llm.generate(many[::-1]) == together[::-1]
+    fewer = llm.generate([ask(PROMPTS[1], n=2, temperature=1.0, top_p=0.95, seed=1)])[0]
+    assert fewer.completions == together[1].completions[:2]  # sample i stays sample i
+    assert len({c.text for r in together for c in r.completions}) > 10
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 0.8)])
+def test_samples_follow_the_models_probabilities(llm: Local, temperature: float, top_p: float) -> None:
+    """4,000 first tokens against probabilities worked out here: every count within five standard deviations."""
+    draws = 4000
+    prompt = llm.tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        chances = torch.softmax(llm.model(input_ids=prompt).logits[0, -1].double() / temperature, -1)
+    kept, total = torch.zeros_like(chances), 0.0
+    for token in chances.argsort(descending=True).tolist():
+        if total >= top_p:
+            break
+        kept[token] = chances[token]
+        total += float(chances[token])
+    kept /= kept.sum()
+    wide = Local(llm.model, llm.tokenizer, "x", window=256, batch=500, chat="never")
+    batches = wide.composer.compose(
+        [prompt[0].tolist()],
+        [ask(PROMPTS[0], n=draws, temperature=temperature, top_p=top_p, max_tokens=1, seed=3)],
+    )
+    rows = [row for made in wide._run([batch for _, batch in batches]) for row in made]
+    counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(kept)).double()
+    assert counts.sum() == draws
+    assert not counts[kept == 0].any()
+    spread = (draws * kept * (1 - kept)).sqrt().clamp_min(1.0)
+    assert ((counts - draws * kept).abs() <= 5 * spread).all()
+    expected = (kept * kept.clamp_min(1e-300).log()).sum()
+    shares = counts / draws
+    assert (shares * kept.clamp_min(1e-300).log()).sum() == pytest.approx(float(expected), rel=0.05)
+
+
+def test_samples_behind_one_prefill_are_those_of_a_batch(llm: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lcx.llm import batches, local
+
+    request = ask("The river ran past a mill " * 4, n=5, temperature=1.0, top_p=0.9, seed=11)
+    [repeated] = llm.generate([request])
+    monkeypatch.setattr(batches, "SHARE", 20)
+    prefills: list[int] = []
+    real = local.Model._shared
+    monkeypatch.setattr(
+        local.Model,
+        "_shared",
+        lambda self, batch, rows: (prefills.append(len(batch.prompts)), real(self, batch, rows))[1],
+    )
+    [shared] = llm.generate([request])
+    assert prefills == [1]
+    assert shared == repeated
+    assert len({c.text for c in shared.completions}) == 5
+    llm.generate([ask(PROMPTS[0], n=2, temperature=1.0, stop=("x",))])  # stop strings end a row elsewhere
+    llm.generate([request, ask("The river ran past a mill " * 4)])
+    assert prefills == [1, 1]
+
+
+def test_a_prompt_is_prefilled_once_for_its_samples(llm: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [
+        ask(text, n=n, temperature=1.0, seed=n) for text, n in zip(PROMPTS, (3, 1, 5, 2, 4), strict=True)
+    ]
+    wide = Local(llm.model, llm.tokenizer, "x", window=256, batch=7, chat="never")
+    from lcx.llm.local import Model
+
+    made: list[dict[str, object]] = []
+    real = Model._prefilled
+    monkeypatch.setattr(
+        Model, "_prefilled", lambda self, *words: (made.append(real(self, *words)), made[-1])[1]
+    )
+    once = wide.generate(requests)
+    assert [bool(options) for options in made] == [True, True, False]  # 15 rows, seven at a time
+    monkeypatch.setattr(Model, "_prefilled", lambda *_: {})
+    assert wide.generate(requests) == once
+    assert len({c.text for r in once for c in r.completions}) > 10
+
+
+def test_a_thread_that_generates_ends_when_the_model_is_closed(model_folder: Path) -> None:
+    opened = open_llm(f"local:{model_folder}", {"batch": 1, "device": "cpu"})
+    ended: list[BaseException] = []
+    begun = threading.Event()
+    requests = [ask(f"{i}", max_tokens=200, temperature=1.0, seed=i) for i in range(500)]
+
+    def work() -> None:
+        begun.set()
+        try:
+            opened.generate(requests)
+        except LcxError as bad:
+            ended.append(bad)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    begun.wait(30)
+    opened.close()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert "closed" in str(ended[0])
+
+
+def test_an_option_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match="unknown option 'bach'") as caught:
+        open_llm("local:x", {"bach": 3})
+    assert "gpus" in caught.value.why

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.llm import Opener, check_llm
+from lcx.llm import check_llm
 from lcx.llm.asking import Asker
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.llm.questions import load_prompt, parse_reply, writer_prompts
@@ -86,29 +86,6 @@ def test_a_batch_in_the_journal_is_not_asked_again(tmp_path: Path) -> None:
         assert (Echo.opened, asker.describe()) == (1, {})
         with pytest.raises(LcxError, match="another size"):
             asker.ask("one", 3, lambda: [])
-
-
-def test_one_model_that_plays_two_parts_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[str] = []
-
-    class Held:
-        def __init__(self, spec: str, options: dict[str, Any]) -> None:
-            self.name = f"{spec} {options}"
-
-        def close(self) -> None:
-            closed.append(self.name)
-
-    monkeypatch.setattr("lcx.llm.open_llm", Held)
-    opener = Opener("cpu")
-    first = opener.opener("local:a", {"batch": 2})()
-    assert opener.opener("local:a", {"batch": 2})() is first
-    other = opener.opener("local:a", {"batch": 3})()
-    assert other is not first
-    opener.close(("local:a", {"batch": 2}))
-    assert closed == ["local:a {'device': 'cpu', 'batch': 3}"]
-    assert opener.opener("local:a", {"batch": 2})() is first
-    opener.close()
-    assert len(closed) == 2
 
 
 def test_a_model_is_looked_for_without_loading_it(tmp_path: Path) -> None:

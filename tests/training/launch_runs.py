@@ -26,7 +26,7 @@ SETTINGS = {
     "save_steps": "4",
 }
 SABOTEUR = '''
-"""Fails in the second process, in the way that SABOTAGE names; or waits in all until the file that it names is there."""
+"""Fails in the second process, as SABOTAGE says; or waits in all until the file is there that it names."""
 import os, signal, time
 from lcx import hookimpl
 

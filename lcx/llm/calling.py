@@ -1,0 +1,61 @@
+"""Settings of every step that calls text generators: where they are, how fast, and how much may be spent.
+
+None of them changes what a step makes, so none enters its fingerprint: a job goes on with another server, another
+speed or a larger budget. Torch-free.
+"""
+
+from __future__ import annotations
+
+from lcx.settings import VOLATILE, Settings, setting
+
+
+class Calling(Settings):
+    """How calls are made. Endpoints (`openai:MODEL`) take all of it, other backends what concerns them."""
+
+    base_url: str | None = setting(
+        None,
+        description="where openai:MODEL is served; OPENAI_BASE_URL or the hosted service, where none is given",
+        json_schema_extra=VOLATILE,
+    )
+    api_key_env: str = setting(
+        "OPENAI_API_KEY", description="variable that holds the key", json_schema_extra=VOLATILE
+    )
+    api_key_file: str | None = setting(
+        None, description="file that holds the key, in place of a variable", json_schema_extra=VOLATILE
+    )
+    concurrency: int = setting(64, ge=1, description="calls in flight at a time", json_schema_extra=VOLATILE)
+    requests_per_minute: float | None = setting(
+        None, gt=0, description="most calls begun in a minute", json_schema_extra=VOLATILE
+    )
+    tokens_per_minute: float | None = setting(
+        None, gt=0, description="most tokens sent and received in a minute", json_schema_extra=VOLATILE
+    )
+    tries: int = setting(
+        5, ge=1, description="how often a call is sent that fails on its way", json_schema_extra=VOLATILE
+    )
+    timeout: float = setting(
+        600.0, gt=0, description="seconds that a call may take", json_schema_extra=VOLATILE
+    )
+    max_calls: int | None = setting(
+        None,
+        ge=0,
+        description="calls after which the step stops; the same command goes on",
+        json_schema_extra=VOLATILE,
+    )
+    max_tokens: int | None = setting(
+        None, ge=0, description="tokens after which the step stops", json_schema_extra=VOLATILE
+    )
+    max_cost: float | None = setting(
+        None,
+        ge=0,
+        description="cost, in the currency of `prices`, after which the step stops",
+        json_schema_extra=VOLATILE,
+    )
+    prices: dict[str, tuple[float, float]] | str = setting(
+        {},
+        description="cost of a million prompt and completion tokens by model: {MODEL: [2.5, 10]}, or a YAML file of it",
+        json_schema_extra=VOLATILE,
+    )
+    gpus: int = setting(
+        1, ge=1, description="processes of a local: model, a GPU each", json_schema_extra=VOLATILE
+    )

@@ -1,0 +1,100 @@
+"""What calls cost before and after, that how they are made is no part of a step, and batches asked together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcx.errors import MissingError
+from lcx.llm.asking import Asker, batches_at_once
+from lcx.llm.calling import Calling
+from lcx.llm.costs import costs, paid
+from lcx.llm.protocol import Completion, Request, Response, Usage
+from lcx.plugins import load as load_plugins
+from lcx.work.journal import Journal
+
+
+def test_a_million_tokens_cost_what_the_table_says(tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text("big: [2, 8]\nsmall: [0, 0.5]\n")
+    parts = {
+        "write": ("openai:big", 3e6, 5e5),
+        "judge": ("openai:small", 7.0e6, 2e6),
+        "other": ("openai:none", 1.0, 1.0),
+        "mine": ("local:big", 1e6, 1e6),
+        "rules": ("builtin", 1e6, 1e6),
+        "nothing": ("openai:big", 0, 0),
+    }
+    wanted = {"cost": {"write": 10.0, "judge": 1.0, "other": "no price"}}
+    assert costs(Calling(prices=str(file)), parts) == wanted
+    assert costs(Calling(prices={"big": (2, 8), "small": (0, 0.5)}), parts) == wanted
+    assert costs(Calling(), parts) == {}
+    with pytest.raises(MissingError, match="no file of prices"):
+        costs(Calling(prices=str(tmp_path / "none.yaml")), parts)
+
+
+def test_what_was_paid() -> None:
+    counts = {"calls": 5, "prompt_tokens": 9, "cost": 0.25, "retries": 2, "calls failed: x": 1}
+    assert paid(counts) == ({"retries": 2}, {"cost": 0.25})
+    assert paid({"calls": 5}) == ({}, {})
+
+
+def test_how_calls_are_made_is_no_part_of_any_step() -> None:
+    loaded = load_plugins()
+    found = [
+        schema
+        for name in loaded.methods.names()
+        for schema in loaded.method(name).stages.values()
+        if issubclass(schema, Calling)
+    ]
+    assert len(found) >= 4
+    for schema in found:
+        assert set(Calling.model_fields) <= schema.volatile()
+
+
+class Echo:
+    """Says how many requests came with it."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        self.sizes.append(len(requests))
+        return [Response((Completion(r.messages[0]["content"]),), Usage(2, r.seed)) for r in requests]
+
+    def describe(self) -> dict[str, Any]:
+        return {"backend": "echo"}
+
+    def close(self) -> None: ...
+
+
+def test_batches_that_are_asked_together_stay_batches_in_the_journal(tmp_path: Path) -> None:
+    def batch(name: str, size: int) -> tuple[str, Any]:
+        return name, lambda: [
+            Request(({"role": "user", "content": f"{name}{i}"},), seed=i) for i in range(size)
+        ]
+
+    echo = Echo()
+    with Journal(tmp_path / "j.jsonl") as journal:
+        asker = Asker(lambda: echo, journal)
+        asker.ask("b", 2, batch("b", 2)[1])
+        asker.prepare([batch("a", 3), batch("b", 2), batch("c", 1)])
+        assert echo.sizes == [2, 4]
+        assert [r["text"] for r in asker.ask("a", 3, batch("a", 3)[1])] == ["a0", "a1", "a2"]
+        assert [r["text"] for r in asker.ask("c", 1, batch("c", 1)[1])] == ["c0"]
+        assert echo.sizes == [2, 4]
+        assert (asker.calls, asker.prompt_tokens, asker.completion_tokens) == (6, 12, 4)
+        assert journal["a"]["usage"] == [6, 3]
+    with Journal(tmp_path / "j.jsonl") as journal:
+        again = Asker(lambda: pytest.fail("opened"), journal)
+        assert [r["text"] for r in again.ask("b", 2, batch("b", 2)[1])] == ["b0", "b1"]
+
+
+def test_how_many_batches_keep_a_server_busy() -> None:
+    assert batches_at_once("openai:x", 64, 64) == 2
+    assert batches_at_once("openai:x", 64, 1000) == 32
+    assert batches_at_once("openai:x", 1000, 64) == 1
+    assert batches_at_once("local:x", 8, 64) == batches_at_once("builtin", 8, 64) == 1

@@ -1,0 +1,60 @@
+"""Rates: no minute sees more than the limit, and no time is wasted. The reference counts starts in every window."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from lcx.work.limits import Pace
+
+
+def starts(pace: Pace, sizes: list[float], settle: float | None = None) -> list[float]:
+    """When calls that all wait from time 0 begin."""
+    now, found = 0.0, []
+    for size in sizes:
+        while (wait := pace.wait(now, size)) > 0:
+            now += wait
+        pace.begin(now, size)
+        found.append(now)
+        if settle is not None:
+            pace.settle(now, size, settle)
+    return found
+
+
+def most_in_a_minute(times: list[float], sizes: list[float]) -> float:
+    return max(
+        sum(size for at, size in zip(times, sizes, strict=True) if 0 <= at - start < 60) for start in times
+    )
+
+
+@pytest.mark.parametrize("limit", [0.5, 1, 7, 60, 90, 600, 5000])
+def test_no_minute_has_more_calls_than_the_limit(limit: float) -> None:
+    count = int(limit * 3) + 3
+    times = starts(Pace(calls_a_minute=limit), [1.0] * count)
+    assert times[0] == 0
+    assert most_in_a_minute(times, [1.0] * count) <= max(1.0, limit) + 1e-6
+    assert times[-1] <= 60 / limit * count * 1.1 + 60  # and it comes near the limit
+
+
+def test_tokens_are_limited_by_estimates_and_settled_by_use() -> None:
+    rng = random.Random(0)
+    sizes = [rng.uniform(10, 900) for _ in range(400)]
+    times = starts(Pace(tokens_a_minute=6000), sizes)
+    assert most_in_a_minute(times, sizes) <= 6000 + 1e-6
+    assert sum(sizes) / times[-1] * 60 > 4800
+    # What was estimated too high is given back, so calls that use a tenth begin about ten times as fast.
+    assert starts(Pace(tokens_a_minute=6000), [500.0] * 200, settle=50.0)[-1] < times[-1] / 3
+
+
+def test_a_call_larger_than_the_limit_waits_for_a_full_bucket_and_leaves_a_debt() -> None:
+    pace = Pace(tokens_a_minute=600)
+    assert pace.wait(0, 10_000) == 0
+    pace.begin(0, 10_000)
+    wait = pace.wait(0, 1)
+    assert wait == pytest.approx((10_000 - 100 + 1) / (500 / 60))
+    assert pace.wait(wait, 1) == 0
+
+
+def test_without_limits_nothing_waits() -> None:
+    assert starts(Pace(), [1e9] * 10) == [0.0] * 10
