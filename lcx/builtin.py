@@ -1,5 +1,5 @@
-"""What the core itself brings: the bundled recipes' folder, text generators, probes, and the generic methods
-`sft` and `preference`.
+"""What the core itself brings: the bundled recipes' folder, text generators, retrievers, probes, and the generic
+methods `sft` and `preference`.
 
 It registers through the same hooks as any plugin.
 """
@@ -53,6 +53,14 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
 def lcx_register_llms(register: Callable[..., None]) -> None:
     register("builtin", "lcx.llm.builtin:open_builtin")
     register("local", "lcx.llm.local:open_local")
+    register("openai", "lcx.llm.endpoint:open_openai")
+
+
+@hookimpl
+def lcx_register_retrievers(register: Callable[..., None]) -> None:
+    register("bm25", "lcx.retrieval.bm25:open_bm25")
+    register("openai", "lcx.retrieval.dense:open_endpoint")
+    register("sentence-transformers", "lcx.retrieval.dense:open_sentence_transformers")
 
 
 @hookimpl

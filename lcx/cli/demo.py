@@ -18,12 +18,12 @@ app = typer.Typer(**APP)
 @app.command(
     name="demo",
     epilog=opt.examples(
-        "lcx demo", "lcx demo --recipe logo", "lcx demo --seed 1 --fresh", "lcx demo --out demo --json"
+        "lcx demo", "lcx demo --recipe longreward", "lcx demo --seed 1 --fresh", "lcx demo --out demo --json"
     ),
 )
 def demo(
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="Which demo: in2 or logo.")
+        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="Which demo: in2, logo or longreward.")
     ] = "in2",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over what an earlier demo left.")] = False,

@@ -29,10 +29,17 @@ def evaluate(
     model: opt.Model = None,
     corpus: opt.Corpus = None,
     llm: opt.Llm = None,
+    judge: opt.Judge = None,
+    base_url: opt.BaseUrl = None,
+    concurrency: opt.Concurrency = None,
+    max_calls: opt.MaxCalls = None,
+    max_tokens: opt.MaxTokens = None,
+    max_cost: opt.MaxCost = None,
     input: opt.Input = None,
     tokenizer: opt.Tokenizer = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
+    gpus: opt.LlmGpus = None,
     force: opt.Force = False,
     dry_run: opt.DryRun = False,
     task: Annotated[
@@ -43,8 +50,10 @@ def evaluate(
         str | None, typer.Option("--predictions", "-p", metavar="FILE", help="Score this JSON Lines file.")
     ] = None,
     compat: Annotated[
-        Literal["film"] | None,
-        typer.Option("--compat", metavar="COMPAT", help="`film`: the arithmetic of the published figures."),
+        Literal["film", "longreward"] | None,
+        typer.Option(
+            "--compat", metavar="COMPAT", help="`film`, `longreward`: as the published figures count."
+        ),
     ] = None,
     span: Annotated[
         int | None, typer.Option("--span", metavar="N", min=1, help="Positions a span (default: 50).")
@@ -60,6 +69,13 @@ def evaluate(
         "model": model,
         "corpus": corpus,
         "llm": llm,
+        "judge": judge,
+        "base_url": base_url,
+        "concurrency": concurrency,
+        "max_calls": max_calls,
+        "max_tokens": max_tokens,
+        "max_cost": max_cost,
+        "gpus": gpus,
         "input": input,
         "tokenizer": tokenizer,
         "seed": seed,
@@ -71,6 +87,8 @@ def evaluate(
             raise UsageError(
                 "--predictions needs --task", hint="--task val:document, val:code, val:database or needle"
             )
+        if compat == "longreward":
+            raise UsageError("--compat longreward is for judged tasks", hint="--compat film, or leave it out")
         score_file(task, Path(predictions).expanduser(), compat, span, as_json=json)
         return
     if recipe is None:

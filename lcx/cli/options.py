@@ -79,7 +79,32 @@ Corpus = Annotated[
 ]
 Llm = Annotated[
     str | None,
-    typer.Option("--llm", metavar="LLM", help="Who writes: `builtin` (rules) or local:PATH_OR_ID."),
+    typer.Option(
+        "--llm", metavar="LLM", help="Who writes: `builtin` (rules), openai:MODEL or local:PATH_OR_ID."
+    ),
+]
+Judge = Annotated[
+    str | None, typer.Option("--judge", metavar="LLM", help="Who judges; takes what --llm takes.")
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", metavar="URL", help="Where openai:MODEL is served, with its /v1."),
+]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", metavar="N", min=1, help="Calls in flight at a time.")
+]
+MaxCalls = Annotated[
+    int | None, typer.Option("--max-calls", metavar="N", min=0, help="Calls after which a step stops.")
+]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", metavar="N", min=0, help="Tokens after which a step stops.")
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option("--max-cost", metavar="COST", min=0, help="Cost by `prices` after which a step stops."),
+]
+LlmGpus = Annotated[
+    int | None, typer.Option("--gpus", metavar="N", min=1, help="Processes of a local: model, a GPU each.")
 ]
 Input = Annotated[
     str | None, typer.Option("--input", metavar="INPUT", help="Data to start from: step:ID or a path.")
@@ -98,6 +123,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Show settings and
 
 Gpus = Annotated[
     int | None, typer.Option("--gpus", metavar="N", help="Train in N processes on this machine, a GPU each.")
+]
+RunGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus", metavar="N", help="Processes of train steps and of local: models here, a GPU each."
+    ),
 ]
 Strategy = Annotated[
     str | None,

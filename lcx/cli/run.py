@@ -31,10 +31,16 @@ def run_recipe(
     model: opt.Model = None,
     corpus: opt.Corpus = None,
     llm: opt.Llm = None,
+    judge: opt.Judge = None,
+    base_url: opt.BaseUrl = None,
+    concurrency: opt.Concurrency = None,
+    max_calls: opt.MaxCalls = None,
+    max_tokens: opt.MaxTokens = None,
+    max_cost: opt.MaxCost = None,
     tokenizer: opt.Tokenizer = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
-    gpus: opt.Gpus = None,
+    gpus: opt.RunGpus = None,
     strategy: opt.Strategy = None,
     offload: opt.Offload = None,
     force: opt.Force = False,
@@ -57,6 +63,13 @@ def run_recipe(
         "model": model,
         "corpus": corpus,
         "llm": llm,
+        "judge": judge,
+        "base_url": base_url,
+        "concurrency": concurrency,
+        "max_calls": max_calls,
+        "max_tokens": max_tokens,
+        "max_cost": max_cost,
+        "gpus": gpus,
         "tokenizer": tokenizer,
         "seed": seed,
     }
@@ -66,8 +79,12 @@ def run_recipe(
     given = spread(job, request.given())
     steps = [s for s in work.resolve(job, given, None) if s.id in chosen]
     plans = {s.id: launched.plan_for(job, s, ask) for s in steps if s.stage == "train"}
-    if ask.given() and not plans:
-        raise UsageError("--gpus and --strategy are for train steps", why=f"These are {', '.join(chosen)}.")
+    for_calls = not (strategy or offload) and any("gpus" in given.get(s.id, {}) for s in steps)
+    if ask.given() and not plans and not for_calls:
+        raise UsageError(
+            "--gpus and --strategy are for train steps, --gpus for steps that ask models too",
+            why=f"These are {', '.join(chosen)}.",
+        )
     if dry_run:
         found = [
             work.plan_step(job, step)
@@ -118,7 +135,7 @@ def spread(job: Any, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         takers = [s for s in plain if key in type(s.settings).model_fields]
         if key == "model":
             takers = [s for s in takers if not str(s.values().get("model")).startswith("step:")]
-        if not takers:
+        if not takers and key != "gpus":  # train steps take it as a launch option
             raise UsageError(f"no step of recipe '{job.recipe.name}' takes --{key.replace('_', '-')}")
         for step in takers:
             flags.setdefault(step.id, {})[key] = value

@@ -27,10 +27,17 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
         model: opt.Model = None,
         corpus: opt.Corpus = None,
         llm: opt.Llm = None,
+        judge: opt.Judge = None,
+        base_url: opt.BaseUrl = None,
+        concurrency: opt.Concurrency = None,
+        max_calls: opt.MaxCalls = None,
+        max_tokens: opt.MaxTokens = None,
+        max_cost: opt.MaxCost = None,
         input: opt.Input = None,
         tokenizer: opt.Tokenizer = None,
         seed: opt.Seed = None,
         device: opt.Device = "auto",
+        gpus: opt.LlmGpus = None,
         force: opt.Force = False,
         dry_run: opt.DryRun = False,
         json: opt.Json = False,
@@ -43,6 +50,13 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
             "model": model,
             "corpus": corpus,
             "llm": llm,
+            "judge": judge,
+            "base_url": base_url,
+            "concurrency": concurrency,
+            "max_calls": max_calls,
+            "max_tokens": max_tokens,
+            "max_cost": max_cost,
+            "gpus": gpus,
             "input": input,
             "tokenizer": tokenizer,
             "seed": seed,
@@ -64,6 +78,8 @@ def run_stage(stage: str, step_id: str | None, request: Request, ask: Ask | None
     job = work.open_job(request)
     chosen = pick_step(job.recipe, stage, step_id)
     plain = {s.id: s for s in work.resolve(job, {}, chosen)}[chosen]
+    if {"tasks", "probes"} & type(plain.settings).model_fields.keys() == {"tasks"}:
+        request.flags["tasks"] = request.flags.pop("probes", None)  # what --task names is the method's choice
     work.refuse_unknown_flags(plain, request.given())
     flags = request.of_step(plain)
     step = {s.id: s for s in work.resolve(job, {chosen: flags}, chosen)}[chosen]

@@ -94,7 +94,9 @@ def open_job(request: Request) -> RunJob:
         rank=place.rank if place else 0,
         world_size=place.processes if place else 1,
     )
-    return RunJob(request, job.recipe, job.plugins, Run(folder, name, request.recipe), ctx)
+    stages = {step.id: step.stage for step in job.recipe.steps}
+    run = Run(folder, name, request.recipe, stages)
+    return RunJob(request, job.recipe, job.plugins, run, ctx)
 
 
 def resolve(job: Job, flags: Mapping[str, Mapping[str, Any]], default: str | None) -> list[Step]:
@@ -182,4 +184,7 @@ def next_command(job: Job, step: Step) -> str:
         words += ["--run", job.request.run]
     if job.request.device != "auto":
         words += ["--device", job.request.device]
+    served = job.request.flags.get("base_url")
+    if served and "base_url" in job.plugins.method(after.method).stages[after.stage].model_fields:
+        words += ["--base-url", served]
     return shlex.join(words)

@@ -138,7 +138,7 @@ KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
     "KEY=VALUE": _sets,
     "DIR": _folders,
     "FILE": lambda current, used: files(current),
-    "MODEL": _references(["tiny", "tiny16"], ("train",)),
+    "MODEL": _references(["tiny", "tiny16", "tiny8"], ("train",)),
     "INPUT": _references([], ("synth", "score")),
     "CORPUS": _references(["stdlib", "stdlib:records", "stdlib:stale", "hf:"], ()),
     "TOKENIZER": _references(["simple", "words"], ()),

@@ -51,7 +51,7 @@ def read_pair_rows(path: Path, rejects: Rejects) -> list[Bundle]:
     Raises UsageError where none is usable.
     """
     found: list[Bundle] = []
-    for number, row in enumerate(_rows(path), 1):
+    for number, row in enumerate(raw_rows(path), 1):
         where = f"row {number}"
         if not isinstance(row, Mapping):
             rejects.add(path.name, "no JSON object", where=where)
@@ -70,7 +70,8 @@ def read_pair_rows(path: Path, rejects: Rejects) -> list[Bundle]:
     return found
 
 
-def _rows(path: Path) -> Iterator[Any]:
+def raw_rows(path: Path) -> Iterator[Any]:
+    """Rows of a JSONL or Parquet file, None for a line that is no JSON. Raises UsageError for no Parquet file."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 

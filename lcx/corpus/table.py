@@ -15,9 +15,10 @@ from lcx.corpus.segments import line_spans, segment_spans
 from lcx.corpus.tokenizing import SpanTokenizer
 from lcx.errors import LcxError, UsageError
 from lcx.records import Document, Segment
-from lcx.work.files import make_folder, read_json, write_json
+from lcx.work.files import link_file, make_folder, read_json, write_json
 
 MODES = ("length", "lines")
+TABLE_FILES = ("documents-*", "segments-*", "table.json")
 DOCUMENTS_A_BATCH = 256
 BYTES_A_BATCH = 8 << 20
 SEGMENTS_A_GROUP = 1 << 16
@@ -282,6 +283,13 @@ def load_table(folder: str | Path, *, cache_bytes: int = 256 << 20) -> SegmentTa
         )
     info = {k: v for k, v in known.items() if k not in {"fingerprint", "documents", "segments"}}
     return SegmentTable(documents, whole, list(numbers), known["fingerprint"], info)
+
+
+def link_table(source: Path, target: Path) -> None:
+    """Put a table beside other bundles that refer to it: links where the disk can, else copies."""
+    for pattern in TABLE_FILES:  # table.json last: with it the table counts as whole
+        for path in sorted(source.glob(pattern)):
+            link_file(path, target / path.name)
 
 
 def _batch(stream: Iterator[Document]) -> list[Document]:

@@ -109,7 +109,7 @@ class BranchDecoder:
         if not self._held:
             raise ValueError("prefill a prefix first")
         answers: list[list[int]] = [[] for _ in prompts]
-        draws = [_draws(sampling, number) for number in range(len(prompts))] if sampling else []
+        draws = [generator(sampling, number) for number in range(len(prompts))] if sampling else []
         rows = [[*self._held, *prompt] for prompt in prompts]
         with _attention(self.model):
             for group in self._batches(rows, batch):
@@ -155,7 +155,7 @@ class BranchDecoder:
         for step in range(max_new_tokens):
             logits = self._forward(ids, places)[:, -1]
             self.state.filled += ids.shape[1]
-            tokens = _pick(logits, sampling, [draws[number] for number in alive] if sampling else [])
+            tokens = pick(logits, sampling, [draws[number] for number in alive] if sampling else [])
             kept = []
             for row, (number, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
                 if token not in eos:
@@ -180,13 +180,13 @@ class BranchDecoder:
         ).logits
 
 
-def _draws(sampling: Sampling, branch: int) -> torch.Generator:
+def generator(sampling: Sampling, branch: int) -> torch.Generator:
     # One generator a branch: what it draws depends on the seed and its number, never on its batch or device.
     mixed = np.random.SeedSequence([sampling.seed & 0xFFFFFFFF, branch]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed) & 0x7FFFFFFFFFFFFFFF)
 
 
-def _pick(logits: torch.Tensor, sampling: Sampling | None, draws: Sequence[torch.Generator]) -> torch.Tensor:
+def pick(logits: torch.Tensor, sampling: Sampling | None, draws: Sequence[torch.Generator]) -> torch.Tensor:
     """The next token of each row of logits [B,V]: the likeliest, or one drawn from the likeliest `top_p`."""
     if sampling is None or sampling.temperature <= 0:
         return logits.argmax(-1)
@@ -281,7 +281,7 @@ def _one_by_one(
             devices = [model.device] if model.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices, enabled=drawn):
                 if drawn and sampling is not None:
-                    torch.manual_seed(_draws(sampling, number).initial_seed())
+                    torch.manual_seed(generator(sampling, number).initial_seed())
                 made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
             tokens = made[0, ids.shape[1] :].tolist()
             stop = next((place for place, token in enumerate(tokens) if token in end), len(tokens))

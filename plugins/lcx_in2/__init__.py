@@ -24,13 +24,13 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
     from lcx.evaluation.settings import EvalSettings
     from lcx.methods import Method
     from lcx.training.settings import TrainSettings
-    from lcx_in2.settings import In2Synth
+    from lcx_in2.settings import In2Score, In2Synth
 
     register(
         Method(
             name=NAME,
             summary="QA whose evidence sits anywhere in a 4K-32K context of ~128-token segments",
-            stages={"synth": In2Synth, "train": TrainSettings, "eval": EvalSettings},
+            stages={"synth": In2Synth, "score": In2Score, "train": TrainSettings, "eval": EvalSettings},
             paper="https://arxiv.org/abs/2404.16811",
         )
     )
@@ -43,6 +43,15 @@ def lcx_synth(step: Step, run: Run, ctx: Context) -> StepResult | None:
     from lcx_in2.synth import synth
 
     return synth(step, run, ctx)
+
+
+@hookimpl
+def lcx_score(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    if step.method != NAME:
+        return None
+    from lcx_in2.score import score
+
+    return score(step, run, ctx)
 
 
 @hookimpl
@@ -67,10 +76,10 @@ def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
 def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
     if step.method != NAME:
         return None
-    if step.stage == "synth":
-        from lcx_in2.forecast import forecast_synth
+    if step.stage in ("synth", "score"):
+        from lcx_in2.forecast import forecast_score, forecast_synth
 
-        return forecast_synth(step)
+        return forecast_synth(step) if step.stage == "synth" else forecast_score(step, run)
     from lcx.stages import forecast_step
 
     return forecast_step(step, run, ctx)

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.settings import FILE, Settings, setting
+from lcx.llm.calling import Calling
+from lcx.settings import FILE, setting
 
 KINDS = ("fine", "integration", "short", "general")
 
 
-class In2Synth(Settings):
+class In2Synth(Calling):
     """How many examples of which kind are made, from what text, by which writer, at which lengths."""
 
     corpus: str = setting("stdlib", description="a file, a folder, hf:NAME, stdlib, or stdlib:records")
@@ -43,7 +44,9 @@ class In2Synth(Settings):
     )
     short_tokens: int = setting(600, ge=1, description="about how long a short context is, in tokens")
     llm: str = setting(
-        "builtin", description="writes the questions: builtin, local:PATH_OR_ID, …", json_schema_extra=FILE
+        "builtin",
+        description="writes the questions: builtin, openai:MODEL, local:PATH_OR_ID",
+        json_schema_extra=FILE,
     )
     llm_options: dict[str, Any] = setting({}, description="options of that backend, such as batch")
     temperature: float = setting(0.7, ge=0, description="sampling temperature of the writer")
@@ -87,3 +90,34 @@ class In2Synth(Settings):
         if self.segment_by == "length" and self.segment_tokens > self.context_tokens[0]:
             raise ValueError("segment_tokens is larger than the shortest context")
         return self
+
+
+class In2Score(Calling):
+    """Who checks the questions, and what the judge sees. The paper checks none, and so does no `judge`."""
+
+    input: str | None = setting(None, description="the data: step:ID or a folder of bundles")
+    judge: str | None = setting(
+        None,
+        description="checks every question: openai:MODEL, local:PATH_OR_ID, builtin; none: all pass, unchecked",
+        json_schema_extra=FILE,
+    )
+    judge_options: dict[str, Any] = setting({}, description="options of that backend")
+    see: Literal["evidence", "context"] = setting(
+        "evidence",
+        description="what the judge sees besides the question: its evidence alone, or the rest of the context too, "
+        "which finds second places that answer and costs a context a question",
+    )
+    unclear: Literal["drop", "keep"] = setting(
+        "drop", description="questions of which the judge cannot tell whether they hold"
+    )
+    attempts: int = setting(3, ge=1, description="replies asked for until one can be read")
+    reply_tokens: int = setting(
+        512, ge=1, description="most tokens of a reply; a judge that thinks aloud needs more"
+    )
+    prompts: str | None = setting(
+        None,
+        description="a folder whose answered.txt, needed.txt or unambiguous.txt replace the bundled ones",
+        json_schema_extra=FILE,
+    )
+    shards: int = setting(1, ge=1, description="files that the bundles are cut into")
+    seed: int = setting(0, description="everything random follows from it")

@@ -13,8 +13,10 @@ from lcx.corpus.plans import neighbour_runs, shuffle
 from lcx.corpus.prepare import step_table
 from lcx.corpus.table import SegmentTable
 from lcx.errors import UsageError
-from lcx.llm import open_llm
+from lcx.llm.asking import batches_at_once
+from lcx.llm.costs import paid
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
+from lcx.llm.service import Service
 from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.run import Run
@@ -39,14 +41,14 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
     counts: Counter[str] = Counter()
 
     prompts = writer_prompts(settings.prompts)
-    # A fresh step opens its writer first: a model that is not there should be said before the corpus is read.
-    options = {"device": ctx.device, **settings.llm_options}
-    early = None if (folder / "journal.jsonl").exists() else open_llm(settings.llm, options)
+    service = Service(folder, settings, ctx)
+    if not (folder / "journal.jsonl").exists():  # what is not there should be said before the corpus is read
+        service.check(settings.llm, settings.llm_options)
     table = _table(settings, folder, ctx, counts)
     wanted = _shares(settings, notes)
-    with Journal(folder / "journal.jsonl") as journal:
+    with Journal(folder / "journal.jsonl") as journal, service:
         writer = Writer(
-            lambda: early or open_llm(settings.llm, options),
+            service.opener(settings.llm, settings.llm_options),
             journal,
             prompts=prompts,
             text=table.text,
@@ -54,20 +56,26 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
             seed=settings.seed,
             temperature=settings.temperature,
             max_tokens=settings.answer_tokens,
+            ahead=batches_at_once(settings.llm, settings.batch, settings.concurrency),
         )
+        questions = sum(number for kind, number in wanted.items() if kind != "general")
+        service.expect(max(0, questions - settings.batch * len(journal)))
         fine, joint = _questions(settings, table, writer, wanted, ctx, notes)
-        writer.close()
+        described = {"writer": writer.describe() or {"spec": settings.llm}}
+        others, cost = paid(service.counts())
     counts.update(writer.counts)
+    counts.update(others)
 
     makers = _makers(settings, table, wanted, fine, joint, counts, notes)
     _write(settings, makers, data, ctx)
     bundles = read_bundles(data)
-    metrics = summary(bundles, table)
+    metrics = summary(bundles, table) | cost
     write_text(folder / "preview.md", preview(bundles, table))
     counts.update(metrics.pop("counts"))
     if settings.llm == "builtin":
         notes.append(
-            "builtin rules wrote the questions; for a real model give a writer: --llm local:PATH_OR_ID"
+            "builtin rules wrote the questions; for a real model give a writer: --llm openai:MODEL or "
+            "local:PATH_OR_ID"
         )
     if counts.get("contexts the corpus could not fill"):
         notes.append(
@@ -79,7 +87,7 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
         metrics=metrics,
         files={"data": "data", "preview": "preview.md"},
         notes=notes,
-        extra={"writer": writer.describe() or {"spec": settings.llm}},
+        extra=described,
     )
 
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lcx.corpus.table import SegmentTable
-from lcx.corpus.templates import Template
 from lcx.corpus.tokens import SEPARATOR
 from lcx.llm.asking import Asker
 from lcx.llm.protocol import Request
+from lcx.llm.rendering import Render
 from lcx_logo.chunks import Case, Reading
 
 CORPUS = "corpus"
 """Where a chosen answer comes from that the policy did not write."""
-_PLACE = re.compile(r"\{(\w+)\}")
-
-Render = Callable[[str, str], str]
-"""Makes the text of a request from context and question."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +49,17 @@ class Policy:
     stop: str = ""
     seed: int = 0
     batch: int = 64
+    ahead: int = 1
+    """Batches that are asked at a time."""
 
     def answer(self, cases: Sequence[Case]) -> Iterator[list[Answer]]:
         """The chosen answer and then the rejected ones of every case; batches go through the journal."""
-        for number, start in enumerate(range(0, len(cases), self.batch)):
-            part = cases[start : start + self.batch]
-            unit = f"answers:{number}"
+        parts = [cases[start : start + self.batch] for start in range(0, len(cases), self.batch)]
+        units = [f"answers:{number}" for number in range(len(parts))]
+        for number, (unit, part) in enumerate(zip(units, parts, strict=True)):
+            if number % self.ahead == 0:
+                some = range(number, min(number + self.ahead, len(parts)))
+                self.asker.prepare([(units[i], partial(self._requests, parts[i], units[i])) for i in some])
             size = sum(len(self._readings(case)) for case in part)
             replies = iter(self.asker.ask(unit, size, partial(self._requests, part, unit)))
             for case in part:
@@ -98,19 +98,3 @@ class Policy:
         ]
         given = Answer((case.asked.reference or "").strip(), CORPUS, case.asked.source)
         return found if self.own else [given, *found]
-
-
-def fill(prompt: str, values: Mapping[str, str]) -> str:
-    """A prompt with its places filled in one pass, so that braces in a text stay as they are."""
-    return _PLACE.sub(lambda match: values.get(match[1], match[0]), prompt)
-
-
-def by_prompt(prompt: str) -> Render:
-    """Requests by a prompt file with {context} and {question}."""
-    return lambda context, question: fill(prompt, {"context": context, "question": question})
-
-
-def by_template(template: Template, chat: bool) -> Render:
-    """Requests that read as the training prompt does. `chat` says that the backend puts a chat turn around them."""
-    after = template.after + ("" if chat and template.chat else template.cue)
-    return lambda context, question: template.head + context + template.between + question + after

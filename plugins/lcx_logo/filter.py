@@ -12,7 +12,8 @@ from typing import Any
 
 from lcx.llm.asking import Asker
 from lcx.llm.protocol import Request
-from lcx_logo.answers import Answer, fill
+from lcx.llm.rendering import fill
+from lcx_logo.answers import Answer
 
 MAX_TOKENS = 512
 HIGHEST = 10.0
@@ -123,6 +124,8 @@ class Judge:
     prompt: str
     seed: int = 0
     batch: int = 64
+    ahead: int = 1
+    """Batches that are asked at a time."""
 
     def rate(
         self, count: int, example: Callable[[int], Judged], answers: Callable[[int], Sequence[Answer]]
@@ -131,22 +134,26 @@ class Judge:
 
         `example` is called for batches only that the journal lacks, since it may have to read much text.
         """
-        for number, start in enumerate(range(0, count, self.batch)):
-            part = range(start, min(count, start + self.batch))
+        parts = [range(start, min(count, start + self.batch)) for start in range(0, count, self.batch)]
+        units = [f"judge:{number}" for number in range(len(parts))]
+        for number, (unit, part) in enumerate(zip(units, parts, strict=True)):
+            if number % self.ahead == 0:
+                near = range(number, min(number + self.ahead, len(parts)))
+                self.asker.prepare(
+                    [(units[i], partial(self._requests, example, parts[i], units[i])) for i in near]
+                )
             given = [list(answers(i)) for i in part]
             size = sum(bool(answer.text) for some in given for answer in some)
-            unit = f"judge:{number}"
-            requests = partial(self._requests, map(example, part), unit)
-            replies = iter(self.asker.ask(unit, size, requests))
+            replies = iter(self.asker.ask(unit, size, partial(self._requests, example, part, unit)))
             for some in given:
                 yield [_rated(answer, next(replies)) if answer.text else answer for answer in some]
 
-    def _requests(self, examples: Iterator[Judged], unit: str) -> list[Request]:
+    def _requests(self, example: Callable[[int], Judged], part: range, unit: str) -> list[Request]:
         seeds = random.Random(f"{self.seed}:{unit}")
         return [
-            self._request(example, answer, seeds.randrange(2**31))
-            for example in examples
-            for answer in example.answers
+            self._request(shown, answer, seeds.randrange(2**31))
+            for shown in map(example, part)
+            for answer in shown.answers
             if answer.text
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lcx.llm.costs import costs
 from lcx.recipe import Step
 from lcx.run import Run
 from lcx_logo.settings import LogoScore, LogoSynth
@@ -28,6 +29,7 @@ def forecast_synth(step: Step) -> dict[str, Any]:
     examples, own = settings.examples, settings.answers == "own"
     written = 0 if settings.qa == "corpus" else examples
     judged = examples * (1 + settings.rejected) if settings.filter else 0
+    models = {"writer": settings.writer or settings.llm, "policy": settings.llm, "judge": settings.judge}
     found: dict[str, Any] = {
         "examples": examples,
         "calls": {
@@ -51,16 +53,16 @@ def forecast_synth(step: Step) -> dict[str, Any]:
             "policy": examples * (settings.rejected + own) * min(ANSWER_TOKENS, settings.answer_tokens),
             "judge": judged * RATING_TOKENS,
         },
-        "models": {
-            "writer": settings.writer or settings.llm,
-            "policy": settings.llm,
-            "judge": settings.judge,
-        },
+        "models": models,
         "context_tokens": round(examples * context),
         "assumes": f"a question for every example{'' if written == 0 else ', all written'}; {CRITICAL_CHUNKS} critical "
         f"chunks each, {ANSWER_TOKENS} tokens an answer; the filter keeps all",
     }
-    return found
+    parts = {
+        part: (spec, found["prompt_tokens"][part], found["answer_tokens"][part])
+        for part, spec in models.items()
+    }
+    return found | costs(settings, parts)
 
 
 def forecast_score(step: Step, run: Run) -> dict[str, Any]:
@@ -76,4 +78,10 @@ def forecast_score(step: Step, run: Run) -> dict[str, Any]:
         return {**found, "note": f"the data of {reference} is not there yet"}
     counts = run.manifest["steps"][name].get("counts", {})
     calls = counts.get("judge calls") or counts.get("policy calls")
-    return {**found, "calls": calls} if calls else found
+    if not calls:
+        return found
+    size = CRITICAL_CHUNKS * CHUNK * settings.segment_tokens
+    prompt = round(calls * (2 * PROMPT_TOKENS + ANSWER_TOKENS + size))
+    reply = calls * RATING_TOKENS
+    tokens = {"calls": calls, "prompt_tokens": prompt, "answer_tokens": reply}
+    return found | tokens | costs(settings, {"judge": (settings.judge, prompt, reply)})

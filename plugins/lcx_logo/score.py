@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,11 +12,12 @@ from typing import Any
 from lcx.context import Context, StepResult
 from lcx.corpus.bundles import BundleReader, read_bundles
 from lcx.corpus.segments import segment_spans
-from lcx.corpus.table import SegmentTable, load_table
+from lcx.corpus.table import SegmentTable, link_table, load_table
 from lcx.corpus.tokenizing import BUILTIN
 from lcx.errors import LcxError, UsageError
-from lcx.llm import Opener, check_llm
-from lcx.llm.asking import Asker
+from lcx.llm.asking import Asker, batches_at_once
+from lcx.llm.costs import paid
+from lcx.llm.service import Service
 from lcx.recipe import Step
 from lcx.records import Branch, Bundle
 from lcx.run import Run
@@ -36,7 +34,6 @@ from lcx_logo.report import report, score_row, tallies
 from lcx_logo.settings import LogoScore
 from lcx_logo.synth import SAMPLE, judge_prompt, sampled
 
-TABLE_FILES = ("documents-*", "segments-*", "table.json")
 MOST_EVIDENCE = 16
 """Critical chunks that the judge sees at most."""
 
@@ -48,8 +45,9 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
     folder = run.folder(step)
     source = bundles_folder(settings.input, step, run)
     prompt = judge_prompt(settings.prompts)
+    service = Service(folder, settings, ctx)
     if not (folder / "journal.jsonl").exists():
-        check_llm(settings.judge)
+        service.check(settings.judge, settings.judge_options)
     name = CANDIDATES if any(source.glob(f"{CANDIDATES}-*-of-*")) else "bundles"
     bundles = read_bundles(source, name)
     table = load_table(source) if (source / "table.json").is_file() else None
@@ -73,16 +71,16 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
             bundle.branches[0].question, str(bundle.meta.get("reference") or ""), evidence, answers[place]
         )
 
-    opener = Opener(ctx.device)
-    with Journal(folder / "journal.jsonl") as journal, closing(opener):
-        judge = Asker(opener.opener(settings.judge, settings.judge_options), journal)
+    with Journal(folder / "journal.jsonl") as journal, service:
+        judge = Asker(service.opener(settings.judge, settings.judge_options), journal)
         rated = []
-        for found in Judge(judge, prompt, settings.seed, settings.batch).rate(
-            len(usable), example, answers.__getitem__
-        ):
+        ahead = batches_at_once(settings.judge, settings.batch, settings.concurrency)
+        judging = Judge(judge, prompt, settings.seed, settings.batch, ahead)
+        for found in judging.rate(len(usable), example, answers.__getitem__):
             rated.append(found)
             ctx.pulse(f"    judged: {len(rated):,} of {len(usable):,}")
         described = {"judge": judge.describe() or {"spec": settings.judge}}
+        others, cost = paid(service.counts())
 
     def make(place: int) -> Bundle:
         verdict = sift(rated[place], judged=True, margin=settings.margin, least=settings.least)
@@ -90,7 +88,7 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
 
     data = make_folder(folder / "data")
     if table is not None:
-        _link_table(source, data)
+        link_table(source, data)
     write_candidates(settings.shards, data, len(usable), make)
     counts: Counter[str] = Counter(
         {
@@ -100,7 +98,10 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
             "not a preference example": len(bundles) - len(usable),
         }
     )
-    return _finish(settings, folder, read_bundles(data), read_bundles(data, CANDIDATES), +counts, described)
+    counts.update(others)
+    result = _finish(settings, folder, read_bundles(data), read_bundles(data, CANDIDATES), +counts, described)
+    result.metrics.update(cost)
+    return result
 
 
 def _finish(
@@ -246,16 +247,3 @@ def _answer(branch: Branch) -> Answer:
         str(meta.get("error", "")),
         bool(meta.get("cut")),
     )
-
-
-def _link_table(source: Path, target: Path) -> None:
-    """Put the segment table beside the bundles that refer to it: a link where the disk can, else a copy."""
-    for pattern in TABLE_FILES:  # table.json last: with it the table counts as whole
-        for path in sorted(source.glob(pattern)):
-            place = target / path.name
-            if place.exists():
-                continue
-            try:
-                os.link(path, place)
-            except OSError:
-                shutil.copyfile(path, place)

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.settings import FILE, Settings, setting
+from lcx.llm.calling import Calling
+from lcx.settings import FILE, setting
 from lcx.training.preference_settings import PreferenceSettings
 
 PROMPTS = "a folder whose answer.txt, judge.txt, fine.txt or integration.txt replace the bundled ones"
 
 
-class Filtering(Settings):
+class Filtering(Calling):
     """What synth and score share: how chunks are told apart, and which answers pass the filter."""
 
     importance: str = setting(
@@ -26,7 +27,9 @@ class Filtering(Settings):
         "6 for spacy (the paper's), half of the question's items for builtin",
     )
     judge: str = setting(
-        "builtin", description="rates answers: builtin (overlap), local:PATH_OR_ID, …", json_schema_extra=FILE
+        "builtin",
+        description="rates answers: builtin (overlap), openai:MODEL, local:PATH_OR_ID",
+        json_schema_extra=FILE,
     )
     judge_options: dict[str, Any] = setting({}, description="options of that backend")
     margin: float = setting(
@@ -88,7 +91,7 @@ class LogoSynth(Filtering):
     joint_chunks: int = setting(3, ge=2, description="most chunks that such a question is written from")
     llm: str = setting(
         "builtin",
-        description="the policy, the model to be trained; it answers: builtin, local:PATH_OR_ID, …",
+        description="the policy, the model to be trained; it answers: builtin, local:PATH_OR_ID, openai:MODEL",
         json_schema_extra=FILE,
     )
     llm_options: dict[str, Any] = setting({}, description="options of that backend, such as batch")

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.corpus.prepare import step_table
+from lcx.corpus.qa_rows import merged, qa_document
 from lcx.corpus.table import SegmentTable
 from lcx.corpus.templates import load_template
 from lcx.errors import LcxError
-from lcx.llm import Opener, check_llm
-from lcx.llm.asking import Asker
+from lcx.llm.asking import Asker, batches_at_once
+from lcx.llm.costs import paid
 from lcx.llm.questions import Writer, load_prompt, writer_prompts
+from lcx.llm.rendering import Render, by_prompt, by_template
+from lcx.llm.service import Service
 from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.run import Run
 from lcx.work.journal import Journal
-from lcx_logo.answers import Answer, Policy, Render, by_prompt, by_template
+from lcx_logo.answers import Answer, Policy
 from lcx_logo.bundles import candidate
 from lcx_logo.chunks import Asked, Case, Rules, build_case
 from lcx_logo.filter import Judge, Judged, sift
 from lcx_logo.importance import Extractor, open_extractor
 from lcx_logo.output import finish, write_candidates
 from lcx_logo.questions import gather
-from lcx_logo.rows import merged, qa_document
 from lcx_logo.settings import LogoSynth
 
 SAMPLE = 2048
@@ -44,11 +45,11 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
     prompts = writer_prompts(settings.prompts)
     render = _render(settings)
     judging = judge_prompt(settings.prompts)
-    opener = Opener(ctx.device)
     writer_of = (settings.writer, settings.writer_options) if settings.writer else policy_of(settings)
+    service = Service(folder, settings, ctx)
     if not (folder / "journal.jsonl").exists():  # what is not there should be said before the corpus is read
-        for spec in (writer_of[0], settings.llm, settings.judge):
-            check_llm(spec)
+        for one in (writer_of, policy_of(settings), judge_of(settings)):
+            service.check(*one)
         if settings.importance != "builtin":
             open_extractor(settings.importance)
     table = step_table(
@@ -65,9 +66,9 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
         rows=qa_document,
         change=merged,
     )
-    with Journal(folder / "journal.jsonl") as journal, closing(opener):
+    with Journal(folder / "journal.jsonl") as journal, service:
         writer = Writer(
-            opener.opener(*writer_of),
+            service.opener(*writer_of),
             journal,
             prompts=prompts,
             text=table.text,
@@ -75,17 +76,18 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
             seed=settings.seed,
             temperature=settings.temperature,
             max_tokens=settings.question_tokens,
+            ahead=batches_at_once(writer_of[0], settings.batch, settings.concurrency),
         )
         asked = gather(settings, table, data, writer, counts, ctx)
         counts.update(writer.skipped)
-        opener.close(policy_of(settings), judge_of(settings))
+        service.close(policy_of(settings), judge_of(settings))
         extractor = open_extractor(settings.importance, sampled(table))
         cases = _cases(settings, asked, table, extractor, counts, ctx)
 
-        policy = Asker(opener.opener(*policy_of(settings)), journal)
+        policy = Asker(service.opener(*policy_of(settings)), journal)
         answers = _answers(settings, cases, table, policy, render, ctx)
-        opener.close(judge_of(settings))
-        judge = Asker(opener.opener(*judge_of(settings)), journal)
+        service.close(judge_of(settings))
+        judge = Asker(service.opener(*judge_of(settings)), journal)
         if settings.filter:
             answers = _rated(settings, cases, answers, table, judge, judging, ctx)
         described = {
@@ -93,13 +95,17 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
             "policy": policy.describe() or {"spec": settings.llm},
             "judge": judge.describe() or {"spec": settings.judge},
         }
+        others, cost = paid(service.counts())
     for name, asker in (("writer", writer.asker), ("policy", policy), ("judge", judge)):
         counts[f"{name} calls"] = asker.calls
         counts["prompt_tokens"] += asker.prompt_tokens
         counts["completion_tokens"] += asker.completion_tokens
 
     write_candidates(settings.shards, data, len(cases), _makers(settings, cases, answers, table))
-    return finish(settings, folder, table, counts, described)
+    counts.update(others)
+    result = finish(settings, folder, table, counts, described)
+    result.metrics.update(cost)
+    return result
 
 
 def policy_of(settings: LogoSynth) -> tuple[str, dict[str, Any]]:
@@ -190,6 +196,7 @@ def _answers(
         stop=stop,
         seed=settings.seed,
         batch=settings.batch,
+        ahead=batches_at_once(settings.llm, settings.batch, settings.concurrency),
     )
     answers = []
     for found in policy.answer(cases):
@@ -213,7 +220,8 @@ def _rated(
         return Judged(case.asked.question, case.asked.reference or "", evidence, answers[number])
 
     rated = []
-    judge = Judge(asker, prompt, settings.seed, settings.batch)
+    ahead = batches_at_once(settings.judge, settings.batch, settings.concurrency)
+    judge = Judge(asker, prompt, settings.seed, settings.batch, ahead)
     for found in judge.rate(len(cases), example, answers.__getitem__):
         rated.append(found)
         ctx.pulse(f"    judged: {len(rated):,} of {len(cases):,}")

@@ -57,6 +57,8 @@ def heavy_after(*argv: str, **environment: str) -> set[str]:
         "train --recipe in2-tiny --dry-run",
         "eval --recipe in2-tiny --dry-run --json",
         "run --recipe in2 --dry-run",
+        "run --recipe in2 --llm openai:some --judge openai:other --base-url localhost:1 --dry-run",
+        "score --recipe logo --judge openai:some --max-cost 3 --dry-run",
         "presets list",
         "train --recipe in2-tiny --gpus 2 --strategy fsdp --device cpu --dry-run",
     ],

@@ -20,7 +20,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_list(cli: Callable[..., Ran]) -> None:
     rows = {row["name"]: row for row in cli("recipes", "list", "--json").json["recipes"]}
     assert rows["in2"]["method"] == "in2"
-    assert [step["id"] for step in rows["in2"]["steps"]] == ["synth", "train", "eval"]
+    assert [step["id"] for step in rows["in2"]["steps"]] == ["synth", "score", "train", "eval"]
     assert rows["in2"]["summary"]
     assert rows["in2"]["owner"] == "lcx-core"
     out = cli("recipes", "list").out
@@ -32,7 +32,7 @@ def test_show_is_a_recipe_in_itself(cli: Callable[..., Ran]) -> None:
     Path("shown.yaml").write_text(shown)
     assert cli("recipes", "validate", "shown.yaml").code == 0
     steps = {step["id"]: step for step in yaml.safe_load(shown)["steps"]}
-    assert steps["train"]["input"] == "step:synth"
+    assert steps["train"]["input"] == "step:score"
 
 
 def test_show_with_origins_and_overrides(cli: Callable[..., Ran]) -> None:
@@ -45,8 +45,8 @@ def test_show_with_origins_and_overrides(cli: Callable[..., Ran]) -> None:
     assert "# the step before" in lines["input"]
     assert yaml.safe_load(out)["name"] == "in2"
     as_json = cli("recipes", "show", "in2", "--set", "train.batch=64", "--json").json
-    assert as_json["steps"][1]["settings"]["batch"] == 64
-    assert as_json["steps"][1]["origins"]["batch"] == "--set"
+    assert as_json["steps"][2]["settings"]["batch"] == 64
+    assert as_json["steps"][2]["origins"]["batch"] == "--set"
 
 
 def test_copy_refuses_to_overwrite(cli: Callable[..., Ran]) -> None:

@@ -106,6 +106,12 @@ def test_a_flag_that_the_step_lacks(lcx: Callable[[str], Ran]) -> None:
     assert "its settings: examples, rate" in ran.err
 
 
+def test_a_stage_that_the_recipe_lacks(lcx: Callable[[str], Ran]) -> None:
+    ran = lcx("score --recipe ./toy.yaml")
+    assert ran.code == 2
+    assert "recipe 'toy' has no step of the stage score" in ran.err
+
+
 def test_other_settings_are_refused_until_forced(lcx: Callable[[str], Ran], toy: Toy) -> None:
     assert lcx("synth --recipe ./toy.yaml").code == 0
     ran = lcx("synth --recipe ./toy.yaml --seed 7")
@@ -161,6 +167,54 @@ def test_lcx_runs_is_the_default_place(
     assert lcx("synth --recipe ./toy.yaml --json").json["folder"] == str(
         tmp_path / "elsewhere" / "toy" / "synth"
     )
+
+
+# -- how models are called
+
+
+CALLS = "--base-url http://localhost:1 --concurrency 3 --max-calls 4 --max-tokens 5 --max-cost 1.5 --gpus 2"
+
+
+@pytest.mark.parametrize("stage", ["synth", "score"])
+def test_flags_that_say_how_models_are_called(cli: Callable[..., Ran], stage: str) -> None:
+    ran = cli(stage, "--recipe", "logo", "--judge", "openai:some", "--dry-run", "--json", *CALLS.split())
+    (step,) = ran.json["steps"]
+    wanted = {
+        "judge": "openai:some",
+        "base_url": "http://localhost:1",
+        "concurrency": 3,
+        "max_calls": 4,
+        "max_tokens": 5,
+        "max_cost": 1.5,
+        "gpus": 2,
+    }
+    assert {key: step["settings"][key] for key in wanted} == wanted
+    assert list(step["settings"])[-1] == "gpus"  # behind what the step itself is about
+
+
+def test_gpus_of_a_run_are_for_training_and_for_local_models(cli: Callable[..., Ran]) -> None:
+    line = "run --recipe logo --gpus 2 --device cpu --dry-run --json"
+    steps = {step["step"]: step for step in cli(*line.split()).json["steps"]}
+    assert steps["synth"]["settings"]["gpus"] == steps["score"]["settings"]["gpus"] == 2
+    assert steps["train"]["launch"]["processes"] == 2
+    assert "gpus" not in steps["eval"]["settings"]
+    (synth,) = cli(*line.split(), "--to", "synth").json["steps"]
+    assert synth["settings"]["gpus"] == 2
+    ran = cli(*["run", "--recipe", "logo", "--strategy", "fsdp", "--to", "synth", "--dry-run"])
+    assert ran.code == 2
+    assert "for train steps" in ran.err
+    assert cli(*["run", "--recipe", "logo", "--gpus", "2", "--from", "eval", "--dry-run"]).code == 2
+
+
+def test_the_next_command_keeps_the_server(cli: Callable[..., Ran], tmp_path: Path) -> None:
+    from tests.plugins.in2.test_synth import write_corpus
+
+    corpus = write_corpus(tmp_path / "corpus", files=4)
+    words = ["--set", "examples=8", "--set", "segment_tokens=40", "--set", "context_tokens=[200, 300]"]
+    run = ["--recipe", "in2", "--run", str(tmp_path / "run"), "--base-url", "http://localhost:1/v1"]
+    found = cli("synth", *run, *words, "--corpus", str(corpus), "--json").json
+    assert found["next"] == f"lcx score {' '.join(run)}"
+    assert "--base-url" not in cli("score", *run, "--json").json["next"]  # training calls nobody
 
 
 # -- a file of predictions

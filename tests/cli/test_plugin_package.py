@@ -50,7 +50,7 @@ def lcx(shell_lcx: Callable[..., Ran], tmp_path: Path) -> Callable[..., Ran]:
 def test_listed(lcx: Callable[..., Ran]) -> None:
     rows = {row["name"]: row for row in lcx("recipes list --json").json["recipes"]}
     assert rows["haystack-tiny"]["owner"] == "haystack"
-    assert [step["id"] for step in rows["haystack-tiny"]["steps"]] == ["synth", "train", "eval"]
+    assert [step["id"] for step in rows["haystack-tiny"]["steps"]] == ["synth", "score", "train", "eval"]
     plugin = next(row for row in lcx("plugins list --json").json["plugins"] if row["name"] == "haystack")
     assert (plugin["package"], plugin["version"], plugin["state"]) == ("lcx-haystack", "0.3.0", "loaded")
     assert plugin["provides"] == {"recipes": ["haystack-tiny"]}

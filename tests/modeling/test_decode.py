@@ -220,7 +220,7 @@ def test_sampled_tokens_have_the_models_chances() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.05, 0.3, 0.15]])).repeat(4000, 1)
     for top_p, chances in ((1.0, [0.5, 0.05, 0.3, 0.15]), (0.6, [0.625, 0, 0.375, 0]), (0.5, [1, 0, 0, 0])):
         sampling = Sampling(1.0, top_p, 7)
-        tokens = decode._pick(logits, sampling, [decode._draws(sampling, n) for n in range(4000)])
+        tokens = decode.pick(logits, sampling, [decode.generator(sampling, n) for n in range(4000)])
         seen = torch.bincount(tokens, minlength=4) / 4000
         assert (seen - torch.tensor(chances)).abs().max() < 0.03
         assert all(seen[i] == 0 for i in range(4) if chances[i] == 0)

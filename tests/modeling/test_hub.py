@@ -20,10 +20,11 @@ def test_tiny_specs(spec: str, seed: int | None) -> None:
     assert tiny_seed(spec) == seed
 
 
-def test_tiny16_is_a_model_of_its_own() -> None:
+def test_tiny16_and_tiny8_are_models_of_their_own() -> None:
     assert tiny_spec("tiny16:3") == ("tiny16", 3)
     assert tiny_spec("tiny16") == ("tiny16", 0)
     assert tiny_spec("tiny:16") == ("tiny", 16)
+    assert tiny_spec("tiny8:3") == ("tiny8", 3)
     assert tiny_spec("tiny1") is None
 
 

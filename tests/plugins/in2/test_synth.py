@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path,
 def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
     tmp_path: Path, corpus: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lcx_in2.synth as module
+    import lcx.llm as module
 
     synth(tmp_path / "whole", corpus=str(corpus))
     real, calls = module.open_llm, [0]
@@ -109,6 +109,9 @@ def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
                 raise KeyboardInterrupt
             calls[0] += 1
             return self.inner.generate(requests)
+
+        def describe(self) -> dict[str, Any]:
+            return self.inner.describe()
 
         def close(self) -> None: ...
 
@@ -158,7 +161,7 @@ def test_useless_replies_are_skipped_and_counted_by_reason(
             return Response((), error="the server hung up")
         return Response((Completion(f"Question: q{number}?\nAnswer: a{number}"),), Usage(10, 5))
 
-    monkeypatch.setattr("lcx_in2.synth.open_llm", lambda *_: Scripted(reply))
+    monkeypatch.setattr("lcx.llm.open_llm", lambda *_: Scripted(reply))
     result = synth(tmp_path / "run", corpus=str(corpus), mix={"fine": 1}, examples=40)
     assert result.metrics["questions"] == 40
     assert result.counts["segment skipped: no question and answer in the reply"] > 10
@@ -169,9 +172,7 @@ def test_useless_replies_are_skipped_and_counted_by_reason(
 def test_a_writer_without_a_single_usable_reply_is_an_error_with_the_reason(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "lcx_in2.synth.open_llm", lambda *_: Scripted(lambda *_: Response((Completion("no"),)))
-    )
+    monkeypatch.setattr("lcx.llm.open_llm", lambda *_: Scripted(lambda *_: Response((Completion("no"),))))
     with pytest.raises(UsageError, match="no usable fine question") as caught:
         synth(tmp_path / "run", corpus=str(corpus))
     assert "no question and answer in the reply" in caught.value.why
@@ -189,7 +190,7 @@ def test_the_users_prompts_reach_the_writer(
         seen.append(request.messages[0]["content"])
         return Response((Completion("Question: q?\nAnswer: a"),))
 
-    monkeypatch.setattr("lcx_in2.synth.open_llm", lambda *_: Scripted(reply))
+    monkeypatch.setattr("lcx.llm.open_llm", lambda *_: Scripted(reply))
     synth(tmp_path / "run", corpus=str(corpus), prompts=str(folder), mix={"fine": 1}, examples=8)
     assert seen
     assert all(text.startswith("Mine, for ") and "{segment}" not in text for text in seen)

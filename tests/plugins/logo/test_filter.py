@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lcx_logo import filter as sieve
-from lcx_logo.answers import Answer, by_prompt, by_template, fill
+from lcx_logo.answers import Answer
 from lcx_logo.filter import normal, parse_rating, sift
 
 from lcx.corpus.templates import TEMPLATES
+from lcx.llm.rendering import by_prompt, by_template, fill
 
 
 @pytest.mark.parametrize(

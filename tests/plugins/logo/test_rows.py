@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lcx_logo.rows import merged, qa_document
 
 from lcx.corpus.documents import Rejects, read_corpus
+from lcx.corpus.qa_rows import merged, qa_document
 from lcx.errors import UsageError
 from tests.plugins.logo.corpora import write_rows
 
