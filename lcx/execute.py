@@ -51,6 +51,12 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
         inputs["corpus"] = corpus_fingerprint(str(values["corpus"]))
     for key in sorted(type(step.settings).files() - {"input", "model", "corpus"}):
         for name in values[key] if isinstance(values[key], list) else [values[key]]:
+            if isinstance(name, str) and (
+                step_id := name.partition(":step:")[2]
+            ):  # local:step:ID, a model made here
+                run.llm(name)
+                inputs[key] = run.digest_of(step_id)
+                continue
             path = _named_path(name)
             if path is not None:
                 inputs[f"{key} {name}"] = digest(_listing(path))

@@ -1,4 +1,4 @@
-"""Models and tokenizers by folder, hub id, `tiny` or `tiny16`: where they lie, and whether the hub can be asked.
+"""Models and tokenizers by folder, hub id or a tiny model's name: where they lie, and whether the hub can be asked.
 
 Torch-free.
 """
@@ -22,11 +22,11 @@ MODEL_HINT = "--model PATH of a folder with config.json and weights, or --model 
 HUB_SECONDS = 5.0
 """How long an answer of the hub may take before it counts as out of reach."""
 
-_TINY = re.compile(r"(tiny|tiny16)(?::([0-9]*))?")
+_TINY = re.compile(r"(tiny|tiny16|tiny8)(?::([0-9]*))?")
 
 
 def tiny_spec(spec: str) -> tuple[str, int] | None:
-    """Name and seed in `tiny`, `tiny16`, `tiny:SEED` or `tiny16:SEED`, or None for any other spec."""
+    """Name and seed in `tiny`, `tiny16` or `tiny8`, with or without `:SEED`, or None for any other spec."""
     found = _TINY.fullmatch(spec)
     return (found[1], int(found[2] or 0)) if found else None
 

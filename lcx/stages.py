@@ -64,7 +64,17 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
         tokenizer = load_tokenizer(settings.model or "")
         assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
     bundles, aside = training_bundles(data, step, run, ctx)
+    mixed: dict[str, int] = {}
+    if settings.short:
+        from lcx.corpus.documents import Rejects
+        from lcx.training.mixing import with_short
+
+        bundles, mixed = with_short(bundles, settings.short, rejects := Rejects())
+        if len(rejects) and ctx.rank == 0:
+            rejects.write(run.folder(step) / "rejected-short.jsonl")
+        ctx.log(f"{mixed['short bundles mixed in']:,} short pairs mixed in from {settings.short}")
     result = train_preference(settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx)
+    result.counts.update(mixed)
     return _completed(result, assembler, aside)
 
 

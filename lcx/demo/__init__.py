@@ -1,4 +1,4 @@
-"""The demos: a tiny model trained on the spot has a weakness, a recipe cures it, and two probes show the difference."""
+"""The demos: a tiny model trained on the spot has a weakness, a recipe cures it, two evaluations show how far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEMOS", "run_demo", "story"]
 
-DEMOS = ("in2", "logo")
+DEMOS = ("in2", "logo", "longreward")
 """The recipes that have a demo. Each has a module of its name with `run(show)` and `story(result)`."""
 
 

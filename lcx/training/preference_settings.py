@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from lcx.settings import setting
+from lcx.settings import FILE, setting
 from lcx.training.settings import TrainSettings
 
 __all__ = ["PreferenceSettings"]
@@ -15,6 +15,11 @@ __all__ = ["PreferenceSettings"]
 class PreferenceSettings(TrainSettings):
     """What to train on chosen and rejected answers, with which loss and positions. A batch counts bundles."""
 
+    short: str | None = setting(
+        None,
+        description="rows of short pairs (prompt, chosen, rejected) that are mixed into the data: JSONL or Parquet",
+        json_schema_extra=FILE,
+    )
     batch: int = setting(
         64, ge=1, description="contexts, each with its answers, an optimizer step, over all processes"
     )

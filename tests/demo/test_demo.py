@@ -13,6 +13,7 @@ from lcx.demo import DEMOS, run_demo, story
 from lcx.demo.logo import effects
 from lcx.demo.show import Show
 from lcx.errors import UsageError
+from lcx.work.files import write_json
 
 GRID = {
     "view": "grid",
@@ -26,12 +27,21 @@ GRID = {
     "worst": {"score": 0.1, "length": 64, "depth": 0.25},
     "n": 8,
 }
+REWARDS = {
+    "mean": 7.5,
+    "low": 7.0,
+    "high": 8.0,
+    "n": 8,
+    "scale": [0.0, 10.0],
+    "histogram": [0] * 10 + [4] + [0] * 8 + [4],
+    "right": {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 8},
+}
 CURVE = {"spans": [1.0, 0.5], "average": 0.75, "gap": 0.5, "counts": [4, 4], "n": 8, "worst": 0.5, "span": 1}
 
 
 def test_an_unknown_demo_is_refused() -> None:
     with pytest.raises(UsageError, match="no demo"):
-        run_demo("longreward")
+        run_demo("longalign")
 
 
 @pytest.mark.parametrize("name", DEMOS)
@@ -43,6 +53,10 @@ def test_every_step_is_given_the_seed_and_its_model(
 
     def do(self: Show, step: Any) -> StepResult:
         done.append(step)
+        if name == "longreward":
+            more = {"mean": 8.5, "right": {"mean": 0.75}} if step.id == "eval" else {}
+            write_json(self.run.folder(step) / "scores.json", {"tasks": {"reward": {**REWARDS, **more}}})
+            return StepResult(counts={"pairs": 5})
         curves = {task: CURVE for task in ("val:document", "val:code", "val:database")}
         grid = {"needle": {**GRID, "decoys": 0.25 if step.id.startswith("stale") else None}}
         return StepResult(metrics={"probes": curves if name == "in2" else grid})
@@ -50,13 +64,17 @@ def test_every_step_is_given_the_seed_and_its_model(
     monkeypatch.setattr(Show, "do", do)
     monkeypatch.setattr(Show, "base", lambda self, tiny: bases.append(tiny))
     result = run_demo(name, seed=7, out=tmp_path / "run")
-    base = "tiny:7" if name == "in2" else "tiny16:7"
+    base = {"in2": "tiny:7", "logo": "tiny16:7", "longreward": "tiny8:7"}[name]
     assert bases == [base.partition(":")[0]]
     assert {step.settings.seed for step in done} == {7}
     trained = next(step for step in done if step.stage == "train")
     assert trained.settings.model == base
     probed = [step.settings.model for step in done if step.stage == "eval"]
-    assert probed == ([base, "step:train"] if name == "in2" else [base, base, "step:train", "step:train"])
+    assert probed == {
+        "in2": [base, "step:train"],
+        "logo": [base, base, "step:train", "step:train"],
+        "longreward": ["step:sft", "step:dpo"],
+    }.get(name)
     assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
     text = story(result)
     assert "next: lcx recipes show" in text
@@ -64,6 +82,15 @@ def test_every_step_is_given_the_seed_and_its_model(
         assert [step.settings.llm for step in done if step.stage == "synth"] == ["local:tiny16:7"]
         assert result["effects"]["before"] == {"window": 0.95, "beyond": 0.3, "earliest": 0.1, "decoys": 0.25}
         assert "0.25" in text
+    if name == "longreward":
+        assert [step.id for step in done] == ["sft-data", "sft", "before", "synth", "score", "dpo", "eval"]
+        assert [step.settings.llm for step in done if step.id == "synth"] == ["local:step:sft"]
+        assert result["effects"] == {
+            "before": {"right": 0.5, "reward": 7.5},
+            "after": {"right": 0.75, "reward": 8.5},
+        }
+        assert "4 to 6" in text
+        assert "5 pairs" in text
 
 
 def test_effects_are_read_off_the_right_cells() -> None:

@@ -114,6 +114,20 @@ def test_tiny16_knows_stale_lines_and_nothing_is_planted_in_it() -> None:
 
 
 @pytest.mark.usefixtures("few_steps")
+def test_tiny8_stops_early_and_reports_no_stage_that_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = replace(curriculum.TINY8, stages=((4, 2), (8, 2)))
+    _, _, report = train_base(0, course=short)
+    assert [stage["stage"] for stage in report["stages"]] == ["copy", "records-4", "records-8"]
+    assert "NaN" not in json.dumps(report)
+    assert curriculum.TINY8.records == 8
+    monkeypatch.setattr(curriculum, "SETTLED", 0.93)
+    monkeypatch.setattr(curriculum, "probe", lambda *_, **__: [0.9] * 8)
+    assert train_base(0, course=short)[2]["restarts"] == 0
+    with pytest.raises(LcxError, match="did not learn"):
+        train_base(0, course=replace(short, reach=1.0))
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_a_copy_stage_that_does_not_click_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[int] = []
 

@@ -71,3 +71,30 @@ def test_means_and_sums() -> None:
     assert token_logprobs(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long)).shape == (0,)
     with pytest.raises(ValueError, match="'branch' or 'token'"):
         sft_loss(values, BRANCH, 3, "tokens")
+
+
+@pytest.mark.parametrize("packs", [[[0, 1, 2]], [[0], [1, 2]], [[1], [0], [2]]])
+def test_branch_weighting_is_longaligns(packs: list[list[int]]) -> None:
+    """LongAlign (2401.18058, section 3.3): K packs, M sequences, N_i targets; each sequence's summed loss is scaled by
+    K / (N_i M), a pack's loss is their sum, a batch's the mean over packs. However it is packed, it is the mean of the
+    sequences' means."""
+    logits, targets = draw(torch.float64)
+    k, m = len(packs), 3
+    expected = torch.zeros((), dtype=torch.float64)
+    for pack in packs:
+        for sequence in pack:
+            rows = [t for t in range(len(BRANCH)) if BRANCH[t] == sequence]
+            total = sum(logits[t].logsumexp(0) - logits[t, targets[t]] for t in rows)
+            expected = expected + total * k / (len(rows) * m) / k
+    logp = token_logprobs(logits, targets)
+    parts = []
+    for pack in packs:  # as the trainer sums them: a forward pass each, divided by what the step has
+        rows = torch.tensor([t for sequence in pack for t in range(len(BRANCH)) if BRANCH[t] == sequence])
+        place = torch.tensor([pack.index(int(BRANCH[t])) for t in rows])
+        parts.append(summed_sft_loss(logp[rows], place, torch.ones(len(pack)), "branch"))
+    mine = sum(part[0] for part in parts) / sum(part[1] for part in parts)
+    assert torch.allclose(mine.double(), expected.double(), rtol=1e-6)
+    token = sft_loss(logp, BRANCH, 3, "token")
+    assert not torch.allclose(token.double(), expected.double(), rtol=1e-3)
+    theirs = torch.autograd.grad(expected, logits, retain_graph=True)[0]
+    assert torch.allclose(torch.autograd.grad(mine, logits)[0], theirs, rtol=1e-5, atol=1e-8)

@@ -1,0 +1,288 @@
+"""Answers of the models under evaluation: what they are asked, how a context is made to fit, and their journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lcx import plugins
+from lcx.context import Context
+from lcx.corpus.templates import Template, load_template
+from lcx.corpus.tokenizing import FastTokenizer, SpanTokenizer, open_span_tokenizer
+from lcx.errors import UsageError
+from lcx.llm.protocol import Request, Response
+from lcx.llm.rendering import Render, by_template
+from lcx.llm.service import Service
+from lcx.run import Run
+from lcx.work.files import sha256_json, sha256_text
+from lcx.work.journal import Journal
+from lcx_longreward.candidates import GUESSING
+from lcx_longreward.eval_data import Item, saved_answers
+from lcx_longreward.eval_settings import LongRewardEval
+from lcx_longreward.judging import together
+
+__all__ = [
+    "Answer", "Answerer", "Fitter", "Sampling", "Subject", "counted", "middle_cut", "open_subjects",
+    "subject_of",
+]  # fmt: skip
+
+SPARE = 16
+"""Tokens kept free for what a chat template puts around a prompt, and for joins."""
+NO_ANSWER = "the saved answers have none"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. `error` says why there is no text, `cut` that a limit ended it, `short` that its context was cut."""
+
+    text: str
+    error: str = ""
+    cut: bool = False
+    short: bool = False
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn, and how many."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under evaluation: its backend's spec and options, or a file of saved answers in its place."""
+
+    spec: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    saved: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.saved or self.spec
+
+    @property
+    def local(self) -> bool:
+        return self.spec.startswith("local:")
+
+    def check(self, service: Service) -> None:
+        """Raises within seconds where a backend, folder, key or file is not there."""
+        if self.saved:
+            saved_answers(self.saved)
+        else:
+            service.check(self.spec, self.options)
+
+
+def subject_of(model: str, options: Mapping[str, Any], template: str, run: Run) -> Subject:
+    """The backend of a model: `step:ID`, a path, a hub id and `tiny` are run here; `openai:MODEL` and such as named.
+
+    Raises MissingError for a step that is not done.
+    """
+    name, colon, rest = model.partition(":")
+    if model.startswith("step:"):
+        spec = f"local:{run.resolve(model, 'model')}"
+    elif name == "local" and rest.startswith("step:"):
+        spec = f"local:{run.resolve(rest, 'model')}"
+    elif name in plugins.loaded().llms and (colon or name == "builtin"):
+        spec = model
+    else:
+        spec = f"local:{model}"
+    if spec.startswith("local:") and not load_template(template).chat:
+        options = {"chat": "never", **options}  # a template that takes no chat turn gets none
+    return Subject(spec, dict(options))
+
+
+class Answerer:
+    """Asks the models and journals each answer, so that a killed step asks none twice.
+
+    A journalled answer stands for its model, its context and question and how it was drawn: tasks that ask the
+    same thing share it.
+    """
+
+    def __init__(self, settings: LongRewardEval, service: Service, journal: Journal, ctx: Context) -> None:
+        self.settings, self.service, self.journal, self.ctx = settings, service, journal, ctx
+        self.template = load_template(settings.template)
+
+    def answers(
+        self, subject: Subject, items: Sequence[Item], sampling: Sampling = Sampling(), part: str = "answers"
+    ) -> list[list[Answer]]:
+        """For every item its answers. Raises UsageError where a context does not fit and `too_long` is `error`."""
+        if subject.saved:
+            return self._saved(subject.saved, items)
+        units = [self._unit(subject, item, sampling) for item in items]
+        missing = {unit: item for unit, item in zip(units, items, strict=True) if unit not in self.journal}
+        failed: dict[str, list[Answer]] = {}
+        if missing:
+            self.service.expect(len(missing))
+            failed = self.service.run(self._ask_all(subject, missing, sampling, part))
+        return [
+            failed.get(unit) or [Answer(**row) for row in self.journal[unit]["answers"]] for unit in units
+        ]
+
+    def _saved(self, file: str, items: Sequence[Item]) -> list[list[Answer]]:
+        known = saved_answers(file)
+        found = [known.get(item.id, known.get(f"question:{item.question}")) for item in items]
+        if items and all(text is None for text in found):
+            raise UsageError(
+                f"{file} has no answer to any of the {len(items)} questions",
+                why=f"Ids such as '{items[0].id}' are looked for, and questions word for word.",
+            )
+        return [[Answer("", NO_ANSWER) if text is None else Answer(text.strip())] for text in found]
+
+    def _unit(self, subject: Subject, item: Item, sampling: Sampling) -> str:
+        settings = self.settings
+        what = [
+            *(subject.spec, dict(subject.options), item.key, vars(sampling), settings.seed),
+            *(settings.answer_tokens, self.template.hash, settings.window, settings.too_long),
+        ]
+        return f"answers:{sha256_json(what)[:32]}"
+
+    async def _ask_all(
+        self, subject: Subject, missing: Mapping[str, Item], sampling: Sampling, part: str
+    ) -> dict[str, list[Answer]]:
+        """Ask what the journal lacks. Calls that failed are returned: a step that goes on asks them again."""
+        exchange = self.service.exchange(subject.spec, subject.options)
+        render = render_of(self.template, bool(exchange.describe().get("chat_template", True)))
+        fitter = self._fitter(subject, render)
+        if fitter is not None and fitter.how == "error":
+            for item in missing.values():  # before the first call
+                fitter.fit(item)
+        # A local model answers what has gathered: a kill costs one such batch. Endpoints have a journal of their own.
+        lanes = asyncio.Semaphore(self.settings.batch if subject.local else self.settings.concurrency)
+        end = self.template.end.strip()
+        failed: dict[str, list[Answer]] = {}
+        done = 0
+
+        async def one(unit: str, item: Item) -> None:
+            nonlocal done
+            async with lanes:
+                request, short, why = self._request(item, render, fitter, sampling)
+                response = Response((), error=why) if why else await exchange.ask(request, part=part)
+                found = _answers(response, sampling.samples, short, end)
+                if response.error:
+                    failed[unit] = found
+                else:
+                    self.journal.append({"unit": unit, "answers": [vars(answer) for answer in found]})
+            done += 1
+            self.ctx.pulse(f"    {part}: answered {done:,} of {len(missing):,} questions")
+
+        await together(one(unit, item) for unit, item in missing.items())
+        return failed
+
+    def _fitter(self, subject: Subject, render: Render) -> Fitter | None:
+        """What makes contexts fit; None where no window is known."""
+        settings = self.settings
+        if subject.local:
+            from lcx.hub import load_tokenizer
+            from lcx.modeling.load import load_config, window
+
+            path = subject.spec.removeprefix("local:")
+            tokenizer: SpanTokenizer = FastTokenizer(load_tokenizer(path).backend_tokenizer, path)
+            known = settings.window or window(load_config(path))
+        elif settings.window:
+            tokenizer, known = open_span_tokenizer(settings.tokenizer), settings.window
+        else:
+            return None
+        return Fitter(tokenizer, known - settings.answer_tokens - SPARE, settings.too_long, render)
+
+    def _request(
+        self, item: Item, render: Render, fitter: Fitter | None, sampling: Sampling
+    ) -> tuple[Request, bool, str]:
+        """The request, whether its context was cut, and why it is not sent where it is dropped."""
+        context, why = (item.context, "") if fitter is None else fitter.fit(item)
+        fields: dict[str, Any] = {"question": item.question, "context": (context,)}
+        if sampling.temperature > 0:
+            fields["read"] = GUESSING
+        request = Request(
+            messages=({"role": "user", "content": render(context, item.question)},),
+            task="answer_question",
+            fields=fields,
+            n=sampling.samples,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=self.settings.answer_tokens,
+            seed=int(sha256_text(f"{self.settings.seed}:{item.key}")[:8], 16) >> 1,
+        )
+        return request, context != item.context, why
+
+
+def render_of(template: Template, chat: bool) -> Render:
+    """Prompts that read as the training prompt does, with or without a context."""
+    whole = by_template(template, chat)
+    after = whole("", "").removeprefix(template.head + template.between)
+    return lambda context, question: (
+        whole(context, question) if context else template.bare_head + question + after
+    )
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """Cuts the middle out of contexts whose prompts have more than `most` tokens."""
+
+    tokenizer: SpanTokenizer
+    most: int
+    how: str
+    render: Render
+
+    def fit(self, item: Item) -> tuple[str, str]:
+        """The context, as much of it as fits, and why there is no prompt at all under `drop`.
+
+        Raises UsageError under `error`, and where not even the question fits.
+        """
+        needed = len(self.tokenizer.spans(self.render(item.context, item.question)))
+        over = needed - self.most
+        if over <= 0:
+            return item.context, ""
+        spans = self.tokenizer.spans(item.context)
+        keep = len(spans) - over
+        if self.how == "drop":
+            return item.context, "the prompt is longer than the window (too_long: drop)"
+        if self.how == "error" or keep < 2:
+            raise UsageError(
+                f"{item.id}: the prompt has {needed:,} tokens, but {self.most:,} fit beside the answer",
+                hint="Set too_long to truncate-middle or drop, answer_tokens lower, or window to what the model can "
+                "really read.",
+            )
+        return middle_cut(item.context, spans, keep), ""
+
+
+def middle_cut(text: str, spans: Sequence[tuple[int, int]], keep: int) -> str:
+    """The first half of `keep` tokens and the last half, without what lies between."""
+    head, tail = keep - keep // 2, keep // 2
+    return text[: spans[head - 1][1]] + (text[spans[-tail][0] :] if tail else "")
+
+
+def _answers(response: Response, samples: int, short: bool, end: str) -> list[Answer]:
+    """An answer for each sample; what the template says ends an answer ends it."""
+    found = []
+    for one in response.completions[:samples]:
+        if one.finish_reason != "error":
+            text, ended, _ = one.text.partition(end) if end else (one.text, "", "")
+            found.append(Answer(text.strip(), cut=one.finish_reason == "length" and not ended, short=short))
+    lacking = Answer("", response.error or "fewer samples than asked for", short=short)
+    return found + [lacking] * (samples - len(found))
+
+
+def open_subjects(settings: LongRewardEval, run: Run, model: str) -> tuple[Subject, Subject | None]:
+    """The model under evaluation and, where one is named, the other side of versus."""
+    options = settings.model_options
+    if settings.answers:
+        mine = Subject(saved=settings.answers)
+    else:
+        mine = subject_of(model, options, settings.template, run)
+    if not settings.against:
+        return mine, None
+    if Path(settings.against).expanduser().is_file():
+        return mine, Subject(saved=settings.against)
+    return mine, subject_of(settings.against, settings.against_options, settings.template, run)
+
+
+def counted(answers: Iterable[Answer]) -> dict[str, int]:
+    """How many answers were cut at the limit, and how many come from a context that was cut."""
+    found = list(answers)
+    numbers = {"cut": sum(one.cut for one in found), "truncated": sum(one.short for one in found)}
+    return {name: number for name, number in numbers.items() if number}

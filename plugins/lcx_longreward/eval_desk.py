@@ -1,0 +1,45 @@
+"""What the tasks of one eval step share: settings, models, journal, statistics, counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lcx.context import Context
+from lcx.llm.exchange import Exchange
+from lcx.llm.service import Service
+from lcx.work.journal import Journal
+from lcx_longreward.eval_answers import Answerer, Subject
+from lcx_longreward.eval_results import Statistics
+from lcx_longreward.eval_settings import LongRewardEval
+
+
+@dataclass
+class Desk:
+    """Handed to every task. `mine` is the model under evaluation, `other` the one it is compared with."""
+
+    settings: LongRewardEval
+    folder: Path
+    service: Service
+    journal: Journal
+    ctx: Context
+    answerer: Answerer
+    mine: Subject
+    other: Subject | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def statistics(self) -> Statistics:
+        return Statistics.of(self.settings)
+
+    @property
+    def judge(self) -> Exchange:
+        return self.service.exchange(self.settings.judge, self.settings.judge_options)
+
+    @property
+    def lanes(self) -> int:
+        """Questions in the judge's hands at a time: a kill may cost what a local judge has not yet finished."""
+        local = self.settings.judge.startswith("local:")
+        return self.settings.batch if local else self.settings.concurrency

@@ -1,0 +1,342 @@
+"""One question's answers judged: every part asked until it can be read, all parts and answers at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from lcx.corpus.tokenizing import SpanTokenizer
+from lcx.llm.protocol import Request, Response
+from lcx.retrieval import Index, Retriever
+from lcx_longreward.document import Document, cut
+from lcx_longreward.early import Standing, first, needed
+from lcx_longreward.pairs import Rules
+from lcx_longreward.prompting import (
+    COMPLETENESS,
+    EXTRACT,
+    HELPFULNESS,
+    LOGICALITY,
+    PARTS,
+    STATEMENTS,
+    SUPPORT,
+    Prompter,
+    language_of,
+)
+from lcx_longreward.ratings import (
+    NO_INFORMATION,
+    Unreadable,
+    read_facts,
+    read_rating,
+    read_statements,
+    read_support,
+)
+from lcx_longreward.reward import DIMENSIONS, FAITHFULNESS, bounds, faithfulness, reward
+
+T = TypeVar("T")
+
+ANSWER = "answer"
+"""What failed where there is no text to judge."""
+EMPTY = "the answer is empty"
+NO_STATEMENTS = "the answer states nothing (no_statements is skip)"
+
+
+class Asks(Protocol):
+    """What the judge is asked through: an `Exchange`, or a stand-in."""
+
+    def ask(self, request: Request, *, attempt: int = 0, part: str = "") -> Awaitable[Response]: ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question about one text, and the answers to it."""
+
+    context: str
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reply(Generic[T]):
+    """What came of one call and its further attempts: a value, or why there is none. `text` is the last reply."""
+
+    value: T | None
+    text: str = ""
+    why: str = ""
+
+
+@dataclass
+class Verdict:
+    """What is known of one answer. `failed` has the reason for every part that has no result."""
+
+    scores: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(DIMENSIONS))
+    failed: dict[str, str] = field(default_factory=dict)
+    analyses: dict[str, str] = field(default_factory=dict)
+    statements: list[dict[str, Any]] | None = None
+    skipped: bool = False
+    """Whether calls were left out that could not change the pair."""
+
+    @property
+    def reward(self) -> float | None:
+        return None if self.failed else reward(self.scores)
+
+    @property
+    def standing(self) -> Standing:
+        low, high = bounds(self.scores)
+        return Standing(low, high, done=self.reward is not None, failed=bool(self.failed))
+
+    def row(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {
+            **self.scores,
+            "reward": self.reward,
+            "failed": _ordered(self.failed),
+            "analyses": _ordered(self.analyses),
+            "statements": self.statements,
+            "skipped": self.skipped,
+        }
+
+
+def _ordered(texts: Mapping[str, str]) -> dict[str, str]:
+    """By part, not by when the replies came."""
+    return {part: texts[part] for part in (ANSWER, *DIMENSIONS) if part in texts}
+
+
+@dataclass
+class Judged:
+    """What came of one case: a verdict an answer, the document's facts by part, and the calls by what they were for."""
+
+    verdicts: list[Verdict]
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    tokens: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    attempts: Counter[str] = field(default_factory=Counter)
+    """Replies that could not be used, by part and reason."""
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "answers": [verdict.row() for verdict in self.verdicts],
+            "facts": self.facts,
+            "tokens": self.tokens,
+            "calls": dict(sorted(self.calls.items())),
+            "attempts": dict(sorted(self.attempts.items())),
+        }
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges cases by the paper's four scorers (section 3.1)."""
+
+    exchange: Asks
+    prompter: Prompter
+    retriever: Retriever
+    tokenizer: SpanTokenizer
+    attempts: int = 5
+    chunk_tokens: int = 128
+    top_chunks: int = 5
+    extract_tokens: int = 4096
+    no_statements: float | None = 10.0
+    """Faithfulness of an answer that states nothing; None gives it no reward."""
+    early: Rules | None = None
+    """The pair rule by which calls are left out; None asks them all."""
+
+    async def judge(self, case: Case) -> Judged:
+        """Every part of every answer. Raises only what the exchange raises: what no further call would mend."""
+        document = cut(case.context, self.tokenizer, self.chunk_tokens, self.extract_tokens)
+        verdicts = [Verdict(failed={} if answer.strip() else {ANSWER: EMPTY}) for answer in case.answers]
+        found = Judged(verdicts, tokens=document.tokens)
+        if all(verdict.failed for verdict in verdicts):
+            return found
+        work = _Work(self, case, document, found)
+        await (work.all() if self.early is None else work.in_rounds(self.early))
+        return found
+
+    async def supported(self, case: Case) -> Judged:
+        """Only the statements of every answer and their support. Raises as `judge`."""
+        document = cut(case.context, self.tokenizer, self.chunk_tokens, self.extract_tokens)
+        verdicts = [Verdict(failed={} if answer.strip() else {ANSWER: EMPTY}) for answer in case.answers]
+        found = Judged(verdicts, tokens=document.tokens)
+        work = _Work(self, case, document, found)
+        await together(work.faithfulness(place) for place in work.places)
+        return found
+
+
+class _Work:
+    """The calls of one case."""
+
+    def __init__(self, judge: Judge, case: Case, document: Document, found: Judged) -> None:
+        self.judge, self.case, self.document, self.found = judge, case, document, found
+        self.places = [place for place, one in enumerate(found.verdicts) if not one.failed]
+        self.index: asyncio.Task[Index] | None = None
+        self.facts: list[list[str]] | str = []
+
+    async def all(self) -> None:
+        """Everything at once: only statements wait for their answer's list, and completeness for the facts."""
+        extracting = asyncio.create_task(self.extract())
+
+        async def complete(place: int) -> None:
+            await asyncio.shield(extracting)
+            await self.completeness(place)
+
+        jobs = [extracting]
+        for place in self.places:
+            for job in (self.rate(HELPFULNESS, place), self.rate(LOGICALITY, place)):
+                jobs.append(asyncio.create_task(job))
+            jobs.append(asyncio.create_task(self.faithfulness(place)))
+            jobs.append(asyncio.create_task(complete(place)))
+        await together(jobs)
+
+    async def in_rounds(self, rules: Rules) -> None:
+        """The cheap parts of all answers, then the statements of those that the pair still depends on, in rounds."""
+        ratings = [self.rate(part, place) for place in self.places for part in (HELPFULNESS, LOGICALITY)]
+        await together([self.extract(), *ratings])
+        await together(self.completeness(place) for place in self.needed(rules))
+        least = max(2, rules.least_scored)
+        while wanted := self.needed(rules):
+            done = sum(self.found.verdicts[place].reward is not None for place in self.places)
+            standings = [verdict.standing for verdict in self.found.verdicts]
+            chosen = first(standings, wanted, max(least - done, rules.rejected + 1))
+            await together(self.finish(place) for place in chosen)
+        for place in self.places:
+            verdict = self.found.verdicts[place]
+            verdict.skipped = not verdict.failed and verdict.reward is None
+
+    async def finish(self, place: int) -> None:
+        """Whatever is not known of one answer."""
+        if self.found.verdicts[place].scores[COMPLETENESS] is None:
+            await self.completeness(place)
+        await self.faithfulness(place)
+
+    def needed(self, rules: Rules) -> list[int]:
+        standings = [verdict.standing for verdict in self.found.verdicts]
+        return needed(standings, self.case.answers, rules)
+
+    async def rate(self, part: str, place: int) -> None:
+        """Helpfulness or logicality of one answer."""
+        make = partial(self.judge.prompter.rating, part, self.case.question, self.case.answers[place])
+        self.note(place, part, part, await self.ask(part, make, read_rating))
+
+    async def extract(self) -> None:
+        """The facts of every part of the document, asked once for all answers."""
+        parts = self.document.parts
+
+        async def one(text: str) -> Reply[list[str]]:
+            if not text.strip():
+                return Reply([NO_INFORMATION])
+            make = partial(self.judge.prompter.extract, self.case.question, text)
+            return await self.ask(EXTRACT, make, read_facts)
+
+        replies = await together(one(text) for text in parts.texts)
+        labels = parts.labels
+        for label, reply in zip(labels, replies, strict=True):
+            row: dict[str, Any] = {"range": label, "facts": reply.value}
+            self.found.facts.append(row | ({"failed": reply.why} if reply.value is None else {}))
+        failed = [(label, r.why) for label, r in zip(labels, replies, strict=True) if r.value is None]
+        self.facts = f"extract: {failed[0][1]}" if failed else [reply.value or [] for reply in replies]
+
+    async def completeness(self, place: int) -> None:
+        """Completeness of one answer; fails where the facts of a part are not known."""
+        if isinstance(self.facts, str):
+            self.note(place, COMPLETENESS, COMPLETENESS, Reply[float](None, why=self.facts))
+            return
+        question, answer, labels = self.case.question, self.case.answers[place], self.document.parts.labels
+        make = partial(self.judge.prompter.completeness, question, answer, self.facts, labels)
+        self.note(place, COMPLETENESS, COMPLETENESS, await self.ask(COMPLETENESS, make, read_rating))
+
+    async def faithfulness(self, place: int) -> None:
+        """Support of an answer's statements by the passages that are nearest to each."""
+        judge, verdict, answer = self.judge, self.found.verdicts[place], self.case.answers[place]
+        make = partial(judge.prompter.rating, STATEMENTS, self.case.question, answer)
+        listed: Reply[list[str]] = await self.ask(STATEMENTS, make, read_statements)
+        if listed.value is None:
+            verdict.failed[FAITHFULNESS] = f"statements: {listed.why}"
+            return
+        verdict.statements = [{"statement": text} for text in listed.value]
+        if not listed.value:
+            verdict.scores[FAITHFULNESS] = judge.no_statements
+            if judge.no_statements is None:
+                verdict.failed[FAITHFULNESS] = NO_STATEMENTS
+            return
+        index = await self.passages()
+        find = partial(index.top, listed.value, judge.top_chunks)
+        places = await asyncio.to_thread(find) if judge.retriever.waits else find()
+        language = language_of(self.case.question, answer, judge.prompter.language)
+        replies = await together(
+            self.support(text, found, language) for text, found in zip(listed.value, places, strict=True)
+        )
+        for row, found, reply in zip(verdict.statements, places, replies, strict=True):
+            row |= {"passages": found, "support": reply.value, "analysis": reply.text}
+            row |= {"failed": reply.why} if reply.value is None else {}
+        failed = [reply.why for reply in replies if reply.value is None]
+        if failed:
+            verdict.failed[FAITHFULNESS] = f"support: {failed[0]}"
+        else:
+            verdict.scores[FAITHFULNESS] = faithfulness([reply.value or 0.0 for reply in replies])
+
+    async def support(self, statement: str, passages: Sequence[int], language: str) -> Reply[float]:
+        """How far the document supports one statement."""
+        texts = self.document.passages.texts
+        make = partial(self.judge.prompter.support, statement, [texts[p] for p in passages], language)
+        return await self.ask(SUPPORT, make, read_support)
+
+    async def passages(self) -> Index:
+        """The document's passages, indexed by the first answer that needs them."""
+        if self.index is None:
+            self.index = asyncio.create_task(self._indexed())
+        return await asyncio.shield(self.index)
+
+    async def _indexed(self) -> Index:
+        texts, retriever = self.document.passages.texts, self.judge.retriever
+        return await asyncio.to_thread(retriever.index, texts) if retriever.waits else retriever.index(texts)
+
+    def note(self, place: int, name: str, part: str, reply: Reply[float]) -> None:
+        """Keep a rating, or why there is none."""
+        verdict = self.found.verdicts[place]
+        if reply.text:
+            verdict.analyses[part] = reply.text
+        if reply.value is None:
+            verdict.failed[name] = reply.why
+        verdict.scores[name] = reply.value
+
+    async def ask(
+        self, part: str, make: Callable[[int], Request], read: Callable[[str], T | Unreadable]
+    ) -> Reply[T]:
+        """Ask until a reply can be read. The last reason stands where none can."""
+        text = why = ""
+        for attempt in range(self.judge.attempts):
+            response = await self.judge.exchange.ask(make(attempt), attempt=attempt, part=part)
+            self.found.calls[part] += 1
+            if response.error:
+                why = response.error
+            else:
+                text = response.text
+                value = read(text)
+                if not isinstance(value, Unreadable):
+                    return Reply(value, text)
+                cut_off = response.completions and response.completions[0].finish_reason == "length"
+                why = "the reply was cut at reply_tokens" if cut_off else value.why
+            self.found.attempts[f"{part}: {kind(why)}"] += 1
+            if response.final:
+                break
+        return Reply(None, text, why)
+
+
+def kind(why: str) -> str:
+    """A reason as it is counted: which part and what went wrong, without a server's further words."""
+    words = why.split(": ")
+    return ": ".join(words[: 2 if words[0] in PARTS else 1])
+
+
+async def together(jobs: Iterable[Coroutine[Any, Any, T] | asyncio.Task[T]]) -> list[T]:
+    """Results of all jobs, in order. Where one raises, the others are cancelled, and that error is raised."""
+    tasks = [job if isinstance(job, asyncio.Task) else asyncio.create_task(job) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

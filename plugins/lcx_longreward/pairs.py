@@ -1,0 +1,71 @@
+"""Best against worst: which of the answers to one question make a preference pair, or why none do. Pure functions."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FEW = "fewer answers scored than least_scored"
+TIE = "all rewards are equal"
+CLOSE = "no rejected answer is below the chosen one by the margin"
+SAME = "no other answer differs from the chosen one"
+
+_BLANKS = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """`least_scored` answers must have a reward; the best one leads each of up to `rejected` others by `margin`."""
+
+    least_scored: int = 5
+    margin: float = 0.0
+    rejected: int = 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Places of the chosen answer and of the rejected ones, the lowest reward first."""
+
+    chosen: int
+    rejected: tuple[int, ...]
+
+
+def pick(rewards: Sequence[float | None], texts: Sequence[str], rules: Rules) -> Pair | str:
+    """The pair among the answers to one question, or the reason why there is none.
+
+    Chosen is the highest reward, rejected are the lowest ones that lead apart from it by more than nothing and by at
+    least the margin. Of equal rewards the earlier answer counts as the better and as the worse. An answer of the same
+    text as the chosen or an already rejected one is passed over. Answers without a reward take no part.
+    """
+    scored = [(reward, place) for place, reward in enumerate(rewards) if reward is not None]
+    if len(scored) < max(2, rules.least_scored):
+        return FEW
+    best, chosen = max(scored, key=lambda one: (one[0], -one[1]))
+    if best == min(scored)[0]:
+        return TIE
+    seen = {normal(texts[chosen])}
+    rejected: list[int] = []
+    others = False
+    for reward, place in sorted(scored):
+        if normal(texts[place]) in seen:
+            continue
+        others = True
+        if len(rejected) == rules.rejected or not leads(best, reward, rules.margin):
+            break
+        seen.add(normal(texts[place]))
+        rejected.append(place)
+    if rejected:
+        return Pair(chosen, tuple(rejected))
+    return CLOSE if others else SAME
+
+
+def leads(best: float, other: float, margin: float) -> bool:
+    """Whether a reward is above another by more than nothing and by at least the margin (to rounding)."""
+    return best > other and best - other >= margin - 1e-9
+
+
+def normal(text: str) -> str:
+    """What two answers are compared by: case, kinds of blanks and kinds of characters do not count."""
+    return _BLANKS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
