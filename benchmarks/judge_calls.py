@@ -7,10 +7,10 @@ import random
 from typing import Any
 
 from judge_sim import exchange as simulated
-from lcx_longreward.judging import Asks, Case, Judge, Judged
-from lcx_longreward.pairs import Rules, pick
-from lcx_longreward.prompting import Prompter, load_prompts
-from lcx_longreward.reward import DIMENSIONS
+from lcx_longreward.judge.judging import Asks, Case, Judge, Judged
+from lcx_longreward.judge.pairs import Rules, pick
+from lcx_longreward.judge.prompting import Prompter, load_prompts
+from lcx_longreward.judge.reward import DIMENSIONS
 
 from lcx.corpus.tokenizing import open_span_tokenizer
 from lcx.llm.protocol import Completion, Request, Response

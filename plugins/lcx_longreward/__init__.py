@@ -46,7 +46,7 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
 def lcx_synth(step: Step, run: Run, ctx: Context) -> StepResult | None:
     if step.method != NAME:
         return None
-    from lcx_longreward.synth import synth
+    from lcx_longreward.synth.synth import synth
 
     return synth(step, run, ctx)
 
@@ -55,7 +55,7 @@ def lcx_synth(step: Step, run: Run, ctx: Context) -> StepResult | None:
 def lcx_score(step: Step, run: Run, ctx: Context) -> StepResult | None:
     if step.method != NAME:
         return None
-    from lcx_longreward.score import score
+    from lcx_longreward.score.score import score
 
     return score(step, run, ctx)
 
@@ -73,7 +73,7 @@ def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
 def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
     if step.method != NAME:
         return None
-    from lcx_longreward.evaluate import evaluate
+    from lcx_longreward.evaluation.evaluate import evaluate
 
     return evaluate(step, run, ctx)
 
@@ -83,15 +83,15 @@ def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
     if step.method != NAME:
         return None
     if step.stage == "synth":
-        from lcx_longreward.forecast_synth import forecast_synth
+        from lcx_longreward.synth.forecast import forecast_synth
 
         return forecast_synth(step, run)
     if step.stage == "score":
-        from lcx_longreward.forecast_score import forecast_score
+        from lcx_longreward.score.forecast import forecast_score
 
         return forecast_score(step, run)
     if step.stage == "eval":
-        from lcx_longreward.forecast_eval import forecast_eval
+        from lcx_longreward.evaluation.forecast import forecast_eval
 
         return forecast_eval(step, run)
     from lcx.stages import forecast_step

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcx_longreward.prompting import load_prompts
+from lcx_longreward.judge.prompting import load_prompts
 
 from tests.llm.stub_server import Reply, prompt_of  # re-exported for tests
 

@@ -6,9 +6,9 @@ import random
 from collections import Counter
 
 import pytest
-from lcx_longreward.candidates import ROLE, Sample, candidate_bundle
-from lcx_longreward.questions import Prompt
-from lcx_longreward.windows import Window, text_of, windows
+from lcx_longreward.synth.candidates import ROLE, Sample, candidate_bundle
+from lcx_longreward.synth.questions import Prompt
+from lcx_longreward.synth.windows import Window, text_of, windows
 
 from lcx.corpus.table import SegmentTable, build_table
 from lcx.corpus.tokenizing import open_span_tokenizer

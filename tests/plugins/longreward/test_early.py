@@ -8,10 +8,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lcx_longreward.early import Standing, needed
-from lcx_longreward.judging import Case, Judge, Judged
-from lcx_longreward.pairs import Pair, Rules, pick
-from lcx_longreward.prompting import Prompter, load_prompts
+from lcx_longreward.judge.early import Standing, needed
+from lcx_longreward.judge.judging import Case, Judge, Judged
+from lcx_longreward.judge.pairs import Pair, Rules, pick
+from lcx_longreward.judge.prompting import Prompter, load_prompts
 
 from lcx.corpus.tokenizing import BUILTIN
 from lcx.llm.protocol import Completion, Request, Response

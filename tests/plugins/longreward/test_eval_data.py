@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lcx_longreward.eval_answers import Fitter, middle_cut, render_of
-from lcx_longreward.eval_data import Item, read_items, read_longbench, saved_answers, thinned
+from lcx_longreward.evaluation.answers import Fitter, middle_cut, render_of
+from lcx_longreward.evaluation.data import Item, read_items, read_longbench, saved_answers, thinned
 
 from lcx.corpus.templates import load_template
 from lcx.corpus.tokenizing import BUILTIN

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from lcx_longreward.eval_judged import score_of
-from lcx_longreward.eval_ratings import CRITERIA, KINDS, Rater, load_prompts, read_number, read_side
-from lcx_longreward.eval_reward import right
-from lcx_longreward.eval_versus import outcome, overall
-from lcx_longreward.ratings import Unreadable
+from lcx_longreward.evaluation.judged import score_of
+from lcx_longreward.evaluation.ratings import CRITERIA, KINDS, Rater, load_prompts, read_number, read_side
+from lcx_longreward.evaluation.reward import right
+from lcx_longreward.evaluation.versus import outcome, overall
+from lcx_longreward.judge.ratings import Unreadable
 
 from lcx.errors import UsageError
 from lcx.llm.protocol import Completion, Request, Response

@@ -274,7 +274,7 @@ def test_settings_and_forecast_need_no_torch(tmp_path: Path) -> None:
     import subprocess
 
     code = (
-        "import lcx_longreward.eval_settings, lcx_longreward.forecast_eval, sys; "
+        "import lcx_longreward.eval_settings, lcx_longreward.evaluation.forecast, sys; "
         "assert not {'torch', 'openai', 'transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

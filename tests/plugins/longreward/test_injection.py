@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from lcx_longreward.judging import Case, Judge
-from lcx_longreward.prompting import (
+from lcx_longreward.judge.judging import Case, Judge
+from lcx_longreward.judge.prompting import (
     LANGUAGES,
     NEEDS,
     PARTS,

@@ -7,9 +7,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lcx_longreward.length_bias import length_bias, pearson, ranks, spearman
-from lcx_longreward.pairs import CLOSE, FEW, SAME, TIE, Pair, Rules, pick
-from lcx_longreward.reward import bounds, faithfulness, reward
+from lcx_longreward.judge.pairs import CLOSE, FEW, SAME, TIE, Pair, Rules, pick
+from lcx_longreward.judge.reward import bounds, faithfulness, reward
+from lcx_longreward.score.length_bias import length_bias, pearson, ranks, spearman
 
 REWARDS = st.lists(st.one_of(st.none(), st.integers(0, 8).map(lambda n: n * 1.25)), max_size=12)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lcx_longreward.ratings import (
+from lcx_longreward.judge.ratings import (
     NO_INFORMATION,
     Unreadable,
     read_facts,

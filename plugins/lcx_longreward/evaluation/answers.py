@@ -19,10 +19,10 @@ from lcx.llm.service import Service
 from lcx.run import Run
 from lcx.work.files import sha256_json, sha256_text
 from lcx.work.journal import Journal
-from lcx_longreward.candidates import GUESSING
-from lcx_longreward.eval_data import Item, saved_answers
 from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.judging import together
+from lcx_longreward.evaluation.data import Item, saved_answers
+from lcx_longreward.judge.judging import together
+from lcx_longreward.synth.candidates import GUESSING
 
 __all__ = [
     "Answer", "Answerer", "Fitter", "Sampling", "Subject", "counted", "middle_cut", "open_subjects",

@@ -19,19 +19,19 @@ from lcx.llm.calling import Calling
 from lcx.retrieval import open_retriever
 from lcx.settings import validate
 from lcx.work.files import sha256_json
-from lcx_longreward.eval_answers import Answer, Sampling, counted
-from lcx_longreward.eval_data import Item, digest_of, read_items
-from lcx_longreward.eval_desk import Desk
-from lcx_longreward.eval_results import Result, base_row, reasons, spread
 from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.judging import Case, Judge, together
-from lcx_longreward.material import Material
-from lcx_longreward.questions import gather
-from lcx_longreward.reward import DIMENSIONS, HIGHEST
-from lcx_longreward.score import CALLS_AN_ANSWER, _judge, _prompter, _retriever_options
+from lcx_longreward.evaluation.answers import Answer, Sampling, counted
+from lcx_longreward.evaluation.data import Item, digest_of, read_items
+from lcx_longreward.evaluation.desk import Desk
+from lcx_longreward.evaluation.results import Result, base_row, reasons, spread
+from lcx_longreward.judge.judging import Case, Judge, together
+from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
+from lcx_longreward.judge.reward import DIMENSIONS, HIGHEST
+from lcx_longreward.score.material import Material
 from lcx_longreward.settings import LongRewardScore
+from lcx_longreward.synth.questions import gather
+from lcx_longreward.synth.windows import text_of
 from lcx_longreward.synth_settings import LongRewardSynth
-from lcx_longreward.windows import text_of
 
 TASK = "reward"
 NAMED = 8
@@ -69,8 +69,10 @@ def scoring(settings: LongRewardEval) -> LongRewardScore:
 def open_judge(desk: Desk) -> Judge:
     """The score step's judge, on this step's exchange. Its retriever is the caller's to close."""
     known = scoring(desk.settings)
-    retriever = open_retriever(known.retriever, _retriever_options(known, desk.folder, desk.ctx))
-    return _judge(known, desk.judge, _prompter(known), retriever, open_span_tokenizer(known.tokenizer))
+    retriever = open_retriever(known.retriever, retriever_options(known, desk.folder, desk.ctx))
+    return make_judge(
+        known, desk.judge, open_prompter(known), retriever, open_span_tokenizer(known.tokenizer)
+    )
 
 
 def given_items(given: str) -> list[Item]:

@@ -13,11 +13,11 @@ from lcx.recipe import Step
 from lcx.run import Run
 from lcx.work.files import read_json, write_json, write_lines, write_text
 from lcx.work.shards import read_jsonl
-from lcx_longreward.eval_desk import Desk
-from lcx_longreward.eval_plots import draw
-from lcx_longreward.eval_report import report
-from lcx_longreward.eval_results import Result, Statistics
-from lcx_longreward.reward import DIMENSIONS
+from lcx_longreward.evaluation.desk import Desk
+from lcx_longreward.evaluation.plots import draw
+from lcx_longreward.evaluation.report import report
+from lcx_longreward.evaluation.results import Result, Statistics
+from lcx_longreward.judge.reward import DIMENSIONS
 
 PICTURE = "histograms.png"
 SAME = ("judge", "judging")

@@ -12,10 +12,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from lcx.corpus.tokenizing import SpanTokenizer
 from lcx.llm.protocol import Request, Response
 from lcx.retrieval import Index, Retriever
-from lcx_longreward.document import Document, cut
-from lcx_longreward.early import Standing, first, needed
-from lcx_longreward.pairs import Rules
-from lcx_longreward.prompting import (
+from lcx_longreward.judge.document import Document, cut
+from lcx_longreward.judge.early import Standing, first, needed
+from lcx_longreward.judge.pairs import Rules
+from lcx_longreward.judge.prompting import (
     COMPLETENESS,
     EXTRACT,
     HELPFULNESS,
@@ -26,7 +26,7 @@ from lcx_longreward.prompting import (
     Prompter,
     language_of,
 )
-from lcx_longreward.ratings import (
+from lcx_longreward.judge.ratings import (
     NO_INFORMATION,
     Unreadable,
     read_facts,
@@ -34,7 +34,7 @@ from lcx_longreward.ratings import (
     read_statements,
     read_support,
 )
-from lcx_longreward.reward import DIMENSIONS, FAITHFULNESS, bounds, faithfulness, reward
+from lcx_longreward.judge.reward import DIMENSIONS, FAITHFULNESS, bounds, faithfulness, reward
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lcx.records import Branch, Bundle
-from lcx_longreward.material import by_question
-from lcx_longreward.pairs import Pair, Rules, pick
-from lcx_longreward.reward import DIMENSIONS
+from lcx_longreward.judge.pairs import Pair, Rules, pick
+from lcx_longreward.judge.reward import DIMENSIONS
+from lcx_longreward.score.material import by_question
 
 SETTLED = "no pair was possible any more (early_stop)"
 ROW = ("row", "sample")

@@ -11,10 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from lcx.evaluation.histogram import bar_lines, histogram, sparkline
-from lcx_longreward.judging import kind
-from lcx_longreward.length_bias import length_bias
-from lcx_longreward.results import Asked
-from lcx_longreward.reward import DIMENSIONS, HIGHEST
+from lcx_longreward.judge.judging import kind
+from lcx_longreward.judge.reward import DIMENSIONS, HIGHEST
+from lcx_longreward.score.length_bias import length_bias
+from lcx_longreward.score.results import Asked
 
 BINS = 20
 REWARD = "reward"

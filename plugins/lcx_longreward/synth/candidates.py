@@ -12,8 +12,8 @@ from lcx.llm.asking import Asker, samples_of
 from lcx.llm.protocol import Request
 from lcx.llm.rendering import Render
 from lcx.records import Branch, Bundle
-from lcx_longreward.prompting import language_of
-from lcx_longreward.questions import Prompt
+from lcx_longreward.judge.prompting import language_of
+from lcx_longreward.synth.questions import Prompt
 
 ROLE = "candidate"
 GUESSING = 0.6

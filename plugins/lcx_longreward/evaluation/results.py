@@ -9,8 +9,8 @@ from typing import Any
 
 from lcx.evaluation.bootstrap import Estimate, mean_interval
 from lcx.evaluation.histogram import histogram
-from lcx_longreward.eval_data import Item
 from lcx_longreward.eval_settings import LongRewardEval
+from lcx_longreward.evaluation.data import Item
 
 BINS = 20
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lcx.work.files import sha256_json
-from lcx_longreward.eval_answers import Answer, counted
-from lcx_longreward.eval_data import Item, digest_of
-from lcx_longreward.eval_desk import Desk
-from lcx_longreward.eval_results import Result, base_row, reasons, spread
-from lcx_longreward.eval_reward import full_shares, judged_rows, open_judge
-from lcx_longreward.judging import Case, Judge, together
+from lcx_longreward.evaluation.answers import Answer, counted
+from lcx_longreward.evaluation.data import Item, digest_of
+from lcx_longreward.evaluation.desk import Desk
+from lcx_longreward.evaluation.results import Result, base_row, reasons, spread
+from lcx_longreward.evaluation.reward import full_shares, judged_rows, open_judge
+from lcx_longreward.judge.judging import Case, Judge, together
 
 TASK = "support"
 CALLS = 8

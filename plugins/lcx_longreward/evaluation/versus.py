@@ -11,16 +11,16 @@ from typing import Any
 from lcx.corpus.tokenizing import open_span_tokenizer
 from lcx.retrieval import Retriever, open_retriever
 from lcx.work.files import sha256_json
-from lcx_longreward.document import cut
-from lcx_longreward.eval_answers import Answer, counted
-from lcx_longreward.eval_data import Item, digest_of
-from lcx_longreward.eval_desk import Desk
-from lcx_longreward.eval_judged import open_rater
-from lcx_longreward.eval_ratings import CRITERIA, Rater
-from lcx_longreward.eval_results import Result, base_row, reasons
-from lcx_longreward.eval_reward import scoring
-from lcx_longreward.judging import Reply, together
-from lcx_longreward.score import _retriever_options
+from lcx_longreward.evaluation.answers import Answer, counted
+from lcx_longreward.evaluation.data import Item, digest_of
+from lcx_longreward.evaluation.desk import Desk
+from lcx_longreward.evaluation.judged import open_rater
+from lcx_longreward.evaluation.ratings import CRITERIA, Rater
+from lcx_longreward.evaluation.results import Result, base_row, reasons
+from lcx_longreward.evaluation.reward import scoring
+from lcx_longreward.judge.document import cut
+from lcx_longreward.judge.judging import Reply, together
+from lcx_longreward.score.score import retriever_options
 from lcx_longreward.settings import LongRewardScore
 
 TASK = "versus"
@@ -69,7 +69,7 @@ def compare_all(
 
 async def _compare_missing(desk: Desk, missing: Mapping[str, tuple[Item, str, str]]) -> None:
     rater, known = open_rater(desk), scoring(desk.settings)
-    retriever = open_retriever(known.retriever, _retriever_options(known, desk.folder, desk.ctx))
+    retriever = open_retriever(known.retriever, retriever_options(known, desk.folder, desk.ctx))
     lanes = asyncio.Semaphore(desk.lanes)
     done = 0
 

@@ -12,10 +12,10 @@ from lcx.llm.protocol import Request
 from lcx.llm.questions import load_prompt
 from lcx.llm.rendering import fill
 from lcx.work.files import sha256_text
-from lcx_longreward.judging import Asks, Reply
-from lcx_longreward.prompting import LANGUAGES, fenced, language_of
-from lcx_longreward.ratings import Unreadable, visible
-from lcx_longreward.reward import COMPLETENESS, FAITHFULNESS, HELPFULNESS, LOGICALITY
+from lcx_longreward.judge.judging import Asks, Reply
+from lcx_longreward.judge.prompting import LANGUAGES, fenced, language_of
+from lcx_longreward.judge.ratings import Unreadable, visible
+from lcx_longreward.judge.reward import COMPLETENESS, FAITHFULNESS, HELPFULNESS, LOGICALITY
 
 CHAT, QA, SUMMARY, VERSUS = KINDS = ("chat", "qa", "summary", "versus")
 """Kinds of calls; each has a prompt file in either language."""

@@ -13,10 +13,10 @@ from typing import Any
 
 from lcx import plugins
 from lcx.errors import MissingError, UsageError
-from lcx_longreward.eval_data import Item, digest_of, read_rows
-from lcx_longreward.eval_desk import Desk
-from lcx_longreward.eval_results import Result, base_row, spread
 from lcx_longreward.eval_settings import LongRewardEval
+from lcx_longreward.evaluation.data import Item, digest_of, read_rows
+from lcx_longreward.evaluation.desk import Desk
+from lcx_longreward.evaluation.results import Result, base_row, spread
 
 TASK = "short"
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from lcx.corpus.segments import safe_cut
 from lcx.corpus.tokenizing import SpanTokenizer
-from lcx_longreward.prompting import range_labels
+from lcx_longreward.judge.prompting import range_labels
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,18 @@ from lcx.run import Run
 from lcx.stages import require_model
 from lcx.work.files import write_lines
 from lcx.work.journal import Journal
-from lcx_longreward import eval_judged, eval_ratings, eval_reward, eval_short, eval_support, eval_versus
-from lcx_longreward.eval_answers import Answer, Answerer, Sampling, Subject, open_subjects
-from lcx_longreward.eval_data import Item, read_items, read_longbench, thinned
-from lcx_longreward.eval_desk import Desk
-from lcx_longreward.eval_output import finish
-from lcx_longreward.eval_results import Result, question_row
 from lcx_longreward.eval_settings import LongRewardEval
+from lcx_longreward.evaluation import judged as eval_judged
+from lcx_longreward.evaluation import ratings as eval_ratings
+from lcx_longreward.evaluation import reward as eval_reward
+from lcx_longreward.evaluation import short as eval_short
+from lcx_longreward.evaluation import support as eval_support
+from lcx_longreward.evaluation import versus as eval_versus
+from lcx_longreward.evaluation.answers import Answer, Answerer, Sampling, Subject, open_subjects
+from lcx_longreward.evaluation.data import Item, read_items, read_longbench, thinned
+from lcx_longreward.evaluation.desk import Desk
+from lcx_longreward.evaluation.output import finish
+from lcx_longreward.evaluation.results import Result, question_row
 
 GREEDY = Sampling()
 ASKING = ("reward", "chat", "qa", "summary", "versus", "support")

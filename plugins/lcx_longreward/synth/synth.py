@@ -26,12 +26,12 @@ from lcx.run import Run
 from lcx.work.files import write_lines, write_text
 from lcx.work.journal import Journal
 from lcx.work.shards import shard_path
-from lcx_longreward.candidates import Policy, Sample, candidate_bundle
-from lcx_longreward.preview import preview, summary
-from lcx_longreward.questions import Prompt, gather, writer_prompts
-from lcx_longreward.rows import read_answer_rows
+from lcx_longreward.score.rows import read_answer_rows
+from lcx_longreward.synth.candidates import Policy, Sample, candidate_bundle
+from lcx_longreward.synth.preview import preview, summary
+from lcx_longreward.synth.questions import Prompt, gather, writer_prompts
+from lcx_longreward.synth.windows import text_of
 from lcx_longreward.synth_settings import LongRewardSynth
-from lcx_longreward.windows import text_of
 
 DROPPED = "dropped.jsonl"
 JOURNAL = "journal.jsonl"

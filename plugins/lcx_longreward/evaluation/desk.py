@@ -10,9 +10,9 @@ from lcx.context import Context
 from lcx.llm.exchange import Exchange
 from lcx.llm.service import Service
 from lcx.work.journal import Journal
-from lcx_longreward.eval_answers import Answerer, Subject
-from lcx_longreward.eval_results import Statistics
 from lcx_longreward.eval_settings import LongRewardEval
+from lcx_longreward.evaluation.answers import Answerer, Subject
+from lcx_longreward.evaluation.results import Statistics
 
 
 @dataclass

@@ -18,10 +18,10 @@ from lcx.llm.asking import Asker
 from lcx.llm.protocol import Request
 from lcx.llm.questions import load_prompt
 from lcx.work.shards import ShardReader
-from lcx_longreward.prompting import language_of
+from lcx_longreward.judge.prompting import language_of
+from lcx_longreward.synth.tasks import CUT, read_task, task_request, turns
+from lcx_longreward.synth.windows import Window, text_of, windows
 from lcx_longreward.synth_settings import LongRewardSynth
-from lcx_longreward.tasks import CUT, read_task, task_request, turns
-from lcx_longreward.windows import Window, text_of, windows
 
 OWN = "corpus"
 """The kind of a task that a row of the corpus brings."""

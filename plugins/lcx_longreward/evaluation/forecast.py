@@ -14,13 +14,13 @@ from lcx.errors import LcxError
 from lcx.llm.prices import load_prices
 from lcx.recipe import Step
 from lcx.run import Run
-from lcx_longreward.eval_data import Item, read_items, read_longbench, thinned
-from lcx_longreward.eval_ratings import CRITERIA
-from lcx_longreward.eval_reward import asking, scoring
 from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.evaluate import lacking
-from lcx_longreward.forecast_score import REPLY, STATEMENT
-from lcx_longreward.forecast_synth import TASK_PROMPT, TASK_REPLY
+from lcx_longreward.evaluation.data import Item, read_items, read_longbench, thinned
+from lcx_longreward.evaluation.evaluate import lacking
+from lcx_longreward.evaluation.ratings import CRITERIA
+from lcx_longreward.evaluation.reward import asking, scoring
+from lcx_longreward.score.forecast import REPLY, STATEMENT
+from lcx_longreward.synth.forecast import TASK_PROMPT, TASK_REPLY
 
 PROMPT, RATING, ANSWER, QUESTION = 900, 130, 300, 50
 """About how many tokens a judge's prompt of ours, a reply with a rating, an answer and a question have."""

@@ -11,8 +11,7 @@ from lcx.corpus.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.llm.prices import load_prices
 from lcx.recipe import Step
 from lcx.run import Run
-from lcx_longreward.material import Material
-from lcx_longreward.prompting import (
+from lcx_longreward.judge.prompting import (
     COMPLETENESS,
     EXTRACT,
     HELPFULNESS,
@@ -23,6 +22,7 @@ from lcx_longreward.prompting import (
     language_of,
     load_prompts,
 )
+from lcx_longreward.score.material import Material
 from lcx_longreward.settings import LongRewardScore
 
 SAMPLE = 24

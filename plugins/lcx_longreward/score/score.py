@@ -17,25 +17,22 @@ from lcx.corpus.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.llm.service import Service
 from lcx.recipe import Step
 from lcx.records import Bundle
-from lcx.retrieval import Retriever, open_retriever
+from lcx.retrieval import open_retriever
 from lcx.run import Run
 from lcx.stages import bundles_folder
 from lcx.work.files import make_folder, write_lines, write_text
 from lcx.work.journal import Journal
-from lcx_longreward.judging import Asks, Case, Judge, together
-from lcx_longreward.material import CANDIDATES, Material
-from lcx_longreward.pairs import Rules
-from lcx_longreward.prompting import Prompter, load_prompts
-from lcx_longreward.report import Tally, report, rewards_png
-from lcx_longreward.results import Asked, candidate, fact_rows, outcomes, pairs, score_rows
+from lcx_longreward.judge.judging import Case, Judge, together
+from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
+from lcx_longreward.judge.pairs import Rules
+from lcx_longreward.score.material import CANDIDATES, Material
+from lcx_longreward.score.report import Tally, report, rewards_png
+from lcx_longreward.score.results import Asked, candidate, fact_rows, outcomes, pairs, score_rows
 from lcx_longreward.settings import LongRewardScore
 
 JUDGED = "judged.jsonl"
 """Journal of the bundles whose calls are all answered: a resumed step does not even build their requests again."""
-NO_STATEMENTS = {"10": 10.0, "0": 0.0, "skip": None}
 LEAST_OPEN = 16
-CALLS_AN_ANSWER = 12
-"""About how many calls an answer takes; what it took takes the guess's place."""
 
 
 def score(step: Step, run: Run, ctx: Context) -> StepResult:
@@ -44,13 +41,13 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
     assert isinstance(settings, LongRewardScore)
     folder = run.folder(step)
     source = bundles_folder(settings.input, step, run)
-    prompter = _prompter(settings)
+    prompter = open_prompter(settings)
     tokenizer = open_span_tokenizer(settings.tokenizer)
     spec = run.llm(settings.judge)
     rejects = Rejects()
     with (
         Service(folder, settings, ctx) as service,
-        closing(open_retriever(settings.retriever, _retriever_options(settings, folder, ctx))) as retriever,
+        closing(open_retriever(settings.retriever, retriever_options(settings, folder, ctx))) as retriever,
     ):
         service.check(
             spec, settings.judge_options
@@ -60,7 +57,7 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
             rejects.write(folder / "rejected.jsonl")
         ctx.log(f"{len(material):,} contexts with answers from {source}")
         exchange = service.exchange(spec, settings.judge_options)
-        judge = _judge(settings, exchange, prompter, retriever, tokenizer)
+        judge = make_judge(settings, exchange, prompter, retriever, tokenizer)
         with Journal(folder / JUDGED) as done:
             service.run(_judge_all(judge, material, done, _open_answers(settings), service.expect))
         described = {"judge": exchange.describe(), "retriever": retriever.describe()}
@@ -206,49 +203,6 @@ def _notes(settings: LongRewardScore, tally: Tally) -> list[str]:
             "builtin rules judged, by words in common: --judge openai:MODEL or local:PATH for a real judge"
         )
     return notes
-
-
-def _judge(
-    settings: LongRewardScore,
-    exchange: Asks,
-    prompter: Prompter,
-    retriever: Retriever,
-    tokenizer: SpanTokenizer,
-) -> Judge:
-    rules = Rules(settings.least_scored, settings.margin, settings.rejected)
-    return Judge(
-        exchange,
-        prompter,
-        retriever,
-        tokenizer,
-        attempts=settings.attempts,
-        chunk_tokens=settings.chunk_tokens,
-        top_chunks=settings.top_chunks,
-        extract_tokens=settings.extract_tokens,
-        no_statements=NO_STATEMENTS[settings.no_statements],
-        early=rules if settings.early_stop else None,
-    )
-
-
-def _prompter(settings: LongRewardScore) -> Prompter:
-    return Prompter(
-        load_prompts(settings.prompts),
-        settings.language,
-        settings.temperature,
-        settings.retry_temperature,
-        settings.reply_tokens,
-        settings.seed,
-    )
-
-
-def _retriever_options(settings: LongRewardScore, folder: Path, ctx: Context) -> dict[str, Any]:
-    """The retriever's options; a server's vectors are kept in the step's folder, beside the calls."""
-    name = settings.retriever.partition(":")[0]
-    given = settings.retriever_options
-    if name == "openai":
-        same = {"api_key_env": settings.api_key_env, "api_key_file": settings.api_key_file}
-        return {"base_url": settings.base_url, **same, "cache": str(folder / "embeddings.sqlite"), **given}
-    return {"device": ctx.device, **given} if name == "sentence-transformers" else given
 
 
 def _open_answers(settings: LongRewardScore) -> int:

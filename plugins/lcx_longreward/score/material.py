@@ -11,8 +11,8 @@ from lcx.corpus.table import SegmentTable, load_table
 from lcx.corpus.tokens import SEPARATOR
 from lcx.errors import UsageError
 from lcx.records import Bundle
-from lcx_longreward.judging import Case
-from lcx_longreward.rows import HINT, read_answer_rows
+from lcx_longreward.judge.judging import Case
+from lcx_longreward.score.rows import HINT, read_answer_rows
 
 CANDIDATES = "candidates"
 

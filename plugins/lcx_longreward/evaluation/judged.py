@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lcx.work.files import sha256_json
-from lcx_longreward.eval_answers import Answer, counted
-from lcx_longreward.eval_data import QA_SETS, SUMMARY_SETS, Item, digest_of
-from lcx_longreward.eval_desk import Desk
-from lcx_longreward.eval_ratings import CHAT, SCALES, Rater, load_prompts
-from lcx_longreward.eval_results import Result, base_row, reasons, spread
-from lcx_longreward.eval_reward import scoring
-from lcx_longreward.judging import together
+from lcx_longreward.evaluation.answers import Answer, counted
+from lcx_longreward.evaluation.data import QA_SETS, SUMMARY_SETS, Item, digest_of
+from lcx_longreward.evaluation.desk import Desk
+from lcx_longreward.evaluation.ratings import CHAT, SCALES, Rater, load_prompts
+from lcx_longreward.evaluation.results import Result, base_row, reasons, spread
+from lcx_longreward.evaluation.reward import scoring
+from lcx_longreward.judge.judging import together
 
 UNREADABLE = 0.5
 """What an unreadable rating of qa or summary counts in the published evaluation."""

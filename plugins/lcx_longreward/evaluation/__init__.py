@@ -1,0 +1,1 @@
+"""The eval step: judged tasks, their data, numbers and pictures."""

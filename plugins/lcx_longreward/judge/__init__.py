@@ -1,0 +1,1 @@
+"""The judge: four scorers, their prompts, and how replies are read."""

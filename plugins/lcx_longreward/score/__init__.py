@@ -1,0 +1,1 @@
+"""The score step: which answers are judged, what comes of it, and pairs."""

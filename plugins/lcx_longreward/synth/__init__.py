@@ -1,0 +1,1 @@
+"""The synth step: contexts, tasks about them, and candidates."""
