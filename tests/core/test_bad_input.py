@@ -101,6 +101,7 @@ def test_a_context_longer_than_the_window_is_refused_before_training(
 ) -> None:
     corpus = texts(tmp_path / "corpus")
     assert synth(cli, corpus, tmp_path / "run", "--set", "synth.context_tokens=[900, 1200]").code == 0
+    assert cli("score", "--recipe", "in2", "--run", str(tmp_path / "run")).code == 0
     train = (
         "train",
         "--recipe",

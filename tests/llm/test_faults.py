@@ -69,7 +69,8 @@ def test_nothing_is_lost_or_paid_twice(tmp_path: Path, fault: str) -> None:
         return answer(prompt_of(body))
 
     texts = [f"prompt {i}" for i in range(150)]
-    settings = Calling(concurrency=32, timeout=0.4, tries=12)
+    waits = any(name in ("timeout", "hang") for name in shares)
+    settings = Calling(concurrency=32, timeout=0.6 if waits else 60, tries=12)
     with Stub(script) as stub:
         settings = settings.model_copy(update={"base_url": stub.url})
         with Service(tmp_path, settings, Context(), backoff=Backoff(0.001, 0.05)) as service:
@@ -87,7 +88,9 @@ def test_nothing_is_lost_or_paid_twice(tmp_path: Path, fault: str) -> None:
         {"no reply within the timeout": 10**6}
     )
     assert recorded["no reply within the timeout"] >= reasons["no reply within the timeout"]
-    assert counts.get("retries", 0) == recorded.total() == stub.calls - len(texts)
+    assert counts.get("retries", 0) == recorded.total()
+    # On a busy machine a call may run out of its time before the server has read it.
+    assert stub.calls == recorded.total() + len(texts) or (waits and stub.calls < recorded.total() + len(texts))
     # A late answer is good for the server, but came after the client had given it up.
     late = sent["timeout"] + recorded["no reply within the timeout"] - reasons["no reply within the timeout"]
     assert sum(stub.good.values()) - len(texts) <= late

@@ -41,7 +41,7 @@ def judged(cli: Any, tmp_path: Path, script: judge.Faulty, name: str, **values: 
 def test_faults_change_no_reward(kind: str, cli: Any, tmp_path: Path) -> None:
     faults = CASES[kind]
     script = judge.Faulty(faults)
-    timeout = {"timeout": 1.5} if any(name in WAITS for name in faults) else {}
+    timeout = {"timeout": 2.5} if any(name in WAITS for name in faults) else {}
     found = judged(cli, tmp_path, script, "run", **timeout)
     assert len(found) == DOCUMENTS * ANSWERS
     assert script.met.total() > script.met[""] > 0, "no fault was met"
