@@ -7,7 +7,8 @@ import random
 from typing import Any
 
 from judge_sim import exchange as simulated
-from lcx_longreward.judge.judging import Asks, Case, Judge, Judged
+from lcx_longreward.judge.attempts import Asks
+from lcx_longreward.judge.judging import Case, Judge, Judged
 from lcx_longreward.judge.pairs import Rules, pick
 from lcx_longreward.judge.prompting import Prompter, load_prompts
 from lcx_longreward.judge.reward import DIMENSIONS

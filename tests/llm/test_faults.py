@@ -90,7 +90,9 @@ def test_nothing_is_lost_or_paid_twice(tmp_path: Path, fault: str) -> None:
     assert recorded["no reply within the timeout"] >= reasons["no reply within the timeout"]
     assert counts.get("retries", 0) == recorded.total()
     # On a busy machine a call may run out of its time before the server has read it.
-    assert stub.calls == recorded.total() + len(texts) or (waits and stub.calls < recorded.total() + len(texts))
+    assert stub.calls == recorded.total() + len(texts) or (
+        waits and stub.calls < recorded.total() + len(texts)
+    )
     # A late answer is good for the server, but came after the client had given it up.
     late = sent["timeout"] + recorded["no reply within the timeout"] - reasons["no reply within the timeout"]
     assert sum(stub.good.values()) - len(texts) <= late

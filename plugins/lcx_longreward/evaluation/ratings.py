@@ -12,9 +12,9 @@ from lcx.llm.protocol import Request
 from lcx.llm.questions import load_prompt
 from lcx.llm.rendering import fill
 from lcx.work.files import sha256_text
-from lcx_longreward.judge.judging import Asks, Reply
+from lcx_longreward.judge.attempts import Asks, Reply, ask_until_read, tally
 from lcx_longreward.judge.prompting import LANGUAGES, fenced, language_of
-from lcx_longreward.judge.ratings import Unreadable, visible
+from lcx_longreward.judge.ratings import MARKED, Unreadable, read_rating, visible
 from lcx_longreward.judge.reward import COMPLETENESS, FAITHFULNESS, HELPFULNESS, LOGICALITY
 
 CHAT, QA, SUMMARY, VERSUS = KINDS = ("chat", "qa", "summary", "versus")
@@ -51,27 +51,12 @@ CRITERIA = {
 }
 """What answers are compared by, in English and in Chinese."""
 
-_MARKED = re.compile(r"\[\[([^\[\]]*)\]\]")
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _REFERENCE = re.compile(r"<(?=\s*/?\s*reference\b)", re.I)
-
-
-def read_number(reply: str, low: float, high: float) -> float | Unreadable:
-    """The last `[[number]]` of a reply, `low` to `high`; `[[7/10]]` is 7 where 10 is the highest."""
-    marked = [text.strip() for text in _MARKED.findall(visible(reply))]
-    numbers = [text for text in marked if text and (text[0].isdigit() or text[0] in "+-")]
-    if not numbers:
-        return Unreadable("no [[rating]] in the reply")
-    text = re.sub(rf"\s*/\s*{high:g}$", "", numbers[-1])
-    if not _NUMBER.fullmatch(text):
-        return Unreadable("the last [[rating]] is no number")
-    rating = float(text.replace(",", "."))
-    return rating if low <= rating <= high else Unreadable(f"a rating outside {low:g} to {high:g}")
 
 
 def read_side(reply: str) -> str | Unreadable:
     """The last `[[A]]`, `[[B]]` or `[[C]]` (a tie, also as `[[tie]]`) of a reply."""
-    marked = [text.strip().upper() for text in _MARKED.findall(visible(reply))]
+    marked = [text.strip().upper() for text in MARKED.findall(visible(reply))]
     if not marked:
         return Unreadable("no [[verdict]] in the reply")
     side = {"TIE": "C", "平局": "C"}.get(marked[-1], marked[-1])
@@ -113,7 +98,7 @@ class Rater:
         fields |= {"references": tuple(references)} if len(references) > 1 else {"reference": references[0]}
         language = language_of(question, answer, self.language)
         safe = {name: _fenced(text.strip()) for name, text in shown.items()}
-        return await self._ask(kind, language, safe, fields, lambda reply: read_number(reply, low, high))
+        return await self._ask(kind, language, safe, fields, lambda reply: read_rating(reply, low, high))
 
     async def compare(
         self, dimension: str, question: str, passages: Sequence[str], first: str, second: str
@@ -140,33 +125,20 @@ class Rater:
         read: Callable[[str], float | str | Unreadable],
     ) -> Reply[Any]:
         content = fill(self.prompts[kind, language], shown)
-        text = why = ""
-        for attempt in range(self.attempts):
-            response = await self.exchange.ask(
-                Request(
-                    messages=({"role": "user", "content": content},),
-                    task=TASKS[kind],
-                    fields=fields,
-                    temperature=self.retry_temperature if attempt else self.temperature,
-                    max_tokens=self.reply_tokens,
-                    seed=int(sha256_text(f"{self.seed}:{attempt}:{content}")[:8], 16) >> 1,
-                ),
-                attempt=attempt,
-                part=kind,
+
+        def make(attempt: int) -> Request:
+            return Request(
+                messages=({"role": "user", "content": content},),
+                task=TASKS[kind],
+                fields=fields,
+                temperature=self.retry_temperature if attempt else self.temperature,
+                max_tokens=self.reply_tokens,
+                seed=int(sha256_text(f"{self.seed}:{attempt}:{content}")[:8], 16) >> 1,
             )
-            if response.error:
-                why = response.error
-            else:
-                text = response.text
-                value = read(text)
-                if not isinstance(value, Unreadable):
-                    return Reply(value, text)
-                cut = response.completions and response.completions[0].finish_reason == "length"
-                why = "the reply was cut" if cut else value.why
-            self.unread[f"{kind}: {why}"] += 1
-            if response.final:
-                break
-        return Reply(None, text, why)
+
+        reply = await ask_until_read(self.exchange, kind, make, read, self.attempts)
+        tally(reply, kind, self.unread)
+        return reply
 
 
 def _fenced(text: str) -> str:

@@ -18,8 +18,9 @@ from lcx_longreward.evaluation.judged import open_rater
 from lcx_longreward.evaluation.ratings import CRITERIA, Rater
 from lcx_longreward.evaluation.results import Result, base_row, reasons
 from lcx_longreward.evaluation.reward import scoring
+from lcx_longreward.judge.attempts import Reply
 from lcx_longreward.judge.document import cut
-from lcx_longreward.judge.judging import Reply, together
+from lcx_longreward.judge.judging import together
 from lcx_longreward.score.score import retriever_options
 from lcx_longreward.settings import LongRewardScore
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from lcx.corpus.tokenizing import SpanTokenizer
-from lcx.llm.protocol import Request, Response
+from lcx.llm.protocol import Request
 from lcx.retrieval import Index, Retriever
+from lcx_longreward.judge.attempts import Asks, Reply, ask_until_read, tally
 from lcx_longreward.judge.document import Document, cut
 from lcx_longreward.judge.early import Standing, first, needed
 from lcx_longreward.judge.pairs import Rules
@@ -44,12 +45,6 @@ EMPTY = "the answer is empty"
 NO_STATEMENTS = "the answer states nothing (no_statements is skip)"
 
 
-class Asks(Protocol):
-    """What the judge is asked through: an `Exchange`, or a stand-in."""
-
-    def ask(self, request: Request, *, attempt: int = 0, part: str = "") -> Awaitable[Response]: ...
-
-
 @dataclass(frozen=True)
 class Case:
     """One question about one text, and the answers to it."""
@@ -57,15 +52,6 @@ class Case:
     context: str
     question: str
     answers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Reply(Generic[T]):
-    """What came of one call and its further attempts: a value, or why there is none. `text` is the last reply."""
-
-    value: T | None
-    text: str = ""
-    why: str = ""
 
 
 @dataclass
@@ -304,24 +290,11 @@ class _Work:
     async def ask(
         self, part: str, make: Callable[[int], Request], read: Callable[[str], T | Unreadable]
     ) -> Reply[T]:
-        """Ask until a reply can be read. The last reason stands where none can."""
-        text = why = ""
-        for attempt in range(self.judge.attempts):
-            response = await self.judge.exchange.ask(make(attempt), attempt=attempt, part=part)
-            self.found.calls[part] += 1
-            if response.error:
-                why = response.error
-            else:
-                text = response.text
-                value = read(text)
-                if not isinstance(value, Unreadable):
-                    return Reply(value, text)
-                cut_off = response.completions and response.completions[0].finish_reason == "length"
-                why = "the reply was cut at reply_tokens" if cut_off else value.why
-            self.found.attempts[f"{part}: {kind(why)}"] += 1
-            if response.final:
-                break
-        return Reply(None, text, why)
+        """Ask until a reply can be read, and count the calls."""
+        reply = await ask_until_read(self.judge.exchange, part, make, read, self.judge.attempts)
+        self.found.calls[part] += reply.attempts
+        tally(reply, part, self.found.attempts, kind)
+        return reply
 
 
 def kind(why: str) -> str:

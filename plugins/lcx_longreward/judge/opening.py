@@ -8,7 +8,8 @@ from typing import Any
 from lcx.context import Context
 from lcx.corpus.tokenizing import SpanTokenizer
 from lcx.retrieval import Retriever
-from lcx_longreward.judge.judging import Asks, Judge
+from lcx_longreward.judge.attempts import Asks
+from lcx_longreward.judge.judging import Judge
 from lcx_longreward.judge.pairs import Rules
 from lcx_longreward.judge.prompting import Prompter, load_prompts
 from lcx_longreward.settings import LongRewardScore

@@ -16,8 +16,9 @@ NO_INFORMATION = "No relevant information"
 
 _THOUGHT = re.compile(r"\s*<think(?:ing)?>", re.I)
 _THOUGHT_END = re.compile(r"</think(?:ing)?>", re.I)
-_MARKED = re.compile(r"\[\[([^\[\]]*)\]\]")
-_NUMBER = re.compile(r"([+-]?\d+(?:[.,]\d+)?)(?:\s*/\s*10)?")
+MARKED = re.compile(r"\[\[([^\[\]]*)\]\]")
+"""What a reply has in double square brackets."""
+_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 _STATEMENT = re.compile(r"<statement>(.*?)</statement>", re.S | re.I)
 _NOTHING = re.compile(r"\[\[\s*(?:none|no statements?|无|没有)\s*\]\]", re.I)
 _ITEM = re.compile(r"^[\s>*_]*(?:\d+\s*[.)、．）:：]|[-*•])[\s*_]*(?=\S)", re.M)
@@ -49,19 +50,17 @@ def visible(reply: str) -> str:
     return "" if not thoughts and _THOUGHT.match(said) else said
 
 
-def read_rating(reply: str) -> float | Unreadable:
-    """The last `[[number]]`, 0 to 10; `[[7.5]]`, `[[7,5]]` and `[[7/10]]` are numbers."""
-    marked = [text.strip() for text in _MARKED.findall(visible(reply))]
+def read_rating(reply: str, low: float = 0.0, high: float = HIGHEST) -> float | Unreadable:
+    """The last `[[number]]`, `low` to `high`; `[[7.5]]`, `[[7,5]]` and, of 10, `[[7/10]]` are numbers."""
+    marked = [text.strip() for text in MARKED.findall(visible(reply))]
     numbers = [text for text in marked if text and (text[0].isdigit() or text[0] in "+-")]
     if not numbers:
         return Unreadable("no [[rating]] in the reply")
-    found = _NUMBER.fullmatch(numbers[-1])
-    if not found:
+    text = re.sub(rf"\s*/\s*{high:g}$", "", numbers[-1])
+    if not _NUMBER.fullmatch(text):
         return Unreadable("the last [[rating]] is no number")
-    rating = float(found[1].replace(",", "."))
-    if not 0 <= rating <= HIGHEST:
-        return Unreadable("a rating outside 0 to 10")
-    return rating
+    rating = float(text.replace(",", "."))
+    return rating if low <= rating <= high else Unreadable(f"a rating outside {low:g} to {high:g}")
 
 
 def read_statements(reply: str) -> list[str] | Unreadable:
@@ -79,7 +78,7 @@ def read_statements(reply: str) -> list[str] | Unreadable:
 
 def read_support(reply: str) -> float | Unreadable:
     """The last `[[words]]`: 1 where it says fully supported, 0.5 partially, else 0."""
-    marked = [text.strip() for text in _MARKED.findall(visible(reply))]
+    marked = [text.strip() for text in MARKED.findall(visible(reply))]
     levels = [text for text in marked if any(letter.isalpha() for letter in text)]
     if not levels:
         return Unreadable("no [[level of support]] in the reply")

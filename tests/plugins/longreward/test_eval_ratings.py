@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from lcx_longreward.evaluation.judged import score_of
-from lcx_longreward.evaluation.ratings import CRITERIA, KINDS, Rater, load_prompts, read_number, read_side
+from lcx_longreward.evaluation.ratings import CRITERIA, KINDS, Rater, load_prompts, read_side
 from lcx_longreward.evaluation.reward import right
 from lcx_longreward.evaluation.versus import outcome, overall
-from lcx_longreward.judge.ratings import Unreadable
+from lcx_longreward.judge.attempts import CUT
+from lcx_longreward.judge.ratings import Unreadable, read_rating
 
 from lcx.errors import UsageError
 from lcx.llm.protocol import Completion, Request, Response
@@ -45,7 +46,7 @@ PROMPTS = load_prompts(None)
 def test_the_last_number_in_range_is_the_rating(
     reply: str, low: float, high: float, rating: float | None
 ) -> None:
-    found = read_number(reply, low, high)
+    found = read_rating(reply, low, high)
     assert (None if isinstance(found, Unreadable) else found) == rating
 
 
@@ -131,7 +132,7 @@ def test_what_cannot_be_read_is_asked_again() -> None:
     assert rate(final, "qa") == (None, "too long")
     assert len(final.asked) == 1
     cut = Judge(Response((Completion("It is [[", "length"),)))
-    assert rate(cut, "qa", attempts=1) == (None, "the reply was cut")
+    assert rate(cut, "qa", attempts=1) == (None, CUT)
 
 
 def test_texts_cannot_leave_their_marks() -> None:
