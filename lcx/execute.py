@@ -41,6 +41,9 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
         if str(reference).startswith("step:"):
             run.resolve(reference, what)
             inputs[key] = run.digest_of(str(reference).removeprefix("step:"))
+        elif step_id := _named_step(reference):  # local:step:ID
+            run.llm(str(reference))
+            inputs[key] = run.digest_of(step_id)
         elif Path(str(reference)).expanduser().exists():
             inputs[key] = digest(_listing(Path(str(reference)).expanduser()))
         elif tiny_spec(str(reference)) is not None:  # trained here, by this version from this library's text
@@ -50,12 +53,12 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
 
         inputs["corpus"] = corpus_fingerprint(str(values["corpus"]))
     for key in sorted(type(step.settings).files() - {"input", "model", "corpus"}):
-        for name in values[key] if isinstance(values[key], list) else [values[key]]:
-            if isinstance(name, str) and (
-                step_id := name.partition(":step:")[2]
-            ):  # local:step:ID, a model made here
-                run.llm(name)
-                inputs[key] = run.digest_of(step_id)
+        several = isinstance(values[key], list | tuple)
+        for name in values[key] if several else [values[key]]:
+            if step_id := _named_step(name):
+                if not name.startswith("step:"):
+                    run.llm(name)
+                inputs[f"{key} {name}" if several else key] = run.digest_of(step_id)
                 continue
             path = _named_path(name)
             if path is not None:
@@ -66,6 +69,11 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
         "settings": {k: v for k, v in values.items() if k not in volatile},
         "inputs": inputs,
     }
+
+
+def _named_step(value: Any) -> str:
+    """The id in `step:ID` and `local:step:ID`, which stand for what another step made; else an empty text."""
+    return f":{value}".partition(":step:")[2] if isinstance(value, str) else ""
 
 
 def _named_path(value: Any) -> Path | None:

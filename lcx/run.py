@@ -23,8 +23,8 @@ __all__ = ["Run", "cache_folder", "differences", "digest", "runs_folder", "slug"
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
 
-PAID = ("calls.sqlite", "calls.sqlite-wal", "calls.sqlite-shm")
-"""The journal of calls in a step's folder (`lcx.work.calls`); sqlite needs all of its files."""
+PAID = tuple(name + part for name in ("calls.sqlite", "embeddings.sqlite") for part in ("", "-wal", "-shm"))
+"""Journals of calls (`lcx.work.calls`) and of a server's embeddings in a step's folder; sqlite needs all its files."""
 
 
 def digest(value: Any) -> str:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 class Run:
-    """One run directory. Steps are kept by key: the step's id, and for eval also the model's name."""
+    """One run directory. Steps are kept by key: the step's id, and for eval also the name of what is evaluated."""
 
     def __init__(
         self, path: Path, recipe: str, reference: str = "", stages: Mapping[str, str] | None = None
@@ -87,8 +87,16 @@ class Run:
     # -- places
 
     def key(self, step: Step) -> str:
-        model = getattr(step.settings, "model", None)
-        return f"{step.id}/{slug(str(model))}" if step.stage == "eval" and model else step.id
+        """The step's id, and for eval also what is evaluated: saved answers in place of a model, a model, or neither.
+
+        So no eval's folder holds another's.
+        """
+        known = type(step.settings).model_fields
+        if step.stage != "eval" or "model" not in known:
+            return step.id
+        answers, model = getattr(step.settings, "answers", None), getattr(step.settings, "model", None)
+        leaf = f"answers-{slug(Path(answers).stem)}" if answers else slug(str(model)) if model else "no-model"
+        return f"{step.id}/{leaf}"
 
     def folder(self, step: Step | str) -> Path:
         """The folder of a step's outputs (of a key, where a string is given)."""
@@ -149,7 +157,7 @@ class Run:
         }
         self._save()  # before anything is removed: a kill in the middle must not leave a step that claims to be done
         if how == "fresh" and self.folder(key).exists():
-            _remove(self.folder(key))
+            _remove(self.folder(key), self._others(key))
         make_folder(self.folder(key))
         remove_leftovers(self.folder(key))
         import yaml
@@ -188,8 +196,14 @@ class Run:
         start that failed at once is not in the way.
         """
         folder = self.folder(key)
-        kept = {"settings.yaml", *PAID}
-        return folder.is_dir() and any(path.name not in kept for path in folder.iterdir())
+        kept, others = {"settings.yaml", *PAID}, self._others(key)
+        return folder.is_dir() and any(
+            path.name not in kept and path not in others for path in folder.iterdir()
+        )
+
+    def _others(self, key: str) -> set[Path]:
+        """The folders of the other steps, which may lie inside a step's own."""
+        return {self.folder(other) for other in self.manifest["steps"] if other != key}
 
     def _complete(self, key: str) -> bool:
         """Whether the files that a done step reported are still there."""
@@ -272,13 +286,16 @@ def _holds_other_things(path: Path) -> bool:
     return path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists()
 
 
-def _remove(folder: Path) -> None:
-    """Empty a step's folder, but for the replies that were paid for: the same calls need not be paid twice."""
-    import shutil
-
+def _remove(folder: Path, others: set[Path]) -> None:
+    """Empty a step's folder, but for what is other steps' and for the replies that were paid for: the same calls need
+    not be paid twice.
+    """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            if path not in others:
+                _remove(path, others)
+                with contextlib.suppress(OSError):  # something in it was kept
+                    path.rmdir()
         elif path.name not in PAID:
             path.unlink()
 

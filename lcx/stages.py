@@ -143,12 +143,14 @@ def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
     if not reference:
         raise MissingError(
             f"step '{step.id}' needs data",
-            hint=f"--input FOLDER, or give recipe '{step.recipe}' a synth step",
+            hint=f"lcx {step.stage} --recipe {run.reference} --step {step.id} --run {run.path} --input PATH "
+            "(a folder of bundles, or a .jsonl file of rows with question and answer)",
         )
     place = run.resolve(reference, "data")
     if not place.is_dir() and not (place.is_file() and place.suffix in ROW_FILES):
         raise MissingError(
-            f"no training data at '{place}'",
+            f"no data at '{place}'" if not place.is_file() else f"{place} is no file of rows",
+            why="" if not place.is_file() else f"files of rows end with {', '.join(ROW_FILES)}",
             hint="--input FOLDER with bundles-*.parquet in it, or --input FILE.jsonl with a question and "
             "its answers in each row",
         )

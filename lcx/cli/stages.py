@@ -96,7 +96,7 @@ def run_stage(stage: str, step_id: str | None, request: Request, ask: Ask | None
     report = launched.run_step(job, step, flags, plan)
     if worker.hand_over(report) or job.ctx.rank or (plan is not None and plan.rank):
         return  # the first process of all is the one that tells
-    report["next"] = work.next_command(job, step)
+    report["next"] = work.next_command(job, step) if work.leads_on(step, report["files"]) else ""
     if request.json:
         show.emit_json(report)
         return

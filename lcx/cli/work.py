@@ -134,6 +134,7 @@ def run_step(job: RunJob, step: Step) -> dict[str, Any]:
             why="A launcher started this one as one of several.",
             hint="Launch `lcx train` alone, or let lcx do it: lcx run ... --gpus N",
         )
+    warn_of_idle_server(job, step)
     started = time.monotonic()
     reused = not job.request.force and job.run.state(job.run.key(step)) == "done"
     # What libraries print is not a result
@@ -170,6 +171,11 @@ def plan_step(job: RunJob, step: Step) -> dict[str, Any]:
     }
 
 
+def leads_on(step: Step, files: Mapping[str, str]) -> bool:
+    """Whether a step left the next one something to work on; steps that make data say where it is."""
+    return step.stage not in ("synth", "score") or "data" in files
+
+
 def next_command(job: Job, step: Step) -> str:
     """The command that runs the recipe's next step, in the words of this one; empty after the last."""
     steps = job.recipe.steps
@@ -184,7 +190,33 @@ def next_command(job: Job, step: Step) -> str:
         words += ["--run", job.request.run]
     if job.request.device != "auto":
         words += ["--device", job.request.device]
-    served = job.request.flags.get("base_url")
-    if served and "base_url" in job.plugins.method(after.method).stages[after.stage].model_fields:
-        words += ["--base-url", served]
-    return shlex.join(words)
+    return shlex.join(words + _server_words(job, step, after.id))
+
+
+def _server_words(job: Job, done: Step, step_id: str) -> list[str]:
+    """Where a step's server is, in the words of this request, if the step asks one or has none yet to judge."""
+    given = job.request.given()
+    served = given.get("base_url")
+    step = next(step for step in resolve(job, {}, done.id) if step.id == step_id)
+    values = step.values()
+    if not served or "base_url" not in values:
+        return []
+    if asks_servers(values):
+        return ["--base-url", served]
+    if values.get("judge") == "builtin" and asks_servers(given):  # rules would judge, unnoticed
+        return ["--judge", "openai:MODEL", "--base-url", served]
+    return []
+
+
+def asks_servers(values: Mapping[str, Any]) -> bool:
+    """Whether any of the values names a model at a server."""
+    return any(isinstance(value, str) and value.startswith("openai:") for value in values.values())
+
+
+def warn_of_idle_server(job: RunJob, step: Step) -> None:
+    """Say that a server is named which no setting asks: rules or local models would do the work unnoticed."""
+    values = step.values()
+    if job.request.flags.get("base_url") and "base_url" in values and not asks_servers(values):
+        names = [name for name in ("llm", "writer", "judge", "model") if name in values]
+        asked = ", ".join(f"{name} {values[name]}" for name in names if values[name])
+        job.ctx.log(f"{step.id}: --base-url is given, but no model here is openai:MODEL ({asked})")

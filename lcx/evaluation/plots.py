@@ -35,8 +35,10 @@ Draw = Callable[[Any], None]
 """Draws one panel on matplotlib's axes."""
 
 
-def rows_png(path: str | Path, rows: Sequence[Sequence[Draw]], *, note: str = "") -> Path:
-    """Rows of panels; those of one row share their vertical axis. Written atomically."""
+def rows_png(
+    path: str | Path, rows: Sequence[Sequence[Draw]], *, note: str = "", shared: bool = True
+) -> Path:
+    """Rows of panels; those of one row share their vertical axis unless told otherwise. Written atomically."""
     # The object interface needs no pyplot: no display, no global state, nothing left open.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -51,7 +53,7 @@ def rows_png(path: str | Path, rows: Sequence[Sequence[Draw]], *, note: str = ""
             axes = figure.add_subplot(len(rows), columns, number * columns + place + 1, sharey=first)
             draw(axes)
             if first is None:
-                first = axes
+                first = axes if shared else None
             else:
                 axes.tick_params(labelleft=False)
     if note:

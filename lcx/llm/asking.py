@@ -83,16 +83,16 @@ def batches_at_once(spec: str, batch: int, concurrency: int) -> int:
 
 
 def samples_of(reply: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Every sample in a reply as (text, whether the length limit ended it); none where the call failed."""
-    if reply["error"]:
-        return []
-    return [(str(text), bool(cut)) for text, cut in reply.get("samples", [[reply["text"], reply["cut"]]])]
+    """Every sample in a reply as (text, whether the length limit ended it); none where the call failed as a whole."""
+    if "samples" in reply:
+        return [(str(text), bool(cut)) for text, cut in reply["samples"]]
+    return [] if reply["error"] else [(str(reply["text"]), bool(reply["cut"]))]
 
 
 def _row(response: Response) -> dict[str, Any]:
     """A reply as the journal keeps it; `cut` where the length limit ended it."""
     cut = bool(response.completions) and response.completions[0].finish_reason == "length"
     row: dict[str, Any] = {"text": response.text, "error": response.error, "cut": cut}
-    if len(response.completions) > 1:
+    if len(response.completions) > 1 or (response.completions and response.error):
         row["samples"] = [[made.text, made.finish_reason == "length"] for made in response.completions]
     return row

@@ -6,6 +6,12 @@ speed or a larger budget. Torch-free.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import model_validator
+
+from lcx.llm.url import wrong_url
 from lcx.settings import VOLATILE, Settings, setting
 
 
@@ -59,3 +65,13 @@ class Calling(Settings):
     gpus: int = setting(
         1, ge=1, description="processes of a local: model, a GPU each", json_schema_extra=VOLATILE
     )
+
+    @model_validator(mode="after")
+    def _urls(self) -> Self:
+        """Settings are written down: a URL with a password must not get that far."""
+        options = (value for name, value in self if name.endswith("options") and isinstance(value, Mapping))
+        for url in (self.base_url, *(one.get("base_url") for one in options)):
+            wrong, hint = wrong_url(str(url)) if url else ("", "")
+            if wrong:
+                raise ValueError(f"{wrong}. {hint}")
+        return self

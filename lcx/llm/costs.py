@@ -29,7 +29,7 @@ def costs(
 
 def paid(counts: Mapping[str, int | float]) -> tuple[dict[str, int], dict[str, float]]:
     """Of a service's counts, those beside calls and tokens: for a step's counts, and its metrics."""
-    others = ("retries", "calls from the journal")
+    others = ("retries", "calls from the journal", "calls without a reply")
     return (
         {name: int(counts[name]) for name in others if counts.get(name)},
         {"cost": float(counts["cost"])} if counts.get("cost") else {},

@@ -70,17 +70,25 @@ class Desk:
             journal.add(key, row, spec=spec, part=part)
         self._add(own, spec, 1, row.prompt_tokens, row.completion_tokens)
 
-    def lost(self, key: str, reason: str, spec: str, part: str, tokens: tuple[int, int]) -> None:
-        """A try came to nothing, though it may have cost tokens."""
+    def lost(
+        self, key: str, reason: str, spec: str, part: str, tokens: tuple[int, int], calls: int = 0
+    ) -> None:
+        """A try came to nothing, though it may have cost tokens; with `calls` 1 it may have been done and charged."""
         spent = self.spent
         journal = self._journal(CALLS)
         if journal is not None:
-            journal.add_failure(key, reason, spec=spec, part=part, tokens=tokens)
-        self._add(spent, spec, 0, *tokens)
+            journal.add_failure(key, reason, spec=spec, part=part, tokens=tokens, calls=calls)
+        self._add(spent, spec, calls, *tokens, unanswered=calls)
 
-    def refuses(self) -> str:
-        """Why no further call may begin now, or an empty string."""
-        return self.budget.exceeded(self.spent, self.in_flight)
+    def expects(self, spec: str, prompt: int, completion: int) -> Spent:
+        """What a call of so many tokens will count as."""
+        found = Spent()
+        self._add(found, spec, 1, prompt, completion)
+        return found
+
+    def refuses(self, coming: Spent) -> str:
+        """Why the coming call may not begin now, or an empty string."""
+        return self.budget.exceeded(self.spent, self.in_flight, coming)
 
     def note(self, response: Response, *, known: bool = False, reason: str = "") -> None:
         """A request is answered, from the journal (`known`) or anew."""
@@ -114,12 +122,14 @@ class Desk:
         """Calls, tokens and cost over all runs of the step; what this process retried, found and failed at."""
         spent, all_of = self.spent, (self.spent, self.own, self.free)
         found: dict[str, int | float] = {
-            "calls": sum(one.calls for one in all_of),
+            "calls": sum(one.answered for one in all_of),
             "prompt_tokens": sum(one.prompt_tokens for one in all_of),
             "completion_tokens": sum(one.completion_tokens for one in all_of),
         }
         if spent.cost:
             found["cost"] = round(spent.cost, 6)
+        if spent.unanswered:
+            found["calls without a reply"] = spent.unanswered
         if self.retries:
             found["retries"] = self.retries
         if self.known:
@@ -146,11 +156,13 @@ class Desk:
         if self.folder is not None and (self.folder / name).exists():
             journal = self._journal(name)
             for spec, total in journal.totals().items() if journal is not None else ():
-                self._add(found, spec, total.calls, total.prompt_tokens, total.completion_tokens)
+                calls = total.calls + total.unanswered
+                tokens = total.prompt_tokens, total.completion_tokens
+                self._add(found, spec, calls, *tokens, unanswered=total.unanswered)
         return found
 
-    def _add(self, spent: Spent, spec: str, calls: int, prompt: int, completion: int) -> None:
-        spent.calls += calls
-        spent.prompt_tokens += prompt
-        spent.completion_tokens += completion
-        spent.cost += cost_of(spec.partition(":")[2], prompt, completion, self.prices)
+    def _add(
+        self, spent: Spent, spec: str, calls: int, prompt: int, completion: int, unanswered: int = 0
+    ) -> None:
+        cost = cost_of(spec.partition(":")[2], prompt, completion, self.prices)
+        spent.add(Spent(calls, prompt, completion, cost, unanswered))

@@ -6,63 +6,34 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
 
 from lcx.errors import LcxError
 from lcx.llm.desk import Desk
 from lcx.llm.endpoint import FATAL, FINAL, Failed, Good
-from lcx.llm.protocol import LLM, Request, Usage
-from lcx.work.calls import Row
+from lcx.llm.protocol import Request
+from lcx.llm.sending import Call, Lengths, count_tokens
+from lcx.work.budget import Spent
+from lcx.work.calls import dump_messages
 from lcx.work.limits import Pace
 from lcx.work.retry import Backoff
 from lcx.work.waiting import Elevator
 
 STREAK = 10
-"""Calls in a row whose tries are all used up, after which a server counts as down."""
+"""Calls in a row whose tries are all used up, after which it is asked whether the server still answers at all."""
+OUTAGE = 5
+"""A server that has answered may be away for so many of the longest pauses."""
 LIMITED = 4
 """A call that a rate limit turns away while others get through may be sent so many times its tries."""
 MOST_PAUSE = 900.0
 """Seconds that a server may ask to wait for; a job whose server asks for more ends and can be resumed."""
+PROBE = "probe"
+"""What the journal calls a try that only asks whether the server answers."""
+_TINY = ({"role": "user", "content": "Say yes."},)
 _TOO_MANY = 429
-_FORBIDDEN = 403
-
-
-class Sender(LLM, Protocol):
-    """What a server's backend offers besides an LLM's methods. `lcx.llm.endpoint.Endpoint` is one."""
-
-    concurrency: int
-    extra: Mapping[str, Any]
-
-    def body(self, request: Request, messages: bytes, sample: int, count: int) -> bytes: ...
-
-    async def send(self, body: bytes) -> Good: ...
-
-    async def aclose(self) -> None: ...
-
-    def stop_error(self, failed: Failed) -> LcxError: ...
-
-
-@dataclass(eq=False)
-class Call:
-    """One HTTP call that is to be made: samples `sample`, `sample + 1`, ... of a request."""
-
-    key: str
-    request: Request
-    messages: bytes
-    sample: int
-    count: int
-    part: str
-    order: tuple[bytes, int]
-    future: asyncio.Future[Good | Failed]
-    estimate: int
-    tries: int = 0
-    """Tries that counted."""
-    sent: int = 0
-    goods: int = 0
-    """Replies of the exchange when this call first began, or was last turned away."""
-    began: float = 0.0
+_BAD_REQUEST, _FORBIDDEN = 400, 403
 
 
 class Dispatch:
@@ -91,26 +62,43 @@ class Dispatch:
         self._delayed: dict[Call, asyncio.TimerHandle] = {}
         self._doubtful: list[tuple[Call, Failed]] = []
         """Calls whose tries are used up, until it is known whether the server is down."""
+        self._bad: set[bytes] = set()
+        """Prompts of calls whose tries were used up."""
+        self._known: Request | None = None
+        """A request that was answered in this process."""
+        self._probing = False
         self._sending: set[asyncio.Task[None]] = set()
         self._serial = self._goods = self._streak = self._refusals = self._waves = 0
-        self._lengths = Usage()
-        self._paused = float("-inf")
+        self._answered = False
+        """Whether the server was there in this process, if only with an error."""
+        self._lengths = Lengths()
+        self._paused = self._away = float("-inf")
+        """Until when nothing is sent, and since when the server is away."""
         self._planned: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         desk.listen(self._plan)
 
     async def call(
-        self, key: str, request: Request, messages: bytes, part: str, sample: int, count: int
+        self,
+        key: str,
+        request: Request,
+        messages: bytes,
+        part: str,
+        sample: int,
+        count: int,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Good | Failed:
         """One call, from waiting to the journal, for `count` samples from number `sample` on."""
         self._serial += 1
         future: asyncio.Future[Good | Failed] = asyncio.get_running_loop().create_future()
-        expected = self._lengths.completion_tokens // self._goods if self._goods else request.max_tokens
-        estimate = _tokens(messages) + min(expected, request.max_tokens * count)
         order = (messages, self._serial)
-        self.waiting.add(Call(key, request, messages, sample, count, part, order, future, estimate))
+        self.waiting.add(Call(key, request, messages, sample, count, part, order, future, wanted))
         self._plan()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._plan()  # another may have waited for this one's end
+            raise
 
     # -- when calls begin
 
@@ -128,41 +116,68 @@ class Dispatch:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+        try:
+            if not self.desk.stopped:
+                self._fill()
+        except (
+            Exception
+        ) as bad:  # a journal that cannot be read, or a mistake of ours: nobody may wait for ever
+            self._broken(bad)
         if self.desk.stopped:
             self._end_waiting(self.desk.stopped)
-            return
+        self._settle_doubts()
+
+    def _fill(self) -> None:
+        """Begin calls as far as limits and the budget allow."""
         loop = asyncio.get_running_loop()
-        sender: Any = self._backend()
-        while (self._due or self.waiting) and len(self._sending) < sender.concurrency:
+        while self._due or self.waiting:
+            sender: Any = self._backend()
+            if len(self._sending) >= sender.concurrency:
+                return
             now = loop.time()
             call = self._due[0] if self._due else self.waiting.peek()
             if call.future.done():  # nobody waits for it any more
                 self._take()
                 continue
-            wait = max(self._paused - now, self.pace.wait(now, call.estimate))
+            call.expects = self._expects(call)
+            wait = max(self._paused - now, self.pace.wait(now, call.expects.tokens))
             if wait > 0:
                 self._alarm = loop.call_later(wait, self._plan)
                 return
-            reason = self.desk.refuses()
+            reason = self.desk.refuses(call.expects)
             if reason:
                 if not self.desk.in_flight.calls:
-                    self.desk.stop(self.desk.budget.spent_error(reason, self.desk.spent))
+                    self.desk.stop(self.desk.budget.spent_error(reason, self.desk.spent, call.expects))
                 return
             self._begin(self._take(), now)
+
+    def _expects(self, call: Call) -> Spent:
+        """What a call may count as: careful while others are in flight, whose lengths are not known."""
+        careful = self.desk.in_flight.calls > 0
+        reply = self._lengths.expected(call.request.max_tokens, call.count, careful=careful)
+        return self.desk.expects(self.spec, count_tokens(call.messages), reply)
+
+    def _broken(self, bad: Exception) -> None:
+        """What every call would meet: an error of ours stops the job, another ends whoever waits."""
+        if isinstance(bad, LcxError):
+            self.desk.stop(bad)
+        self._end_waiting(bad)
 
     def _take(self) -> Call:
         return self._due.popleft() if self._due else self.waiting.pop()
 
     def _begin(self, call: Call, now: float) -> None:
-        self.pace.begin(now, call.estimate)
-        self.desk.in_flight.calls += 1
-        self.desk.in_flight.prompt_tokens += call.estimate
+        self.pace.begin(now, call.expects.tokens)
+        self.desk.in_flight.add(call.expects)
         self.flying[call.key] += 1
         call.tries += 1
         call.sent += 1
         if call.sent == 1:
             call.goods = self._goods
-        task = asyncio.get_running_loop().create_task(self._try(call))
+        self._start(self._try(call))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._sending.add(task)
         task.add_done_callback(self._tried)
 
@@ -170,67 +185,80 @@ class Dispatch:
         """A try has ended: there is room for another, and perhaps nothing left to wait for."""
         self._sending.discard(task)
         self.desk.changed()
-        self._settle_doubts()
 
     async def _try(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
-        sender: Any = self._backend()
         began, call.began = loop.time(), time.time()
-        used = 0
+        expects, used = call.expects, 0
         try:
-            body = sender.body(call.request, call.messages, call.sample, call.count)
-            good: Good = await sender.send(body)
-            used = good.prompt_tokens + good.completion_tokens
-            self._succeeded(call, good, loop.time() - began)
-        except Failed as bad:
-            used = sum(bad.tokens)
-            self._failed(call, bad)
+            try:
+                sender: Any = self._backend()
+                body = sender.body(call.request, call.messages, call.sample, call.count)
+                good: Good = await sender.send(body)
+            except Failed as bad:
+                used = sum(bad.tokens) or (expects.prompt_tokens if bad.unanswered else 0)
+                self._failed(call, bad)
+            else:
+                used = good.prompt_tokens + good.completion_tokens
+                self._succeeded(call, good, loop.time() - began)
         except asyncio.CancelledError:
             call.future.cancel()
             raise
         except LcxError as bad:
             self.desk.stop(bad)
-            _fail(call, bad)
+            call.fail(bad)
         except Exception as bad:  # a mistake of ours or of a plugin's: it must not hang the job
-            _fail(call, bad)
+            call.fail(bad)
         finally:
-            self.desk.in_flight.calls -= 1
-            self.desk.in_flight.prompt_tokens -= call.estimate
+            self.desk.in_flight.add(expects, -1)
+            if not self.desk.in_flight.calls:
+                self.desk.in_flight.cost = 0.0  # what rounding has left
             self.flying[call.key] -= 1
             if not self.flying[call.key]:
                 del self.flying[call.key]
-            self.pace.settle(loop.time(), call.estimate, used)
+            self.pace.settle(loop.time(), expects.tokens, used)
 
     # -- how calls end
 
     def _succeeded(self, call: Call, good: Good, seconds: float) -> None:
         if not good.prompt_tokens and not good.completion_tokens:  # a server that does not count
-            said = sum(_tokens(text.encode("utf-8", "replace")) for text, _ in good.choices)
-            good = Good(good.choices, _tokens(call.messages), said)
-        if len(good.choices) < call.count:
-            self.most = max(1, len(good.choices))
+            said = sum(count_tokens(text.encode("utf-8", "replace")) for text, _ in good.choices)
+            good = Good(good.choices, count_tokens(call.messages), said)
+        given = len(good.choices)
+        if given < call.count:
+            self.most = max(1, given)
         good = replace(good, choices=good.choices[: call.count])
-        self.desk.paid(call.key, _row(call, good, seconds), self.spec, call.part)
+        self.desk.paid(call.key, call.row(good, seconds), self.spec, call.part)
         self._goods += 1
+        self._answered, self._known = True, call.request
         self._streak = self._refusals = self._waves = 0
-        self._lengths += Usage(good.prompt_tokens, good.completion_tokens)
-        _end(call, good)
+        self._lengths.add(given, good.completion_tokens)
+        call.end(good)
 
     def _failed(self, call: Call, bad: Failed) -> None:
-        self.desk.lost(call.key, bad.reason, self.spec, call.part, bad.tokens)
+        self._lost(call.key, call.part, bad, call.expects.prompt_tokens)
+        if bad.status or bad.unanswered:
+            self._answered, self._waves = True, 0
         if bad.kind == FATAL and bad.status == _FORBIDDEN and self._goods:
             bad = Failed(bad.reason, FINAL, detail=bad.detail, status=bad.status)  # this prompt, not the key
         if bad.kind == FATAL:
             self._stop(call, bad)
         elif bad.kind == FINAL:
-            _end(call, bad)
+            call.end(bad)
         else:
             self._again(call, bad)
+
+    def _lost(self, key: str, part: str, bad: Failed, prompt: int) -> None:
+        """Put a failed try on record. One that was sent and never answered counts as a call with its prompt."""
+        tokens = (prompt, 0) if bad.unanswered and not any(bad.tokens) else bad.tokens
+        self.desk.lost(key, bad.reason, self.spec, part, tokens, int(bad.unanswered))
 
     def _again(self, call: Call, bad: Failed) -> None:
         """Send a call again later, unless its tries are used up or the job has ended."""
         if self.desk.stopped:
-            _fail(call, self.desk.stopped)
+            call.fail(self.desk.stopped)
+        elif not call.wanted():
+            call.end(bad)
         if call.future.done():
             return
         loop = asyncio.get_running_loop()
@@ -257,11 +285,16 @@ class Dispatch:
         self._delayed[call] = loop.call_later(delay, self._resume, call)
 
     def _unreached(self, now: float) -> bool:
-        """Wait before anything else is sent to a server that is not there; whether it was tried often enough."""
+        """Wait before anything else is sent to a server that is not there; whether it was tried often enough.
+
+        One that never answered in this process may be a wrong address: a call's tries are enough for it.
+        """
         if now >= self._paused:  # else another call of the same moment has found it out
+            self._away = self._away if self._waves else now
             self._waves += 1
             self._paused = now + self.backoff.pause(self._waves, self._rng)
-        return self._waves >= self.tries
+        patience = OUTAGE * self.backoff.most if self._answered else 0.0
+        return self._waves >= self.tries and now - self._away >= patience
 
     def _resume(self, call: Call) -> None:
         self._delayed.pop(call, None)
@@ -269,34 +302,73 @@ class Dispatch:
         self._plan()
 
     def _exhausted(self, call: Call, bad: Failed) -> None:
+        """A call's tries are used up: because of its prompt, or because the server is down."""
         self._streak += 1
-        if self._streak >= STREAK:
-            self._stop(call, bad)
-        else:
-            self._doubtful.append((call, bad))
+        self._bad.add(call.messages)
+        self._doubtful.append((call, bad))
+        if self._streak >= STREAK and not self._probing:
+            self._probing = True
+            self._start(self._probe())
+
+    async def _probe(self) -> None:
+        """Ask for one token, with a prompt that was answered before: a server that gives it is not down.
+
+        If no prompt ever was, in any run of the step, and many different ones fail, then an answer does not help.
+        """
+        try:
+            alive = await self._answers()
+            hopeless = not self._goods and not self.desk.spent.answered and len(self._bad) >= STREAK
+            if self._streak and self._doubtful and (hopeless or not alive):
+                self._stop(*self._doubtful[-1])
+            self._streak = 0
+        except Exception as bad:  # the journal cannot be written
+            self._broken(bad)
+        finally:
+            self._probing = False
+
+    async def _answers(self) -> bool:
+        sender: Any = self._backend()
+        messages = self._known.messages if self._known else _TINY
+        request = Request(messages, max_tokens=1)
+        raw = dump_messages(messages)
+        try:
+            good: Good = await sender.send(sender.body(request, raw, 0, 1))
+        except Failed as bad:
+            self._lost(PROBE, PROBE, bad, count_tokens(raw))
+            now = asyncio.get_running_loop().time()
+            if bad.unreachable and not self._unreached(now):  # it may be starting again
+                await asyncio.sleep(self._paused - now)
+                return await self._answers()
+            return bad.kind == FINAL or bad.status == _BAD_REQUEST
+        tokens = good.prompt_tokens or count_tokens(raw), good.completion_tokens
+        self.desk.lost(PROBE, "asked whether the server answers", self.spec, PROBE, tokens)
+        return True
 
     def _settle_doubts(self) -> None:
         """Let failed calls go once the server has answered another, or there is none to wait for."""
-        if self._doubtful and (
-            self._streak == 0 or not (self._sending or self.waiting or self._due or self._delayed)
-        ):
+        if not self._doubtful or self._probing:
+            return
+        if self._streak == 0 or not (self._sending or self.waiting or self._due or self._retrying()):
             doubtful, self._doubtful = self._doubtful, []
             for call, bad in doubtful:
-                _end(call, bad)
+                call.end(bad)
+
+    def _retrying(self) -> bool:
+        return any(not call.future.done() for call in self._delayed)
 
     def _stop(self, call: Call, bad: Failed) -> None:
         sender: Any = self._backend()
         self.desk.stop(sender.stop_error(bad))
         assert self.desk.stopped is not None
-        _fail(call, self.desk.stopped)
+        call.fail(self.desk.stopped)
 
-    def _end_waiting(self, error: LcxError) -> None:
+    def _end_waiting(self, error: Exception) -> None:
         """Nothing waits any longer. Calls in flight go on, as they are paid for."""
         for handle in self._delayed.values():
             handle.cancel()
         ended = [*self.waiting.clear(), *self._due, *self._delayed, *(call for call, _ in self._doubtful)]
         for call in ended:
-            _fail(call, error)
+            call.fail(error)
         self._due.clear()
         self._delayed.clear()
         self._doubtful.clear()
@@ -323,30 +395,3 @@ class Dispatch:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _row(call: Call, good: Good, seconds: float) -> Row:
-    return Row(
-        call.sample,
-        good.choices,
-        good.prompt_tokens,
-        good.completion_tokens,
-        call.sent,
-        call.began,
-        round(seconds, 4),
-    )
-
-
-def _tokens(text: bytes) -> int:
-    """A rough count before a server gives the real one: four bytes a token are about right for English and Chinese."""
-    return len(text) // 4 + 1
-
-
-def _end(call: Call, end: Good | Failed) -> None:
-    if not call.future.done():
-        call.future.set_result(end)
-
-
-def _fail(call: Call, error: BaseException) -> None:
-    if not call.future.done():
-        call.future.set_exception(error)

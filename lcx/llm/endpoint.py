@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.protocol import Request, Response
 from lcx.llm.redact import redact
+from lcx.llm.url import wrong_url
 from lcx.work.retry import retry_after
 
 HOSTED = "https://api.openai.com/v1"
@@ -28,10 +29,14 @@ MOST_MESSAGE = 300
 """Characters of a server's error that are kept."""
 RETRY, FINAL, FATAL = "retry", "final", "fatal"
 _NEWER = "max_completion_tokens"
+_UNREACHABLE = "no connection to the server"
 _HEAD = 1000
 _WAITED = frozenset({408, 409, 425, 429})
 _REFUSED_KEY = frozenset({401, 402, 403})
 _WRONG_PLACE = frozenset({404, 405, 410})
+_ELSEWHERE = frozenset({301, 302, 303, 307, 308})
+_MOST_TOKENS = 2**40
+"""A count that no reply has."""
 
 
 class Failed(Exception):
@@ -47,10 +52,13 @@ class Failed(Exception):
         pause: float | None = None,
         unreachable: bool = False,
         tokens: tuple[int, int] = (0, 0),
+        unanswered: bool = False,
     ) -> None:
+        """`unanswered` says that the request was sent and no reply came: the server may have done and charged it."""
         super().__init__(reason)
-        self.reason, self.kind, self.detail, self.status = reason, kind, detail, status
+        self.reason, self.kind, self.detail, self.status = reason, kind, _valid(detail), status
         self.pause, self.unreachable, self.tokens = pause, unreachable, tokens
+        self.unanswered = unanswered
 
 
 @dataclass(frozen=True)
@@ -93,11 +101,10 @@ def find_place(options: Mapping[str, Any], environ: Mapping[str, str] | None = N
 
 
 def _full(url: str) -> str:
-    text = url if "://" in url else f"http://{url}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"base_url '{redact(url)}' is no URL", hint="--base-url http://localhost:8000/v1")
-    text = text.rstrip("/")
+    wrong, hint = wrong_url(url)
+    if wrong:
+        raise UsageError(wrong, hint=hint)
+    text = (url if "://" in url else f"http://{url}").rstrip("/")
     for ending in ("/chat/completions", "/completions"):
         text = text.removesuffix(ending)
     return text if urlsplit(text).path.strip("/") else f"{text}/v1"
@@ -206,8 +213,11 @@ class Endpoint:
                     content=body,
                     options={"headers": {"Content-Type": "application/json"}},
                 )
-        except (TimeoutError, openai.APITimeoutError):
-            raise Failed("no reply within the timeout", detail=f"{self.timeout:g} s") from None
+        except (TimeoutError, openai.APITimeoutError) as bad:
+            if type(bad.__cause__).__name__ == "ConnectTimeout":
+                raise Failed(_UNREACHABLE, detail="no connection in time", unreachable=True) from None
+            detail = f"{self.timeout:g} s"
+            raise Failed("no reply within the timeout", detail=detail, unanswered=True) from None
         except openai.APIStatusError as bad:
             failed = self._status(bad.status_code, bad.response.headers, bad.response.content)
             if failed.kind == FINAL and _NEWER in failed.detail and b'"max_tokens"' in body[:_HEAD]:
@@ -215,10 +225,12 @@ class Endpoint:
             raise failed from None
         except openai.APIConnectionError as bad:
             cause = bad.__cause__
-            refused = type(cause).__name__ in ("ConnectError", "UnsupportedProtocol")
-            detail = redact(f"{type(cause).__name__}: {cause}", self.place.secrets)
-            reason = "no connection to the server" if refused else "the connection broke"
-            raise Failed(reason, detail=detail, unreachable=refused) from None
+            name = type(cause).__name__
+            refused = name in ("ConnectError", "UnsupportedProtocol")
+            detail = redact(f"{name}: {cause}", self.place.secrets)
+            reason = _UNREACHABLE if refused else "the connection broke"
+            sent = not refused and name != "LocalProtocolError"
+            raise Failed(reason, detail=detail, unreachable=refused, unanswered=sent) from None
         return self._read(answer.content)
 
     def _read(self, content: bytes) -> Good:
@@ -231,11 +243,13 @@ class Endpoint:
                 raise self._status(code if isinstance(code, int) else 502, {}, content)
             usage = data.get("usage") or {}
             spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+            if not all(0 <= count < _MOST_TOKENS for count in spent):
+                raise ValueError("no count of tokens")
             choices = tuple(
-                (_text(one["message"].get("content")), str(one.get("finish_reason") or "stop"))
+                (_text(one["message"].get("content")), _valid(str(one.get("finish_reason") or "stop")))
                 for one in data.get("choices") or ()
             )
-        except (ValueError, AttributeError, KeyError, TypeError):
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError, OverflowError):
             raise Failed("the reply was not of the protocol") from None
         if not choices:
             raise Failed("the reply had no choices", tokens=spent)
@@ -243,9 +257,14 @@ class Endpoint:
 
     def _status(self, status: int, headers: Mapping[str, str], content: bytes) -> Failed:
         message, code = _message(content)
+        lower = {k.lower(): v for k, v in headers.items()}
+        if status in _ELSEWHERE:
+            message = f"it sends calls to {lower.get('location') or 'another place'}"
         detail = redact(message, self.place.secrets)[:MOST_MESSAGE]
-        asked = retry_after({k.lower(): v for k, v in headers.items()})
-        if status in _REFUSED_KEY | _WRONG_PLACE or (status == 429 and code == "insufficient_quota"):
+        asked = retry_after(lower)
+        if status in _REFUSED_KEY | _WRONG_PLACE | _ELSEWHERE or (
+            status == 429 and code == "insufficient_quota"
+        ):
             kind = FATAL
         elif status in _WAITED or status >= 500:
             kind = RETRY
@@ -263,6 +282,12 @@ class Endpoint:
                 f"{where} does not serve the model '{self.model}'",
                 why=why,
                 hint=f"`curl {where}/models` lists what it serves; check --base-url and the name after openai:. {kept}",
+            )
+        if failed.status in _ELSEWHERE:
+            return UsageError(
+                f"{where} does not take calls itself",
+                why=why,
+                hint=f"Give that address: --base-url URL, without /chat/completions. {kept}",
             )
         if failed.kind == FATAL and failed.status in (402, 429):
             return LcxError(f"{where} wants payment", why=why, hint=f"Top up the account. {kept}")
@@ -307,8 +332,13 @@ def open_openai(model: str, options: Mapping[str, Any]) -> Endpoint:
 def _text(content: Any) -> str:
     """A message's text, which some servers send in pieces."""
     if isinstance(content, list):
-        return "".join(str(piece.get("text") or "") for piece in content)
-    return str(content or "")
+        content = "".join(str(piece.get("text") or "") for piece in content)
+    return _valid(str(content or ""))
+
+
+def _valid(text: str) -> str:
+    """The text as UTF-8 can carry it: half of a surrogate pair, which JSON allows, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _message(content: bytes) -> tuple[str, str]:
@@ -320,5 +350,5 @@ def _message(content: bytes) -> tuple[str, str]:
             said = error.get("message") or error.get("detail") or error
             return str(said), str(error.get("code") or error.get("type") or "")
         return str(error), ""
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return content[: 2 * MOST_MESSAGE].decode("utf-8", "replace"), ""

@@ -105,16 +105,18 @@ class Batched(Exchange):
             try:
                 backend = self.backend
                 replies = await asyncio.to_thread(backend.generate, [request for _, request, *_ in batch])
+                for (key, _, part, future), response in zip(batch, replies, strict=True):
+                    if response.completions and not response.error:
+                        self.desk.answered(key, _as_row(response), self.name, part)
+                    if not future.done():
+                        future.set_result(response)
             except Exception as bad:
                 for *_, future in batch:
                     if not future.done():
                         future.set_exception(bad)
-                continue
-            for (key, _, part, future), response in zip(batch, replies, strict=True):
-                if response.completions and not response.error:
-                    self.desk.answered(key, _as_row(response), self.name, part)
-                if not future.done():
-                    future.set_result(response)
+            finally:  # a worker that is cancelled leaves nobody waiting
+                for *_, future in batch:
+                    future.cancel()
 
     async def _gathered(self) -> None:
         """Wait until the tasks that can run have asked what they ask."""

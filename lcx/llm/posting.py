@@ -55,7 +55,9 @@ class Posting(Exchange):
         request = resampled(request, attempt)
         messages = dump_messages(request.messages)
         sender: Any = self.backend
-        key = call_key(self.spec, messages, {**parameters_of(request), **sender.extra}, attempt)
+        omitted = {"omit": sorted(sender.omit)} if sender.omit else {}
+        parameters = {**parameters_of(request), **sender.extra, **omitted}
+        key = call_key(self.spec, messages, parameters, attempt)
         asked = self._asking.get(key)
         if asked is None:
             rows = self.desk.rows(key)
@@ -89,6 +91,10 @@ class Posting(Exchange):
         found: list[Response] = self._run(main())
         return found
 
+    def _wanted(self, key: str) -> bool:
+        """Whether anybody waits for a request's reply."""
+        return key in self._asking and self._asking[key].listeners > 0
+
     def _forget(self, key: str, task: asyncio.Task[Any]) -> None:
         if key in self._asking and self._asking[key].task is task:
             del self._asking[key]
@@ -104,6 +110,9 @@ class Posting(Exchange):
             ends = await asyncio.gather(
                 *(self._samples(key, request, messages, part, *one, rows) for one in missing)
             )
+            if not self._wanted(key):
+                self._asking.pop(key, None)  # who asks from now on asks anew, for what is not journalled
+                return _response(rows, request.n), ""
             bad = next((end for end in ends if isinstance(end, Failed)), None)
             if bad is None:
                 continue
@@ -128,7 +137,7 @@ class Posting(Exchange):
         rows: list[Row],
     ) -> Good | Failed:
         """One call for some of the samples; adds what came to `rows`."""
-        end = await self.dispatch.call(key, request, messages, part, sample, count)
+        end = await self.dispatch.call(key, request, messages, part, sample, count, lambda: self._wanted(key))
         if isinstance(end, Good):
             rows.append(Row(sample, end.choices, end.prompt_tokens, end.completion_tokens))
             rows.sort(key=lambda row: row.sample)

@@ -18,7 +18,7 @@ from lcx.llm.exchange import Batched, Exchange
 from lcx.llm.posting import Posting
 from lcx.llm.prices import load_prices
 from lcx.llm.protocol import LLM
-from lcx.work.budget import Budget, check_priced
+from lcx.work.budget import Budget, BudgetSpent, check_priced
 from lcx.work.files import sha256_json
 from lcx.work.limits import Pace
 from lcx.work.retry import Backoff
@@ -130,7 +130,7 @@ class Service:
             flying = self.desk.in_flight.calls
             if flying:
                 self.ctx.log(f"    waiting for {flying:,} calls in flight")
-            spent = self.desk.stopped is not None and bool(self.desk.refuses())
+            spent = isinstance(self.desk.stopped, BudgetSpent)
             await self._drain(None if spent else _PATIENCE)
             raise
         finally:

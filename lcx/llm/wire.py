@@ -8,6 +8,7 @@ names a proxy, the client's own transport is used.
 from __future__ import annotations
 
 import asyncio
+import select
 import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +45,19 @@ class Connection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether another request may be sent."""
         return self.transport is not None and not self.transport.is_closing() and not self._close
+
+    @property
+    def silent(self) -> bool:
+        """Whether the server has said nothing unasked, such as that it has closed the connection.
+
+        The loop may not have seen that yet; the socket has.
+        """
+        socket = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if socket is None or socket.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(socket.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
     async def send(self, data: bytes) -> httpx2.Response:
         """Send a request and wait for the whole reply. Raises httpx2's errors."""
@@ -188,7 +202,7 @@ class Wire(httpx2.AsyncBaseTransport):
         now = asyncio.get_running_loop().time()
         while idle:
             connection = idle.pop()
-            if connection.usable and now - connection.since < IDLE:
+            if connection.usable and now - connection.since < IDLE and connection.silent:
                 return connection
             if connection.transport is not None:
                 connection.transport.close()
@@ -235,6 +249,6 @@ def open_http(url: str, connections: int) -> Any:
         parts.hostname or ""
     )
     if parts.scheme == "http" and not proxied:
-        return httpx2.AsyncClient(transport=Wire(), follow_redirects=True)
+        return httpx2.AsyncClient(transport=Wire(), follow_redirects=False)
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return httpx2.AsyncClient(limits=limits, follow_redirects=True)
+    return httpx2.AsyncClient(limits=limits, follow_redirects=False)

@@ -37,7 +37,8 @@ CREATE TABLE IF NOT EXISTS calls (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (
     key TEXT NOT NULL, part TEXT NOT NULL, reason TEXT NOT NULL, time REAL NOT NULL,
-    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, spec TEXT NOT NULL
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, spec TEXT NOT NULL,
+    calls INTEGER NOT NULL DEFAULT 0
 );
 """
 
@@ -57,11 +58,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Total:
-    """Replies of one spec, or of one part, in the journal."""
+    """Replies of one spec, or of one part, in the journal, and calls that were sent and never answered."""
 
     calls: int
     prompt_tokens: int
     completion_tokens: int
+    unanswered: int = 0
 
 
 def call_key(spec: str, messages: bytes, parameters: Mapping[str, Any], attempt: int) -> str:
@@ -92,6 +94,9 @@ class CallJournal:
             # The system holds what a killed process wrote; a sync at each checkpoint guards against its own crash.
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
+            columns = [row[1] for row in self._db.execute("PRAGMA table_info(failures)")]
+            if "calls" not in columns:  # a journal of an earlier version
+                self._db.execute("ALTER TABLE failures ADD COLUMN calls INTEGER NOT NULL DEFAULT 0")
 
     def rows(self, key: str) -> list[Row]:
         """What is there of a call, in the order of its samples."""
@@ -123,13 +128,21 @@ class CallJournal:
             )
 
     def add_failure(
-        self, key: str, reason: str, *, spec: str, part: str = "", tokens: tuple[int, int] = (0, 0)
+        self,
+        key: str,
+        reason: str,
+        *,
+        spec: str,
+        part: str = "",
+        tokens: tuple[int, int] = (0, 0),
+        calls: int = 0,
     ) -> None:
-        """Keep why a try came to nothing, and the tokens it cost if the server said so."""
+        """Keep why a try came to nothing, the tokens it cost, and whether it counts as a call (`calls` 1)."""
         with self._readable():
             self._db.execute(
-                "INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (key, part, reason.encode("utf-8", "replace").decode(), time.time(), *tokens, spec),
+                "INSERT INTO failures (key, part, reason, time, prompt_tokens, completion_tokens, spec, calls) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (key, part, reason.encode("utf-8", "replace").decode(), time.time(), *tokens, spec, calls),
             )
 
     def totals(self, by: str = "spec") -> dict[str, Total]:
@@ -138,11 +151,12 @@ class CallJournal:
             raise ValueError(f"totals are by spec or by part, not by {by}")
         with self._readable():
             found = self._db.execute(
-                f"SELECT {by}, SUM(good), SUM(p), SUM(c) FROM ("
-                f"SELECT {by}, 1 AS good, prompt_tokens AS p, completion_tokens AS c FROM calls UNION ALL "
-                f"SELECT {by}, 0, prompt_tokens, completion_tokens FROM failures) GROUP BY {by} ORDER BY {by}"
+                f"SELECT {by}, SUM(good), SUM(p), SUM(c), SUM(lost) FROM ("
+                f"SELECT {by}, 1 AS good, prompt_tokens AS p, completion_tokens AS c, 0 AS lost FROM calls "
+                f"UNION ALL SELECT {by}, 0, prompt_tokens, completion_tokens, calls FROM failures) "
+                f"GROUP BY {by} ORDER BY {by}"
             ).fetchall()
-        return {name: Total(*map(int, sums)) for name, *sums in found if sums[0] or sums[1] or sums[2]}
+        return {name: Total(*map(int, sums)) for name, *sums in found if any(sums)}
 
     def reasons(self) -> dict[str, int]:
         """How many tries failed, by reason."""

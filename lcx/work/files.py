@@ -42,6 +42,10 @@ def disk_errors(path: str | Path) -> Iterator[None]:
                 why=bad.strerror or str(bad),
                 hint="Choose a folder you may write to (`--run DIR`, or LCX_RUNS and LCX_CACHE).",
             ) from bad
+        if bad.errno == errno.ENOENT:  # in /proc and the like
+            raise LcxError(
+                f"cannot make {path}", why=bad.strerror or str(bad), hint="Choose another folder: --run DIR"
+            ) from bad
         if bad.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
             raise LcxError(
                 f"cannot write {path}",

@@ -11,21 +11,20 @@ MINUTE = 60.0
 class Bucket:
     """Credit that grows evenly up to `burst`; no minute sees more than `limit` taken, given calls below `burst`.
 
-    A call larger than the bucket waits until it is full and leaves a debt.
+    A call larger than the bucket waits until it is full and leaves a debt. `rate` is the credit a second; by default
+    what may be taken at once is not earned again within the minute.
     """
 
     limit: float
     burst: float
+    rate: float = 0.0
     _level: float = field(init=False)
     _time: float = field(default=float("-inf"), init=False)
 
     def __post_init__(self) -> None:
         self._level = self.burst
-
-    @property
-    def rate(self) -> float:
-        """Credit a second. What may be taken at once is not earned again within the minute."""
-        return (self.limit - self.burst) / MINUTE if self.limit > self.burst else self.limit / MINUTE
+        if not self.rate:
+            self.rate = (self.limit - self.burst if self.limit > self.burst else self.limit) / MINUTE
 
     def wait(self, now: float, amount: float) -> float:
         """Seconds until `amount` may be taken."""
@@ -46,8 +45,11 @@ class Bucket:
 
 
 def calls_bucket(limit: float) -> Bucket:
-    """A second's worth of calls at once, one at least."""
-    return Bucket(limit, max(1.0, limit / MINUTE))
+    """A second's worth of calls at once; evenly spaced where that is less than one."""
+    if limit > MINUTE:
+        return Bucket(limit, limit / MINUTE)
+    # A hair slower than the limit, or rounding would put the first call of the next minute into this one.
+    return Bucket(limit, 1.0, limit / MINUTE * (1 - 1e-6))
 
 
 def tokens_bucket(limit: float) -> Bucket:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lcx.llm.exchange import Exchange
+from lcx.llm.fences import fence
 from lcx.llm.protocol import Request, Usage
 from lcx.llm.questions import load_prompt
 from lcx.llm.rendering import fill
+from lcx.llm.thoughts import visible
 
 CHECKS = {
     "answered": "not answered by its evidence",
@@ -27,7 +29,8 @@ RETRY_TEMPERATURE = 0.7
 NOT_SHOWN = "(nothing)"
 UNREADABLE = "the judge's replies could not be read"
 _VERDICT = re.compile(r"\[\[\s*([^\[\]]*?)\s*\]\]")
-_FENCE = re.compile(r"<(?=\s*/?\s*(?:passages|text|question|answer)\b)", re.I)
+fenced = fence("passages", "text", "question", "answer")
+"""Makes a text that others wrote unable to close or open the marks around it."""
 
 
 @dataclass(frozen=True)
@@ -134,20 +137,16 @@ def load_prompts(folder: str | None) -> dict[str, str]:
 
 def read_verdict(text: str) -> str:
     """The last word in double brackets, if it is yes, no or unclear; else an empty text."""
-    found = _VERDICT.findall(text)
+    found = _VERDICT.findall(visible(text))
     word = found[-1].lower() if found else ""
     return word if word in (YES, NO, UNCLEAR) else ""
 
 
 def reason_of(text: str) -> str:
     """What the judge said before its verdict."""
+    text = visible(text)
     places = [match.start() for match in _VERDICT.finditer(text)]
     return " ".join(text[: places[-1]].split()) if places else ""
-
-
-def fenced(text: str) -> str:
-    """A text that others wrote, unable to close or open the marks around it."""
-    return _FENCE.sub("&lt;", text)
 
 
 def texts_of(pieces: Sequence[str], gold: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -21,11 +21,10 @@ from lcx.run import Run
 from lcx.stages import bundles_folder
 from lcx.work.files import link_file, make_folder, write_lines
 from lcx.work.journal import Journal
-from lcx.work.shards import shard_path
 from lcx_in2.checks import CHECKS, Checked, Item, Judge, load_prompts, texts_of
 from lcx_in2.settings import In2Score
 
-WINDOW = 2048
+WINDOW = 256
 """Questions whose texts are held at a time."""
 
 
@@ -161,11 +160,8 @@ def _finish(
     counts: Counter[str] = Counter()
     kept = _kept(work, found, counts)
     data = folder / "data"
-    shards = min(work.settings.shards, max(1, len(kept)))
-    for index in range(shards):
-        if not shard_path(data, "bundles", index, shards).is_file():
-            block = kept[index * len(kept) // shards : (index + 1) * len(kept) // shards]
-            write_bundles(data, (_bundle(work, *one) for one in block), index=index, count=shards)
+    for path in data.glob("bundles-*-of-*"):
+        path.unlink()  # an earlier finish of this step may have known fewer verdicts
     write_lines(folder / "scores.jsonl", _rows(work, found))
     write_lines(folder / "dropped.jsonl", (row for row in _rows(work, found) if row["dropped"]))
     for row in found.values():
@@ -178,6 +174,10 @@ def _finish(
             why="; ".join(f"{k} ({n})" for k, n in counts.most_common() if k.startswith("question dropped")),
             hint=f"{folder / 'scores.jsonl'} has its reasons; see whether the judge is up to the task.",
         )
+    shards = min(work.settings.shards, len(kept))
+    for index in range(shards):
+        block = kept[index * len(kept) // shards : (index + 1) * len(kept) // shards]
+        write_bundles(data, (_bundle(work, *one) for one in block), index=index, count=shards)
     checked, good = len(found), counts["questions kept"]
     notes = [f"{good:,} of {checked:,} checked questions hold; dropped.jsonl says why the others went"]
     unasked = sum(n for key, n in counts.items() if key.startswith("question dropped: not checked"))

@@ -93,7 +93,8 @@ class LongRewardScore(Calling):
     open_answers: int | None = setting(
         None,
         ge=1,
-        description="answers in work at a time (twice `concurrency`, where none is given)",
+        description="answers in work at a time; where none is given, twice `concurrency`, or four batches of a local "
+        "judge",
         json_schema_extra=VOLATILE,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,14 +208,31 @@ def test_gpus_of_a_run_are_for_training_and_for_local_models(cli: Callable[..., 
 
 
 def test_the_next_command_keeps_the_server(cli: Callable[..., Ran], tmp_path: Path) -> None:
+    from lcx.cli.work import Request, next_command, open_job, resolve
+
+    def after(recipe: str, done: str, **flags: Any) -> str:
+        request = Request(
+            recipe, run=str(tmp_path / "run"), flags={"base_url": "http://h/v1", **flags}, sets=["seed=1"]
+        )
+        job = open_job(request)
+        step = next(step for step in resolve(job, {}, done) if step.id == done)
+        return next_command(job, step)
+
+    server = "--base-url http://h/v1"
+    assert after("longreward", "synth", llm="openai:x").endswith(f"--judge openai:MODEL {server}")
+    assert server not in after("longreward", "synth")  # no server was asked so far
+    assert server not in after("in2", "score", judge="openai:x")  # training calls nobody
+
+
+def test_a_server_that_nothing_asks_is_said(cli: Callable[..., Ran], tmp_path: Path) -> None:
     from tests.plugins.in2.test_synth import write_corpus
 
     corpus = write_corpus(tmp_path / "corpus", files=4)
     words = ["--set", "examples=8", "--set", "segment_tokens=40", "--set", "context_tokens=[200, 300]"]
     run = ["--recipe", "in2", "--run", str(tmp_path / "run"), "--base-url", "http://localhost:1/v1"]
-    found = cli("synth", *run, *words, "--corpus", str(corpus), "--json").json
-    assert found["next"] == f"lcx score {' '.join(run)}"
-    assert "--base-url" not in cli("score", *run, "--json").json["next"]  # training calls nobody
+    ran = cli("synth", *run, *words, "--corpus", str(corpus))
+    assert ran.code == 0
+    assert "--base-url is given, but no model here is openai:MODEL (llm builtin)" in ran.err
 
 
 # -- a file of predictions

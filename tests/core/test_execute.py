@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,3 +130,46 @@ def test_the_contents_of_named_files_enter_the_fingerprint(tmp_path: Path) -> No
     (tmp_path / "writer").mkdir()
     (tmp_path / "writer" / "config.json").write_text("{}")
     assert fingerprint(step, run) != changed
+
+
+def test_steps_that_settings_name_enter_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made again, a step has the same name and place: only what it was made of tells."""
+    from lcx import layering, plugins, recipe
+
+    loaded = plugins.load()
+    run = Run(tmp_path / "run", "longreward")
+    for name, what in (("sft", "model"), ("synth", "data")):
+        (run.folder(name) / what).mkdir(parents=True)
+        run.manifest["steps"][name] = {"state": "done", "fingerprint": {}, "made": 1}
+
+    def prints(**settings: Any) -> dict[str, Any]:
+        flags = {"eval": {"model": "builtin", **settings}}
+        steps = layering.resolve(recipe.load("longreward", loaded), loaded, flags=flags, project={})
+        return fingerprint(next(step for step in steps if step.id == "eval"), run)
+
+    named: list[tuple[dict[str, Any], str]] = [
+        ({"against": "step:sft"}, "sft"),
+        ({"against": "local:step:sft"}, "sft"),
+        ({"reward": "step:synth"}, "synth"),
+        ({"judge": "local:step:sft"}, "sft"),
+        ({"model": "local:step:sft"}, "sft"),
+        ({"model": "step:sft"}, "sft"),
+        ({"qa": ["step:synth", "step:sft"]}, "sft"),
+        ({"qa": ["step:synth", "step:sft"]}, "synth"),
+    ]
+    plain = prints()
+    monkeypatch.chdir(tmp_path)
+    for settings, step_id in named:
+        before = prints(**settings)
+        (tmp_path / step_id).mkdir()  # a folder of that name here has nothing to do with it
+        (tmp_path / step_id / "file").touch()
+        assert prints(**settings) == before
+        (tmp_path / step_id / "file").unlink()
+        (tmp_path / step_id).rmdir()
+        run.manifest["steps"][step_id]["made"] += 1
+        assert prints(**settings)["inputs"] != before["inputs"], settings
+        assert prints() == plain
+    # As runs of earlier versions have it.
+    assert prints(judge="local:step:sft")["inputs"]["judge"] == run.digest_of("sft")

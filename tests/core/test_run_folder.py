@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from lcx import layering, recipe
-from lcx.context import StepResult
+from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.plugins import Plugins
 from lcx.recipe import Step
-from lcx.run import PAID, Run, differences, slug
+from lcx.run import PAID, Run, _remove, differences, slug
 
 PRINT = {"stage": "synth", "settings": {"examples": 5}, "inputs": {}}
 
@@ -88,7 +88,16 @@ def test_starting_over_keeps_the_replies_that_were_paid_for(run: Run, steps: lis
 def test_the_journal_of_calls_has_the_name_that_is_kept() -> None:
     from lcx.work.calls import CALLS
 
-    assert (CALLS, f"{CALLS}-wal", f"{CALLS}-shm") == PAID
+    assert {CALLS, f"{CALLS}-wal", f"{CALLS}-shm"} <= set(PAID)
+
+
+def test_the_journal_of_embeddings_has_the_name_that_is_kept(tmp_path: Path) -> None:
+    from lcx_longreward.judge.opening import retriever_options
+    from lcx_longreward.settings import LongRewardScore
+
+    settings = LongRewardScore(retriever="openai:model")
+    cache = Path(retriever_options(settings, tmp_path, Context())["cache"]).name
+    assert {cache, f"{cache}-wal", f"{cache}-shm"} <= set(PAID)
 
 
 def test_results_come_back_from_disk(run: Run, steps: list[Step]) -> None:
@@ -142,6 +151,27 @@ def test_references_name_the_step_that_is_missing(run: Run, steps: list[Step]) -
     run.finish(steps[0], StepResult())
     assert run.resolve("step:synth") == run.path / "synth" / "data"
     assert run.resolve("/some/where") == Path("/some/where")
+
+
+def test_starting_over_spares_the_folders_of_other_steps(run: Run, steps: list[Step]) -> None:
+    """Runs of earlier versions may have an eval's folder around those of others."""
+    run.begin(steps[2], PRINT)  # eval/train
+    (run.folder(steps[2]) / "scores.json").touch()
+    run.manifest["steps"]["eval"] = {"state": "failed", "stage": "eval", "fingerprint": {"old": 1}}
+    own = run.folder("eval")
+    (own / "parts" / "deep").mkdir(parents=True)
+    (own / "parts" / "deep" / PAID[0]).touch()
+    (own / "parts" / "old.json").touch()
+    (own / "gone").mkdir()
+    assert run._holds_work("eval")
+    _remove(own, run._others("eval"))
+    left = {str(path.relative_to(own)) for path in own.rglob("*") if path.is_file()}
+    assert left == {"train/scores.json", "train/settings.yaml", f"parts/deep/{PAID[0]}"}
+    assert not (own / "gone").exists()
+    (own / "parts" / "deep" / PAID[0]).unlink()
+    (own / "parts" / "deep").rmdir()
+    (own / "parts").rmdir()
+    assert not run._holds_work("eval")
 
 
 def test_eval_is_kept_by_model(run: Run, steps: list[Step]) -> None:

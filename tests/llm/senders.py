@@ -31,6 +31,7 @@ class Scripted:
     def __init__(self, script: Script, concurrency: int = 4, seconds: float = 1.0) -> None:
         self.script, self.concurrency, self.seconds = script, concurrency, seconds
         self.extra: dict[str, Any] = {}
+        self.omit: frozenset[str] = frozenset()
         self.begun: list[tuple[float, str]] = []
         """When each try began, and its prompt."""
         self.good: Counter[str] = Counter()

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lcx.llm.endpoint import HOSTED, NO_KEY, Endpoint, Failed, find_place, open_
 from lcx.llm.prices import load_prices
 from lcx.llm.redact import redact
 from lcx.llm.service import Service
+from lcx.settings import setting, validate
 from lcx.work.calls import dump_messages
 from lcx.work.retry import Backoff
 from tests.llm.senders import request
@@ -37,6 +39,9 @@ ODD = [
     "{n}{text}%s",
     "x" * 500_000,
 ]
+
+
+ODD_USAGE = b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": %s}}'
 
 
 @pytest.fixture(autouse=True)
@@ -62,10 +67,31 @@ def test_where_a_model_is_served(given: str, url: str) -> None:
     assert find_place({"base_url": given}, {"OPENAI_BASE_URL": "http://other/v1"}).url == url
 
 
-@pytest.mark.parametrize("given", ["ftp://host/v1", "http://", "http:///v1"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "ftp://host/v1",
+        "http://",
+        "http:///v1",
+        "http://[::1",
+        "http://host:abc",
+        "http://host:99999/v1",
+        "http://host:-1",
+    ],
+)
 def test_what_is_no_url_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="is no URL"):
         find_place({"base_url": given}, {})
+    with pytest.raises(UsageError, match="is no URL"):
+        validate(Calling, {"base_url": given}, where="x")
+
+
+@pytest.mark.parametrize("given", ["http://host/v1?token=abc", "http://host/v1#part", "host:80/v1?"])
+def test_a_query_or_fragment_is_refused(given: str) -> None:
+    with pytest.raises(UsageError, match="query or fragment") as caught:
+        find_place({"base_url": given}, {})
+    assert "--base-url" in caught.value.hint
+    assert "abc" not in repr(caught.value.as_dict())
 
 
 def test_which_key_goes_with_it(tmp_path: Path) -> None:
@@ -164,6 +190,13 @@ def tried(reply: Reply, key: str = "", timeout: float = 5.0) -> Any:
         (Reply(body=b'{"choices": [{}]}'), "the reply was not of the protocol", "retry"),
         (Reply(body=b'{"choices": [{"message": {"content": 5.5}}]}'), None, ""),
         (Reply(body=b"<html>gateway</html>"), "the reply was not of the protocol", "retry"),
+        (Reply(body=b"[" * 100_000), "the reply was not of the protocol", "retry"),
+        (Reply(body=b'{"a": ' * 100_000), "the reply was not of the protocol", "retry"),
+        (Reply(status=500, body=b"[" * 100_000), "HTTP 500", "retry"),
+        (Reply(body=ODD_USAGE % b"1e400"), "the reply was not of the protocol", "retry"),
+        (Reply(body=ODD_USAGE % b"NaN"), "the reply was not of the protocol", "retry"),
+        (Reply(body=ODD_USAGE % b"9223372036854775808"), "the reply was not of the protocol", "retry"),
+        (Reply(body=ODD_USAGE % b"-5"), "the reply was not of the protocol", "retry"),
         (Reply(texts=[]), "the reply had no choices", "retry"),
         (Reply(body=b'{"error": {"message": "behind", "code": 429}}'), "HTTP 429", "retry"),
         (Reply(body=b'{"error": {"message": "behind"}}'), "HTTP 502", "retry"),
@@ -184,6 +217,62 @@ def test_what_each_answer_means(reply: Reply, reason: str | None, kind: str) -> 
     assert (end.reason, end.kind, end.unreachable) == (reason, kind, False)
     if reply.message == "too long":
         assert end.detail == "too long"
+
+
+def test_an_error_with_half_a_surrogate_pair_is_made_valid() -> None:
+    end = tried(Reply(status=400, body=b'{"error": {"message": "bad \\ud83d half"}}'))
+    assert end.detail == "bad ? half"
+
+
+def test_a_redirect_is_not_followed_and_names_where_it_leads(tmp_path: Path) -> None:
+    def script(body: dict[str, Any]) -> Reply:
+        return Reply(status=302, headers={"location": "https://elsewhere.example/v1/chat/completions"})
+
+    with (
+        Stub(script) as stub,
+        Service(tmp_path, Calling(base_url=stub.url), Context()) as service,
+        pytest.raises(UsageError, match="does not take calls itself") as caught,
+    ):
+        service.exchange("openai:m", {}).generate([request("hi")])
+    assert stub.calls == 1
+    assert "https://elsewhere.example/v1" in caught.value.why
+    assert "--base-url" in caught.value.hint
+
+
+def test_it_is_known_whether_a_call_was_sent() -> None:
+    """Then the server may have done and charged it, though its reply never came."""
+    assert tried(Reply(hang=True), timeout=0.2).unanswered
+    assert tried(Reply(drop=True)).unanswered
+    for reply in (Reply(status=500), Reply(status=429), Reply(texts=[]), Reply(cut=40)):
+        assert not tried(reply).unanswered
+    endpoint = open_openai("m", {"base_url": "http://127.0.0.1:9"})
+    with pytest.raises(Failed) as caught:
+        asyncio.run(endpoint.send(b"{}"))
+    assert not caught.value.unanswered
+
+
+def test_a_server_that_closes_after_each_reply_costs_no_try(tmp_path: Path) -> None:
+    """It does not say so, as some do: the connection is found closed before it is used again."""
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+        body = b'{"choices": [{"message": {"content": "x"}}]}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    async def main(service: Service, port: list[int]) -> list[str]:
+        server = await asyncio.start_server(closing, "127.0.0.1", 0)
+        port.append(server.sockets[0].getsockname()[1])
+        url = {"base_url": f"http://127.0.0.1:{port[0]}/v1"}
+        exchange = service.exchange("openai:m", url)
+        texts = [(await exchange.ask(request(str(i)))).text for i in range(30)]
+        server.close()
+        return texts
+
+    with Service(tmp_path, Calling(), Context()) as service:
+        assert service.run(main(service, [])) == ["x"] * 30
+        assert "retries" not in service.counts()
 
 
 def test_a_server_that_hangs_or_is_not_there() -> None:
@@ -215,7 +304,9 @@ def test_prompts_and_replies_may_hold_anything(tmp_path: Path, text: str) -> Non
         for asked in (1, 0):
             with Service(tmp_path, Calling(base_url=stub.url), Context()) as service:
                 [reply] = service.exchange("openai:m", {}).generate([request(text)])
-                assert (reply.text, reply.error) == (text, "")
+                # Half of a surrogate pair cannot be written to any file: it is made valid as it is read.
+                assert (reply.text, reply.error) == (text.replace("\ud83d", "?"), "")
+                reply.text.encode()
             assert stub.calls == 1, asked
 
 
@@ -294,10 +385,22 @@ def test_the_key_is_sent_and_appears_nowhere(
     assert ("[key]" in said) == (status in (400, 401, 429, 500))
 
 
-def test_a_password_in_the_url_is_not_shown() -> None:
-    endpoint = open_openai("m", {"base_url": "http://me:secretword@host:1/v1?token=abc"})
-    assert endpoint.describe()["base_url"] == "http://host:1/v1"
-    assert "secretword" not in repr(endpoint.stop_error(Failed("HTTP 401", "fatal", status=401)).as_dict())
+@pytest.mark.parametrize("key", ["base_url", "judge_options"])
+@pytest.mark.parametrize("port", ["1", "no"])
+def test_a_password_in_the_url_is_refused_and_shown_nowhere(key: str, port: str) -> None:
+    """Settings are written into the step's folder: it must not even get into them."""
+
+    class Judging(Calling):
+        judge_options: Mapping[str, Any] = setting({})
+
+    url = f"http://me:secretword@host:{port}/v1"
+    with pytest.raises(UsageError) as caught:
+        validate(Judging, {key: url if key == "base_url" else {"base_url": url}}, where="x")
+    with pytest.raises(UsageError) as opened:
+        open_openai("m", {"base_url": url})
+    said = repr((caught.value.as_dict(), opened.value.as_dict()))
+    assert "secretword" not in said
+    assert port == "no" or "api_key_file" in said
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,29 @@ from lcx.work.budget import Budget, Spent, check_priced, cost_of
         (Budget(max_tokens=1000), Spent(5, 600, 399), Spent(), ""),
         (Budget(max_tokens=1000), Spent(5, 600, 400), Spent(), "1,000 tokens"),
         (Budget(max_tokens=1000), Spent(5, 600, 300), Spent(1, 100), "1,000 tokens"),
+        (Budget(max_cost=2.5), Spent(cost=2.0), Spent(cost=0.5), "a cost of 2.5"),
+        (Budget(max_calls=3), Spent(2, unanswered=1), Spent(1), "3 calls"),
         (Budget(max_cost=2.5), Spent(cost=2.49), Spent(), ""),
         (Budget(max_cost=2.5), Spent(cost=2.5), Spent(), "a cost of 2.5"),
     ],
 )
 def test_when_no_further_call_may_begin(budget: Budget, spent: Spent, flying: Spent, reason: str) -> None:
     assert budget.exceeded(spent, flying) == reason
+
+
+@pytest.mark.parametrize(
+    ("budget", "fits"),
+    [
+        (Budget(max_tokens=1000), Spent(1, 200, 50, 0.1)),
+        (Budget(max_cost=2.5), Spent(1, 10**6, 0, 0.25)),
+    ],
+)
+def test_the_coming_call_counts_as_expected(budget: Budget, fits: Spent) -> None:
+    spent, flying = Spent(5, 600, 100, 2.0), Spent(1, 40, 10, 0.25)
+    assert budget.exceeded(spent, flying, fits) == ""
+    more = Spent(1, fits.prompt_tokens, fits.completion_tokens + 1, fits.cost + 0.01)
+    assert budget.exceeded(spent, flying, more)
+    assert "the next call may need 251 tokens" in budget.spent_error("x", spent, Spent(1, 250, 1)).why
 
 
 def test_the_error_says_what_was_spent_and_how_to_go_on() -> None:

@@ -17,6 +17,8 @@ from lcx.errors import LcxError
 from lcx.work.calls import CALLS, CallJournal, Row, Total, call_key, dump_messages, journal_files, read_totals
 
 MESSAGES = dump_messages([{"role": "user", "content": "hello"}])
+KEY = "375b3e0420f141a3bb5fdb08d783bc763bb2e27a1538ed73b46c728781a9e35f"
+"""sha256 of `["openai:m",{"seed":1},0]`, a line break and MESSAGES, by hand."""
 ODD = [
     "",
     "\x00 nul",
@@ -44,7 +46,9 @@ def test_a_key_follows_from_model_messages_parameters_and_attempt() -> None:
     ]
     assert len(set(keys)) == len(keys)
     assert call_key("m", MESSAGES, {"a": 1, "b": 2}, 0) == call_key("m", MESSAGES, {"b": 2, "a": 1}, 0)
-    assert key() == "".join(key())
+    assert key() == call_key("openai:m", bytes(MESSAGES), {"seed": 1}, 0)
+    # Journals outlive versions of this program: what was paid for must be found again.
+    assert key() == KEY
     assert all(len(one) == 64 for one in keys)
 
 
@@ -77,10 +81,27 @@ def test_totals_count_what_was_of_no_use_too(tmp_path: Path) -> None:
     journal.add("b", Row(0, (("t", "stop"),), 20, 6), spec="openai:n", part="one")
     journal.add_failure("c", "no choices", spec="openai:m", part="two", tokens=(7, 0))
     journal.add_failure("c", "HTTP 500", spec="openai:x", part="two")
-    assert journal.reasons() == {"HTTP 500": 1, "no choices": 1}
+    journal.add_failure("c", "timeout", spec="openai:n", part="two", tokens=(9, 0), calls=1)
+    assert journal.reasons() == {"HTTP 500": 1, "no choices": 1, "timeout": 1}
     journal.close()
-    assert read_totals(tmp_path / CALLS) == {"openai:m": Total(1, 17, 5), "openai:n": Total(1, 20, 6)}
-    assert read_totals(tmp_path / CALLS, "part") == {"one": Total(2, 30, 11), "two": Total(0, 7, 0)}
+    assert read_totals(tmp_path / CALLS) == {"openai:m": Total(1, 17, 5), "openai:n": Total(1, 29, 6, 1)}
+    assert read_totals(tmp_path / CALLS, "part") == {"one": Total(2, 30, 11), "two": Total(0, 16, 0, 1)}
+
+
+def test_a_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / CALLS)
+    old.execute(
+        "CREATE TABLE failures (key TEXT NOT NULL, part TEXT NOT NULL, reason TEXT NOT NULL, time REAL NOT NULL, "
+        "prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, spec TEXT NOT NULL)"
+    )
+    old.execute("INSERT INTO failures VALUES ('a', 'p', 'HTTP 500', 1.0, 3, 0, 'openai:m')")
+    old.commit()
+    old.close()
+    for _ in range(2):
+        journal = CallJournal(tmp_path / CALLS)
+        journal.add_failure("a", "timeout", spec="openai:m", calls=1)
+        journal.close()
+    assert read_totals(tmp_path / CALLS) == {"openai:m": Total(0, 3, 0, 2)}
 
 
 def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ class Subject:
     spec: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     saved: str = ""
+    made: str = ""
+    """What identifies the model where a step of this run made it: its folder's name stays when it is made again."""
 
     @property
     def name(self) -> str:
@@ -83,17 +85,17 @@ def subject_of(model: str, options: Mapping[str, Any], template: str, run: Run) 
     Raises MissingError for a step that is not done.
     """
     name, colon, rest = model.partition(":")
-    if model.startswith("step:"):
-        spec = f"local:{run.resolve(model, 'model')}"
-    elif name == "local" and rest.startswith("step:"):
-        spec = f"local:{run.resolve(rest, 'model')}"
+    made = ""
+    if model.startswith("step:") or (name == "local" and rest.startswith("step:")):
+        step = model if model.startswith("step:") else rest
+        spec, made = f"local:{run.resolve(step, 'model')}", run.digest_of(step.removeprefix("step:"))
     elif name in plugins.loaded().llms and (colon or name == "builtin"):
         spec = model
     else:
         spec = f"local:{model}"
     if spec.startswith("local:") and not load_template(template).chat:
         options = {"chat": "never", **options}  # a template that takes no chat turn gets none
-    return Subject(spec, dict(options))
+    return Subject(spec, dict(options), made=made)
 
 
 class Answerer:
@@ -138,6 +140,7 @@ class Answerer:
         what = [
             *(subject.spec, dict(subject.options), item.key, vars(sampling), settings.seed),
             *(settings.answer_tokens, self.template.hash, settings.window, settings.too_long),
+            *([subject.made] if subject.made else []),
         ]
         return f"answers:{sha256_json(what)[:32]}"
 

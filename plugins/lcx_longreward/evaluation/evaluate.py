@@ -57,8 +57,9 @@ def evaluate(step: Step, run: Run, ctx: Context) -> StepResult:
         ctx.log(f"{task}: left out, {lack.why} ({lack.hint})")
     mine, other = Subject(), None
     if any(task in ASKING for task in ready):
-        model = "" if settings.answers else require_model(settings.model, step, run)
-        mine, other = open_subjects(settings, run, model)
+        if not settings.answers:
+            require_model(settings.model, step, run)
+        mine, other = open_subjects(settings, run, settings.model or "")
     folder = run.folder(step)
     with ExitStack() as stack:
         service = stack.enter_context(Service(folder, settings, ctx))

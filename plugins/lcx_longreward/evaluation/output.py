@@ -17,6 +17,8 @@ from lcx_longreward.evaluation.desk import Desk
 from lcx_longreward.evaluation.plots import draw
 from lcx_longreward.evaluation.report import report
 from lcx_longreward.evaluation.results import Result, Statistics
+from lcx_longreward.evaluation.reward import full_shares, judged_rows
+from lcx_longreward.evaluation.support import TASK as SUPPORT
 from lcx_longreward.judge.reward import DIMENSIONS
 
 PICTURE = "histograms.png"
@@ -136,20 +138,34 @@ def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def change(before: Path, after: Path, task: str, statistics: Statistics) -> dict[str, Any] | None:
-    """By how much the mean moved between two models' folders: question by question, with its interval."""
+    """By how much the headline moved between two models' folders, from the questions that both have, with its interval.
+
+    Questions are drawn in pairs. For support the headline is the share of all statements, so long answers weigh more.
+    """
     files = [folder / f"predictions-{slug(task)}.jsonl" for folder in (before, after)]
     if not all(file.is_file() for file in files):
         return None
-    old, new = (_means(file, task) for file in files)
+    old, new = ((_shares if task == SUPPORT else _means)(file, task) for file in files)
     shared = [name for name in new if name in old]
-    if not shared:
+    pulls = [_pulls([one[name][:2] for name in shared]) for one in (old, new)]
+    if not shared or not all(pulls):
         return None
-    moves = [new[name][0] - old[name][0] for name in shared]
-    return statistics.brief(moves, [new[name][1] for name in shared])
+    moves = [after - before for before, after in zip(*pulls, strict=True)]
+    return statistics.brief(moves, [new[name][2] for name in shared])
 
 
-def _means(file: Path, task: str) -> dict[str, tuple[float, str]]:
-    """The mean score of each question, where it has one, and its context."""
+def _pulls(parts: Sequence[tuple[float, float]]) -> list[float]:
+    """What each of (weight x value, weight) gives to the weighted mean: these numbers' plain mean is that mean, and
+    varies as it does (to first order) when they are drawn again. Empty where all weights are 0.
+    """
+    weight = sum(size for _, size in parts)
+    mean = sum(amount for amount, _ in parts) / weight if weight else 0.0
+    count = len(parts)
+    return [mean + (amount - mean * size) * count / weight for amount, size in parts] if weight else []
+
+
+def _means(file: Path, task: str) -> dict[str, tuple[float, float, str]]:
+    """The mean score of each question, where it has one, all of the same weight, and its context."""
     found: dict[str, list[float]] = {}
     contexts: dict[str, str] = {}
     for row in read_jsonl(file):
@@ -157,7 +173,17 @@ def _means(file: Path, task: str) -> dict[str, tuple[float, str]]:
         if value is not None:
             found.setdefault(row["id"], []).append(value)
             contexts[row["id"]] = row["context_id"]
-    return {name: (sum(values) / len(values), contexts[name]) for name, values in found.items()}
+    return {name: (sum(values) / len(values), 1.0, contexts[name]) for name, values in found.items()}
+
+
+def _shares(file: Path, task: str) -> dict[str, tuple[float, float, str]]:
+    """Of each question whose statements were all judged: fully supported ones, all of them, and its context."""
+    rows = judged_rows(list(read_jsonl(file)))
+    found = {}
+    for row, share in zip(rows, full_shares(rows), strict=True):
+        size = float(len(row["statements"]))
+        found[row["id"]] = (share * size, size, row["context_id"])
+    return found
 
 
 def headline(

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from lcx.llm.protocol import Request
 from lcx.llm.questions import load_prompt
 from lcx.llm.rendering import fill
+from lcx.llm.thoughts import visible
 from lcx.work.files import sha256_text
-from lcx_longreward.judge.attempts import Asks, Reply, ask_until_read, tally
+from lcx_longreward.judge.attempts import Asks, Health, Reply, ask_until_read, tally
 from lcx_longreward.judge.prompting import LANGUAGES, fenced, language_of
-from lcx_longreward.judge.ratings import MARKED, Unreadable, read_rating, visible
+from lcx_longreward.judge.ratings import MARKED, Unreadable, read_rating
 from lcx_longreward.judge.reward import COMPLETENESS, FAITHFULNESS, HELPFULNESS, LOGICALITY
 
 CHAT, QA, SUMMARY, VERSUS = KINDS = ("chat", "qa", "summary", "versus")
@@ -88,6 +89,7 @@ class Rater:
     seed: int = 0
     unread: Counter[str] = field(default_factory=Counter)
     """Replies that could not be used, by kind and reason."""
+    health: Health = field(default_factory=Health)
 
     async def rate(self, kind: str, question: str, references: Sequence[str], answer: str) -> Reply[float]:
         """The rating of an answer against its references, on the kind's own scale."""
@@ -138,6 +140,7 @@ class Rater:
 
         reply = await ask_until_read(self.exchange, kind, make, read, self.attempts)
         tally(reply, kind, self.unread)
+        self.health.note(reply)
         return reply
 
 

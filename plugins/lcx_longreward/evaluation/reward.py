@@ -140,20 +140,26 @@ def judge_all(
     """What the judge found of every question's answers, from the journal where it has it."""
     units = [_unit(item, found) for item, found in zip(items, answers, strict=True)]
     missing = {u: (i, a) for u, i, a in zip(units, items, answers, strict=True) if u not in desk.journal}
+    failed: dict[str, Mapping[str, Any]] = {}
     if missing:
         desk.service.expect(CALLS_AN_ANSWER * sum(len(found) for _, found in missing.values()))
         judge = open_judge(desk)
         try:
-            desk.service.run(_judge_missing(desk, judge, missing))
+            failed = desk.service.run(_judge_missing(desk, judge, missing))
         finally:
             judge.retriever.close()
-    return [desk.journal[unit]["judged"] for unit in units]
+    return [failed.get(unit) or desk.journal[unit]["judged"] for unit in units]
 
 
 async def _judge_missing(
     desk: Desk, judge: Judge, missing: Mapping[str, tuple[Item, Sequence[Answer]]]
-) -> None:
+) -> dict[str, Mapping[str, Any]]:
+    """Judge what the journal lacks. Where a part failed, what was found is returned, to be asked again.
+
+    Only what failed is paid for again: replies that came are in the calls' own journal.
+    """
     lanes = asyncio.Semaphore(desk.lanes)
+    failed: dict[str, Mapping[str, Any]] = {}
     done = 0
 
     async def one(unit: str) -> None:
@@ -162,11 +168,15 @@ async def _judge_missing(
         async with lanes:
             case = Case(item.context, item.question, tuple(answer.text for answer in found))
             judged = await judge.judge(case)
-            desk.journal.append({"unit": unit, "judged": judged.row()})
+            if all(verdict.settled for verdict in judged.verdicts):
+                desk.journal.append({"unit": unit, "judged": judged.row()})
+            else:
+                failed[unit] = judged.row()
         done += 1
         desk.ctx.pulse(f"    judged: {done:,} of {len(missing):,} questions")
 
     await together(one(unit) for unit in missing)
+    return failed
 
 
 def _unit(item: Item, answers: Sequence[Answer]) -> str:

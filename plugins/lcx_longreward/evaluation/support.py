@@ -30,18 +30,23 @@ def support_all(desk: Desk, items: Sequence[Item], answers: Sequence[Answer]) ->
         for unit, item, answer in zip(units, items, answers, strict=True)
         if unit and unit not in desk.journal
     }
+    failed: dict[str, Mapping[str, Any]] = {}
     if missing:
         desk.service.expect(CALLS * len(missing))
         judge = open_judge(desk)
         try:
-            desk.service.run(_judge_missing(desk, judge, missing))
+            failed = desk.service.run(_judge_missing(desk, judge, missing))
         finally:
             judge.retriever.close()
-    return [desk.journal[unit]["verdict"] if unit else {} for unit in units]
+    return [(failed.get(unit) or desk.journal[unit]["verdict"]) if unit else {} for unit in units]
 
 
-async def _judge_missing(desk: Desk, judge: Judge, missing: Mapping[str, tuple[Item, str]]) -> None:
+async def _judge_missing(
+    desk: Desk, judge: Judge, missing: Mapping[str, tuple[Item, str]]
+) -> dict[str, Mapping[str, Any]]:
+    """Judge what the journal lacks. Where a statement's support is not known, it is returned, to be asked again."""
     lanes = asyncio.Semaphore(desk.lanes)
+    failed: dict[str, Mapping[str, Any]] = {}
     done = 0
 
     async def one(unit: str) -> None:
@@ -49,11 +54,16 @@ async def _judge_missing(desk: Desk, judge: Judge, missing: Mapping[str, tuple[I
         item, text = missing[unit]
         async with lanes:
             judged = await judge.supported(Case(item.context, item.question, (text,)))
-            desk.journal.append({"unit": unit, "verdict": judged.row()["answers"][0]})
+            [verdict] = judged.verdicts
+            if verdict.settled:
+                desk.journal.append({"unit": unit, "verdict": verdict.row()})
+            else:
+                failed[unit] = verdict.row()
         done += 1
         desk.ctx.pulse(f"    {TASK}: judged {done:,} of {len(missing):,}")
 
     await together(one(unit) for unit in missing)
+    return failed
 
 
 def support_result(

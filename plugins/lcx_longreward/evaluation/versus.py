@@ -8,7 +8,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from lcx.corpus.tokenizing import open_span_tokenizer
+from lcx.corpus.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.retrieval import Retriever, open_retriever
 from lcx.work.files import sha256_json
 from lcx_longreward.evaluation.answers import Answer, counted
@@ -62,40 +62,50 @@ def compare_all(
         for unit, item, a, b in zip(units, items, mine, others, strict=True)
         if unit and unit not in desk.journal
     }
+    failed: dict[str, Mapping[str, Any]] = {}
     if missing:
         desk.service.expect(2 * len(CRITERIA) * len(missing))
-        desk.service.run(_compare_missing(desk, missing))
-    return [desk.journal[unit]["verdicts"] if unit else {} for unit in units]
+        failed = desk.service.run(_compare_missing(desk, missing))
+    return [(failed.get(unit) or desk.journal[unit]["verdicts"]) if unit else {} for unit in units]
 
 
-async def _compare_missing(desk: Desk, missing: Mapping[str, tuple[Item, str, str]]) -> None:
+async def _compare_missing(
+    desk: Desk, missing: Mapping[str, tuple[Item, str, str]]
+) -> dict[str, Mapping[str, Any]]:
+    """Compare what the journal lacks. Where a verdict is not known, all are returned, to be asked again."""
     rater, known = open_rater(desk), scoring(desk.settings)
     retriever = open_retriever(known.retriever, retriever_options(known, desk.folder, desk.ctx))
+    tokenizer = open_span_tokenizer(known.tokenizer)
     lanes = asyncio.Semaphore(desk.lanes)
+    failed: dict[str, Mapping[str, Any]] = {}
     done = 0
 
     async def one(unit: str) -> None:
         nonlocal done
         item, a, b = missing[unit]
         async with lanes:
-            find = partial(_passages, known, retriever, item, a, b)
+            find = partial(_passages, known, tokenizer, retriever, item, a, b)
             passages = await asyncio.to_thread(find) if retriever.waits else find()
             verdicts = await _compare(rater, item.question, passages, a, b)
-            desk.journal.append({"unit": unit, "verdicts": verdicts})
+            if any(verdict["why"] for verdict in verdicts.values()):
+                failed[unit] = verdicts
+            else:
+                desk.journal.append({"unit": unit, "verdicts": verdicts})
         done += 1
         desk.ctx.pulse(f"    {TASK}: judged {done:,} of {len(missing):,}")
 
     with closing(retriever):
         await together(one(unit) for unit in missing)
+    return failed
 
 
-def _passages(known: LongRewardScore, retriever: Retriever, item: Item, a: str, b: str) -> list[str]:
+def _passages(
+    known: LongRewardScore, tokenizer: SpanTokenizer, retriever: Retriever, item: Item, a: str, b: str
+) -> list[str]:
     """The passages nearest to the question and to each of the answers, in the document's order."""
     if not item.context:
         return []
-    passages = cut(
-        item.context, open_span_tokenizer(known.tokenizer), known.chunk_tokens, known.extract_tokens
-    )
+    passages = cut(item.context, tokenizer, known.chunk_tokens, known.extract_tokens)
     texts = passages.passages.texts
     found = retriever.index(texts).top([item.question, a, b], known.top_chunks)
     return [texts[place] for place in sorted({place for places in found for place in places})]

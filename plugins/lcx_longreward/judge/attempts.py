@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from lcx.errors import LcxError
 from lcx.llm.protocol import Request, Response
 from lcx_longreward.judge.ratings import Unreadable
 
 T = TypeVar("T")
 
 CUT = "the reply was cut at reply_tokens"
+GIVE_UP = 40
+"""Parts in a row, from the first one on, after which a judge counts as unusable."""
 
 
 class Asks(Protocol):
@@ -33,6 +36,30 @@ class Reply(Generic[T]):
     why: str = ""
     attempts: int = 0
     unread: tuple[str, ...] = ()
+
+
+@dataclass
+class Health:
+    """Whether anything that the judge says can be used: one of which nothing can is not paid to the end."""
+
+    read: int = 0
+    unread: int = 0
+
+    def note(self, reply: Reply[T]) -> None:
+        """Count what came of a part. Raises LcxError where the first GIVE_UP parts all came to nothing."""
+        self.read += reply.value is not None
+        self.unread += reply.value is None
+        if not self.read and self.unread >= GIVE_UP:
+            hint = (
+                "A server that refuses a field: judge_options={omit: [seed]}. "
+                if "HTTP 4" in reply.why
+                else ""
+            )
+            raise LcxError(
+                f"nothing of what the judge was asked could be used, {self.unread} times in a row",
+                why=reply.why,
+                hint=f"{hint}Another judge: --judge SPEC --force",
+            )
 
 
 async def ask_until_read(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from lcx.corpus.tokenizing import SpanTokenizer
 from lcx.llm.protocol import Request
 from lcx.retrieval import Index, Retriever
-from lcx_longreward.judge.attempts import Asks, Reply, ask_until_read, tally
+from lcx_longreward.judge.attempts import Asks, Health, Reply, ask_until_read, tally
 from lcx_longreward.judge.document import Document, cut
 from lcx_longreward.judge.early import Standing, first, needed
 from lcx_longreward.judge.pairs import Rules
@@ -74,6 +74,11 @@ class Verdict:
         low, high = bounds(self.scores)
         return Standing(low, high, done=self.reward is not None, failed=bool(self.failed))
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing failed but what fails by rule: asking again would find the same."""
+        return all(why in (EMPTY, NO_STATEMENTS) for why in self.failed.values())
+
     def row(self) -> dict[str, Any]:
         """All of it as JSON."""
         return {
@@ -128,6 +133,7 @@ class Judge:
     """Faithfulness of an answer that states nothing; None gives it no reward."""
     early: Rules | None = None
     """The pair rule by which calls are left out; None asks them all."""
+    health: Health = field(default_factory=Health)
 
     async def judge(self, case: Case) -> Judged:
         """Every part of every answer. Raises only what the exchange raises: what no further call would mend."""
@@ -294,6 +300,7 @@ class _Work:
         reply = await ask_until_read(self.judge.exchange, part, make, read, self.judge.attempts)
         self.found.calls[part] += reply.attempts
         tally(reply, part, self.found.attempts, kind)
+        self.judge.health.note(reply)
         return reply
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+from lcx.llm.fences import fence
 from lcx.llm.protocol import Request
 from lcx.llm.questions import load_prompt
 from lcx_longreward.settings import REPLY_TOKENS
@@ -36,10 +37,8 @@ LATIN_OVER_CHINESE = 4
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")
 _CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _PLACE = re.compile(r"\{(\w+)\}")
-_FENCES = re.compile(
-    r"<(?=\s*/?\s*(?:question|answer|passages?|part|facts?|statement|example|think)\b|\|)", re.I
-)
-"""The `<` of a mark that our prompts or a chat template set texts apart by."""
+fenced = fence("question", "answer", "passages?", "part", "facts?", "statement", "example")
+"""Makes a text that others wrote unable to close or open the marks around it."""
 
 
 def language_of(question: str, answer: str = "", given: Literal["auto", "en", "zh"] = "auto") -> str:
@@ -49,11 +48,6 @@ def language_of(question: str, answer: str = "", given: Literal["auto", "en", "z
     text = f"{question} {answer}"
     latin, chinese = len(_LATIN.findall(text)), len(_CHINESE.findall(text))
     return "en" if latin > LATIN_OVER_CHINESE * chinese or not chinese else "zh"
-
-
-def fenced(text: str) -> str:
-    """A text that others wrote, unable to close or open the marks around it."""
-    return _FENCES.sub("&lt;", text)
 
 
 def fill(prompt: str, values: Mapping[str, str]) -> str:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lcx.llm.thoughts import visible
+
 HIGHEST = 10.0
 NO_INFORMATION = "No relevant information"
 """What stands in place of a part's facts where it holds none."""
 
-_THOUGHT = re.compile(r"\s*<think(?:ing)?>", re.I)
-_THOUGHT_END = re.compile(r"</think(?:ing)?>", re.I)
 MARKED = re.compile(r"\[\[([^\[\]]*)\]\]")
 """What a reply has in double square brackets."""
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 _STATEMENT = re.compile(r"<statement>(.*?)</statement>", re.S | re.I)
 _NOTHING = re.compile(r"\[\[\s*(?:none|no statements?|无|没有)\s*\]\]", re.I)
-_ITEM = re.compile(r"^[\s>*_]*(?:\d+\s*[.)、．）:：]|[-*•])[\s*_]*(?=\S)", re.M)
+_ITEM = re.compile(r"^[\s>*_]*(?:\d+\s*[.)、．）:：](?!\d)|[-*](?=\s)|•)[\s*_]*(?=\S)", re.M)
+"""What begins an item of a list: `3.` and `-` do, `3.5 million`, `12:30` and `**Facts:**` do not."""
 _NO_INFORMATION = re.compile(
     r"no relevant information|(?:没有|无|未发现|未找到)(?:任何)?相关(?:的)?信息", re.I
 )
@@ -39,15 +40,6 @@ class Unreadable:
     """Why a reply could not be read."""
 
     why: str
-
-
-def visible(reply: str) -> str:
-    """A reply without the thoughts that some models send along, with or without their first mark.
-
-    A thought that never ends leaves nothing.
-    """
-    *thoughts, said = _THOUGHT_END.split(reply)
-    return "" if not thoughts and _THOUGHT.match(said) else said
 
 
 def read_rating(reply: str, low: float = 0.0, high: float = HIGHEST) -> float | Unreadable:

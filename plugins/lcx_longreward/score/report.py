@@ -168,7 +168,7 @@ def rewards_png(path: str | Path, tally: Tally) -> Path:
     one, two, three, four = (partial(_panel, name, {"": tally.values[name]}) for name in DIMENSIONS)
     paired = partial(_panel, "pairs", {"rejected": tally.rejected, "chosen": tally.chosen})
     whole = partial(_panel, REWARD, {"": tally.values[REWARD]})
-    return rows_png(path, [[whole, one, two], [paired, three, four]])
+    return rows_png(path, [[whole, one, two], [paired, three, four]], shared=False)
 
 
 def _panel(name: str, groups: Mapping[str, Sequence[float]], axes: Any) -> None:
@@ -188,7 +188,8 @@ def _panel(name: str, groups: Mapping[str, Sequence[float]], axes: Any) -> None:
     axes.yaxis.get_major_locator().set_params(integer=True)
     [values] = list(groups.values()) if not several else [[]]
     mean = f"   mean {fmean(values):.2f}, {len(values):,} answers" if values else ""
-    dress(axes, name + mean, "0 to 10", "answers" if name in (REWARD, "pairs") else "")
+    label = "rating" if name not in (REWARD, "pairs") else "reward"
+    dress(axes, name + mean, label, "answers" if name in (REWARD, "pairs") else "")
 
 
 def _histogram(values: Sequence[float]) -> list[int]:

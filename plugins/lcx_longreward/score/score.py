@@ -14,7 +14,8 @@ from lcx.corpus.bundles import write_bundles
 from lcx.corpus.readers import Rejects
 from lcx.corpus.table import link_table
 from lcx.corpus.tokenizing import SpanTokenizer, open_span_tokenizer
-from lcx.llm.service import Service
+from lcx.errors import LcxError
+from lcx.llm.service import LOCAL, Service
 from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.retrieval import open_retriever
@@ -26,13 +27,17 @@ from lcx_longreward.judge.judging import Case, Judge, together
 from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
 from lcx_longreward.judge.pairs import Rules
 from lcx_longreward.score.material import CANDIDATES, Material
-from lcx_longreward.score.report import Tally, report, rewards_png
+from lcx_longreward.score.report import REWARD, Tally, report, rewards_png
 from lcx_longreward.score.results import Asked, candidate, fact_rows, outcomes, pairs, score_rows
 from lcx_longreward.settings import LongRewardScore
 
 JUDGED = "judged.jsonl"
 """Journal of the bundles whose calls are all answered: a resumed step does not even build their requests again."""
 LEAST_OPEN = 16
+BATCHES, LOCAL_BATCH, AT_ONCE = 4, 8, 3
+"""Batches of a local judge that wait at a time, the size of one where none is given, and calls that an answer begins
+with: both ratings and its statements.
+"""
 
 
 def score(step: Step, run: Run, ctx: Context) -> StepResult:
@@ -59,6 +64,7 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
         exchange = service.exchange(spec, settings.judge_options)
         judge = make_judge(settings, exchange, prompter, retriever, tokenizer)
         with Journal(folder / JUDGED) as done:
+            judge.health.read += len(done)  # what is left may be just what always fails
             service.run(_judge_all(judge, material, done, _open_answers(settings), service.expect))
         described = {"judge": exchange.describe(), "retriever": retriever.describe()}
         spent = service.counts()
@@ -79,7 +85,9 @@ async def _judge_all(
     """Judge every bundle that the journal lacks, many at a time; each is kept as soon as it is complete."""
 
     guess = CALLS_AN_ANSWER
-    expect(guess * (material.answers - sum(len(material[int(unit)].branches) for unit in done.done)))
+    # In their order, since bundles are read a group at a time.
+    known = (material[number] for number in sorted(map(int, done.done)))
+    expect(guess * (material.answers - sum(len(bundle.branches) for bundle in known)))
 
     async def one(number: int, cases: list[Case]) -> None:
         found = await together(judge.judge(case) for case in cases)
@@ -168,11 +176,18 @@ def _write(
     metrics = tally.metrics(settings.early_stop)
     write_text(folder / "report.md", report(tally, metrics, described))
     rewards_png(folder / "rewards.png", tally)
+    if not tally.values[REWARD]:
+        why = "; ".join(f"{reason} ({n})" for reason, n in tally.failures.most_common(3))
+        raise LcxError(
+            f"the judge gave none of the {tally.counts['answers judged']:,} answers a reward",
+            why=why,
+            hint=f"{folder / 'scores.jsonl'} has its replies. Another judge: --judge SPEC --force",
+        )
     return StepResult(
         counts=tally.all_counts(),
         metrics=metrics,
         files={
-            "data": "data",
+            **({"data": "data"} if tally.counts["pairs"] else {}),
             "scores": "scores.jsonl",
             "facts": "facts.jsonl",
             "report": "report.md",
@@ -206,5 +221,13 @@ def _notes(settings: LongRewardScore, tally: Tally) -> list[str]:
 
 
 def _open_answers(settings: LongRewardScore) -> int:
-    """Answers in work at a time: enough that calls wait, so that those with a common prefix can go together."""
-    return settings.open_answers or max(LEAST_OPEN, 2 * settings.concurrency)
+    """Answers in work at a time: of a server, enough that calls wait, so that those with a common prefix can go
+    together. Of a model in this process, a few batches' worth: all calls that wait are answered before any is kept.
+    """
+    if settings.open_answers:
+        return settings.open_answers
+    if settings.judge.partition(":")[0] != LOCAL:
+        return max(LEAST_OPEN, 2 * settings.concurrency)
+    batch = settings.judge_options.get("batch")
+    size = batch if isinstance(batch, int) and batch > 0 else LOCAL_BATCH
+    return max(1, BATCHES * size * settings.gpus // AT_ONCE)

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lcx.corpus.plans import shuffle
+from lcx.llm.fences import fence
 from lcx.llm.protocol import Request
 from lcx.llm.rendering import fill
+from lcx.llm.thoughts import visible
 from lcx_longreward.synth_settings import KINDS
 
 LONGEST = 2000
@@ -43,8 +45,7 @@ DESCRIBED = {"en": dict(zip(KINDS, _EN, strict=True)), "zh": dict(zip(KINDS, _ZH
 
 _TASK = re.compile(r"<task>(.*?)</task>", re.S | re.I)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.S | re.I)
-_FENCE = re.compile(r"<(?=\s*/?\s*(?:document|task|answer)\b)", re.I)
+fenced = fence("document", "task", "answer")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def task_request(
     prompt: str, document: str, kind: str, language: str, *, seed: int, temperature: float, max_tokens: int
 ) -> Request:
     """The request for one task of a kind about a document, which comes first: tasks about one share that prefix."""
-    shown = {"document": _FENCE.sub("&lt;", document), "kind": DESCRIBED[language][kind]}
+    shown = {"document": fenced(document), "kind": DESCRIBED[language][kind]}
     return Request(
         messages=({"role": "user", "content": fill(prompt, shown)},),
         task="write_task",
@@ -78,18 +79,15 @@ def task_request(
 
 
 def read_task(reply: str) -> Written | str:
-    """The task in a writer's reply, or the reason why there is none.
+    """The task in a writer's reply, or the reason why there is none; of several tasks the first.
 
-    A reply without marks counts where it is a single line; of several tasks the first does.
+    A reply without marks is none: it may as well be a refusal.
     """
-    text = _THOUGHTS.sub("", reply).strip()
+    text = visible(reply).strip()
     found = next((task.strip() for task in _TASK.findall(text) if task.strip()), "")
     if not found:
-        if not text or text.upper().startswith("NOTHING"):
-            return "the writer found nothing to ask"
-        if "\n" in text or "<task" in text.lower():
-            return "no <task> in the reply"
-        found = text
+        nothing = not text or text.upper().startswith("NOTHING")
+        return "the writer found nothing to ask" if nothing else "no <task> in the reply"
     if len(found) > LONGEST:
         return "the task is too long"
     answer = _ANSWER.search(text)

@@ -148,6 +148,109 @@ def test_a_killed_eval_asks_nothing_twice(lcx: Lcx, tmp_path: Path, monkeypatch:
         assert one == other, name
 
 
+def test_saved_answers_leave_other_models_results_alone(
+    lcx: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_with(monkeypatch, model=Scripted(lambda r: "a"), judge=Scripted(rating))
+    write(tmp_path / "chat.jsonl", *questions(3))
+    saved = ({"id": f"r{n}", "answer": "good"} for n in range(3))
+    write(tmp_path / "some.jsonl", *saved)
+    write(tmp_path / "other.jsonl", *({"id": f"r{n}", "answer": "fair"} for n in range(3)))
+    head = "stage: eval\njudge: judge:x\ntasks: [chat]\nchat: chat.jsonl"
+    path = recipe(tmp_path, head)
+    assert lcx(f"eval --recipe {path} --run out --json --model model:x").code == 0
+    (tmp_path / "out/eval/model-x/calls.sqlite").touch()
+    before = {p: p.read_bytes() for p in (tmp_path / "out/eval/model-x").rglob("*") if p.is_file()}
+    for more in ("some.jsonl", "other.jsonl", "some.jsonl --force"):
+        name = more.split(".")[0]
+        ran = lcx(f"eval --recipe {path} --run out --json --set eval.answers={more}")
+        assert ran.code == 0, ran.err
+        assert (tmp_path / f"out/eval/answers-{name}/scores.json").is_file()
+        assert {p: p.read_bytes() for p in before if p.exists()} == before
+    assert (tmp_path / "out/eval/answers-other/scores.json").is_file()
+    assert set(json.loads((tmp_path / "out/manifest.json").read_text())["steps"]) == {
+        "eval/model-x",
+        "eval/answers-some",
+        "eval/answers-other",
+    }
+
+
+def test_calls_of_the_judge_that_failed_are_made_again(
+    lcx: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An eval that ends before its last line goes on: verdicts stay, failures are asked for once more."""
+    down = {"judge_support", "judge_logicality", "judge_versus"}
+    asked_of: list[str] = []
+
+    def judge(request: Request) -> str | None:
+        asked_of.append(request.task)
+        if request.task in down and (request.task != "judge_versus" or "2" in request.fields["question"]):
+            return None
+        if request.task == "judge_statements":
+            return "<statement>s</statement>"
+        return {
+            "judge_extract": "1. F",
+            "judge_support": "[[Fully supported]]",
+            "judge_versus": "[[C]]",
+        }.get(request.task, "[[5]]")
+
+    load_with(
+        monkeypatch, model=Scripted(lambda r: "a"), other=Scripted(lambda r: "b"), judge=Scripted(judge)
+    )
+    write(tmp_path / "rows.jsonl", *questions(3))
+    step = HEAD + (
+        "tasks: [reward, versus, support]\nreward: rows.jsonl\nversus: rows.jsonl\nsupport: rows.jsonl\n"
+        "against: 'other:y'\nsamples: 1\nattempts: 2"
+    )
+    line = f"eval --recipe {recipe(tmp_path, step)} --run out --json"
+
+    def stops(*_: Any) -> None:
+        raise Killed("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lcx_longreward.evaluation.evaluate.finish", stops)
+        assert lcx(line).code == 1
+    first = list(asked_of)
+    assert down <= set(first)
+    down.clear()
+    asked_of.clear()
+    ran = lcx(line)
+    assert ran.code == 0, ran.err
+    counts = ran.json["counts"]
+    assert not any("failed" in name for name in counts), counts
+    assert [ran.json["metrics"][task]["n"] for task in ("reward", "versus", "support")] == [3, 3, 3]
+    assert "judge_helpfulness" not in asked_of
+    assert asked_of.count("judge_versus") == 8  # of one question; the others' verdicts are known
+
+
+def test_a_model_made_again_shares_no_answers(tmp_path: Path) -> None:
+    from lcx_longreward.eval_settings import LongRewardEval
+    from lcx_longreward.evaluation.answers import Answerer, Sampling, subject_of
+    from lcx_longreward.evaluation.data import Item
+
+    from lcx.context import Context
+    from lcx.llm.service import Service
+    from lcx.run import Run
+    from lcx.work.journal import Journal
+
+    run, settings = Run(tmp_path / "run", "judged"), LongRewardEval()
+    (run.path / "sft" / "model").mkdir(parents=True)
+    run.manifest["steps"]["sft"] = {"state": "done", "fingerprint": {}, "made": 1}
+    units = []
+    with Journal(tmp_path / "journal.jsonl") as journal, Service(tmp_path, settings, Context()) as service:
+        answerer = Answerer(settings, service, journal, Context())
+        for made in (1, 1, 2):
+            run.manifest["steps"]["sft"]["made"] = made
+            for model in ("step:sft", "local:step:sft"):
+                subject = subject_of(model, {}, "tiny", run)
+                units.append(answerer._unit(subject, Item("1", "c", "q"), Sampling()))
+        plain = subject_of(str(run.path / "sft" / "model"), {}, "tiny", run)
+        assert answerer._unit(plain, Item("1", "c", "q"), Sampling()) not in units
+    assert units[:4] == [units[0]] * 4
+    assert units[4:] == [units[4]] * 2
+    assert units[0] != units[4]
+
+
 def test_tasks_share_answers(lcx: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def judge(request: Request) -> str:
         if request.task == "judge_statements":

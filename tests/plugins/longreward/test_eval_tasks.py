@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from lcx_longreward.evaluation.output import _pulls
+from lcx_longreward.evaluation.results import Statistics
 
 from lcx.llm.protocol import Request
 from tests.conftest import Ran
@@ -255,6 +258,40 @@ def test_support_counts_statements(lcx: Lcx, tmp_path: Path, monkeypatch: pytest
     assert [row["score"] for row in rows_of(folder, "support")] == [1.0, 0.25, None]
     assert {request.task for request in judge.requests} == {"judge_statements", "judge_support"}
     assert report["metrics"]["support"]["mean"] == scores["mean"]
+
+
+def test_the_change_of_support_is_that_of_its_headline(
+    lcx: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand. Before: 2 of 2, 1 of 4, 0 of 0; after: 0 of 1, 3 of 4, 1 of 1. So 3/6 before and 4/6 after."""
+    levels = {"old0": "ff", "old1": "fpnn", "old2": "", "new0": "n", "new1": "fffp", "new2": "f"}
+    judge = Scripted(dimension_judge({name: ("", "", said, "") for name, said in levels.items()}))
+    served = {name: Scripted(lambda r, name=name: f"{name}{asked(r)}") for name in ("old", "new")}
+    load_with(monkeypatch, judge=judge, model=served["old"], other=served["new"])
+    write(tmp_path / "rows.jsonl", *questions(3))
+    path = recipe(tmp_path, "stage: eval\njudge: judge:x\ntasks: [support]\nsupport: rows.jsonl")
+    before = lcx(f"eval --recipe {path} --run out --json --model model:x").json["metrics"]
+    after = lcx(f"eval --recipe {path} --run out --json --model other:y").json["metrics"]
+    moved = after["support change from model-x"]
+    assert moved["mean"] == pytest.approx(4 / 6 - 3 / 6)
+    assert moved["mean"] == pytest.approx(after["support"]["mean"] - before["support"]["mean"])
+    assert moved["n"] == 3
+    assert moved["low"] < moved["mean"] < moved["high"]
+
+
+def test_the_change_of_a_share_varies_as_pairs_drawn_again_do() -> None:
+    """Against shares worked out anew for each of many draws of questions."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(0, 12, size=(2, 300))
+    full = rng.binomial(sizes, [[0.5], [0.7]])
+    drawn = rng.integers(300, size=(20_000, 300))
+    moves = [full[k][drawn].sum(1) / sizes[k][drawn].sum(1) for k in (0, 1)]
+    wanted = np.quantile(moves[1] - moves[0], [0.025, 0.975])
+    pulls = [_pulls(list(zip(full[k].tolist(), sizes[k].tolist(), strict=True))) for k in (0, 1)]
+    found = Statistics().brief([b - a for a, b in zip(*pulls, strict=True)], list(range(300)))
+    shares = full.sum(1) / sizes.sum(1)
+    assert found["mean"] == pytest.approx(shares[1] - shares[0])
+    assert [found["low"], found["high"]] == pytest.approx(wanted, abs=0.05 * (wanted[1] - wanted[0]))
 
 
 def test_short_scores_saved_predictions(lcx: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,3 +114,41 @@ def test_the_order_of_replies_does_not_show_in_the_files(cli: Any, tmp_path: Pat
         judged(cli, tmp_path, Slow({}, seed=seed), f"run{seed}")
         found.append(judge.result_files(tmp_path / f"run{seed}/score"))
     assert found[0] == found[1]
+
+
+def test_a_judge_that_cannot_be_used_is_not_paid_to_the_end(cli: Any, tmp_path: Path) -> None:
+    class Refusing(judge.Faulty):
+        def __call__(self, body: dict[str, Any]) -> Any:
+            super().__call__(body)
+            return judge.Reply(status=400, message="unsupported parameter: 'seed'")
+
+    rows = judge.write_rows(tmp_path / "rows.jsonl", 20, ANSWERS)
+    recipe = judge.recipe(tmp_path / "judged.yaml", concurrency=2, open_answers=2)
+    with Stub(Refusing({})) as stub:
+        words = ["score", "-r", str(recipe), "--input", str(rows), "--base-url", stub.url]
+        ran = cli(*words, "--run", str(tmp_path / "run"))
+        assert ran.code == 1
+        assert "nothing of what the judge was asked could be used" in ran.err
+        assert "unsupported parameter: 'seed'" in ran.err
+        assert "omit: [seed]" in ran.err
+        assert stub.calls < 20 * ANSWERS
+
+
+def test_where_no_answer_gets_a_reward_the_step_fails(cli: Any, tmp_path: Path) -> None:
+    class Mute(judge.Faulty):
+        def __call__(self, body: dict[str, Any]) -> Any:
+            return (
+                "I would rather not."
+                if judge.part_of(judge.prompt_of(body))[0] == "helpfulness"
+                else (super().__call__(body))
+            )
+
+    rows = judge.write_rows(tmp_path / "rows.jsonl", 1, 3)
+    recipe = judge.recipe(tmp_path / "judged.yaml", attempts=2)
+    with Stub(Mute({})) as stub:
+        words = ["score", "-r", str(recipe), "--input", str(rows), "--base-url", stub.url]
+        ran = cli(*words, "--run", str(tmp_path / "run"))
+    assert ran.code == 1
+    assert "none of the 3 answers a reward" in ran.err
+    assert "helpfulness: no [[rating]] in the reply" in ran.err
+    assert len((tmp_path / "run/score/scores.jsonl").read_text().splitlines()) == 3

@@ -106,6 +106,25 @@ def test_facts_are_numbered_and_may_have_several_lines() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reply", "facts"),
+    [
+        ("**Facts:**\n1. A\n2. B", ["A", "B"]),
+        ("*Facts*\n- A\n- B", ["A", "B"]),
+        ("1. They sold\n3.5 million of it.\n2. B", ["They sold\n3.5 million of it.", "B"]),
+        ("- It opens at\n12:30 pm.\n- B", ["It opens at\n12:30 pm.", "B"]),
+        ("1. A\n-40 degrees\n2. B", ["A\n-40 degrees", "B"]),
+        ("**1.** A\n**2)** B", ["A", "B"]),
+        ("* A\n* B", ["A", "B"]),
+        ("•A\n• B", ["A", "B"]),
+        ("1.事实一\n2.事实二", ["事实一", "事实二"]),
+        ("<think>1. no</think>\n1. A", ["A"]),
+    ],
+)
+def test_an_item_begins_with_its_mark_only(reply: str, facts: list[str]) -> None:
+    assert read_facts(reply) == facts
+
+
+@pytest.mark.parametrize(
     "reply", [NO_INFORMATION, "no relevant information.", "没有相关信息", "1. No relevant information"]
 )
 def test_a_part_without_facts_says_so(reply: str) -> None:

@@ -47,7 +47,11 @@ def test_the_papers_values() -> None:
 @pytest.mark.parametrize(
     ("words", "missing", "command"),
     [
-        (["train", "--step", "sft"], "step 'sft' needs data", "--input FOLDER"),
+        (
+            ["train", "--step", "sft"],
+            "step 'sft' needs data",
+            "lcx train --recipe longreward --step sft --run runs/longreward --input PATH",
+        ),
         (["synth"], "model of step 'sft'", "lcx train --recipe longreward --step sft --run runs/longreward"),
         (["score"], "data of step 'synth'", "lcx synth --recipe longreward --run runs/longreward"),
         (

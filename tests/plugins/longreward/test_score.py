@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lcx_longreward.score.score import _open_answers
+from lcx_longreward.settings import LongRewardScore
 
 from lcx.corpus.bundles import read_bundles, write_bundles
 from lcx.records import Branch, Bundle
@@ -158,22 +160,23 @@ def test_a_part_that_fails_fails_alone(cli: Any, tmp_path: Path) -> None:
 
 
 def test_a_call_that_asking_again_cannot_help_is_not_repeated(cli: Any, tmp_path: Path) -> None:
+    long: set[str] = set()
+
     def script(body: dict[str, Any]) -> str | Reply:
         prompt = prompt_of(body)
-        too_long = judge.part_of(prompt)[0] == "extract"
-        return Reply(status=400, message="the prompt is too long") if too_long else judge.reply(prompt)
+        if judge.part_of(prompt)[0] == "extract" and not long:
+            long.add(prompt)
+        return Reply(status=400, message="the prompt is too long") if prompt in long else judge.reply(prompt)
 
-    rows = judge.write_rows(tmp_path / "rows.jsonl", 1)
+    rows = judge.write_rows(tmp_path / "rows.jsonl", 2)
     with Stub(script) as stub:
         folder = score(cli, tmp_path, "--input", str(rows), "--base-url", stub.url)
         asked = [judge.part_of(prompt_of(body))[0] for body in stub.bodies]
-    assert asked.count("extract") == 1
-    assert asked.count("completeness") == 0
-    found = lines(folder / "scores.jsonl")
-    assert all(
-        row["failed"] == {"completeness": "extract: HTTP 400: the prompt is too long"} for row in found
-    )
-    assert not read_bundles(folder / "data")
+    assert asked.count("extract") == 2
+    assert asked.count("completeness") == 10
+    failed = [row["failed"] for row in lines(folder / "scores.jsonl") if row["failed"]]
+    assert failed == 10 * [{"completeness": "extract: HTTP 400: the prompt is too long"}]
+    assert len(read_bundles(folder / "data")) == 1
     counts = json.loads((tmp_path / "run/manifest.json").read_text())["steps"]["score"]["counts"]
     assert counts["failed: completeness: extract: HTTP 400"] == 10
     assert counts["questions without a pair: fewer answers scored than least_scored"] == 1
@@ -325,3 +328,15 @@ def test_the_retriever_is_a_choice_and_is_recorded(cli: Any, tmp_path: Path) -> 
     assert len(statement["passages"]) == 2
     assert statement["passages"] == sorted(statement["passages"])
     assert (folder / "embeddings.sqlite").exists()
+
+
+def test_a_model_in_this_process_is_given_a_few_batches_at_a_time() -> None:
+    def opened(**given: Any) -> int:
+        return _open_answers(LongRewardScore(**given))
+
+    assert opened(judge="openai:m") == opened(judge="other:m") == 128
+    assert opened(judge="local:m") == 10
+    assert opened(judge="local:m", judge_options={"batch": 24}) == 32
+    assert opened(judge="local:m", judge_options={"batch": 1}) == 1
+    assert opened(judge="local:m", gpus=4) == 42
+    assert opened(judge="local:m", open_answers=7) == 7

@@ -102,7 +102,7 @@ def test_synth_score_and_pairs(cli: Any, tmp_path: Path, server: str, models: tu
         rewards = [row["reward"] for row in found if row["id"] == pair.id]
         assert [branch.meta["reward"] for branch in pair.branches] == [max(rewards), min(rewards)]
 
-    # A model that cannot judge leaves reasons, and the step completes.
+    # A model that cannot judge leaves reasons, and is no success.
     sets = [
         "--set",
         "score.attempts=2",
@@ -112,7 +112,8 @@ def test_synth_score_and_pairs(cli: Any, tmp_path: Path, server: str, models: tu
     sets += ["--set", "score.extract_tokens=100000", "--set", f"score.input={tmp_path}/run/synth/data"]
     given = ("--base-url", server, "--run", str(tmp_path / "other"), "-q")
     noisy = cli("score", "-r", "longreward", "--judge", f"openai:{noise}", *given, *sets)
-    assert noisy.code == 0, noisy.err
+    assert noisy.code == 1
+    assert f"none of the {len(found)} answers a reward" in noisy.err
     rows_found = [
         json.loads(line) for line in (tmp_path / "other/score/scores.jsonl").read_text().splitlines()
     ]

@@ -361,7 +361,7 @@ def test_through_an_endpoint(tmp_path: Path) -> None:
         ("<task>One?</task>", Written("One?")),
         ("<think><task>No</task></think>\n<task> Two?\n</task>", Written("Two?")),
         ("<task></task><task>Three?</task> <answer>3</answer>", Written("Three?", "3")),
-        ("Four?", Written("Four?")),
+        ("Four?", "no <task> in the reply"),
         ("nothing to ask here", "the writer found nothing to ask"),
         ("<think>unfinished <task>x</task>", "the writer found nothing to ask"),
         ("<task>open", "no <task> in the reply"),
