@@ -36,7 +36,7 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
     inputs: dict[str, str] = {}
     for key, what in STEP_FILES.items():
         reference = values.get(key)
-        if not reference:
+        if not reference or (key == "model" and values.get("answers")):  # saved answers need no model
             continue
         if str(reference).startswith("step:"):
             run.resolve(reference, what)

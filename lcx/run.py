@@ -192,13 +192,14 @@ class Run:
         self.manifest = self._read()
 
     def _holds_work(self, key: str) -> bool:
-        """Whether a step's folder holds more than its settings and what it paid for, which a fresh start keeps: a
-        start that failed at once is not in the way.
+        """Whether a step's folder holds more than its settings, empty files, and what it paid for, which a fresh start
+        keeps: a start that failed at once is not in the way.
         """
         folder = self.folder(key)
         kept, others = {"settings.yaml", *PAID}, self._others(key)
         return folder.is_dir() and any(
-            path.name not in kept and path not in others for path in folder.iterdir()
+            path.name not in kept and path not in others and not _is_empty_file(path)
+            for path in folder.iterdir()
         )
 
     def _others(self, key: str) -> set[Path]:
@@ -280,6 +281,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif json.dumps(a, sort_keys=True, default=str) != json.dumps(b, sort_keys=True, default=str):
             changes.append(f"{name}: was {a!r}, now {b!r}")
     return changes
+
+
+def _is_empty_file(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
 
 
 def _holds_other_things(path: Path) -> bool:

@@ -62,6 +62,8 @@ def test_another_fingerprint_is_refused_with_the_difference(run: Run, steps: lis
     run.begin(steps[0], PRINT)
     (run.folder("synth") / "old").touch()
     other = {**PRINT, "settings": {"examples": 6}}
+    assert again(run).standing(steps[0], other) == "fresh", "a file that a failed start left empty is no work"
+    (run.folder("synth") / "old").write_text("work")
     with pytest.raises(UsageError) as bad:
         again(run).begin(steps[0], other)
     assert bad.value.why == "settings.examples: was 5, now 6"

@@ -96,7 +96,7 @@ class Tally:
     def metrics(self, early_stop: bool) -> dict[str, Any]:
         """Headline numbers. `contexts` and `questions` are those to train on."""
         paired = self.counts["pairs"]
-        found: dict[str, Any] = {"contexts": paired, "questions": paired}
+        found: dict[str, Any] = {"contexts": paired, "questions": paired} if paired else {}
         if paired:
             found["lead"] = round(fmean(self.leads), 4)
             found["chosen_reward"] = round(fmean(self.chosen), 4)
