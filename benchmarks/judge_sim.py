@@ -52,6 +52,7 @@ class Simulated:
     ) -> None:
         self.cache, self.concurrency = cache, concurrency
         self.extra: Mapping[str, Any] = {}
+        self.omit: frozenset[str] = frozenset()
         self.blocks = self.computed = self.calls = 0
         rules = open_builtin("", {})
         self._answer = answer or (lambda request: rules.generate([request])[0])
