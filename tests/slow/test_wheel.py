@@ -60,6 +60,21 @@ def test_the_wheel_lists_its_recipes_and_plugins_and_runs_one(clean: Path, tmp_p
     report = json.loads(
         lcx(clean, "run", "--recipe", "in2-tiny", "--run", "run", "--json", *words, cwd=tmp_path)
     )
-    assert [step["state"] for step in report["steps"]] == ["done", "done", "done"]
+    assert [step["step"] for step in report["steps"]] == ["synth", "score", "train", "eval"]
+    assert {step["state"] for step in report["steps"]} == {"done"}
     assert (tmp_path / "run" / "eval" / "curves.png").is_file()
     assert (tmp_path / "run" / "train" / "model" / "config.json").is_file()
+
+
+def test_the_wheel_has_every_prompt(clean: Path, tmp_path: Path) -> None:
+    row = {"context": "In 1805 the port sent 35 ships.", "query": "How many ships?", "answer": "35 ships."}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    judged = json.loads(
+        lcx(clean, "score", "--recipe", "longreward", "--input", "rows.jsonl", "--json", cwd=tmp_path)
+    )
+    assert judged["counts"]["answers scored"] == 1
+    library = next((clean.parent / "lib").glob("python*/site-packages"))
+    for package, folder in (("lcx_longreward", "plugins/lcx_longreward"), ("lcx_in2", "plugins/lcx_in2")):
+        names = {path.name for path in (ROOT / folder / "prompts").glob("*.txt")}
+        assert names
+        assert {path.name for path in (library / package / "prompts").glob("*.txt")} == names
