@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from machine import machine
 
-from lcx.corpus.bundles import write_bundles
-from lcx.corpus.documents import read_corpus
-from lcx.corpus.plans import fill_plan, plan_rng
-from lcx.corpus.table import SegmentTable, build_table, load_table
-from lcx.corpus.tokenizing import FastTokenizer, load_backend
-from lcx.corpus.tokens import SEPARATOR, open_token_store
+from lcx.data.bundles import write_bundles
+from lcx.data.documents import read_corpus
+from lcx.data.plans import fill_plan, plan_rng
+from lcx.data.table import SegmentTable, build_table, load_table
+from lcx.data.tokenizing import FastTokenizer, load_backend
+from lcx.data.tokens import SEPARATOR, open_token_store
 from lcx.records import Branch, Bundle
 
 

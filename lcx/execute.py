@@ -51,7 +51,7 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
         elif tiny_spec(str(reference)) is not None:  # trained here, by this version from this library's text
             inputs[key] = f"lcx {__version__}, python {platform.python_version()}"
     if values.get("corpus"):
-        from lcx.corpus.documents import corpus_fingerprint
+        from lcx.data.documents import corpus_fingerprint
 
         inputs["corpus"] = corpus_fingerprint(str(values["corpus"]))
     for key in sorted(type(step.settings).files() - {"input", "model", "corpus"}):

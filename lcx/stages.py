@@ -65,7 +65,7 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     bundles, aside = training_bundles(data, step, run, ctx)
     mixed: dict[str, int] = {}
     if settings.short:
-        from lcx.corpus.documents import Rejects
+        from lcx.data.documents import Rejects
         from lcx.training.mixing import with_short
 
         bundles, mixed = with_short(bundles, settings.short, rejects := Rejects())
@@ -91,10 +91,10 @@ def _completed(result: StepResult, assembler: Any, aside: dict[str, int]) -> Ste
 
 def make_assembler(tokenizer: Any, template: str, chat: str, data: Path | None) -> Any:
     """The encoder of bundles for one tokenizer. `data` is the folder of the segment table that plans refer to."""
-    from lcx.corpus.assembly import Assembler
-    from lcx.corpus.table import load_table
-    from lcx.corpus.templates import load_template, without_chat
-    from lcx.corpus.tokens import open_token_store
+    from lcx.data.assembly import Assembler
+    from lcx.data.table import load_table
+    from lcx.data.templates import load_template, without_chat
+    from lcx.data.tokens import open_token_store
 
     chosen = load_template(template)
     if chat == "never":
@@ -161,13 +161,13 @@ def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
 def training_bundles(data: Path, step: Step, run: Run, ctx: Context) -> tuple[Any, dict[str, int]]:
     """The bundles of a folder, or of a file of rows, and how many rows could not be used and why."""
     if data.is_dir():
-        from lcx.corpus.bundles import read_bundles
+        from lcx.data.bundles import read_bundles
 
         bundles: Any = read_bundles(data)
         counts: dict[str, int] = {}
     else:
-        from lcx.corpus.documents import Rejects
-        from lcx.corpus.pair_rows import read_pair_rows
+        from lcx.data.documents import Rejects
+        from lcx.data.pair_rows import read_pair_rows
 
         rejects = Rejects()
         bundles = read_pair_rows(data, rejects)

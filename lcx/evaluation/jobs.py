@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcx.corpus.assembly import fit as fit_row
+from lcx.data.assembly import fit as fit_row
 from lcx.errors import UsageError
 from lcx.evaluation.probes import Reading
 from lcx.records import Bundle, EncodedBundle

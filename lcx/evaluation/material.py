@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lcx.corpus.documents import Rejects, read_corpus
-from lcx.corpus.templates import Template
+from lcx.data.documents import Rejects, read_corpus
+from lcx.data.templates import Template
 from lcx.evaluation.limiting import limited, limited_readings
 from lcx.evaluation.probes import Measure, Probe, ProbeOptions, Reading, Suite, SuiteOptions
 from lcx.evaluation.settings import EvalSettings

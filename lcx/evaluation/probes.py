@@ -13,7 +13,7 @@ from lcx.evaluation.probing.knobs import Knob
 from lcx.records import Branch, Bundle, Document
 
 if TYPE_CHECKING:
-    from lcx.corpus.templates import Template
+    from lcx.data.templates import Template
 
 __all__ = [
     "Knob",

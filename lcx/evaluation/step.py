@@ -167,7 +167,7 @@ def _nothing(step: Step, found: Found) -> MissingError:
 
 
 def _template(settings: EvalSettings) -> Any:
-    from lcx.corpus.templates import load_template
+    from lcx.data.templates import load_template
 
     return load_template(settings.template)
 

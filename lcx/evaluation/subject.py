@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lcx.context import Context
-from lcx.corpus.templates import Template, without_chat
-from lcx.corpus.tokenizing import open_span_tokenizer
+from lcx.data.templates import Template, without_chat
+from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import UsageError
 from lcx.evaluation.answering import Answerer, encode, open_endpoint, open_local
 from lcx.evaluation.jobs import Job, fit, stop_ids
@@ -21,7 +21,7 @@ from lcx.records import Bundle, EncodedBranch, EncodedBundle
 from lcx.work.files import sha256_text
 
 if TYPE_CHECKING:
-    from lcx.corpus.assembly import Assembler
+    from lcx.data.assembly import Assembler
 
 __all__ = ["LocalSubject", "ServedSubject", "Subject"]
 
@@ -107,7 +107,7 @@ class LocalSubject:
     def assembler(self, template: Template) -> Assembler:
         """The encoder of bundles under a template."""
         if template.hash not in self._assemblers:
-            from lcx.corpus.assembly import Assembler
+            from lcx.data.assembly import Assembler
 
             if self.settings.chat == "always" and not getattr(self.tokenizer, "chat_template", None):
                 raise UsageError(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lcx.corpus.words import content_words, words
+from lcx.data.words import content_words, words
 from lcx.llm.builtin_questions import BLANK, CODE, GAP, JOINT, PAIR, definitions, gap_word, pairs, sentences
 
 MOST = 300

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lcx.corpus.words import content_words, words
+from lcx.data.words import content_words, words
 from lcx.llm.builtin_answers import answer_question
 
 ENOUGH = 0.5

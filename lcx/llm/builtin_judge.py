@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from lcx.corpus import words as folding
+from lcx.data import words as folding
 from lcx.llm.builtin_answers import word_f1
 
 FULL, PARTIAL = 0.9, 0.6

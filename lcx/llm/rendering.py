@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from lcx.corpus.templates import Template
+from lcx.data.templates import Template
 
 __all__ = ["Render", "by_prompt", "by_template", "fill"]
 

@@ -1,6 +1,6 @@
 """BM25 over the words of a document's passages: no model, no network, and Chinese without a dictionary.
 
-Words are those of `lcx.corpus.words`: folded, numbers whole, pairs of characters where a script has no spaces (the
+Words are those of `lcx.data.words`: folded, numbers whole, pairs of characters where a script has no spaces (the
 library's own tokenizer would take each Chinese clause for one word).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lcx.corpus.words import words
+from lcx.data.words import words
 from lcx.retrieval import best_places, only_options
 
 K1, B = 1.5, 0.75

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, overload
 
-from lcx.corpus.assembly import fit
+from lcx.data.assembly import fit
 from lcx.errors import LcxError
 from lcx.records import Bundle, EncodedBundle
 
 
 class Encoder(Protocol):
-    """Anything that turns a bundle into token ids, as `lcx.corpus.assembly.Assembler` does."""
+    """Anything that turns a bundle into token ids, as `lcx.data.assembly.Assembler` does."""
 
     def encode(self, bundle: Bundle) -> EncodedBundle | None:
         """Token ids of a bundle."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from lcx.corpus.pair_rows import read_pair_rows
-from lcx.corpus.readers import Rejects
+from lcx.data.pair_rows import read_pair_rows
+from lcx.data.readers import Rejects
 from lcx.errors import MissingError
 from lcx.records import Bundle
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
-from lcx.corpus.assembly import share_question
+from lcx.data.assembly import share_question
 from lcx.modeling.positions import bundle_rng, draw_mode, place
 from lcx.records import Bundle, EncodedBundle
 from lcx.training.length import Encoder

@@ -6,8 +6,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from lcx.corpus.plans import draw, fill_plan, plan_rng, shuffle
-from lcx.corpus.table import SegmentTable
+from lcx.data.plans import draw, fill_plan, plan_rng, shuffle
+from lcx.data.table import SegmentTable
 from lcx.llm.questions import QA
 from lcx.records import Branch, Bundle
 

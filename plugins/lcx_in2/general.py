@@ -49,8 +49,8 @@ def general_bundles(source: str, needed: int, skipped: Counter[str]) -> Iterator
 
 def _rows(source: str, skipped: Counter[str]) -> Iterator[Mapping[str, Any]]:
     if source.startswith("hf:"):
-        from lcx.corpus.documents import hub_name
-        from lcx.corpus.hub import hub_rows
+        from lcx.data.documents import hub_name
+        from lcx.data.hub import hub_rows
 
         yield from hub_rows(*hub_name(source), columns=None)
         return

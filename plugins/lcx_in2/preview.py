@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from lcx.corpus.table import SegmentTable
+from lcx.data.table import SegmentTable
 from lcx.evaluation.drawing.histogram import sparkline
 from lcx.records import Bundle
 

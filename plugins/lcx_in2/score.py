@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import BundleReader, read_bundles, write_bundles
-from lcx.corpus.table import SegmentTable, link_table, load_table
+from lcx.data.bundles import BundleReader, read_bundles, write_bundles
+from lcx.data.table import SegmentTable, link_table, load_table
 from lcx.errors import LcxError, UsageError
 from lcx.llm.costs import paid
 from lcx.llm.service import Service

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import read_bundles, write_bundles
-from lcx.corpus.plans import neighbour_runs, shuffle
-from lcx.corpus.prepare import step_table
-from lcx.corpus.table import SegmentTable
+from lcx.data.bundles import read_bundles, write_bundles
+from lcx.data.plans import neighbour_runs, shuffle
+from lcx.data.prepare import step_table
+from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.llm.asking import batches_at_once
 from lcx.llm.costs import paid

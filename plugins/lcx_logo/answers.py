@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lcx.corpus.table import SegmentTable
-from lcx.corpus.tokens import SEPARATOR
+from lcx.data.table import SegmentTable
+from lcx.data.tokens import SEPARATOR
 from lcx.llm.asking import Asker
 from lcx.llm.protocol import Request
 from lcx.llm.rendering import Render

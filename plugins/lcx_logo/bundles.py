@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lcx.corpus.table import SegmentTable
+from lcx.data.table import SegmentTable
 from lcx.records import Branch, Bundle
 from lcx_logo.answers import Answer
 from lcx_logo.chunks import Case

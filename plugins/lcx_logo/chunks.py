@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lcx.corpus.plans import draw, plan_rng, shuffle
-from lcx.corpus.table import SegmentTable
+from lcx.data.plans import draw, plan_rng, shuffle
+from lcx.data.table import SegmentTable
 from lcx_logo.importance import Extractor, Item, classify, score
 
 CRITICAL, IRRELEVANT, MIXTURE = "critical", "irrelevant", "mixture"

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from lcx.corpus.words import Word, clean, scan, tells, without_function_words, words
+from lcx.data.words import Word, clean, scan, tells, without_function_words, words
 from lcx.errors import MissingError, UsageError
 
 Item = tuple[str, ...]

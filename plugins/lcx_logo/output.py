@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import StepResult
-from lcx.corpus.bundles import read_bundles, write_bundles
-from lcx.corpus.table import SegmentTable
+from lcx.data.bundles import read_bundles, write_bundles
+from lcx.data.table import SegmentTable
 from lcx.errors import LcxError
 from lcx.records import Bundle
 from lcx.work.files import write_lines, write_text

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from lcx.corpus.table import SegmentTable
+from lcx.data.table import SegmentTable
 from lcx.evaluation.drawing.histogram import histogram, sparkline
 from lcx.records import Branch, Bundle
 

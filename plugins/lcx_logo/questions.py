@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lcx.context import Context
-from lcx.corpus.plans import neighbour_runs, shuffle
-from lcx.corpus.table import SegmentTable
+from lcx.data.plans import neighbour_runs, shuffle
+from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer
 from lcx.work.shards import ShardReader

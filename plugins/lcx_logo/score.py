@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import BundleReader, read_bundles
-from lcx.corpus.segments import segment_spans
-from lcx.corpus.table import SegmentTable, link_table, load_table
-from lcx.corpus.tokenizing import BUILTIN
+from lcx.data.bundles import BundleReader, read_bundles
+from lcx.data.segments import segment_spans
+from lcx.data.table import SegmentTable, link_table, load_table
+from lcx.data.tokenizing import BUILTIN
 from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker, batches_at_once
 from lcx.llm.costs import paid

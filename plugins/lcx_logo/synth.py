@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.corpus.prepare import step_table
-from lcx.corpus.qa_rows import merged, qa_document
-from lcx.corpus.table import SegmentTable
-from lcx.corpus.templates import load_template
+from lcx.data.prepare import step_table
+from lcx.data.qa_rows import merged, qa_document
+from lcx.data.table import SegmentTable
+from lcx.data.templates import load_template
 from lcx.errors import LcxError
 from lcx.llm.asking import Asker, batches_at_once
 from lcx.llm.costs import paid

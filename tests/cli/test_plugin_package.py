@@ -132,7 +132,7 @@ def test_its_probe_is_found_sized_and_scored(lcx: Callable[..., Ran], tmp_path: 
 def test_its_probe_runs(lcx: Callable[..., Ran], tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tests.corpus.tokenizers_for_tests import as_transformers, byte_level
+    from tests.data.tokenizers_for_tests import as_transformers, byte_level
 
     tokenizer = as_transformers(byte_level(), eos_token="</s>", bos_token="<s>")
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from lcx.corpus.assembly import Assembler
+from lcx.data.assembly import Assembler
 from lcx.errors import UsageError
 from lcx.evaluation.predictions import score_predictions
 from lcx.evaluation.probes import ProbeOptions, row_of
@@ -18,7 +18,7 @@ from lcx.evaluation.probing import filler
 from lcx.evaluation.probing.needle import NEEDLE, build_needles, draw_needles
 from lcx.evaluation.statistics.grid import default_lengths, depth_points
 from lcx.records import Bundle, Document
-from tests.corpus.tokenizers_for_tests import byte_level
+from tests.data.tokenizers_for_tests import byte_level
 
 FACT = re.compile(r"The storage code of the (\w+ \w+) is (\d+)\.")
 ANSWER = 16

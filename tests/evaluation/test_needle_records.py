@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lcx.corpus.catalogue import catalogue_documents
+from lcx.data.catalogue import catalogue_documents
 from lcx.errors import UsageError
 from lcx.evaluation.predictions import score_predictions
 from lcx.evaluation.probes import ProbeOptions, get_probe, row_of

@@ -16,7 +16,7 @@ from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from lcx.context import Context
-from lcx.corpus.templates import load_template
+from lcx.data.templates import load_template
 from lcx.errors import UsageError
 from lcx.evaluation.material import Material
 from lcx.evaluation.probes import Measure, ProbeOptions, Reading

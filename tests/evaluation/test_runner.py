@@ -13,8 +13,8 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 from lcx.context import Context
-from lcx.corpus.catalogue import catalogue_documents, load_entities, vocabulary
-from lcx.corpus.templates import load_template
+from lcx.data.catalogue import catalogue_documents, load_entities, vocabulary
+from lcx.data.templates import load_template
 from lcx.errors import UsageError
 from lcx.evaluation.jobs import stop_ids
 from lcx.evaluation.material import Material, with_items

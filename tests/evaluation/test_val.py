@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lcx.corpus.catalogue import catalogue_documents
+from lcx.data.catalogue import catalogue_documents
 from lcx.errors import UsageError
 from lcx.evaluation.probes import Probe, ProbeOptions, builtin_probes, get_probe, row_of
 from lcx.evaluation.probing import items

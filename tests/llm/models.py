@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.corpus.tokenizers_for_tests import byte_level
+from tests.data.tokenizers_for_tests import byte_level
 
 WINDOW = 256
 

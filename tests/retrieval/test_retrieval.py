@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lcx.corpus.words import words
+from lcx.data.words import words
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.retrieval import best_places, open_retriever
 

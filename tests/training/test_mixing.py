@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import write_bundles
-from lcx.corpus.readers import Rejects
+from lcx.data.bundles import write_bundles
+from lcx.data.readers import Rejects
 from lcx.errors import MissingError
 from lcx.execute import execute
 from lcx.layering import resolve

@@ -200,7 +200,7 @@ def test_synthetic_positions_equal_rows_at_those_positions(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One step at positions drawn for epoch 0; the next epoch draws others."""
-    from lcx.corpus.assembly import share_question
+    from lcx.data.assembly import share_question
 
     monkeypatch.setenv("LCX_CACHE", str(tmp_path / "cache"))
     data = bundles(6, 2)

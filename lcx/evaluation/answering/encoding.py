@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcx.corpus.assembly import Assembler
+from lcx.data.assembly import Assembler
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
 
 __all__ = ["encode"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context
-from lcx.corpus.templates import Template, load_template
+from lcx.data.templates import Template, load_template
 from lcx.errors import UsageError
 from lcx.evaluation.answering.answers import Answer, Answerer, Given, Told, untold
 from lcx.evaluation.jobs import Job

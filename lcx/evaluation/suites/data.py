@@ -113,8 +113,8 @@ def _archive(source: Source, path: Path) -> list[Row]:
 
 def _hub(source: Source, data: str) -> list[Row]:
     """Rows through `datasets`; a dataset that is only a script and an archive is read from the archive."""
-    from lcx.corpus.documents import hub_name
-    from lcx.corpus.hub import hub_rows
+    from lcx.data.documents import hub_name
+    from lcx.data.hub import hub_rows
 
     name, config, split = hub_name(data)
     try:

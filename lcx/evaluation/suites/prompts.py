@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcx.corpus.templates import Template
+from lcx.data.templates import Template
 from lcx.errors import MissingError, UsageError, suggestion
 
 __all__ = ["Prompt", "load_prompts", "prompt_of", "split_prompt"]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lcx.corpus.templates import Template
+from lcx.data.templates import Template
 from lcx.errors import UsageError
 from lcx.evaluation.probes import Loaded, Suite, SuiteOptions
 from lcx.evaluation.scoring import metrics, numbers

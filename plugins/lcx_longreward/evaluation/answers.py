@@ -10,8 +10,8 @@ from typing import Any
 
 from lcx import plugins
 from lcx.context import Context
-from lcx.corpus.templates import Template, load_template
-from lcx.corpus.tokenizing import FastTokenizer, SpanTokenizer, open_span_tokenizer
+from lcx.data.templates import Template, load_template
+from lcx.data.tokenizing import FastTokenizer, SpanTokenizer, open_span_tokenizer
 from lcx.errors import UsageError
 from lcx.llm.protocol import Request, Response
 from lcx.llm.rendering import Render, by_template

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lcx.corpus.tokenizing import open_span_tokenizer
+from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.evaluation.forecast import forecast_tasks
 from lcx.llm.prices import load_prices

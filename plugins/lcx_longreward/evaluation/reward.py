@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcx.corpus.prepare import step_table
-from lcx.corpus.qa_rows import merged, qa_document
-from lcx.corpus.readers import Rejects
-from lcx.corpus.tokenizing import open_span_tokenizer
-from lcx.corpus.words import clean, scan, words
+from lcx.data.prepare import step_table
+from lcx.data.qa_rows import merged, qa_document
+from lcx.data.readers import Rejects
+from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.words import clean, scan, words
 from lcx.evaluation.scoring.found import contains
 from lcx.llm.asking import Asker
 from lcx.llm.calling import Calling

@@ -8,7 +8,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from lcx.corpus.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.retrieval import Retriever, open_retriever
 from lcx.work.files import sha256_json
 from lcx_longreward.evaluation.answers import Answer, counted

@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lcx.corpus.readers import Rejects
-from lcx.corpus.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.readers import Rejects
+from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.llm.prices import load_prices
 from lcx.recipe import Step
 from lcx.run import Run

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lcx.corpus.bundles import read_bundles
-from lcx.corpus.readers import Rejects
-from lcx.corpus.table import SegmentTable, load_table
-from lcx.corpus.tokens import SEPARATOR
+from lcx.data.bundles import read_bundles
+from lcx.data.readers import Rejects
+from lcx.data.table import SegmentTable, load_table
+from lcx.data.tokens import SEPARATOR
 from lcx.errors import UsageError
 from lcx.records import Bundle
 from lcx_longreward.judge.judging import Case

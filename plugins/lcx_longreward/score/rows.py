@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcx.corpus.pair_rows import CONTEXTS, QUESTIONS, raw_rows
-from lcx.corpus.readers import Rejects
+from lcx.data.pair_rows import CONTEXTS, QUESTIONS, raw_rows
+from lcx.data.readers import Rejects
 from lcx.errors import UsageError
 from lcx.records import Branch, Bundle
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import write_bundles
-from lcx.corpus.readers import Rejects
-from lcx.corpus.table import link_table
-from lcx.corpus.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.bundles import write_bundles
+from lcx.data.readers import Rejects
+from lcx.data.table import link_table
+from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.llm.service import LOCAL, Service
 from lcx.recipe import Step

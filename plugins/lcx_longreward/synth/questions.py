@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from lcx.context import Context
-from lcx.corpus.plans import shuffle
-from lcx.corpus.table import SegmentTable
+from lcx.data.plans import shuffle
+from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.llm.asking import Asker
 from lcx.llm.protocol import Request

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import read_bundles, write_bundles
-from lcx.corpus.prepare import step_table
-from lcx.corpus.qa_rows import merged, qa_document
-from lcx.corpus.readers import Rejects
-from lcx.corpus.table import SegmentTable
-from lcx.corpus.templates import load_template
+from lcx.data.bundles import read_bundles, write_bundles
+from lcx.data.prepare import step_table
+from lcx.data.qa_rows import merged, qa_document
+from lcx.data.readers import Rejects
+from lcx.data.table import SegmentTable
+from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker
 from lcx.llm.costs import paid

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lcx.corpus.plans import shuffle
+from lcx.data.plans import shuffle
 from lcx.llm.fences import fence
 from lcx.llm.protocol import Request
 from lcx.llm.rendering import fill

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from lcx.corpus.table import SegmentTable
+from lcx.data.table import SegmentTable
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcx.corpus.assembly import Assembler
-from lcx.corpus.templates import Template
+from lcx.data.assembly import Assembler
+from lcx.data.templates import Template
 from lcx.evaluation.answering import encode
 from lcx.evaluation.answering import encoding as module
 from lcx.records import Branch, Bundle, EncodedBundle
-from tests.corpus.tokenizers_for_tests import KINDS, PROSE, as_transformers, word_level
+from tests.data.tokenizers_for_tests import KINDS, PROSE, as_transformers, word_level
 
 IN2 = Template("t", head="Read this.\n", between="\n\nQ: ", after=" ?", cue="\nA:")
 CHAT = (

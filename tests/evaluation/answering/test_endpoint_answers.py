@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lcx.context import Context
-from lcx.corpus.templates import Template
+from lcx.data.templates import Template
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.evaluation.answering import Answer, Answerer, open_endpoint, self_check
 from lcx.evaluation.answering import endpoint as module
@@ -210,7 +210,7 @@ def test_a_real_server_gives_the_answers_of_the_same_model_here(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lcx.corpus.assembly import Assembler
+    from lcx.data.assembly import Assembler
     from lcx.evaluation.answering import encode, open_local
 
     folder = tiny_llama(tmp_path / "model")

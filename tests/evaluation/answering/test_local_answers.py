@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lcx.corpus.assembly import Assembler
-from lcx.corpus.templates import Template
+from lcx.data.assembly import Assembler
+from lcx.data.templates import Template
 from lcx.errors import UsageError
 from lcx.evaluation.answering import Answer, encode, open_local, self_check
 from lcx.evaluation.answering import local as module
@@ -20,7 +20,7 @@ from lcx.evaluation.jobs import Job, fit
 from lcx.modeling import decode, decode_attention
 from lcx.modeling.decode_whole import Traced
 from lcx.records import Branch, Bundle
-from tests.corpus.tokenizers_for_tests import PROSE, as_transformers, byte_level
+from tests.data.tokenizers_for_tests import PROSE, as_transformers, byte_level
 from tests.modeling.families import OTHERS, build, recomputed
 
 TEMPLATE = Template("t", head="Read.\n", between="\nQ: ", after="?", cue="\nA:")

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcx.corpus.catalogue import catalogue_documents, stale_documents
+from lcx.data.catalogue import catalogue_documents, stale_documents
 from lcx.errors import UsageError
 from lcx.evaluation.probes import Probe, ProbeOptions, builtin_probes, get_probe
 from lcx.evaluation.probing.filler import MOST_CHARACTERS, Piece, cut, hide

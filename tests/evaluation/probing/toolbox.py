@@ -12,7 +12,7 @@ from typing import Any
 
 from lcx.evaluation.probes import Probe, ProbeOptions, get_probe
 from lcx.records import Bundle, Document
-from tests.corpus.tokenizers_for_tests import as_transformers, byte_level
+from tests.data.tokenizers_for_tests import as_transformers, byte_level
 
 ANSWER = 24
 """Tokens that an answer may have."""
@@ -46,7 +46,7 @@ def tokenizer() -> Any:
 
 @lru_cache(maxsize=1)
 def encode() -> Callable[[Bundle], Any]:
-    from lcx.corpus.assembly import Assembler
+    from lcx.data.assembly import Assembler
 
     return Assembler(tokenizer(), "in2").encode
 

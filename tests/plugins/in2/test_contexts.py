@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lcx_in2.contexts import group, kind_of, long_bundle, repeat, shares, short_bundle
 
-from lcx.corpus.table import SegmentTable, build_table
-from lcx.corpus.tokenizing import BUILTIN
+from lcx.data.table import SegmentTable, build_table
+from lcx.data.tokenizing import BUILTIN
 from lcx.llm.questions import QA
 from lcx.records import Document
 

@@ -12,8 +12,8 @@ import pytest
 from lcx_in2.checks import CHECKS, NEEDS, fenced, load_prompts, read_verdict, reason_of
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import read_bundles
-from lcx.corpus.table import load_table
+from lcx.data.bundles import read_bundles
+from lcx.data.table import load_table
 from lcx.errors import LcxError, UsageError
 from lcx.execute import execute, forecast
 from lcx.layering import resolve

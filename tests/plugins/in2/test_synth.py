@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import read_bundles
-from lcx.corpus.table import load_table
+from lcx.data.bundles import read_bundles
+from lcx.data.table import load_table
 from lcx.errors import LcxError, UsageError
 from lcx.execute import execute
 from lcx.layering import resolve

@@ -11,7 +11,7 @@ from lcx_logo import filter as sieve
 from lcx_logo.answers import Answer
 from lcx_logo.filter import normal, parse_rating, sift
 
-from lcx.corpus.templates import TEMPLATES
+from lcx.data.templates import TEMPLATES
 from lcx.llm.rendering import by_prompt, by_template, fill
 
 

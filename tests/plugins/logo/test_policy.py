@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lcx.corpus.bundles import read_bundles
-from lcx.corpus.table import load_table
-from lcx.corpus.templates import TEMPLATES
+from lcx.data.bundles import read_bundles
+from lcx.data.table import load_table
+from lcx.data.templates import TEMPLATES
 from lcx.errors import LcxError
 from tests.llm.models import tiny_llama
 from tests.plugins.logo.corpora import digests, synth
@@ -64,8 +64,8 @@ def test_the_policy_reads_the_training_prompt(
     """With a template, the text before the answer is the one that training has there."""
     from transformers import AutoTokenizer
 
-    from lcx.corpus.assembly import Assembler
-    from lcx.corpus.tokens import open_token_store
+    from lcx.data.assembly import Assembler
+    from lcx.data.tokens import open_token_store
     from lcx.llm.local import Local
     from lcx.records import Branch, Bundle
 

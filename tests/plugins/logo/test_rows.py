@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lcx.corpus.documents import Rejects, read_corpus
-from lcx.corpus.qa_rows import merged, qa_document
+from lcx.data.documents import Rejects, read_corpus
+from lcx.data.qa_rows import merged, qa_document
 from lcx.errors import UsageError
 from tests.plugins.logo.corpora import write_rows
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lcx.corpus.bundles import read_bundles, write_bundles
-from lcx.corpus.table import load_table
+from lcx.data.bundles import read_bundles, write_bundles
+from lcx.data.table import load_table
 from lcx.errors import UsageError
 from lcx.records import Branch, Bundle
 from tests.plugins.logo.corpora import Scripted, digests, score, synth, write_corpus

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from lcx_logo.importance import Builtin, score
 
-from lcx.corpus.bundles import read_bundles
-from lcx.corpus.table import load_table
+from lcx.data.bundles import read_bundles
+from lcx.data.table import load_table
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm import open_llm
 from lcx.llm.protocol import Completion, Request, Response

@@ -12,7 +12,7 @@ import torch
 from tokenizers import AddedToken
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.corpus.tokenizers_for_tests import byte_level
+from tests.data.tokenizers_for_tests import byte_level
 
 START = "1. A fact.\n<statement>A statement.</statement> [[Partially supported]] "
 RATINGS = [f"[[{n}]]" for n in range(11)]

@@ -10,8 +10,8 @@ from lcx_longreward.synth.candidates import ROLE, Sample, candidate_bundle
 from lcx_longreward.synth.questions import Prompt
 from lcx_longreward.synth.windows import Window, text_of, windows
 
-from lcx.corpus.table import SegmentTable, build_table
-from lcx.corpus.tokenizing import open_span_tokenizer
+from lcx.data.table import SegmentTable, build_table
+from lcx.data.tokenizing import open_span_tokenizer
 from lcx.llm.asking import samples_of
 from lcx.records import Document
 

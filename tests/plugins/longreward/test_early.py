@@ -13,7 +13,7 @@ from lcx_longreward.judge.judging import Case, Judge, Judged
 from lcx_longreward.judge.pairs import Pair, Rules, pick
 from lcx_longreward.judge.prompting import Prompter, load_prompts
 
-from lcx.corpus.tokenizing import BUILTIN
+from lcx.data.tokenizing import BUILTIN
 from lcx.llm.protocol import Completion, Request, Response
 from lcx.retrieval.bm25 import BM25
 

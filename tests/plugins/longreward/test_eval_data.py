@@ -10,8 +10,8 @@ import pytest
 from lcx_longreward.evaluation.answers import Fitter, middle_cut, render_of
 from lcx_longreward.evaluation.data import Item, read_items, read_longbench, saved_answers, thinned
 
-from lcx.corpus.templates import load_template
-from lcx.corpus.tokenizing import BUILTIN
+from lcx.data.templates import load_template
+from lcx.data.tokenizing import BUILTIN
 from lcx.errors import MissingError, UsageError
 from lcx.llm.rendering import by_template
 

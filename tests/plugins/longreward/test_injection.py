@@ -23,7 +23,7 @@ from lcx_longreward.judge.prompting import (
 )
 from lcx_longreward.synth import tasks as asking
 
-from lcx.corpus.tokenizing import BUILTIN
+from lcx.data.tokenizing import BUILTIN
 from lcx.llm.protocol import Completion, Request, Response
 from lcx.retrieval.bm25 import BM25
 

@@ -11,7 +11,7 @@ import pytest
 from lcx_longreward.score.score import _open_answers
 from lcx_longreward.settings import LongRewardScore
 
-from lcx.corpus.bundles import read_bundles, write_bundles
+from lcx.data.bundles import read_bundles, write_bundles
 from lcx.records import Branch, Bundle
 from tests.llm.stub_server import Reply, Stub, prompt_of
 from tests.plugins.longreward import scripted_judge as judge

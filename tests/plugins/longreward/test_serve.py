@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lcx.corpus.bundles import read_bundles
+from lcx.data.bundles import read_bundles
 from tests.llm.models import tiny_llama
 from tests.plugins.longreward.served_model import served_model
 

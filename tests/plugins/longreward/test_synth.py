@@ -15,7 +15,7 @@ from lcx_longreward.synth.tasks import LONGEST, Written, read_task, task_request
 from lcx_longreward.synth_settings import KINDS
 
 from lcx.context import Context, StepResult
-from lcx.corpus.bundles import read_bundles
+from lcx.data.bundles import read_bundles
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.execute import execute
 from lcx.layering import resolve

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lcx.corpus.pieces import PieceTokenizer
-from lcx.corpus.table import SegmentTable
-from lcx.corpus.templates import Template, Turn, chat_turn, load_template
-from lcx.corpus.tokens import SEPARATOR, TokenStore
+from lcx.data.pieces import PieceTokenizer
+from lcx.data.table import SegmentTable
+from lcx.data.templates import Template, Turn, chat_turn, load_template
+from lcx.data.tokens import SEPARATOR, TokenStore
 from lcx.errors import LcxError, UsageError
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lcx.corpus.readers import TEXT_FIELDS
+from lcx.data.readers import TEXT_FIELDS
 from lcx.errors import MissingError, UsageError
 from lcx.hub import out_of_reach
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lcx.corpus.pieces import PieceTokenizer
-from lcx.corpus.table import SegmentTable
+from lcx.data.pieces import PieceTokenizer
+from lcx.data.table import SegmentTable
 from lcx.errors import LcxError
 from lcx.work.files import disk_errors, make_folder, read_json, write_json
 

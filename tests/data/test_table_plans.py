@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcx.corpus.bundles import read_bundles, write_bundles
-from lcx.corpus.plans import draw, fill_plan, neighbour_runs, plan_rng, shuffle
-from lcx.corpus.table import SegmentTable, build_table, load_table
-from lcx.corpus.tokenizing import open_span_tokenizer
+from lcx.data.bundles import read_bundles, write_bundles
+from lcx.data.plans import draw, fill_plan, neighbour_runs, plan_rng, shuffle
+from lcx.data.table import SegmentTable, build_table, load_table
+from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import LcxError, UsageError
 from lcx.records import Branch, Bundle, Document
 

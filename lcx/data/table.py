@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lcx.corpus.segments import line_spans, segment_spans
-from lcx.corpus.tokenizing import SpanTokenizer
+from lcx.data.segments import line_spans, segment_spans
+from lcx.data.tokenizing import SpanTokenizer
 from lcx.errors import LcxError, UsageError
 from lcx.records import Document, Segment
 from lcx.work.files import link_file, make_folder, read_json, write_json

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcx.corpus.words import clean, content_words, fold, scan, words
+from lcx.data.words import clean, content_words, fold, scan, words
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcx.corpus.readers import Reject, Rejects, RowReader, list_files, read_file, row_document, usable
+from lcx.data.readers import Reject, Rejects, RowReader, list_files, read_file, row_document, usable
 from lcx.errors import MissingError, UsageError, suggestion
 from lcx.records import Document
 
@@ -54,11 +54,11 @@ def corpus_fingerprint(spec: str | Path) -> str:
     text = str(spec)
     digest = hashlib.sha256(b"lcx corpus 1\0")
     if text == "stdlib" or _RECORDS.fullmatch(text):
-        from lcx.corpus.stdlib import stdlib_fingerprint
+        from lcx.data.stdlib import stdlib_fingerprint
 
         digest.update(f"{text}\0{stdlib_fingerprint()}".encode())
     elif text.startswith("hf:"):
-        from lcx.corpus.hub import dataset_revision
+        from lcx.data.hub import dataset_revision
 
         digest.update(f"{text}\0{dataset_revision(hub_name(text)[0])}".encode())
     else:
@@ -70,7 +70,7 @@ def corpus_fingerprint(spec: str | Path) -> str:
 
 def _open(spec: str, limit: int | None, rejects: Rejects, rows: RowReader | None) -> Iterator[Document]:
     if spec == "stdlib":
-        from lcx.corpus.stdlib import stdlib_documents
+        from lcx.data.stdlib import stdlib_documents
 
         return stdlib_documents()
     if records := _RECORDS.fullmatch(spec):
@@ -78,7 +78,7 @@ def _open(spec: str, limit: int | None, rejects: Rejects, rows: RowReader | None
         count = count if limit is None else min(count, limit)
         return _records(records["kind"], count, int(records["seed"] or 0), rejects)
     if spec.startswith("hf:"):
-        from lcx.corpus.hub import hub_rows
+        from lcx.data.hub import hub_rows
 
         found = hub_rows(*hub_name(spec)) if rows is None else hub_rows(*hub_name(spec), columns=None)
         return _hub_documents(spec, found, rejects, rows or row_document)
@@ -156,7 +156,7 @@ def _hub_documents(spec: str, found: Iterator[dict], rejects: Rejects, rows: Row
 
 
 def _records(kind: str, count: int, seed: int, rejects: Rejects) -> Iterator[Document]:
-    from lcx.corpus.catalogue import catalogue_documents, stale_documents
+    from lcx.data.catalogue import catalogue_documents, stale_documents
 
     make = stale_documents if kind == "stale" else catalogue_documents
     try:

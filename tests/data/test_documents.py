@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lcx.corpus import hub
-from lcx.corpus.documents import Rejects, corpus_fingerprint, read_corpus
-from lcx.corpus.stdlib import stdlib_documents
+from lcx.data import hub
+from lcx.data.documents import Rejects, corpus_fingerprint, read_corpus
+from lcx.data.stdlib import stdlib_documents
 from lcx.errors import MissingError, UsageError
 from lcx.records import Document
 
@@ -170,8 +170,8 @@ def test_unreadable_files_are_set_aside(tmp_path: Path) -> None:
     (tmp_path / "dangling.txt").symlink_to(tmp_path / "nowhere")
     code = f"""
         import os
-        import lcx.corpus.documents as d
-        import pyarrow, lcx.work.files, lcx.corpus.stdlib
+        import lcx.data.documents as d
+        import pyarrow, lcx.work.files, lcx.data.stdlib
         if os.geteuid() == 0:
             os.setgroups([]); os.setgid(65534); os.setuid(65534)
         rejects = d.Rejects()
@@ -290,9 +290,9 @@ def test_a_stream_that_breaks_off_is_missing() -> None:
 
 def test_importing_the_room_is_light() -> None:
     code = (
-        "import sys, lcx.hub, lcx.corpus.tokenizing, lcx.corpus.documents, lcx.corpus.table, lcx.corpus.assembly,"
-        "lcx.corpus.plans,"
-        "lcx.corpus.bundles, lcx.corpus.decontaminate, lcx.work.journal;"
+        "import sys, lcx.hub, lcx.data.tokenizing, lcx.data.documents, lcx.data.table, lcx.data.assembly,"
+        "lcx.data.plans,"
+        "lcx.data.bundles, lcx.data.decontaminate, lcx.work.journal;"
         "print(sorted({'torch','pyarrow','transformers','datasets','tokenizers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lcx.corpus.tokenizing import backend_fingerprint, backend_of, plain_backend
+from lcx.data.tokenizing import backend_fingerprint, backend_of, plain_backend
 
 _ANCHORS = ("\n", "a", "e", "0", ".", ",", "=")
 

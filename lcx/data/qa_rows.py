@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lcx.corpus.readers import Rejects, row_document, usable
+from lcx.data.readers import Rejects, row_document, usable
 from lcx.records import Document
 
 CONTEXTS = ("context", "document", "text", "content", "article", "passage")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcx.corpus.readers import Rejects
+from lcx.data.readers import Rejects
 from lcx.errors import UsageError
 from lcx.records import Branch, Bundle
 

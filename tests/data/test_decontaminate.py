@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcx.corpus.decontaminate import Decontaminator, decontaminate, ngram_hashes, words
+from lcx.data.decontaminate import Decontaminator, decontaminate, ngram_hashes, words
 from lcx.errors import UsageError
 from lcx.records import Document
 

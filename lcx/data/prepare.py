@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lcx.corpus.decontaminate import Decontaminator
-from lcx.corpus.documents import Rejects, RowReader, read_corpus
-from lcx.corpus.table import SegmentTable, build_table, load_table
-from lcx.corpus.tokenizing import open_span_tokenizer
+from lcx.data.decontaminate import Decontaminator
+from lcx.data.documents import Rejects, RowReader, read_corpus
+from lcx.data.table import SegmentTable, build_table, load_table
+from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import UsageError
 from lcx.records import Document
 from lcx.work.files import read_json, write_json, write_lines

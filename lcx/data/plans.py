@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lcx.corpus.table import SegmentTable
+from lcx.data.table import SegmentTable
 from lcx.errors import LcxError
 
 NEAREST = 64

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lcx.corpus.documents import Rejects
-from lcx.corpus.pair_rows import bundle_of, read_pair_rows
+from lcx.data.documents import Rejects
+from lcx.data.pair_rows import bundle_of, read_pair_rows
 from lcx.errors import UsageError
 
 
