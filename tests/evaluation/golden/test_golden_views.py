@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.golden import golden_views
+from tests.evaluation.golden.golden_views import HERE, golden
 
-FILES = sorted(path.name for path in golden_views.HERE.iterdir() if path.suffix in (".json", ".txt", ".md"))
+FILES = sorted(path.name for path in HERE.iterdir() if path.suffix in (".json", ".txt", ".md"))
 
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, str]:
-    return golden_views.golden()
+    return golden()
 
 
 def same(found: Any, wanted: Any, where: str) -> None:
@@ -43,7 +43,7 @@ def test_no_file_is_missing(made: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_shown_as_before(made: dict[str, str], name: str) -> None:
-    wanted = (golden_views.HERE / name).read_text(encoding="utf-8")
+    wanted = (HERE / name).read_text(encoding="utf-8")
     if name.endswith(".json"):
         same(json.loads(made[name]), json.loads(wanted), name)
     else:
