@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lcx.errors import UsageError
 from lcx.llm.asking import Asker
+from lcx.llm.prompts import load_prompt
 from lcx.llm.protocol import LLM, Request
 from lcx.work.journal import Journal
 
@@ -52,26 +50,6 @@ def parse_reply(text: str) -> tuple[str, str] | str:
     if _POINTS_AT_TEXT.search(question):
         return "the question points at its passage"
     return question, answer
-
-
-def load_prompt(name: str, folder: str | None, *, package: str = "lcx.llm", needs: Sequence[str] = ()) -> str:
-    """A prompt file: the user's where the folder has `NAME.txt`, else the one in the package's `prompts`.
-
-    `needs` are the places that a user's file must have. Raises UsageError for a file without one, and for a
-    folder that is not there.
-    """
-    if folder is not None:
-        place = Path(folder).expanduser()
-        if not place.is_dir():
-            raise UsageError(f"no folder of prompts at '{folder}'", hint="--set synth.prompts=FOLDER")
-        own = place / f"{name}.txt"
-        if own.is_file():
-            text = own.read_text(encoding="utf-8")
-            for needed in needs:
-                if needed not in text:
-                    raise UsageError(f"{own} has no {needed}, so the model would never see the text for it")
-            return text
-    return (importlib.resources.files(package) / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def writer_prompts(folder: str | None) -> dict[str, str]:
