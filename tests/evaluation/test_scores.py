@@ -12,8 +12,8 @@ import pytest
 
 from lcx.errors import UsageError
 from lcx.evaluation.predictions import read_rows, score_predictions
-from lcx.evaluation.scoring.found import contains, document_recall, label_or_description, name_found
 from lcx.evaluation.statistics.curves import span_curve
+from lcx.evaluation.text_metrics import contains, document_recall, label_or_description, name_found
 
 _spec = importlib.util.spec_from_file_location("lcx_truth", Path(__file__).parents[1] / "truth.py")
 assert _spec

@@ -10,8 +10,8 @@ from lcx.errors import UsageError
 from lcx.evaluation.probes import Probe, Scored
 from lcx.evaluation.saved.checking import check_probe_row
 from lcx.evaluation.saved.counting import count_rows, data_digest, no_rows
-from lcx.evaluation.scoring.found import contains
 from lcx.evaluation.statistics.curves import Compat, span_curve
+from lcx.evaluation.text_metrics import contains
 
 __all__ = ["score_probe"]
 
