@@ -12,7 +12,7 @@ from typing import Any
 
 from lcx.errors import UsageError
 from lcx.evaluation.probes import Measure, ProbeOptions, Reading
-from lcx.evaluation.statistics.grid import default_lengths
+from lcx.evaluation.statistics.grids import default_lengths
 from lcx.records import Document
 
 __all__ = ["PERPLEXITY", "bucket_edges", "build_texts", "sums_between"]
