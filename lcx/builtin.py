@@ -52,7 +52,7 @@ METRICS = (
     "gsm8k",
     "multiple_choice",
 )
-"""Functions of `lcx.evaluation.scoring.metrics`."""
+"""Functions of `lcx.evaluation.metrics`."""
 
 
 @hookimpl
@@ -115,7 +115,7 @@ def lcx_register_probes(register: Callable[..., None]) -> None:
 @hookimpl
 def lcx_register_metrics(register: Callable[..., None]) -> None:
     for name in METRICS:
-        register(name, f"lcx.evaluation.scoring.metrics:{name}")
+        register(name, f"lcx.evaluation.metrics:{name}")
 
 
 @hookimpl

@@ -14,7 +14,7 @@ from lcx.evaluation.predictions import score_predictions
 from lcx.evaluation.probes import ProbeOptions, get_probe, row_of
 from lcx.evaluation.probing import items
 from lcx.evaluation.probing.needle import build_needles
-from lcx.evaluation.statistics.grid import band
+from lcx.evaluation.statistics.grids import band
 from lcx.records import Document
 
 

@@ -16,7 +16,7 @@ from lcx.evaluation.jobs import Job, subset
 
 if TYPE_CHECKING:
     from lcx.evaluation.answering.local import Local
-    from lcx.modeling.decode_whole import Traced
+    from lcx.modeling.decode import Traced
 
 __all__ = ["TIES", "check_local", "self_check", "verdict"]
 
@@ -48,7 +48,7 @@ def check_local(
     answerer: Local, jobs: Sequence[Job], k: int, seed: int, max_new_tokens: int, given: Given
 ) -> dict[str, Any]:
     """`self_check` for a model in this process. Answers without their tokens are made again first."""
-    from lcx.modeling.decode_whole import trace
+    from lcx.modeling.decode import trace
 
     items = _drawn(jobs, k, seed, given)
     if not items:

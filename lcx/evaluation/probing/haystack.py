@@ -16,7 +16,7 @@ from lcx.errors import UsageError
 from lcx.evaluation.probes import ProbeOptions
 from lcx.evaluation.probing.filler import Piece, fill, gather, hide
 from lcx.evaluation.probing.names import Taken
-from lcx.evaluation.statistics.grid import default_lengths
+from lcx.evaluation.statistics.grids import default_lengths
 from lcx.records import Branch, Bundle, Document
 
 __all__ = ["Asked", "Fact", "Scene", "build_haystacks", "natural_only"]

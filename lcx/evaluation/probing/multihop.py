@@ -20,7 +20,7 @@ from lcx.evaluation.probing.knobs import knob_values
 from lcx.evaluation.probing.names import Taken, draw_words, scattered
 from lcx.evaluation.probing.ruler_needles import some_keys
 from lcx.evaluation.probing.views import lengths_view, misled
-from lcx.evaluation.scoring.found import contains
+from lcx.evaluation.text_metrics import contains
 from lcx.records import Bundle, Document
 
 __all__ = ["MULTIHOP"]

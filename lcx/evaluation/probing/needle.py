@@ -18,8 +18,8 @@ from lcx.evaluation.probing.haystack import Asked, Fact, Scene, build_haystacks
 from lcx.evaluation.probing.names import Taken, draw_keys, draw_numbers
 from lcx.evaluation.probing.needle_records import build_records
 from lcx.evaluation.probing.views import grid_view
-from lcx.evaluation.scoring.found import contains
-from lcx.evaluation.statistics.grid import depth_points
+from lcx.evaluation.statistics.grids import depth_points
+from lcx.evaluation.text_metrics import contains
 from lcx.records import Bundle, Document
 
 __all__ = ["NEEDLE", "Needle", "build_needles", "draw_needles"]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from lcx.errors import UsageError
 from lcx.evaluation.probes import ProbeOptions
 from lcx.evaluation.probing.items import Record, records
-from lcx.evaluation.statistics.grid import band
+from lcx.evaluation.statistics.grids import band
 from lcx.records import Branch, Bundle, Document
 
 __all__ = ["build_records"]

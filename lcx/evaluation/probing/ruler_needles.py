@@ -20,7 +20,7 @@ from lcx.evaluation.probing.names import Taken, draw_keys, draw_numbers, draw_uu
 from lcx.evaluation.probing.needle import FACT, NEEDLE, QUESTION
 from lcx.evaluation.probing.needle_records import build_records
 from lcx.evaluation.probing.views import found_share, grid_view, lengths_view
-from lcx.evaluation.statistics.grid import depth_points
+from lcx.evaluation.statistics.grids import depth_points
 from lcx.records import Bundle, Document
 
 __all__ = ["MULTIKEY", "MULTIQUERY", "MULTIVALUE", "some_keys"]

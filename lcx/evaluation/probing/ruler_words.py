@@ -20,7 +20,7 @@ from lcx.evaluation.probing.haystack import natural_only
 from lcx.evaluation.probing.knobs import knob_values
 from lcx.evaluation.probing.names import Taken, draw_words
 from lcx.evaluation.probing.views import found_share, lengths_view
-from lcx.evaluation.statistics.grid import default_lengths
+from lcx.evaluation.statistics.grids import default_lengths
 from lcx.records import Branch, Bundle, Document
 
 __all__ = ["COMMON", "FREQUENT", "zeta_counts"]

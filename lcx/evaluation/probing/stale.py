@@ -23,7 +23,7 @@ from lcx.evaluation.probing.needle import NEEDLE
 from lcx.evaluation.probing.needle_records import build_records
 from lcx.evaluation.probing.ruler_needles import some_keys
 from lcx.evaluation.probing.views import grid_view, misled
-from lcx.evaluation.statistics.grid import depth_points
+from lcx.evaluation.statistics.grids import depth_points
 from lcx.records import Bundle, Document
 
 __all__ = ["STALE"]

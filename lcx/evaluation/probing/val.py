@@ -16,7 +16,7 @@ from lcx.errors import UsageError
 from lcx.evaluation.probes import Probe, ProbeOptions, Style
 from lcx.evaluation.probing import items
 from lcx.evaluation.probing.items import Item
-from lcx.evaluation.scoring.found import document_recall, label_or_description, name_found
+from lcx.evaluation.text_metrics import document_recall, label_or_description, name_found
 from lcx.records import Branch, Bundle, Document
 
 __all__ = ["CODE", "DATABASE", "DOCUMENT", "build_contexts"]

@@ -6,10 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from lcx.evaluation.probes import Scored
-from lcx.evaluation.scoring.found import contains
-from lcx.evaluation.statistics.grid import grid
-from lcx.evaluation.statistics.grids import grid_evidence, lengths_evidence
-from lcx.evaluation.statistics.groups import group_evidence
+from lcx.evaluation.statistics.grids import grid, grid_evidence, lengths_evidence
+from lcx.evaluation.statistics.resampling import group_evidence
+from lcx.evaluation.text_metrics import contains
 
 __all__ = ["context_of", "found_share", "grid_view", "lengths_view", "misled"]
 

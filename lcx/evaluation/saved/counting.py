@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lcx.errors import UsageError
-from lcx.evaluation.scoring.texts import refuses
+from lcx.evaluation.text_metrics import refuses
 from lcx.work.files import sha256_json
 
 __all__ = ["count_rows", "data_digest", "no_rows"]

@@ -10,8 +10,8 @@ from lcx.errors import UsageError
 from lcx.evaluation.probes import Probe, Scored
 from lcx.evaluation.saved.checking import check_probe_row
 from lcx.evaluation.saved.counting import count_rows, data_digest, no_rows
-from lcx.evaluation.scoring.found import contains
-from lcx.evaluation.statistics.spans import Compat, span_curve
+from lcx.evaluation.statistics.curves import Compat, span_curve
+from lcx.evaluation.text_metrics import contains
 
 __all__ = ["score_probe"]
 
@@ -146,7 +146,7 @@ def _curve(scored: Sequence[Scored], span: int, positions: int, compat: Compat |
 
 
 def _estimate(scored: Sequence[Scored]) -> dict[str, Any]:
-    from lcx.evaluation.statistics.groups import estimate_mean
+    from lcx.evaluation.statistics.resampling import estimate_mean
 
     contexts = [row.get("context") or (row["set_id"], row.get("length")) for row, _ in scored]
     return estimate_mean([value for _, value in scored], contexts).as_dict()

@@ -102,7 +102,7 @@ def _evidence(
     suite: Suite, rows: Sequence[Row], values: Sequence[float | None], contexts: Sequence[Hashable]
 ) -> dict[str, Any]:
     """The mean with its interval, and those of each group."""
-    from lcx.evaluation.statistics.groups import estimate_mean, group_evidence
+    from lcx.evaluation.statistics.resampling import estimate_mean, group_evidence
 
     by = {}
     for field in suite.groups:

@@ -13,15 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lcx.errors import UsageError
+from lcx.evaluation import metrics
+from lcx.evaluation.metrics import BACKEND, Metric
 from lcx.evaluation.probes import Loaded, Suite, SuiteOptions
-from lcx.evaluation.scoring import metrics
-from lcx.evaluation.scoring.labels import BACKEND
-from lcx.evaluation.scoring.metrics import Metric
-from lcx.evaluation.scoring.texts import first_line, first_paragraph
 from lcx.evaluation.suites.building import Item, load_items
 from lcx.evaluation.suites.data import Source, read_source
 from lcx.evaluation.suites.prompts import load_prompts, prompt_of
 from lcx.evaluation.suites.sets import E_SETS, SETS, LongBenchSet
+from lcx.evaluation.text_metrics import first_line, first_paragraph
 
 __all__ = ["suite"]
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lcx.errors import UsageError
+from lcx.evaluation import metrics
 from lcx.evaluation.probes import Loaded, Suite, SuiteOptions
-from lcx.evaluation.scoring import metrics
 from lcx.evaluation.suites.building import Item, load_items
 from lcx.evaluation.suites.data import Source, read_source
 from lcx.evaluation.suites.prompts import Prompt, load_prompts, prompt_of, split_prompt

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lcx.evaluation.scoring import metrics
-from lcx.evaluation.scoring.metrics import Metric
+from lcx.evaluation import metrics
+from lcx.evaluation.metrics import Metric
 from lcx.evaluation.suites.names import BY_CATEGORY, E_NAMES
 
 __all__ = ["E_SETS", "SETS", "LongBenchSet"]
