@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lcx.errors import PluginError, UsageError, suggestion
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.methods import STAGES
 from lcx.settings import Settings
 

@@ -16,7 +16,7 @@ from lcx.evaluation.answering import Answerer, encode, open_endpoint, open_local
 from lcx.evaluation.jobs import Job, fit, stop_ids
 from lcx.evaluation.material import Words
 from lcx.evaluation.settings import EvalSettings
-from lcx.llm.service import Service
+from lcx.llm.client import Service
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
 from lcx.work.files import sha256_text
 

@@ -187,7 +187,9 @@ class LocalClient(LLMClient):
             self._waiting.clear()
             try:
                 await self._answer(batch)
-            except Exception as bad:
+            except asyncio.CancelledError:
+                raise
+            except BaseException as bad:
                 for one in batch:
                     if not one.future.done():
                         one.future.set_exception(bad)
@@ -199,23 +201,23 @@ class LocalClient(LLMClient):
         """Decode in a thread, and keep what it makes as it comes."""
         loop, backend = asyncio.get_running_loop(), self.backend
         asked = [(one.request, one.missing) for one in batch]
-        came: asyncio.Queue[Made | Exception | None] = asyncio.Queue()
+        came: asyncio.Queue[Made | BaseException | None] = asyncio.Queue()
 
         def decode() -> None:
-            end: Exception | None = None
+            end: BaseException | None = None
             try:
                 for made in _streamed(backend, asked):
                     loop.call_soon_threadsafe(came.put_nowait, made)
                     if self._left:
                         return
-            except Exception as bad:
+            except BaseException as bad:  # whoever waits has to be told, whatever it was
                 end = bad
             if not self._left:
                 loop.call_soon_threadsafe(came.put_nowait, end)
 
         thread = asyncio.ensure_future(asyncio.to_thread(decode))
         while (made := await came.get()) is not None:
-            if isinstance(made, Exception):
+            if isinstance(made, BaseException):
                 raise made
             self._keep(batch[made.number], made)
         await thread
@@ -273,15 +275,15 @@ class ServerClient(LLMClient):
     def __init__(
         self,
         open_backend: Callable[[], Any],
-        ledger: CallLedger | None = None,
-        spec: str = "",
+        ledger: CallLedger,
+        spec: str,
         run: Run = asyncio.run,
         *,
         limiter: RateLimiter | None = None,
         tries: int = 5,
         backoff: Backoff = Backoff(),
     ) -> None:
-        super().__init__(open_backend, ledger or CallLedger(), spec, run)
+        super().__init__(open_backend, ledger, spec, run)
         self._asking: dict[str, _Asked] = {}
         self.scheduler = Scheduler(
             lambda: self.backend,
@@ -456,6 +458,10 @@ class Service:
         if key not in self._held:
             self._held[key] = self._make(spec, options)
         return self._held[key]
+
+    def opener(self, spec: str, options: Mapping[str, Any]) -> Callable[[], LLMClient]:
+        """A function that hands out the client of a spec."""
+        return lambda: self.client(spec, options)
 
     def _make(self, spec: str, options: Mapping[str, Any]) -> LLMClient:
         name, _, model = spec.partition(":")

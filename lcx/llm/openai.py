@@ -326,9 +326,10 @@ class ChatServer:
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         """Replies to a batch, without a journal."""
         from lcx.llm.client import ServerClient
+        from lcx.llm.ledger import CallLedger
 
         async def main() -> list[Response]:
-            client = ServerClient(lambda: self, spec=f"openai:{self.model}")
+            client = ServerClient(lambda: self, CallLedger(), f"openai:{self.model}")
             try:
                 return list(await asyncio.gather(*map(client.ask, requests)))
             finally:

@@ -11,7 +11,8 @@ from typing import Any
 
 from lcx.llm.asking import Asker
 from lcx.llm.prompts import load_prompt
-from lcx.llm.protocol import LLM, Request
+from lcx.llm.client import LLMClient
+from lcx.llm.protocol import Request
 from lcx.work.journal import Journal
 
 FINE, INTEGRATION = "fine", "integration"
@@ -87,7 +88,7 @@ class Writer:
 
     def __init__(
         self,
-        llm: Callable[[], LLM],
+        llm: Callable[[], LLMClient],
         journal: Journal,
         *,
         prompts: dict[str, str],

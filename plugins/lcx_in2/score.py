@@ -13,8 +13,8 @@ from lcx.context import Context, StepResult
 from lcx.data.bundles import BundleReader, read_bundles, write_bundles
 from lcx.data.table import SegmentTable, link_table, load_table
 from lcx.errors import LcxError, UsageError
-from lcx.llm.costs import paid
-from lcx.llm.service import Service
+from lcx.llm.client import Service
+from lcx.llm.ledger import paid
 from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.run import Run
@@ -60,7 +60,7 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
     work = _Checking(settings, bundles, load_table(source) if (source / "table.json").is_file() else None)
     with Journal(folder / "journal.jsonl") as journal, service:
         judge = Judge(
-            service.exchange(settings.judge, settings.judge_options),
+            service.client(settings.judge, settings.judge_options),
             prompts,
             settings.attempts,
             settings.reply_tokens,

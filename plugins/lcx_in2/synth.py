@@ -14,9 +14,9 @@ from lcx.data.prepare import step_table
 from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.llm.asking import batches_at_once
-from lcx.llm.costs import paid
+from lcx.llm.client import Service
+from lcx.llm.ledger import paid
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
-from lcx.llm.service import Service
 from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.run import Run

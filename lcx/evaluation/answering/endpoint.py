@@ -2,7 +2,7 @@
 
 A prompt is one message of the user: context first, question last. The first question on a context goes out alone,
 so that the server computes it once; the others follow when it is answered, while few other contexts are open. Calls
-that wait are sent in the order of their texts (`lcx.work.waiting`), so that one context's stay together. Journal,
+that wait are sent in the order of their texts (`lcx.llm.scheduler`), so that one context's stay together. Journal,
 limits, retries and budget are those of every call to a server.
 """
 
@@ -18,10 +18,10 @@ from lcx.data.templates import Template, load_template
 from lcx.errors import UsageError
 from lcx.evaluation.answering.answers import Answer, Answerer, Given, Told, untold
 from lcx.evaluation.jobs import Job
-from lcx.llm.calling import Serving
+from lcx.llm.client import Service
+from lcx.llm.prompts import by_template
 from lcx.llm.protocol import Request, Response
-from lcx.llm.rendering import by_template
-from lcx.llm.service import Service
+from lcx.llm.settings import Serving
 from lcx.records import Bundle
 
 __all__ = ["Endpoint", "open_endpoint"]
@@ -105,7 +105,7 @@ class Endpoint:
         )
         self.service.expect(sum(len(jobs[number].bundle.branches) for number in asked))
         found: dict[tuple[int, int], Answer] = {}
-        exchange = self.service.exchange(self.spec, self.options)
+        exchange = self.service.client(self.spec, self.options)
 
         async def one(number: int, place: int) -> None:
             request = self.request(jobs[number].bundle, place, max_new_tokens)

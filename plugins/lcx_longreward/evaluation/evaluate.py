@@ -11,7 +11,7 @@ from lcx.context import Context, StepResult
 from lcx.errors import MissingError
 from lcx.evaluation.results import check_notes
 from lcx.evaluation.step import Prepared
-from lcx.llm.service import Service
+from lcx.llm.client import Service
 from lcx.recipe import Step
 from lcx.run import Run
 from lcx.stages import require_model

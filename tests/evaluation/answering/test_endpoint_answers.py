@@ -16,7 +16,7 @@ from lcx.errors import LcxError, MissingError, UsageError
 from lcx.evaluation.answering import Answer, Answerer, open_endpoint, self_check
 from lcx.evaluation.answering import endpoint as module
 from lcx.evaluation.jobs import Job
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.records import Branch, Bundle, EncodedBundle
 from tests.llm.models import tiny_llama
 from tests.llm.stub_server import Reply, Stub, prompt_of
