@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context
+from lcx.data.files import ROW_ENDINGS, is_row_file
 from lcx.errors import MissingError, UsageError
 from lcx.hub import tiny_spec
 from lcx.recipe import Step
 from lcx.run import Run, cache_folder
-
-ROW_FILES = (".jsonl", ".json", ".parquet")
-"""Endings of files whose rows are training data."""
 
 
 def make_assembler(tokenizer: Any, template: str, chat: str, data: Path | None) -> Any:
@@ -66,20 +64,24 @@ def ready_model(model: str, ctx: Context) -> str:
 
 
 def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
-    """The folder of bundles, or file of rows, behind `input`. Raises MissingError where there is none."""
+    """The folder of bundles, or file of rows, behind `input`; `hf:NAME` passes as a path. Raises MissingError."""
     if not reference:
         raise MissingError(
             f"step '{step.id}' needs data",
             hint=f"lcx {step.stage} --recipe {run.reference} --step {step.id} --run {run.path} --input PATH "
             "(a folder of bundles, or a .jsonl file of rows with question and answer)",
         )
+    if reference.startswith("hf:"):
+        return Path(reference)
     place = run.resolve(reference, "data")
-    if not place.is_dir() and not (place.is_file() and place.suffix in ROW_FILES):
+    if not place.is_dir() and not (place.is_file() and is_row_file(place)):
         raise MissingError(
             f"no data at '{place}'" if not place.is_file() else f"{place} is no file of rows",
-            why="" if not place.is_file() else f"files of rows end with {', '.join(ROW_FILES)}",
-            hint="--input FOLDER with bundles-*.parquet in it, or --input FILE.jsonl with a question and "
-            "its answers in each row",
+            why=""
+            if not place.is_file()
+            else f"files of rows end with {', '.join(ROW_ENDINGS)}, and maybe .gz",
+            hint="--input FOLDER with bundles-*.parquet or files of rows in it, or --input FILE.jsonl with a question "
+            "and its answers in each row",
         )
     return place
 
