@@ -182,7 +182,7 @@ def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
     """What a train or eval step will do, from its settings and the data if that is there. Imports no torch."""
     values = step.values()
     if step.stage == "eval":
-        from lcx.evaluation.forecast import eval_forecast
+        from lcx.evaluation.planning import eval_forecast
 
         return eval_forecast(step)
     found: dict[str, Any] = {
