@@ -52,7 +52,7 @@ METRICS = (
     "gsm8k",
     "multiple_choice",
 )
-"""Functions of `lcx.evaluation.scoring.metrics`."""
+"""Functions of `lcx.evaluation.metrics`."""
 
 
 @hookimpl
@@ -86,7 +86,7 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
 def lcx_register_llms(register: Callable[..., None]) -> None:
     register("builtin", "lcx.llm.builtin:open_builtin")
     register("local", "lcx.llm.local:open_local")
-    register("openai", "lcx.llm.endpoint:open_openai")
+    register("openai", "lcx.llm.openai:open_openai")
 
 
 @hookimpl
@@ -115,18 +115,18 @@ def lcx_register_probes(register: Callable[..., None]) -> None:
 @hookimpl
 def lcx_register_metrics(register: Callable[..., None]) -> None:
     for name in METRICS:
-        register(name, f"lcx.evaluation.scoring.metrics:{name}")
+        register(name, f"lcx.evaluation.metrics:{name}")
 
 
 @hookimpl
 def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
     if step.method == PREFERENCE:
-        from lcx.stages import preference_step
+        from lcx.training.train import preference_step
 
         return preference_step(step, run, ctx)
     if step.method != SFT:
         return None
-    from lcx.stages import train_step
+    from lcx.training.train import train_step
 
     return train_step(step, run, ctx)
 

@@ -35,8 +35,7 @@ from lcx.llm.service import Service
 from lcx.records import Bundle
 
 if TYPE_CHECKING:
-    from lcx.modeling.decode_ways import Way
-    from lcx.modeling.decode_whole import Traced
+    from lcx.modeling.decode import DecodeStrategy, Traced
 
 __all__ = [
     "TIES",
@@ -127,21 +126,23 @@ def open_local(
     `reuse=False` runs every prompt whole. The answerer's `reason` says which way was taken and why. Raises
     UsageError for an encoder-decoder.
     """
-    from lcx.modeling.decode_ways import way_of
+    from lcx.modeling.decode import pick_strategy
 
     if getattr(model.config, "is_encoder_decoder", False):
         raise UsageError(
             f"'{model.config.model_type}' is an encoder-decoder, not a causal language model",
             hint="--model takes a model that continues a text, such as Llama, Qwen or Mistral.",
         )
-    return Local(model, tokenizer, sorted(set(stops)), batch, way_of(model, reuse=reuse))
+    return Local(model, tokenizer, sorted(set(stops)), batch, pick_strategy(model, reuse=reuse))
 
 
 class Local:
     """Greedy answers of one model."""
 
-    def __init__(self, model: Any, tokenizer: Any, stops: Sequence[int], batch: int, way: Way) -> None:
-        from lcx.modeling.decode_ways import SHARED, WHOLE
+    def __init__(
+        self, model: Any, tokenizer: Any, stops: Sequence[int], batch: int, way: DecodeStrategy
+    ) -> None:
+        from lcx.modeling.decode import SHARED, WHOLE
 
         self.model, self.tokenizer = model, tokenizer
         self.stops, self.batch, self.way = list(stops), batch, way
@@ -185,7 +186,7 @@ class Local:
 
     def _whole(self, jobs: Sequence[Job], items: Sequence[tuple[int, int]], limit: int, note: Any) -> None:
         """Items of any contexts in batches of whole prompts."""
-        from lcx.modeling.decode_whole import generate_rows
+        from lcx.modeling.decode import generate_rows
 
         generate_rows(
             self.model,
@@ -198,11 +199,11 @@ class Local:
 
     def _context(self, number: int, job: Job, limit: int, note: Any) -> None:
         """All items of one context."""
-        from lcx.modeling.decode_ways import answer_by
+        from lcx.modeling.decode import decode_branches
 
         encoded = job.encoded
         assert encoded is not None
-        answer_by(
+        decode_branches(
             self.way,
             self.model,
             encoded.prefix,
@@ -256,7 +257,7 @@ def check_local(
     answerer: Local, jobs: Sequence[Job], k: int, seed: int, max_new_tokens: int, given: Given
 ) -> dict[str, Any]:
     """`self_check` for a model in this process. Answers without their tokens are made again first."""
-    from lcx.modeling.decode_whole import trace
+    from lcx.modeling.decode import trace
 
     items = _drawn(jobs, k, seed, given)
     if not items:

@@ -181,7 +181,7 @@ def task_scores(task: str, result: Mapping[str, Any]) -> tuple[dict[str, Any], l
 
     Where there is none, rows have no score, and only lm-eval's own numbers are reported.
     """
-    from lcx.evaluation.statistics.bootstrap import mean_interval
+    from lcx.evaluation.statistics.intervals import mean_interval
 
     samples = list(result["samples"])
     filters = list(dict.fromkeys(sample["filter"] for sample in samples))

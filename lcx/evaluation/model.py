@@ -99,7 +99,7 @@ class LocalSubject:
     @property
     def weights(self) -> str:
         if not self._weights:
-            from lcx.modeling.fingerprint import digest_of_weights
+            from lcx.modeling.load import digest_of_weights
 
             self._weights = digest_of_weights(self.model)
         return self._weights

@@ -34,10 +34,9 @@ from typing import Any, NoReturn
 
 from lcx.errors import UsageError
 from lcx.evaluation.benchmarks.groups import SUITES
-from lcx.evaluation.scoring.found import contains
-from lcx.evaluation.scoring.texts import refuses
-from lcx.evaluation.statistics.spans import Compat, span_curve
+from lcx.evaluation.statistics.curves import Compat, span_curve
 from lcx.evaluation.task import Measure, Probe, Scored, Suite, get_probe
+from lcx.evaluation.text_metrics import contains, refuses
 from lcx.work.files import sha256_json
 
 __all__ = [
@@ -510,7 +509,7 @@ def _curve(scored: Sequence[Scored], span: int, positions: int, compat: Compat |
 
 
 def _estimate(scored: Sequence[Scored]) -> dict[str, Any]:
-    from lcx.evaluation.statistics.groups import estimate_mean
+    from lcx.evaluation.statistics.resampling import estimate_mean
 
     contexts = [row.get("context") or (row["set_id"], row.get("length")) for row, _ in scored]
     return estimate_mean([value for _, value in scored], contexts).as_dict()
@@ -606,7 +605,7 @@ def _evidence(
     suite: Suite, rows: Sequence[Row], values: Sequence[float | None], contexts: Sequence[Hashable]
 ) -> dict[str, Any]:
     """The mean with its interval, and those of each group."""
-    from lcx.evaluation.statistics.groups import estimate_mean, group_evidence
+    from lcx.evaluation.statistics.resampling import estimate_mean, group_evidence
 
     by = {}
     for field in suite.groups:

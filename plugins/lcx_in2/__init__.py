@@ -58,7 +58,7 @@ def lcx_score(step: Step, run: Run, ctx: Context) -> StepResult | None:
 def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
     if step.method != NAME:
         return None
-    from lcx.stages import train_step
+    from lcx.training.train import train_step
 
     return train_step(step, run, ctx)
 

@@ -58,7 +58,7 @@ def lcx_score(step: Step, run: Run, ctx: Context) -> StepResult | None:
 def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
     if step.method != NAME:
         return None
-    from lcx.stages import preference_step
+    from lcx.training.train import preference_step
 
     return preference_step(step, run, ctx)
 

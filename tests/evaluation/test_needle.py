@@ -15,7 +15,7 @@ from lcx.errors import UsageError
 from lcx.evaluation.offline import score_predictions
 from lcx.evaluation.probes import haystack as filler
 from lcx.evaluation.probes.needle import NEEDLE, build_needles, draw_needles
-from lcx.evaluation.statistics.grid import default_lengths, depth_points
+from lcx.evaluation.statistics.grids import default_lengths, depth_points
 from lcx.evaluation.task import ProbeOptions, row_of
 from lcx.records import Bundle, Document
 from tests.data.tokenizers_for_tests import byte_level

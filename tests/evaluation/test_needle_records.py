@@ -13,7 +13,7 @@ from lcx.errors import UsageError
 from lcx.evaluation.offline import score_predictions
 from lcx.evaluation.probes import val as items
 from lcx.evaluation.probes.needle import build_needles
-from lcx.evaluation.statistics.grid import band
+from lcx.evaluation.statistics.grids import band
 from lcx.evaluation.task import ProbeOptions, get_probe, row_of
 from lcx.records import Document
 

@@ -25,7 +25,7 @@ from lcx.evaluation.runner import run_tasks
 from lcx.evaluation.samples import Material
 from lcx.evaluation.settings import EvalSettings
 from lcx.evaluation.task import Measure, ProbeOptions, Reading
-from lcx.modeling.reading import read_text
+from lcx.modeling.logprobs import text_logprobs
 from lcx.records import Document
 
 VOCAB = 90
@@ -78,15 +78,15 @@ def test_log_probabilities_are_those_of_full_logits(make: Any, chunk: int) -> No
     rows: list[int] = []
     model.lm_head.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[1]))
     done: list[int] = []
-    found = read_text(model, ids, chunk=chunk, on_done=done.append)
+    found = text_logprobs(model, ids, chunk=chunk, on_done=done.append)
     assert max(rows) <= chunk, "logits of a chunk at a time, never of the whole text"
     assert sum(done) == len(found) == 149
     np.testing.assert_allclose(found.numpy(), naive(model, ids), atol=2e-5)
 
 
 def test_short_texts_have_no_probabilities() -> None:
-    assert len(read_text(llama(), [3])) == 0
-    assert len(read_text(llama(), [3, 4])) == 1
+    assert len(text_logprobs(llama(), [3])) == 0
+    assert len(text_logprobs(llama(), [3, 4])) == 1
 
 
 def test_a_measure_of_texts_equals_the_naive_one() -> None:

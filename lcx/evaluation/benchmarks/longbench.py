@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lcx.errors import UsageError
+from lcx.evaluation import metrics
 from lcx.evaluation.benchmarks.groups import BY_CATEGORY, E_NAMES
 from lcx.evaluation.benchmarks.loading import Item, Source, load_items, load_prompts, prompt_of, read_source
-from lcx.evaluation.scoring import metrics
-from lcx.evaluation.scoring.labels import BACKEND
-from lcx.evaluation.scoring.metrics import Metric
-from lcx.evaluation.scoring.texts import first_line, first_paragraph
+from lcx.evaluation.metrics import BACKEND, Metric
 from lcx.evaluation.task import Loaded, Suite, SuiteOptions
+from lcx.evaluation.text_metrics import first_line, first_paragraph
 
 __all__ = ["E_SETS", "SETS", "LongBenchSet", "suite"]
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lcx.errors import UsageError
+from lcx.evaluation import metrics
 from lcx.evaluation.benchmarks.loading import (
     Item,
     Prompt,
@@ -22,7 +23,6 @@ from lcx.evaluation.benchmarks.loading import (
     read_source,
     split_prompt,
 )
-from lcx.evaluation.scoring import metrics
 from lcx.evaluation.task import Loaded, Suite, SuiteOptions
 
 __all__ = ["LONGBENCH_V2"]

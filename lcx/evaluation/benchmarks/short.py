@@ -11,9 +11,9 @@ from typing import Any
 
 from lcx.data.templates import Template
 from lcx.errors import UsageError
+from lcx.evaluation import metrics
 from lcx.evaluation.benchmarks.loading import Item, Prompt, Source, load_items, load_prompts, read_source
-from lcx.evaluation.scoring import metrics, numbers
-from lcx.evaluation.scoring.choices import LETTERS
+from lcx.evaluation.metrics import LETTERS
 from lcx.evaluation.task import Loaded, Suite, SuiteOptions
 
 __all__ = ["CSQA", "GSM8K"]
@@ -84,7 +84,7 @@ def _gsm8k_fields(row: Row) -> dict[str, Any]:
         value = value[0]
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
-    if isinstance(value, str) and (gold := numbers.gold_number(value)) is not None:
+    if isinstance(value, str) and (gold := metrics.gold_number(value)) is not None:
         value = f"{gold:f}"
     return {} if value is None else {"answer": value}
 
@@ -94,7 +94,7 @@ def _gsm8k_item(row: Row) -> tuple[str, dict[str, Any]] | None:
     answer = fields.get("answer")
     if not isinstance(row.get("question"), str) or not isinstance(answer, str):
         return None
-    return None if numbers.gold_number(answer) is None else (row["question"], fields)
+    return None if metrics.gold_number(answer) is None else (row["question"], fields)
 
 
 def _prompt(family: str, path: str | None) -> tuple[Prompt, str]:

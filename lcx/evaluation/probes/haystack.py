@@ -19,11 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lcx.errors import UsageError
-from lcx.evaluation.scoring.found import contains
-from lcx.evaluation.statistics.grid import default_lengths, grid
-from lcx.evaluation.statistics.grids import grid_evidence, lengths_evidence
-from lcx.evaluation.statistics.groups import group_evidence
+from lcx.evaluation.statistics.grids import default_lengths, grid, grid_evidence, lengths_evidence
+from lcx.evaluation.statistics.resampling import group_evidence
 from lcx.evaluation.task import ProbeOptions, Scored
+from lcx.evaluation.text_metrics import contains
 from lcx.records import Branch, Bundle, Document
 
 __all__ = [

@@ -27,8 +27,8 @@ from lcx.evaluation.probes.haystack import (
     scattered,
 )
 from lcx.evaluation.probes.ruler import some_keys
-from lcx.evaluation.scoring.found import contains
 from lcx.evaluation.task import Knob, Probe, ProbeOptions, Scored, knob_values
+from lcx.evaluation.text_metrics import contains
 from lcx.records import Bundle, Document
 
 __all__ = ["MULTIHOP"]

@@ -28,9 +28,9 @@ from lcx.evaluation.probes.haystack import (
     grid_view,
 )
 from lcx.evaluation.probes.val import Record, records
-from lcx.evaluation.scoring.found import contains
-from lcx.evaluation.statistics.grid import band, depth_points
+from lcx.evaluation.statistics.grids import band, depth_points
 from lcx.evaluation.task import Probe, ProbeOptions
+from lcx.evaluation.text_metrics import contains
 from lcx.records import Branch, Bundle, Document
 
 __all__ = ["NEEDLE", "Needle", "build_needles", "build_records", "draw_needles"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lcx.errors import UsageError
-from lcx.evaluation.statistics.grid import default_lengths
+from lcx.evaluation.statistics.grids import default_lengths
 from lcx.evaluation.task import Measure, ProbeOptions, Reading
 from lcx.records import Document
 
@@ -105,9 +105,9 @@ def sums_between(logprobs: Sequence[float], edges: Sequence[int]) -> tuple[list[
 
 
 def _measure(model: Any, reading: Reading, on_done: Callable[[int], None]) -> dict[str, Any]:
-    from lcx.modeling.reading import read_text
+    from lcx.modeling.logprobs import text_logprobs
 
-    found = read_text(model, reading.ids, on_done=on_done)
+    found = text_logprobs(model, reading.ids, on_done=on_done)
     sums, counts = sums_between(found.double().tolist(), reading.meta["edges"])
     return {"sums": sums, "counts": counts}
 

@@ -35,7 +35,7 @@ from lcx.evaluation.probes.haystack import (
     scattered,
 )
 from lcx.evaluation.probes.needle import FACT, NEEDLE, QUESTION, build_records
-from lcx.evaluation.statistics.grid import default_lengths, depth_points
+from lcx.evaluation.statistics.grids import default_lengths, depth_points
 from lcx.evaluation.task import Knob, Probe, ProbeOptions, knob_values
 from lcx.records import Branch, Bundle, Document
 

@@ -28,7 +28,7 @@ from lcx.evaluation.probes.haystack import (
 )
 from lcx.evaluation.probes.needle import NEEDLE, build_records
 from lcx.evaluation.probes.ruler import some_keys
-from lcx.evaluation.statistics.grid import depth_points
+from lcx.evaluation.statistics.grids import depth_points
 from lcx.evaluation.task import Knob, Probe, ProbeOptions, Scored, knob_values
 from lcx.records import Bundle, Document
 

@@ -19,8 +19,8 @@ from itertools import accumulate, islice
 from typing import Any
 
 from lcx.errors import UsageError
-from lcx.evaluation.scoring.found import document_recall, label_or_description, name_found
 from lcx.evaluation.task import Probe, ProbeOptions, Style
+from lcx.evaluation.text_metrics import document_recall, label_or_description, name_found
 from lcx.records import Branch, Bundle, Document
 
 __all__ = [

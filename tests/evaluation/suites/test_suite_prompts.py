@@ -145,7 +145,7 @@ def test_the_examples_of_gsm8k_are_right() -> None:
     """Every worked example says what its own steps come to."""
     import re
 
-    from lcx.evaluation.scoring.numbers import final_number
+    from lcx.evaluation.metrics import final_number
 
     for shot in load_prompts("gsm8k", None)["gsm8k"]["shots"]:
         steps = re.findall(r"(\d[\d .*/+-]*\d|\d+) = \$?(\d+)", shot)
