@@ -145,7 +145,7 @@ def _category_means(
     tasks: Mapping[str, Mapping[str, Scores]], names: Sequence[str], family: str
 ) -> list[tuple[str, list[Scores]]]:
     """The mean of each of LongBench's categories and of all its tasks, a row each."""
-    from lcx.evaluation.suites.groups import summarize
+    from lcx.evaluation.benchmarks.groups import summarize
 
     found = [
         summarize({task: models[name] for task, models in tasks.items() if name in models}, family)

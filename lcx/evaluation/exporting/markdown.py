@@ -150,7 +150,7 @@ def _command(scores: Mapping[str, Any], recipe: str | None, given: Mapping[str, 
 def _task_names(tasks: Iterable[str], given: Iterable[str]) -> list[str]:
     """The tasks as a command line names them: a sized probe by its file."""
     from lcx.errors import LcxError
-    from lcx.evaluation.probing.sizing import read_sizing
+    from lcx.evaluation.planning import read_sizing
     from lcx.evaluation.settings import sized_file
 
     files = {}
