@@ -86,7 +86,7 @@ def _cells(one: Verdict) -> tuple[str, ...]:
     sees = "" if one.sees is None or one.verdict != "no evidence" else f" (±{one.sees:.{digits}f})"
     ends = "too few"
     if one.low is not None and one.high is not None:
-        ends = f"{signed(one.low, digits, minus='-', finer=False)} to {signed(one.high, digits, minus='-', finer=False)}"
+        ends = f"{_change(one.low, digits)} to {_change(one.high, digits)}"
     return (
         _mean(one.a, one.unit),
         "→",
