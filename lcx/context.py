@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from lcx.progress import Display, Progress
+
 PULSE = 5.0
 """Seconds between two lines of progress."""
 
@@ -44,6 +46,7 @@ class Context:
     wait: Callable[[], None] = field(default=_alone, repr=False)
 
     _pulsed: float = field(default_factory=time.monotonic, repr=False)
+    _display: Display | None = field(default=None, repr=False)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -53,6 +56,17 @@ class Context:
         yield
         if self.rank == 0:
             self.wait()
+
+    def progress(
+        self, label: str, total: int, unit: str = "", *, done: int = 0, closing: bool = True
+    ) -> Progress:
+        """Show how far work of `total` units is: `with ctx.progress("judged", 400, "answers") as shown`.
+
+        Inside, `shown.advance()` or `shown.update(done)`; see `lcx.progress.Progress`.
+        """
+        if self._display is None or self._display.console is not self.console:
+            self._display = Display(self.console)
+        return Progress(self._display, label, total, unit, done=done, closing=closing, silent=self.rank != 0)
 
     def pulse(self, text: str) -> None:
         """A line that says how far a long part is, at most one every PULSE seconds."""

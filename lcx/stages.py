@@ -89,7 +89,7 @@ def bundles_folder(reference: str | None, step: Step, run: Run) -> Path:
 def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
     """What a train or eval step will do, from its settings and the data if that is there. Imports no torch."""
     if step.stage == "eval":
-        from lcx.evaluation.forecast import eval_forecast
+        from lcx.evaluation.planning import eval_forecast
 
         return eval_forecast(step)
     from lcx.training.train import forecast

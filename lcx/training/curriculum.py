@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lcx.errors import LcxError
-from lcx.modeling.threads import few_threads
+from lcx.modeling.load import few_threads
 from lcx.modeling.tiny import (
     BRANCH,
     LINE_STARTS,
