@@ -59,22 +59,6 @@ def test_folder(saved: Path) -> None:
     assert load_tokenizer(saved).eos_token == "<eos>"
 
 
-def test_tiny_asks_the_curriculum(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
-    module = ModuleType("lcx.training.curriculum")
-
-    def load_or_train_base(seed: int, cache: Path, *, name: str) -> Path:
-        asked.append((name, seed, cache))
-        return saved
-
-    module.load_or_train_base = load_or_train_base  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lcx.training.curriculum", module)
-    monkeypatch.setenv("LCX_CACHE", str(tmp_path))
-    load_config("tiny")
-    load_config("tiny16:3")
-    assert asked == [("tiny", 0, tmp_path / "tiny"), ("tiny16", 3, tmp_path / "tiny")]
-
-
 def test_rope_theta_is_merged(saved: Path) -> None:
     model = load_model(saved, rope_theta=1e6, device="cpu")
     assert model.config.rope_parameters["rope_theta"] == 1e6
