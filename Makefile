@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.lcx-installed
-# The demo and the tests use every core but leave the choice to the user: OMP_NUM_THREADS=1 make demo
-PYTEST := $(BIN)/python -m pytest
+# Tests run in as many processes as WORKERS says, one thread each unless OMP_NUM_THREADS says otherwise; 0 runs them in one.
+WORKERS ?= 2
+# The files of a test stay together in one worker, so that what their fixtures make is made once.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test slow lint format completions clean
+.PHONY: help venv demo test slow nightly lint format completions clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,11 +25,14 @@ venv: $(STAMP)  ## .venv with lcx and its test tools
 demo: venv  ## train a tiny model, bend it, cure it with IN2, show the curves (minutes, no GPU)
 	$(BIN)/lcx demo
 
-test: venv  ## the quick tests (under 15 minutes on 2 cores)
+test: venv  ## the quick tests (under 5 minutes on 2 cores)
 	$(PYTEST)
 
-slow: venv  ## the tests that take minutes: several seeds, wheels, kills
+slow: venv  ## real processes, servers, wheels, kills, and each demo once (under 15 minutes)
 	$(PYTEST) -m slow
+
+nightly: venv  ## every seed of the demos, and what takes longest
+	$(PYTEST) -m nightly
 
 lint: venv  ## ruff and mypy
 	$(BIN)/ruff check .

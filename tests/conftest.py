@@ -1,10 +1,15 @@
-"""What tests share: a cache and runs of their own, the command line in and out of this process, and a toy
-method.
+"""What tests share: a cache and runs of their own, tiny models trained once, the command line in and out of this
+process, and a toy method.
 """
 
 from __future__ import annotations
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread a worker: there are as many workers as cores. Before numpy or torch reads it; the user's choice holds.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,20 +21,39 @@ import pytest
 
 from lcx import plugins
 from lcx.plugins import Plugins
+from tests.tiny_store import TinyStore
 from tests.toy import TOY_RECIPE, Toy
+
+TEST_CACHE = os.environ.get("LCX_TEST_CACHE", "")
+"""Where trained tiny models are kept between sessions; pytest's own cache folder unless the user names another."""
+TRUTH = "LCX_TRUTH"
+"""The one variable of the caller's that tests read: see tests/truth.py."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test touches the user's cache, asks the network, or depends on the caller's LCX_ variables."""
     patch = pytest.MonkeyPatch()
-    for name in [name for name in os.environ if name.startswith(("LCX_", "_LCX_"))]:
+    for name in [name for name in os.environ if name.startswith(("LCX_", "_LCX_")) and name != TRUTH]:
         patch.delenv(name)
     patch.setenv("LCX_CACHE", str(tmp_path_factory.mktemp("cache")))
     patch.setenv("HF_HUB_OFFLINE", "1")
     patch.setenv("TOKENIZERS_PARALLELISM", "false")
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(pytestconfig: pytest.Config, _environment: None) -> Callable[..., Path]:
+    """`tiny_model(name="tiny", seed=0)` puts a trained tiny model into this session's cache, so that `--model tiny`
+    finds it there, and returns its folder. It is trained once for all sessions and workers of these sources.
+    """
+    store = TinyStore(Path(TEST_CACHE or pytestconfig.rootpath / ".pytest_cache"))
+
+    def ensure(name: str = "tiny", seed: int = 0) -> Path:
+        return store.ensure(name, seed, Path(os.environ["LCX_CACHE"]))
+
+    return ensure
 
 
 @dataclass
