@@ -14,7 +14,6 @@ from lcx.errors import MissingError
 from lcx.evaluation.planning import Planned, left_out, plan_tasks, was_named
 from lcx.evaluation.probes import Measure, Suite
 from lcx.evaluation.settings import EvalSettings
-from lcx.hub import locate, tiny_spec
 from lcx.recipe import Step
 from lcx.run import Run
 from lcx.work.files import read_json, write_json
@@ -177,7 +176,7 @@ def _subject(spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> S
 
     if settings.served:
         return ServedSubject(spec, settings, folder, ctx)
-    return LocalSubject(locate(spec) if tiny_spec(spec) else spec, settings, ctx)
+    return LocalSubject(ctx.ready_model(spec), settings, ctx)
 
 
 def _from_corpus(one: Planned, subject: Subject, found: Found) -> Material:

@@ -11,7 +11,6 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.data.assembly import open_assembler
-from lcx.hub import locate, tiny_spec
 from lcx.recipe import Step
 from lcx.run import Run
 
@@ -31,7 +30,7 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     from lcx.training.sft import EncodedDataset, train_sft
 
     with ctx.main_first():
-        settings = settings.model_copy(update={"model": locate(model) if tiny_spec(model) else model})
+        settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
     bundles, aside = training_bundles(data, step, run, ctx)
@@ -56,7 +55,7 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
     options = loss_options(loss, {**named, **settings.loss_options})
     with ctx.main_first():
-        settings = settings.model_copy(update={"model": locate(model) if tiny_spec(model) else model})
+        settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
     bundles, aside = training_bundles(data, step, run, ctx)
