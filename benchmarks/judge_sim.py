@@ -12,7 +12,7 @@ from lcx.errors import LcxError
 from lcx.llm.builtin import open_builtin
 from lcx.llm.desk import Desk
 from lcx.llm.dispatch import Call
-from lcx.llm.endpoint import Failed, Good
+from lcx.llm.openai import Failed, Good
 from lcx.llm.posting import Posting
 from lcx.llm.protocol import Request, Response
 

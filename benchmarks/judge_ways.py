@@ -57,11 +57,11 @@ def bare(url: str, prompts: Sequence[str], flight: int, warm: int, *, wire: bool
     import httpx2
     import openai
 
-    from lcx.llm.endpoint import Place, open_client
+    from lcx.llm.openai import Endpoint, open_client
 
     async def main() -> dict[str, float]:
         if wire:
-            client = open_client(Place(url, "none"), flight, 60.0)
+            client = open_client(Endpoint(url, "none"), flight, 60.0)
         else:
             limits = httpx2.Limits(max_connections=flight, max_keepalive_connections=flight)
             http = httpx2.AsyncClient(limits=limits, timeout=60.0)

@@ -35,8 +35,8 @@ from prefix_ways import LmEval, Material, Sizes, timed
 from rich.console import Console
 from rich.table import Table
 
-from lcx.evaluation.answering.checking import TIES, verdict
-from lcx.modeling.decode_whole import trace
+from lcx.evaluation.answer import TIES, verdict
+from lcx.modeling.decode import trace
 from lcx.work.files import write_json
 
 TARGETS = {"generate": 35.0, "lm_eval": 20.0}

@@ -22,7 +22,7 @@ from machine import machine
 from transformers import LlamaForCausalLM
 
 from lcx.data.catalogue import catalogue_documents, load_entities
-from lcx.modeling.threads import few_threads
+from lcx.modeling.load import few_threads
 from lcx.modeling.tiny import RECORDS, SPANS, World, answer_logits, load_world, probe, with_queries
 from lcx.training.curriculum import gap, train_base
 

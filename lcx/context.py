@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from lcx.progress import Display, Progress
+
 if TYPE_CHECKING:
     from lcx.plugins import Plugins
 
@@ -58,6 +60,7 @@ class Context:
     ready_model: Callable[[str], str] = field(default=str, repr=False)
 
     _pulsed: float = field(default_factory=time.monotonic, repr=False)
+    _display: Display | None = field(default=None, repr=False)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -67,6 +70,17 @@ class Context:
         yield
         if self.rank == 0:
             self.wait()
+
+    def progress(
+        self, label: str, total: int, unit: str = "", *, done: int = 0, closing: bool = True
+    ) -> Progress:
+        """Show how far work of `total` units is: `with ctx.progress("judged", 400, "answers") as shown`.
+
+        Inside, `shown.advance()` or `shown.update(done)`; see `lcx.progress.Progress`.
+        """
+        if self._display is None or self._display.console is not self.console:
+            self._display = Display(self.console)
+        return Progress(self._display, label, total, unit, done=done, closing=closing, silent=self.rank != 0)
 
     def pulse(self, text: str) -> None:
         """A line that says how far a long part is, at most one every PULSE seconds."""

@@ -176,7 +176,7 @@ def forecast(step: Step, run: Run, ctx: Context, plugins: Plugins) -> Mapping[st
 def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
     """What a train or eval step of the core's will do, from its settings and the data if that is there. Torch-free."""
     if step.stage == "eval":
-        from lcx.evaluation.forecast import eval_forecast
+        from lcx.evaluation.planning import eval_forecast
 
         return eval_forecast(step, ctx.plugins)
     from lcx.training.train import forecast

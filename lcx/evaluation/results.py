@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lcx import __version__
+from lcx.evaluation.benchmarks.groups import FAMILIES, summarize
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.suites.groups import FAMILIES, summarize
 from lcx.run import versions
 
 __all__ = ["check_notes", "eval_notes", "summary", "together"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lcx.evaluation.answering import Answer
-from lcx.evaluation.jobs import Job
-from lcx.evaluation.material import ITEM, Material
-from lcx.evaluation.probes import Measure, Suite
+from lcx.evaluation.answer import Answer
+from lcx.evaluation.encode import Job
+from lcx.evaluation.offline import score_probe, score_suite
 from lcx.evaluation.report.excerpts import excerpt
-from lcx.evaluation.saved.probes import score_probe
-from lcx.evaluation.saved.suites import score_suite
+from lcx.evaluation.samples import ITEM, Material
+from lcx.evaluation.task import Measure, Suite
 from lcx.records import Branch
 
 __all__ = ["make_row", "score_rows"]

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from lcx.context import Context, StepResult
 from lcx.errors import MissingError
 from lcx.evaluation.planning import Planned, left_out, plan_tasks, was_named
-from lcx.evaluation.probes import Measure, Suite
 from lcx.evaluation.settings import EvalSettings
+from lcx.evaluation.task import Measure, Suite
 from lcx.recipe import Step
 from lcx.run import Run
 from lcx.work.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from lcx.evaluation.material import Material
-    from lcx.evaluation.subject import Subject
+    from lcx.evaluation.model import Subject
+    from lcx.evaluation.samples import Material
     from lcx.plugins import Plugins
 
 __all__ = ["SCORES", "Found", "Prepared", "answer_eval", "eval_step", "prepare_eval"]
@@ -130,7 +130,7 @@ def _suites(
     planned: Sequence[Planned], settings: EvalSettings, found: Found, named: bool
 ) -> dict[str, Material]:
     """The suites' questions; those whose data is not there, and what a server cannot do, are left out by name."""
-    from lcx.evaluation.material import from_suite
+    from lcx.evaluation.samples import from_suite
 
     ready: dict[str, Material] = {}
     for one in planned:
@@ -172,7 +172,7 @@ def _template(settings: EvalSettings) -> Any:
 
 
 def _subject(spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> Subject:
-    from lcx.evaluation.subject import LocalSubject, ServedSubject
+    from lcx.evaluation.model import LocalSubject, ServedSubject
 
     if settings.served:
         return ServedSubject(spec, settings, folder, ctx)
@@ -180,7 +180,7 @@ def _subject(spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> S
 
 
 def _from_corpus(one: Planned, subject: Subject, found: Found) -> Material:
-    from lcx.evaluation.material import from_corpus
+    from lcx.evaluation.samples import from_corpus
 
     assert one.what is not None
     assert not isinstance(one.what, Suite)

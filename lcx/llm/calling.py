@@ -11,7 +11,6 @@ from typing import Self
 
 from pydantic import model_validator
 
-from lcx.llm.url import wrong_url
 from lcx.settings import VOLATILE, Settings, setting
 
 
@@ -66,6 +65,8 @@ class Serving(Settings):
     @model_validator(mode="after")
     def _urls(self) -> Self:
         """Settings are written down: a URL with a password must not get that far."""
+        from lcx.llm.openai import wrong_url  # not above: settings are read by commands that call nobody
+
         options = (value for name, value in self if name.endswith("options") and isinstance(value, Mapping))
         for url in (self.base_url, *(one.get("base_url") for one in options)):
             wrong, hint = wrong_url(str(url)) if url else ("", "")

@@ -12,7 +12,7 @@ from typing import Any
 
 from lcx.errors import LcxError
 from lcx.llm.desk import Desk
-from lcx.llm.endpoint import FATAL, FINAL, Failed, Good
+from lcx.llm.openai import FATAL, FINAL, UNUSABLE, Failed, Good
 from lcx.llm.protocol import Request
 from lcx.llm.sending import Call, Lengths, count_tokens
 from lcx.work.budget import Spent
@@ -223,10 +223,10 @@ class Dispatch:
     def _succeeded(self, call: Call, good: Good, seconds: float) -> None:
         if not good.prompt_tokens and not good.completion_tokens:  # a server that does not count
             said = sum(count_tokens(text.encode("utf-8", "replace")) for text, _ in good.choices)
-            good = Good(good.choices, count_tokens(call.messages), said)
+            good = replace(good, prompt_tokens=count_tokens(call.messages), completion_tokens=said)
         given = len(good.choices)
-        if given < call.count:
-            self.most = max(1, given)
+        if given + good.spoiled < call.count:
+            self.most = max(1, given + good.spoiled)
         good = replace(good, choices=good.choices[: call.count])
         self.desk.paid(call.key, call.row(good, seconds), self.spec, call.part)
         self._goods += 1
@@ -243,7 +243,7 @@ class Dispatch:
             bad = Failed(bad.reason, FINAL, detail=bad.detail, status=bad.status)  # this prompt, not the key
         if bad.kind == FATAL:
             self._stop(call, bad)
-        elif bad.kind == FINAL:
+        elif bad.kind in (FINAL, UNUSABLE):
             call.end(bad)
         else:
             self._again(call, bad)

@@ -30,7 +30,7 @@ class Model:
         """
         import torch
 
-        from lcx.modeling.threads import few_threads
+        from lcx.modeling.load import few_threads
 
         if self.stopped.is_set():
             raise LcxError(CLOSED)
@@ -76,10 +76,10 @@ class Model:
         import torch
         from transformers import DynamicCache
 
-        from lcx.modeling.support import why_refused
+        from lcx.modeling.support import why_not_packed
 
         places = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        if len(places) == len(prompts) or ids.shape[1] < 2 or why_refused(self.model.config):
+        if len(places) == len(prompts) or ids.shape[1] < 2 or why_not_packed(self.model.config):
             return {}
         rows_of = {prompt: row for row, prompt in enumerate(prompts)}
         first = torch.tensor([rows_of[prompt] for prompt in places], device=ids.device)
@@ -98,7 +98,8 @@ class Model:
 
     def _shared(self, batch: Batch, rows: int) -> list[list[int]]:
         """Samples of one prompt behind one prefill."""
-        from lcx.modeling.decode import BranchDecoder, Sampling
+        from lcx.modeling.decode_kv import BranchDecoder
+        from lcx.modeling.sampling import Sampling
 
         sampler = batch.sampler
         decoder = BranchDecoder(self.model)
@@ -149,7 +150,7 @@ def _drawing(batch: Batch) -> Any:
     import torch
     from transformers import LogitsProcessor
 
-    from lcx.modeling.decode import Sampling, generator, pick
+    from lcx.modeling.sampling import Sampling, generator, pick
 
     sampler = batch.sampler
     sampling = Sampling(sampler.temperature, sampler.top_p)
@@ -174,14 +175,14 @@ class Local:
     """Generates with one model in this process."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, window: int, batch: int, chat: str) -> None:
-        from lcx.modeling.decode import why_not
+        from lcx.modeling.support import why_not_decoded
 
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.batch, self.ends = batch, ends_of(model)
         self.stop = threading.Event()
         self.chat = bool(tokenizer.chat_template) if chat == "auto" else chat == "always"
         self.composer = Composer(
-            tokenizer, window, batch, chat=self.chat, share=why_not(model.config) is None
+            tokenizer, window, batch, chat=self.chat, share=why_not_decoded(model.config) is None
         )
 
     def describe(self) -> dict[str, Any]:

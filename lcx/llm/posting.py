@@ -9,8 +9,8 @@ from typing import Any
 
 from lcx.llm.desk import Desk
 from lcx.llm.dispatch import Dispatch
-from lcx.llm.endpoint import FINAL, Failed, Good, parameters_of
 from lcx.llm.exchange import Exchange, resampled
+from lcx.llm.openai import FINAL, Failed, Good, parameters_of
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.work.calls import Row, call_key, dump_messages
 from lcx.work.limits import Pace

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lcx.errors import LcxError
-from lcx.llm.endpoint import Failed, Good
+from lcx.llm.openai import Failed, Good
 from lcx.llm.protocol import LLM, Request
 from lcx.work.budget import Spent
 from lcx.work.calls import Row
 
 
 class Sender(LLM, Protocol):
-    """What a server's backend offers besides an LLM's methods. `lcx.llm.endpoint.Endpoint` is one."""
+    """What a server's backend offers besides an LLM's methods. `lcx.llm.openai.ChatServer` is one."""
 
     concurrency: int
     extra: Mapping[str, Any]

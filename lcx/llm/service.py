@@ -54,7 +54,7 @@ class Service:
         lcx.llm.check_llm(spec, self.ctx.plugins)
         name, _, model = spec.partition(":")
         if name == ENDPOINT:
-            from lcx.llm.endpoint import open_openai
+            from lcx.llm.openai import open_openai
 
             open_openai(model, self._options(spec, options))
             check_priced(model, self.desk.budget, self.desk.prices)

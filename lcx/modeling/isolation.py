@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lcx.errors import LcxError
-from lcx.modeling.modes import switch_off_dropout
+from lcx.modeling.load import switch_off_dropout
 from lcx.modeling.shared_prefix import pack
 from lcx.records import EncodedBundle
 

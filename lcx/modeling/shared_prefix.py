@@ -11,8 +11,7 @@ a branch, `P + branch`, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -27,7 +26,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from lcx.errors import UsageError
 from lcx.modeling.flash import flash_pieces, wants_flash
 from lcx.modeling.split_softmax import split_attention, split_kernel
-from lcx.modeling.support import why_refused
+from lcx.modeling.support import why_not_packed
 from lcx.records import EncodedBundle
 
 NAME = "lcx_shared_prefix"
@@ -288,7 +287,7 @@ def use_shared_prefix(model: ModelT, kernels: str = "sdpa") -> ModelT:
 
     Raises UsageError if the model is refused, MissingError where flash is asked for and cannot serve it.
     """
-    reason = why_refused(model.config)  # type: ignore[attr-defined]
+    reason = why_not_packed(model.config)  # type: ignore[attr-defined]
     if reason:
         raise UsageError("This model cannot share a prefix between branches.", why=reason)
     install()
@@ -300,13 +299,3 @@ def restore(model: ModelT, attention: str = "sdpa") -> ModelT:
     """Switch a model back to a stock attention implementation."""
     model.set_attn_implementation(attention)  # type: ignore[attr-defined]
     return model
-
-
-@contextmanager
-def shared_prefix(model: ModelT) -> Iterator[ModelT]:
-    """Shared-prefix attention inside the block, whatever the model had before after it."""
-    before = model.config._attn_implementation  # type: ignore[attr-defined]
-    try:
-        yield use_shared_prefix(model)
-    finally:
-        restore(model, before)

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.llm.endpoint import find_place
-from lcx.llm.redact import redact
+from lcx.llm.openai import find_endpoint, redact
 from lcx.retrieval import best_places, only_options
 from lcx.work.files import make_folder, sha256_json
 
@@ -102,7 +101,7 @@ class Endpoint:
     def __init__(self, model: str, options: Mapping[str, Any]) -> None:
         self.model = model
         self.batch = int(options.get("batch") or BATCH)
-        self._place = find_place(options)
+        self._place = find_endpoint(options)
         self._extra: dict[str, Any] = (
             {"dimensions": int(options["dimensions"])} if options.get("dimensions") else {}
         )

@@ -31,7 +31,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lcx.errors import LcxError
 from lcx.hub import TINY_VERSIONS, tiny_folder
-from lcx.modeling.threads import few_threads
+from lcx.modeling.load import few_threads
 from lcx.modeling.tiny import (
     BRANCH,
     LINE_STARTS,

@@ -13,8 +13,7 @@ from transformers import TrainingArguments
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, UsageError
 from lcx.hub import adapter_base, locate
-from lcx.modeling.load import load_config, load_model, pick_device, set_rope, window
-from lcx.modeling.modes import switch_off_dropout
+from lcx.modeling.load import load_config, load_model, pick_device, set_rope, switch_off_dropout, window
 from lcx.modeling.positions import check_room
 from lcx.modeling.shared_prefix import use_shared_prefix
 from lcx.paths import cache_folder

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from lcx.context import Context
-from lcx.modeling.fingerprint import digest_of_weights
-from lcx.modeling.modes import without_dropout
+from lcx.modeling.load import digest_of_weights, without_dropout
 from lcx.records import EncodedBundle
 from lcx.training.collate import Draw, Item, collate
 from lcx.training.preference_trainer import PreferenceTrainer

@@ -16,8 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from lcx.context import Context, Stopped
 from lcx.errors import LcxError, MissingError
-from lcx.modeling.load import save_rope, window
-from lcx.modeling.threads import few_threads
+from lcx.modeling.load import few_threads, save_rope, window
 from lcx.training.arguments import MODEL, last_checkpoint
 from lcx.training.launch import sharding
 from lcx.training.progress import ProgressCallback, count

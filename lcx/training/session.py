@@ -12,7 +12,7 @@ from lcx.context import Context, StepResult
 from lcx.errors import UsageError
 from lcx.modeling.load import load_config, set_rope, window
 from lcx.modeling.shared_prefix import restore
-from lcx.modeling.support import brings_code, why_refused
+from lcx.modeling.support import brings_code, why_not_packed
 from lcx.records import EncodedBundle
 from lcx.training.arguments import MODEL, build_model, check_checkpoints, check_names, start_over
 from lcx.training.collate import StepShape, step_shape
@@ -122,7 +122,7 @@ def train_bundles(
 
 def refuse_engine(settings: TrainSettings, config: Any) -> None:
     """Raise UsageError where the engine cannot train a model of this config."""
-    reason = why_refused(config)
+    reason = why_not_packed(config)
     if settings.engine == "shared-prefix" and reason:
         # transformers' own class may not be the model that the weights were made for
         hint = "Take a copy of the model without auto_map in its config, if transformers has a class for it."

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
-from lcx.modeling.head import AnswerHead, has_plain_head
-from lcx.modeling.logprobs import token_logprobs
+from lcx.modeling.logprobs import AnswerHead, has_plain_head, token_logprobs
 from lcx.records import EncodedBundle
 from lcx.training.collate import Draw, EpochOrder, Items, collate
 from lcx.training.losses import summed_sft_loss

@@ -10,7 +10,7 @@ import statistics
 import numpy as np
 import pytest
 
-from lcx.evaluation.statistics.bootstrap import bootstrap, mean_interval
+from lcx.evaluation.statistics.intervals import bootstrap, mean_interval
 
 
 def quantile(values: list[float], share: float) -> float:

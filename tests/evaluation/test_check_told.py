@@ -14,7 +14,7 @@ from lcx.evaluation.comparing.sources import Side
 from lcx.evaluation.found_results import load_result
 from lcx.evaluation.report.page import page_of
 from lcx.evaluation.results import together
-from lcx.modeling import decode_attention
+from lcx.modeling import decode_kv
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
 
@@ -42,13 +42,13 @@ def lcx(cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def broken() -> Iterator[pytest.MonkeyPatch]:
     """Attention that counts the shared context for less than it is; `undo` mends it."""
-    real = decode_attention._join
+    real = decode_kv._join
 
     def join(first: Any, second: Any) -> Any:
         return real((first[0] * 0.3, first[1] - 1.0), second)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode_attention, "_join", join)
+        patch.setattr(decode_kv, "_join", join)
         yield patch
 
 

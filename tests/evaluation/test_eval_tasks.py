@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.answering.local import Local
+from lcx.evaluation.answer import Local
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
 

@@ -18,14 +18,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from lcx.context import Context
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
-from lcx.evaluation.material import Material
-from lcx.evaluation.probes import Measure, ProbeOptions, Reading
-from lcx.evaluation.probing import perplexity
-from lcx.evaluation.probing.perplexity import PERPLEXITY, bucket_edges, build_texts, sums_between
+from lcx.evaluation.model import LocalSubject
+from lcx.evaluation.probes import perplexity
+from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges, build_texts, sums_between
 from lcx.evaluation.runner import run_tasks
+from lcx.evaluation.samples import Material
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.subject import LocalSubject
-from lcx.modeling.reading import read_text
+from lcx.evaluation.task import Measure, ProbeOptions, Reading
+from lcx.modeling.logprobs import text_logprobs
 from lcx.records import Document
 
 VOCAB = 90
@@ -78,15 +78,15 @@ def test_log_probabilities_are_those_of_full_logits(make: Any, chunk: int) -> No
     rows: list[int] = []
     model.lm_head.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[1]))
     done: list[int] = []
-    found = read_text(model, ids, chunk=chunk, on_done=done.append)
+    found = text_logprobs(model, ids, chunk=chunk, on_done=done.append)
     assert max(rows) <= chunk, "logits of a chunk at a time, never of the whole text"
     assert sum(done) == len(found) == 149
     np.testing.assert_allclose(found.numpy(), naive(model, ids), atol=2e-5)
 
 
 def test_short_texts_have_no_probabilities() -> None:
-    assert len(read_text(llama(), [3])) == 0
-    assert len(read_text(llama(), [3, 4])) == 1
+    assert len(text_logprobs(llama(), [3])) == 0
+    assert len(text_logprobs(llama(), [3, 4])) == 1
 
 
 def test_a_measure_of_texts_equals_the_naive_one() -> None:

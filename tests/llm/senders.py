@@ -11,7 +11,7 @@ from typing import Any
 
 from lcx.errors import LcxError
 from lcx.llm.desk import Desk
-from lcx.llm.endpoint import Failed, Good
+from lcx.llm.openai import Failed, Good
 from lcx.llm.posting import Posting
 from lcx.llm.protocol import Request, Response
 from lcx.work.budget import Budget, Prices

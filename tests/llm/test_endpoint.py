@@ -17,9 +17,8 @@ from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm import open_llm
 from lcx.llm.calling import Calling
-from lcx.llm.endpoint import HOSTED, NO_KEY, Endpoint, Failed, find_place, open_openai
+from lcx.llm.openai import HOSTED, NO_KEY, ChatServer, Failed, find_endpoint, open_openai, redact
 from lcx.llm.prices import load_prices
-from lcx.llm.redact import redact
 from lcx.llm.service import Service
 from lcx.settings import setting, validate
 from lcx.work.calls import dump_messages
@@ -62,9 +61,9 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_where_a_model_is_served(given: str, url: str) -> None:
-    assert find_place({"base_url": given}, {}).url == url
-    assert find_place({}, {"OPENAI_BASE_URL": given}).url == url
-    assert find_place({"base_url": given}, {"OPENAI_BASE_URL": "http://other/v1"}).url == url
+    assert find_endpoint({"base_url": given}, {}).url == url
+    assert find_endpoint({}, {"OPENAI_BASE_URL": given}).url == url
+    assert find_endpoint({"base_url": given}, {"OPENAI_BASE_URL": "http://other/v1"}).url == url
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_where_a_model_is_served(given: str, url: str) -> None:
 )
 def test_what_is_no_url_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="is no URL"):
-        find_place({"base_url": given}, {})
+        find_endpoint({"base_url": given}, {})
     with pytest.raises(UsageError, match="is no URL"):
         validate(Calling, {"base_url": given}, where="x")
 
@@ -89,7 +88,7 @@ def test_what_is_no_url_is_refused(given: str) -> None:
 @pytest.mark.parametrize("given", ["http://host/v1?token=abc", "http://host/v1#part", "host:80/v1?"])
 def test_a_query_or_fragment_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="query or fragment") as caught:
-        find_place({"base_url": given}, {})
+        find_endpoint({"base_url": given}, {})
     assert "--base-url" in caught.value.hint
     assert "abc" not in repr(caught.value.as_dict())
 
@@ -98,28 +97,28 @@ def test_which_key_goes_with_it(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
     local = {"base_url": "localhost:1"}
-    assert find_place({}, {"OPENAI_API_KEY": KEY}) == find_place(
+    assert find_endpoint({}, {"OPENAI_API_KEY": KEY}) == find_endpoint(
         {"base_url": HOSTED}, {"OPENAI_API_KEY": KEY}
     )
-    assert find_place({"api_key_file": str(file)}, {"OPENAI_API_KEY": "other"}).key == KEY
-    assert find_place({"api_key_env": "MINE"}, {"MINE": KEY, "OPENAI_API_KEY": "other"}).key == KEY
-    assert find_place(local, {}).key == NO_KEY
-    assert find_place(local, {"OPENAI_API_KEY": KEY}).key == KEY
-    assert KEY not in repr(find_place(local, {"OPENAI_API_KEY": KEY}))
+    assert find_endpoint({"api_key_file": str(file)}, {"OPENAI_API_KEY": "other"}).key == KEY
+    assert find_endpoint({"api_key_env": "MINE"}, {"MINE": KEY, "OPENAI_API_KEY": "other"}).key == KEY
+    assert find_endpoint(local, {}).key == NO_KEY
+    assert find_endpoint(local, {"OPENAI_API_KEY": KEY}).key == KEY
+    assert KEY not in repr(find_endpoint(local, {"OPENAI_API_KEY": KEY}))
     with pytest.raises(MissingError, match="no key") as caught:
-        find_place({}, {})
+        find_endpoint({}, {})
     assert "OPENAI_API_KEY" in caught.value.hint
     assert "--base-url" in caught.value.hint
     with pytest.raises(MissingError, match="variable MINE"):
-        find_place({**local, "api_key_env": "MINE"}, {})
+        find_endpoint({**local, "api_key_env": "MINE"}, {})
     with pytest.raises(MissingError, match="cannot read the key"):
-        find_place({"api_key_file": str(tmp_path / "none")}, {})
+        find_endpoint({"api_key_file": str(tmp_path / "none")}, {})
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(MissingError, match="no key"):
-        find_place({**local, "api_key_file": str(tmp_path / "empty")}, {})
+        find_endpoint({**local, "api_key_file": str(tmp_path / "empty")}, {})
     file.write_text("two\nlines of something")
     with pytest.raises(UsageError) as refused:
-        find_place({"api_key_file": str(file)}, {})
+        find_endpoint({"api_key_file": str(file)}, {})
     assert "two" not in str(refused.value.as_dict())
 
 
@@ -154,7 +153,7 @@ def tried(reply: Reply, key: str = "", timeout: float = 5.0) -> Any:
     """One try against the stub: the reply, or how it failed."""
     with Stub(lambda body: reply) as stub:
         options = {"base_url": stub.url, "timeout": timeout}
-        endpoint = Endpoint("m", find_place(options, {"OPENAI_API_KEY": key}), options)
+        endpoint = ChatServer("m", find_endpoint(options, {"OPENAI_API_KEY": key}), options)
 
         async def main() -> Any:
             try:
@@ -465,8 +464,8 @@ def test_it_works_without_a_step() -> None:
 
 def test_nothing_of_the_sdk_is_loaded_before_a_call() -> None:
     program = (
-        "import sys, lcx.llm.service, lcx.llm.endpoint, lcx.llm.calling\n"
-        "lcx.llm.endpoint.open_openai('m', {'base_url': 'localhost:1'})\n"
+        "import sys, lcx.llm.service, lcx.llm.openai, lcx.llm.calling\n"
+        "lcx.llm.openai.open_openai('m', {'base_url': 'localhost:1'})\n"
         "print([m for m in ('openai', 'httpx2', 'torch', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -14,8 +14,8 @@ import pytest
 from lcx.errors import LcxError
 from lcx.llm.asking import Asker, samples_of
 from lcx.llm.desk import Desk
-from lcx.llm.endpoint import FINAL, Failed, Good
 from lcx.llm.exchange import Batched
+from lcx.llm.openai import FINAL, Failed, Good
 from lcx.llm.posting import Posting
 from lcx.llm.protocol import Completion, Request, Response
 from lcx.work.budget import Budget, BudgetSpent

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lcx.errors import LcxError
-from lcx.llm.endpoint import FATAL, FINAL, Failed, Good
+from lcx.llm.openai import FATAL, FINAL, Failed, Good
 from lcx.work.budget import Budget, BudgetSpent
 from lcx.work.calls import CALLS, CallJournal
 from lcx.work.limits import Pace

@@ -11,9 +11,10 @@ import torch
 import transformers
 from transformers import GenerationConfig
 
-from lcx.modeling import decode, decode_attention, decode_state
-from lcx.modeling.decode import BranchDecoder, Sampling
-from lcx.modeling.decode_ways import SHARED, answer_by, way_of
+from lcx.modeling import decode_kv, support
+from lcx.modeling import sampling as drawing
+from lcx.modeling.decode import SHARED, decode_branches, pick_strategy
+from lcx.modeling.decode_kv import BranchDecoder, Sampling
 from lcx.records import EncodedBranch, EncodedBundle
 from tests.modeling.families import SIZES, VOCAB
 
@@ -55,13 +56,13 @@ def decode_bundle(
     **options: Any,
 ) -> list[list[int]]:
     """Every branch of a bundle by the best way that its model can take."""
-    way = way_of(model)
+    way = pick_strategy(model)
     if way.name != SHARED and on_refused:
         on_refused(way.reason)
     told = (lambda number, answer: on_done(1)) if on_done else None
     prompts = [branch.ids[: branch.answer_start] for branch in encoded.branches]
     options = {"positions": encoded.positions, "eos_ids": eos_ids, "on_answer": told, **options}
-    return answer_by(way, model, encoded.prefix, prompts, **options)
+    return decode_branches(way, model, encoded.prefix, prompts, **options)
 
 
 def reference(model: Any, encoded: EncodedBundle, new: int, eos: tuple[int, ...] = ()) -> list[list[int]]:
@@ -94,8 +95,8 @@ def test_batches_and_chunks_change_nothing(batch: int, chunk: int) -> None:
 
 
 def test_without_a_flash_kernel_and_with_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_attention, "split_kernel", lambda *_: None)
-    monkeypatch.setattr(decode_attention, "SCORE_BYTES", 4 * 4 * 70 * 3)
+    monkeypatch.setattr(decode_kv, "split_kernel", lambda *_: None)
+    monkeypatch.setattr(decode_kv, "SCORE_BYTES", 4 * 4 * 70 * 3)
     model, encoded = make(), bundle()
     made = decode_bundle(model, encoded, max_new_tokens=8, eos_ids=(), chunk=31)
     assert made == reference(model, encoded, 8)
@@ -121,7 +122,7 @@ def test_an_answer_that_ends_at_once_is_empty() -> None:
 
 
 def test_columns_grow_past_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_state, "ROOM", 3)
+    monkeypatch.setattr(decode_kv, "ROOM", 3)
     model, encoded = make(), bundle()
     assert decode_bundle(model, encoded, max_new_tokens=25, eos_ids=()) == reference(model, encoded, 25)
 
@@ -186,10 +187,10 @@ def test_bf16_statistics_stay_close_to_fp32() -> None:
     whole = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, 60:]
     for kind, bound in ((torch.float32, 2e-6), (torch.bfloat16, 2e-2)):
         a, b, c = (part.to(kind) for part in (q, k, v))
-        far = decode_attention._to_prefix(a[:, :, 60:], (b[:, :, :60], c[:, :, :60]), 0.25)
-        near = decode_attention._to_own(a[:, :, 60:], (b[:, :, 60:], c[:, :, 60:]), 0.25, pads)
+        far = decode_kv._to_prefix(a[:, :, 60:], (b[:, :, :60], c[:, :, :60]), 0.25)
+        near = decode_kv._to_own(a[:, :, 60:], (b[:, :, 60:], c[:, :, 60:]), 0.25, pads)
         assert far[1].dtype == near[1].dtype == torch.float32
-        assert (decode_attention._join(far, near) - whole).abs().max() < bound
+        assert (decode_kv._join(far, near) - whole).abs().max() < bound
     model = make().to(torch.bfloat16)
     assert all(len(answer) == 5 for answer in decode_bundle(model, bundle(), max_new_tokens=5, eos_ids=()))
 
@@ -207,9 +208,9 @@ def test_a_model_that_cannot_share_says_so() -> None:
 
 def test_positions_that_depend_on_length_are_refused() -> None:
     config = copy.deepcopy(make().config)
-    assert decode.why_not(config) is None
+    assert support.why_not_decoded(config) is None
     config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    assert "length" in (decode.why_not(config) or "")
+    assert "length" in (support.why_not_decoded(config) or "")
 
 
 def test_samples_depend_on_the_seed_and_not_on_the_batch() -> None:
@@ -227,7 +228,7 @@ def test_sampled_tokens_have_the_models_chances() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.05, 0.3, 0.15]])).repeat(4000, 1)
     for top_p, chances in ((1.0, [0.5, 0.05, 0.3, 0.15]), (0.6, [0.625, 0, 0.375, 0]), (0.5, [1, 0, 0, 0])):
         sampling = Sampling(1.0, top_p, 7)
-        tokens = decode.pick(logits, sampling, [decode.generator(sampling, n) for n in range(4000)])
+        tokens = drawing.pick(logits, sampling, [drawing.generator(sampling, n) for n in range(4000)])
         seen = torch.bincount(tokens, minlength=4) / 4000
         assert (seen - torch.tensor(chances)).abs().max() < 0.03
         assert all(seen[i] == 0 for i in range(4) if chances[i] == 0)
@@ -246,7 +247,7 @@ def test_small_models_use_one_thread_and_give_the_others_back(monkeypatch: pytes
             on_done=lambda _: seen.append(torch.get_num_threads()),
         )
         assert torch.get_num_threads() == 2
-        monkeypatch.setattr("lcx.modeling.threads.SMALL", 10)
+        monkeypatch.setattr("lcx.modeling.load.SMALL", 10)
         decode_bundle(
             model,
             encoded,

@@ -9,10 +9,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from lcx.modeling import decode_copies
-from lcx.modeling.decode_support import why_not
-from lcx.modeling.decode_ways import COPIED, SHARED, WHOLE, answer_by, way_of
-from lcx.modeling.decode_whole import generate_rows, trace
+from lcx.modeling import decode
+from lcx.modeling.decode import COPIED, SHARED, WHOLE, decode_branches, generate_rows, pick_strategy, trace
+from lcx.modeling.support import why_not_decoded
 from tests.modeling.families import JAMBA, OTHERS, VOCAB, build, recomputed
 
 NEW = 6
@@ -32,56 +31,56 @@ def expected(model: Any, new: int = NEW) -> list[list[int]]:
 def test_copies_of_the_cache_give_the_same_tokens(name: str) -> None:
     family, changes, why = OTHERS[name]
     model = build(family, **changes)
-    way = way_of(model)
+    way = pick_strategy(model)
     assert way.name == COPIED
     assert way.reason.startswith("cache copied per query")
     assert why in way.reason
     prefix, prompts = material()
     told: dict[int, list[int]] = {}
-    made = answer_by(way, model, prefix, prompts, max_new_tokens=NEW, on_answer=told.__setitem__)
+    made = decode_branches(way, model, prefix, prompts, max_new_tokens=NEW, on_answer=told.__setitem__)
     assert made == expected(model)
     assert [told[number] for number in range(len(prompts))] == made
-    assert answer_by(way, model, prefix, prompts, max_new_tokens=NEW, batch=1) == made
+    assert decode_branches(way, model, prefix, prompts, max_new_tokens=NEW, batch=1) == made
 
 
 def test_a_model_that_does_not_go_on_from_its_cache_is_found_out() -> None:
     """Jamba starts its states anew when more than one token follows a filled cache."""
     model = build("Jamba", **JAMBA)
-    way = way_of(model)
+    way = pick_strategy(model)
     assert way.name == WHOLE
     assert "anew" in way.reason
     assert "does not go on from a filled cache" in way.reason
     prefix, prompts = material()
-    assert answer_by(way, model, prefix, prompts, max_new_tokens=NEW) == expected(model)
+    assert decode_branches(way, model, prefix, prompts, max_new_tokens=NEW) == expected(model)
 
 
 def test_the_proof_notices_a_cache_that_loses_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("GPT2")
-    assert decode_copies.why_no_copies(model) is None
-    real = decode_copies.CopyDecoder._copies
+    assert decode.why_not_copied(model) is None
+    real = decode.CopyDecoder._copies
 
     def forgets(self: Any, rows: int) -> Any:
         made = real(self, rows)
         made.layers[0].values[:, :, :20] = 0
         return made
 
-    monkeypatch.setattr(decode_copies.CopyDecoder, "_copies", forgets)
-    assert "filled cache" in (decode_copies.why_no_copies(model) or "")
-    monkeypatch.setattr(decode_copies.CopyDecoder, "_copies", lambda *_: 1 / 0)
-    assert "ZeroDivisionError" in (decode_copies.why_no_copies(model) or "")
+    monkeypatch.setattr(decode.CopyDecoder, "_copies", forgets)
+    assert "filled cache" in (decode.why_not_copied(model) or "")
+    monkeypatch.setattr(decode.CopyDecoder, "_copies", lambda *_: 1 / 0)
+    assert "ZeroDivisionError" in (decode.why_not_copied(model) or "")
 
 
 def test_short_prefixes_and_ends() -> None:
     family, changes, _ = OTHERS["bamba"]
     model = build(family, **changes)
-    way = way_of(model)
+    way = pick_strategy(model)
     for prefix in ([5], [5, 6]):
         whole = [recomputed(model, [*prefix, *prompt], NEW)[0] for prompt in ([], [7], [8])]
-        assert answer_by(way, model, prefix, [[], [7], [8]], max_new_tokens=NEW) == whole
+        assert decode_branches(way, model, prefix, [[], [7], [8]], max_new_tokens=NEW) == whole
     prefix, prompts = material()
     free = expected(model)
     eos = (free[0][2], free[1][4])
-    made = answer_by(way, model, prefix, prompts, max_new_tokens=NEW, eos_ids=eos)
+    made = decode_branches(way, model, prefix, prompts, max_new_tokens=NEW, eos_ids=eos)
     ends = [next((i for i, token in enumerate(one) if token in eos), NEW) for one in free]
     assert made == [one[:end] for one, end in zip(free, ends, strict=True)]
     assert min(ends) < NEW
@@ -90,13 +89,13 @@ def test_short_prefixes_and_ends() -> None:
 def test_encoder_decoders_and_foreign_code_are_refused() -> None:
     model = build("GPT2")
     model.config.auto_map = {"AutoModelForCausalLM": "x.Y"}
-    way = way_of(model)
+    way = pick_strategy(model)
     assert way.name == WHOLE
     assert "own code" in way.reason
     model = build("GPT2")
     model.config.is_encoder_decoder = True
-    assert "encoder-decoder" in (why_not(model.config) or "")
-    assert "encoder-decoder" in (decode_copies.why_no_copies(model) or "")
+    assert "encoder-decoder" in (why_not_decoded(model.config) or "")
+    assert "encoder-decoder" in (decode.why_not_copied(model) or "")
 
 
 def test_plain_batches_are_right_for_uneven_prompts() -> None:
@@ -124,10 +123,10 @@ def test_prompts_of_different_lengths_stay_apart_where_padding_is_not_neutral() 
     alone = generate_rows(model, rows, max_new_tokens=NEW)
     assert generate_rows(model, rows, max_new_tokens=NEW, batch=4) == alone
     # A short proof would not see that the keys of a context depend on what comes after it.
-    way = way_of(model)
+    way = pick_strategy(model)
     assert way.name == WHOLE
     assert "dynamic" in way.reason
-    assert answer_by(way, model, prefix, prompts, max_new_tokens=NEW) == alone
+    assert decode_branches(way, model, prefix, prompts, max_new_tokens=NEW) == alone
 
 
 def test_a_models_own_generation_settings_are_left_out_and_left_alone() -> None:
@@ -154,13 +153,13 @@ def _stop(*_: Any) -> None:
 
 def test_reuse_can_be_declined() -> None:
     model = build("Llama")
-    assert way_of(model).name == SHARED
-    way = way_of(model, reuse=False)
+    assert pick_strategy(model).name == SHARED
+    way = pick_strategy(model, reuse=False)
     assert (way.name, "as asked" in way.reason) == (WHOLE, True)
     prefix, prompts = material()
-    assert answer_by(way, model, prefix, prompts, max_new_tokens=NEW) == expected(model)
+    assert decode_branches(way, model, prefix, prompts, max_new_tokens=NEW) == expected(model)
     with pytest.raises(ValueError, match="synthetic positions"):
-        answer_by(way, model, prefix, prompts, max_new_tokens=NEW, positions=list(range(50)))
+        decode_branches(way, model, prefix, prompts, max_new_tokens=NEW, positions=list(range(50)))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -177,7 +176,7 @@ def test_an_adapter_answers_as_its_merged_model() -> None:
     rows = [prefix + prompt for prompt in prompts]
     plain = generate_rows(model, rows, max_new_tokens=NEW, batch=2)
     traced = trace(model, rows[0], max_new_tokens=NEW)
-    shared = answer_by(way_of(model), model, prefix, prompts, max_new_tokens=NEW)
+    shared = decode_branches(pick_strategy(model), model, prefix, prompts, max_new_tokens=NEW)
     assert model.get_base_model().generation_config is own
     merged = model.merge_and_unload()
     assert plain == shared == expected(merged)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lcx.modeling import decode_attention
-from lcx.modeling.decode import BranchDecoder, why_not
+from lcx.modeling import decode_kv
+from lcx.modeling.decode_kv import BranchDecoder, why_not_decoded
 from tests.modeling.families import FULL, VOCAB, WINDOWS, build, recomputed
 
 PREFIX, LENGTHS, NEW = 60, (3, 22, 1, 7), 6
@@ -51,7 +51,7 @@ def decoded(
 def test_tokens_and_logits_equal_full_recomputation(name: str) -> None:
     family, changes = {**FULL, **WINDOWS}[name]
     model = build(family, **changes)
-    assert why_not(model.config) is None
+    assert why_not_decoded(model.config) is None
     prefix, prompts = material()
     expected = [recomputed(model, prefix + prompt, NEW) for prompt in prompts]
     for chunk, batch in ((8192, 64), (13, 2)):
@@ -79,9 +79,9 @@ def test_blocks_of_any_size_attend_alike(monkeypatch: pytest.MonkeyPatch) -> Non
     family, changes = WINDOWS["qwen3, mixed"]
     model = build(family, **changes)
     plain = decoded(model)[0]
-    monkeypatch.setattr(decode_attention, "WINDOW_ROWS", 5)
-    monkeypatch.setattr(decode_attention, "SCORE_BYTES", 4 * 4 * 70 * 3)
-    monkeypatch.setattr(decode_attention, "split_kernel", lambda *_: None)
+    monkeypatch.setattr(decode_kv, "WINDOW_ROWS", 5)
+    monkeypatch.setattr(decode_kv, "SCORE_BYTES", 4 * 4 * 70 * 3)
+    monkeypatch.setattr(decode_kv, "split_kernel", lambda *_: None)
     assert decoded(model, chunk=31)[0] == plain
 
 
@@ -96,7 +96,7 @@ def test_what_a_model_adds_to_its_scores_is_refused() -> None:
     model = build("Llama")
     decoder = BranchDecoder(model)
     with pytest.raises(RuntimeError, match="softcap"):
-        decode_attention.branch_attention(
+        decode_kv.branch_attention(
             model.model.layers[0].self_attn, *[torch.zeros(1, 4, 2, 8)] * 3, None,
             lcx_decode=decoder.state, softcap=30.0,
         )  # fmt: skip

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lcx.modeling import head
-from lcx.modeling.head import PLAIN_HEAD, AnswerHead, has_plain_head
+from lcx.modeling import logprobs
+from lcx.modeling.logprobs import PLAIN_HEAD, AnswerHead, has_plain_head
 from lcx.modeling.support import FULL_ATTENTION
 from tests.modeling.test_shared_prefix import EXTRA, SIZES, VOCAB
 
@@ -25,7 +25,7 @@ def build(kind: str) -> Any:
 def test_logprobs_and_gradients_equal_full_logits(
     kind: str, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "TILE_BYTES", 4 * VOCAB * tile)
+    monkeypatch.setattr(logprobs, "TILE_BYTES", 4 * VOCAB * tile)
     model = build(kind)
     ids = torch.randint(1, VOCAB, (1, 30))
     keep = torch.arange(9, 28)
@@ -57,7 +57,7 @@ def test_adapters_and_whole_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A head with an adapter, and one that is trained whole beside adapters, are asked through their wrappers."""
     from lcx.modeling.load import add_lora
 
-    monkeypatch.setattr(head, "TILE_BYTES", 4 * VOCAB * 4)
+    monkeypatch.setattr(logprobs, "TILE_BYTES", 4 * VOCAB * 4)
     for options in ({"targets": ("q_proj", "lm_head")}, {"targets": ("q_proj",), "save": ("lm_head",)}):
         model = add_lora(build("llama"), 2, 4, **options)  # type: ignore[arg-type]
         ids = torch.randint(1, VOCAB, (1, 12))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +41,16 @@ EXTRA = {
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "glm4")
 """Those that every way of training is held to; the other model types share their layers' interface."""
+
+
+@contextmanager
+def shared_prefix(model: Any) -> Iterator[Any]:
+    """Shared-prefix attention inside the block, whatever the model had before after it."""
+    before = model.config._attn_implementation
+    try:
+        yield sp.use_shared_prefix(model)
+    finally:
+        sp.restore(model, before)
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +139,7 @@ def assert_same(
 ) -> None:
     theirs = separate_logprobs(model, bundles)
     expected = gradients(model, theirs)
-    with sp.shared_prefix(model):
+    with shared_prefix(model):
         mine = packed_logprobs(model, bundles, **options)
         found = gradients(model, mine)
     assert_close(mine, theirs, bound, "log-probabilities")
@@ -190,7 +202,7 @@ def test_the_first_use_may_be_inside_a_checkpointed_layer() -> None:
     split_softmax._proven.cache_clear()
     model = build()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    with sp.shared_prefix(model):
+    with shared_prefix(model):
         packed_logprobs(model, [bundle()]).sum().backward()
     assert split_softmax._proven.cache_info().currsize == 1
 
@@ -239,7 +251,7 @@ def test_position_gaps_are_no_boundaries() -> None:
     changed = ids.copy()
     changed[0] = (changed[0] + 1) % VOCAB
     branches = (EncodedBranch([5, 6, 7], 1), EncodedBranch([8, 9], 0))
-    with torch.no_grad(), sp.shared_prefix(model):
+    with torch.no_grad(), shared_prefix(model):
         for count in (1, 2):
             before, after = (
                 packed_logprobs(model, [EncodedBundle("p", p, branches[:count], positions)])
@@ -258,7 +270,7 @@ def test_position_gaps_are_no_boundaries() -> None:
 
 def test_branches_do_not_see_each_other() -> None:
     model = build().eval()
-    with torch.no_grad(), sp.shared_prefix(model):
+    with torch.no_grad(), shared_prefix(model):
         one = packed_logprobs(model, [bundle(branches=((9, 4), (6, 0)))])
         both = bundle(branches=((9, 4), (6, 0)))
         other = EncodedBundle("b", both.prefix, (both.branches[0], EncodedBranch([1] * 6, 0)))
@@ -284,7 +296,7 @@ def test_padded_batches_and_generation_still_work() -> None:
     mask = torch.ones_like(ids)
     mask[0, :5] = 0
     expected = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
-    with sp.shared_prefix(model):
+    with shared_prefix(model):
         assert torch.equal(
             model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False), expected
         )
@@ -295,7 +307,7 @@ def test_cached_rows_without_a_mask_stand_at_the_end() -> None:
     model = build().eval()
     ids = torch.randint(3, VOCAB, (1, 12), generator=torch.Generator().manual_seed(1))
     whole = model(ids).logits
-    with torch.no_grad(), sp.shared_prefix(model):
+    with torch.no_grad(), shared_prefix(model):
         cache = model(ids[:, :7], use_cache=True).past_key_values
         assert_close(model(ids[:, 7:], past_key_values=cache).logits, whole[:, 7:])
 
@@ -303,7 +315,7 @@ def test_cached_rows_without_a_mask_stand_at_the_end() -> None:
 def test_wrong_segments_are_an_error() -> None:
     model = build()
     ids = torch.ones(1, 12, dtype=torch.long)
-    with sp.shared_prefix(model):
+    with shared_prefix(model):
         with pytest.raises(ValueError, match="segments of 10 rows"):
             model(ids, segments=[[4, 3, 3]], use_cache=False)
         padded = torch.ones_like(ids)

@@ -10,13 +10,13 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from lcx.errors import UsageError
 from lcx.modeling.shared_prefix import use_shared_prefix
-from lcx.modeling.support import FULL_ATTENTION, why_refused
+from lcx.modeling.support import FULL_ATTENTION, why_not_packed
 
 
 @pytest.mark.parametrize("kind", sorted(FULL_ATTENTION))
 def test_full_attention_is_accepted(kind: str) -> None:
     extra = {"sliding_window": None} if kind in ("mistral", "starcoder2") else {}
-    assert why_refused(AutoConfig.for_model(kind, **extra)) is None
+    assert why_not_packed(AutoConfig.for_model(kind, **extra)) is None
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,14 @@ def test_full_attention_is_accepted(kind: str) -> None:
     ],
 )
 def test_others_are_refused_with_their_reason(kind: str, extra: dict[str, object], words: str) -> None:
-    reason = why_refused(AutoConfig.for_model(kind, **extra))
+    reason = why_not_packed(AutoConfig.for_model(kind, **extra))
     assert reason is not None
     assert words in reason
 
 
 def test_remote_code_is_refused_whatever_it_calls_itself() -> None:
     config = SimpleNamespace(model_type="llama", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
-    assert "lcx does not run a model's own code" in str(why_refused(config))
+    assert "lcx does not run a model's own code" in str(why_not_packed(config))
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
@@ -55,17 +55,17 @@ def test_positions_that_follow_the_length_of_the_row_are_refused(kind: str) -> N
     rope |= factors if kind == "longrope" else {}
     sizes = {"hidden_size": 32, "num_attention_heads": 4}
     config = LlamaConfig(**sizes, max_position_embeddings=128, rope_parameters=rope)
-    assert f"({kind}) change with the length" in str(why_refused(config))
+    assert f"({kind}) change with the length" in str(why_not_packed(config))
     config.rope_parameters = {"full_attention": rope}
-    assert f"({kind}) change with the length" in str(why_refused(config))
+    assert f"({kind}) change with the length" in str(why_not_packed(config))
     for fixed in ("yarn", "linear", "llama3"):
         config.rope_parameters = {**rope, "rope_type": fixed}
-        assert why_refused(config) is None
+        assert why_not_packed(config) is None
 
 
 def test_an_unused_window_does_not_matter() -> None:
     config = SimpleNamespace(model_type="qwen2", sliding_window=4096, use_sliding_window=False)
-    assert why_refused(config) is None
+    assert why_not_packed(config) is None
 
 
 def test_switching_a_refused_model_says_why() -> None:

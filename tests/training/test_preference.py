@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lcx.errors import LcxError, UsageError
-from lcx.modeling import head
+from lcx.modeling import logprobs
 from lcx.modeling.load import add_lora, load_model
 from lcx.training import preference
 from tests.training.preference_data import (
@@ -179,7 +179,7 @@ def test_accumulation_epochs_and_fillers(small: Path, tmp_path: Path) -> None:
 def test_tiles_change_nothing(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(small, micro_batch=4, tuning="lora", lora_r=4, lora_targets="q_proj,lm_head")
     _, whole = train(config, bundles(8), tmp_path / "a")
-    monkeypatch.setattr(head, "TILE_BYTES", 4 * 64 * 7)  # seven tokens a tile
+    monkeypatch.setattr(logprobs, "TILE_BYTES", 4 * 64 * 7)  # seven tokens a tile
     _, tiled = train(config, bundles(8), tmp_path / "b")
     assert losses(tiled) == pytest.approx(losses(whole), rel=1e-5)
     monkeypatch.setattr(preference.PreferenceTrainer, "__init__", _without_head)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lcx.evaluation.comparing.pairing import Pair
-from lcx.evaluation.saved.suites import length_bucket
+from lcx.evaluation.offline import length_bucket
 
 __all__ = ["Group", "groups_of", "is_short"]
 

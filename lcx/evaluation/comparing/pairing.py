@@ -9,7 +9,7 @@ from typing import Any
 
 from lcx.errors import LcxError
 from lcx.evaluation.found_results import Result
-from lcx.evaluation.predictions import read_rows
+from lcx.evaluation.offline import read_rows
 from lcx.paths import slug
 
 __all__ = ["NotComparable", "Pair", "Pairing", "load_rows", "pair_rows"]
@@ -71,8 +71,8 @@ def load_rows(result: Result, task: str) -> list[dict[str, Any]]:
 
 def _scored(result: Result, task: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows that were saved without scores, scored by their task."""
-    from lcx.evaluation.predictions import score_rows
-    from lcx.evaluation.probes import Measure
+    from lcx.evaluation.offline import score_rows
+    from lcx.evaluation.task import Measure
     from lcx.plugins import loaded
 
     try:

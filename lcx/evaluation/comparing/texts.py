@@ -10,7 +10,7 @@ from typing import Any
 from lcx.evaluation.comparing.grouping import Group
 from lcx.evaluation.comparing.pairing import NotComparable, Pair, Pairing
 from lcx.evaluation.found_results import Result
-from lcx.evaluation.probing.perplexity import bucket_edges
+from lcx.evaluation.probes.perplexity import bucket_edges
 
 __all__ = ["is_reading", "pair_texts", "text_groups"]
 

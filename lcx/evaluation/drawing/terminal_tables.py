@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from lcx.evaluation.drawing.panels import length_name
 from lcx.evaluation.drawing.terminal import Scores, Screen, plot_lines, sample
+from lcx.formatting import length_name
 
 __all__ = ["interval_bar", "lengths_text", "suites_text", "table_text", "with_half"]
 
@@ -145,7 +145,7 @@ def _category_means(
     tasks: Mapping[str, Mapping[str, Scores]], names: Sequence[str], family: str
 ) -> list[tuple[str, list[Scores]]]:
     """The mean of each of LongBench's categories and of all its tasks, a row each."""
-    from lcx.evaluation.suites.groups import summarize
+    from lcx.evaluation.benchmarks.groups import summarize
 
     found = [
         summarize({task: models[name] for task, models in tasks.items() if name in models}, family)

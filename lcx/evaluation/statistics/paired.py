@@ -14,10 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcx.evaluation.statistics.bootstrap import LEAST_CONTEXTS, LEAST_ROWS
-from lcx.evaluation.statistics.intervals import exact, interval
-from lcx.evaluation.statistics.permutation import SLACK
-from lcx.evaluation.statistics.resampling import Floats, Table, numbered
+from lcx.evaluation.statistics.intervals import LEAST_CONTEXTS, LEAST_ROWS, exact, interval
+from lcx.evaluation.statistics.resampling import SLACK, Floats, Table, numbered
 
 __all__ = ["Difference", "holm", "paired_difference", "sign_flips"]
 

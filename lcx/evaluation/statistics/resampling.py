@@ -1,12 +1,14 @@
-"""Scores in units (contexts) and cells (spans, depths, groups): the cells' means, and those of resamples.
+"""Scores in units (contexts) and cells (spans, depths, groups): means, resamples, permutations, groups.
 
 A cell's mean is Σ w·s / Σ w over its rows. Which rows are drawn again depends on how many contexts there are
-(as in `bootstrap`): whole contexts where there are at least 20, else rows inside each context and cell, which
+(as in `intervals`): whole contexts where there are at least 20, else rows inside each context and cell, which
 tells about these contexts only.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +17,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcx.evaluation.statistics.bootstrap import LEAST_CONTEXTS, LEAST_ROWS
-from lcx.evaluation.statistics.intervals import exact, interval
+from lcx.evaluation.statistics.intervals import LEAST_CONTEXTS, LEAST_ROWS, Estimate, Floats, exact, interval
 
-__all__ = ["Block", "Floats", "Ints", "Table", "numbered"]
+__all__ = [
+    "SLACK",
+    "Block",
+    "Floats",
+    "Ints",
+    "Table",
+    "estimate_mean",
+    "gap_of",
+    "gap_test",
+    "group_evidence",
+    "no_gap_test",
+    "numbered",
+    "p_above",
+    "permuted_means",
+]
 
-Floats = NDArray[np.float64]
+
 Ints = NDArray[np.int64]
 DRAWN = 1 << 22
 """Drawn units held in memory at a time: a file of 100,000 rows would else take gigabytes for its interval."""
@@ -186,3 +201,110 @@ def _times(size: int, trials: int, rng: np.random.Generator) -> NDArray[Any]:
     """How often each of `size` units is drawn in each trial, when as many are drawn as there are."""
     drawn = rng.integers(size, size=(trials, size)) + np.arange(trials)[:, None] * size
     return np.bincount(drawn.ravel(), minlength=trials * size).reshape(trials, size).astype(float)
+
+
+SLACK = 1e-12
+"""Differences below it are rounding."""
+TIEBREAK = 1e-7
+"""Weight of the spread of all cells where two gaps are equal: scores of 0 and 1 make many ties."""
+
+
+def gap_of(means: Floats) -> Floats:
+    """Best minus worst along the last axis, of cells that have rows."""
+    return np.nanmax(means, axis=-1) - np.nanmin(means, axis=-1)
+
+
+def p_above(observed: float, null: Floats) -> float:
+    """The share of trials, the observed one among them, that reach the observed value: (1 + k) / (1 + trials)."""
+    return float((1 + np.sum(null >= observed - SLACK)) / (1 + len(null)))
+
+
+def permuted_means(table: Table, trials: int, rng: np.random.Generator) -> Floats:
+    """Means of all cells, [trials, width], with the scores of each context dealt anew to its places.
+
+    Where the scores of a context are zeros and ones, how many ones each cell receives is drawn from the
+    multivariate hypergeometric distribution, which is the same thing.
+    """
+    tops = np.zeros((trials, table.width))
+    order = np.lexsort((table.cells, table.units))
+    bounds = np.searchsorted(table.units[order], np.arange(table.contexts + 1))
+    for start, end in itertools.pairwise(bounds.tolist()):
+        rows = order[start:end]
+        scores, weights, cells = table.scores[rows], table.weights[rows], table.cells[rows]
+        edges = np.flatnonzero(np.diff(cells, prepend=-1))
+        if np.all((scores == 0) | (scores == 1)) and np.all(np.diff(weights)[np.diff(cells) == 0] == 0):
+            sizes = np.diff(np.append(edges, len(rows)))
+            ones = rng.multivariate_hypergeometric(sizes, int(scores.sum()), trials, method="marginals")
+            tops[:, cells[edges]] += weights[edges] * ones
+        else:
+            dealt = rng.permuted(np.broadcast_to(scores, (trials, len(rows))), axis=1)
+            tops[:, cells[edges]] += np.add.reduceat(dealt * weights, edges, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return tops / np.where(table.masses > 0, table.masses, np.nan)
+
+
+def gap_test(means: Floats, null: Floats) -> dict[str, Any]:
+    """The gap of `means` [width] against those of permuted scores [trials, width].
+
+    `gap` is never negative and grows with noise alone: `null_mean` is what it would be on average, and
+    `null_high` what 95% of such gaps stay below, if no place mattered. Equal gaps are told apart by the
+    variance of the cells, so that p does not suffer from ties.
+    """
+    gap, gaps = float(gap_of(means)), gap_of(null)
+    fine = gap + TIEBREAK * float(np.nanvar(means))
+    return {
+        "gap": gap,
+        "null_mean": float(gaps.mean()),
+        "null_high": float(np.quantile(gaps, 0.95)),
+        "p": p_above(fine, gaps + TIEBREAK * np.nanvar(null, axis=-1)),
+        "trials": len(null),
+    }
+
+
+def no_gap_test(gap: float | None = None) -> dict[str, Any]:
+    """What stands for a test where there is nothing to test."""
+    return {"gap": gap, "null_mean": None, "null_high": None, "p": None, "trials": 0}
+
+
+def estimate_mean(
+    scores: Sequence[float | None],
+    contexts: Sequence[Hashable],
+    *,
+    level: float = 0.95,
+    trials: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of the scores that are not None, with its interval; which rows are drawn: see `resampling`."""
+    kept = [(context, score) for context, score in zip(contexts, scores, strict=True) if score is not None]
+    if not kept:
+        return Estimate(None, None, None, 0, 0, "contexts")
+    table = Table.of([context for context, _ in kept], [0] * len(kept), [score for _, score in kept], 1)
+    pair = table.intervals(table.resample(trials, seed), level)[0]
+    low, high = pair or (None, None)
+    return Estimate(float(table.means[0]), low, high, len(kept), table.contexts, table.drawn)
+
+
+def group_evidence(
+    rows: Sequence[tuple[Hashable, Hashable, float | None]],
+    *,
+    level: float = 0.95,
+    trials: int = 2000,
+    seed: int = 0,
+) -> dict[Any, dict[str, Any]]:
+    """`Estimate.as_dict()` of every group of `(group, context, score)` rows, in order of first appearance.
+
+    A score of None does not count. Each group decides for itself whether it has enough contexts to draw them.
+    """
+    found: dict[Hashable, list[tuple[Hashable, float | None]]] = defaultdict(list)
+    for group, context, score in rows:
+        found[group].append((context, score))
+    return {
+        group: estimate_mean(
+            [score for _, score in of],
+            [context for context, _ in of],
+            level=level,
+            trials=trials,
+            seed=seed,
+        ).as_dict()
+        for group, of in found.items()
+    }

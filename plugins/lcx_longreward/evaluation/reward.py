@@ -13,7 +13,7 @@ from lcx.data.qa_rows import merged, qa_document
 from lcx.data.readers import Rejects
 from lcx.data.tokenizing import open_span_tokenizer
 from lcx.data.words import clean, scan, words
-from lcx.evaluation.scoring.found import contains
+from lcx.evaluation.text_metrics import contains
 from lcx.llm.asking import Asker
 from lcx.llm.calling import Calling
 from lcx.retrieval import open_retriever

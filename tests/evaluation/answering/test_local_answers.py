@@ -13,12 +13,11 @@ import torch
 from lcx.data.assembly import Assembler
 from lcx.data.templates import Template
 from lcx.errors import UsageError
-from lcx.evaluation.answering import Answer, encode, open_local, self_check
-from lcx.evaluation.answering import local as module
-from lcx.evaluation.answering.checking import verdict
-from lcx.evaluation.jobs import Job, fit
-from lcx.modeling import decode, decode_attention
-from lcx.modeling.decode_whole import Traced
+from lcx.evaluation import answer as module
+from lcx.evaluation.answer import Answer, open_local, self_check, verdict
+from lcx.evaluation.encode import Job, encode, fit
+from lcx.modeling import decode_kv
+from lcx.modeling.decode import Traced
 from lcx.records import Branch, Bundle
 from tests.data.tokenizers_for_tests import PROSE, as_transformers, byte_level
 from tests.modeling.families import OTHERS, build, recomputed
@@ -132,7 +131,7 @@ def test_a_broken_decoder_is_found(
 ) -> None:
     answerer = open_local(model, tokenizer, stops=())
     good = answerer.answer(jobs, max_new_tokens=NEW)
-    monkeypatch.setattr(decode_attention, "_join", broken_join)
+    monkeypatch.setattr(decode_kv, "_join", broken_join)
     found = answerer.answer(jobs, max_new_tokens=NEW)
     assert found != good
     check = self_check(answerer, jobs, 4, 0, max_new_tokens=NEW, given=found)
@@ -148,13 +147,13 @@ def test_a_broken_decoder_is_found(
 def test_one_position_off_is_found(
     model: Any, tokenizer: Any, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = decode.BranchDecoder.prefill
+    real = decode_kv.BranchDecoder.prefill
 
     def shifted(self: Any, prefix: Any, positions: Any = None) -> None:
         real(self, prefix, positions)
         self._next += 1
 
-    monkeypatch.setattr(decode.BranchDecoder, "prefill", shifted)
+    monkeypatch.setattr(decode_kv.BranchDecoder, "prefill", shifted)
     answerer = open_local(model, tokenizer, stops=())
     assert self_check(answerer, [jobs[0]], 3, 0, max_new_tokens=NEW)["different"]
 
@@ -168,7 +167,7 @@ def test_what_is_checked_is_drawn_by_seed_and_from_many_contexts(
         rows.append(tuple(row))
         return Traced([], [])
 
-    monkeypatch.setattr("lcx.modeling.decode_whole.trace", spied)
+    monkeypatch.setattr("lcx.modeling.decode.trace", spied)
     answerer = open_local(model, tokenizer, stops=())
     none = [[Answer("", "length", 0)] * len(job.bundle.branches) for job in jobs]
     for seed in (0, 0, 1):

@@ -9,8 +9,8 @@ import pytest
 
 from lcx.evaluation.comparing.grouping import Group, groups_of, is_short
 from lcx.evaluation.comparing.pairing import Pair
-from lcx.evaluation.statistics.grid import grid
-from lcx.evaluation.statistics.spans import span_curve
+from lcx.evaluation.statistics.curves import span_curve
+from lcx.evaluation.statistics.grids import grid
 
 
 def pairs_of(rows: list[dict[str, Any]]) -> list[Pair]:

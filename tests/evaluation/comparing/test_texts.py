@@ -16,8 +16,8 @@ from lcx.evaluation.comparing.sources import find_sides
 from lcx.evaluation.comparing.texts import pair_texts, text_groups
 from lcx.evaluation.comparing.verdicts import Options, compare
 from lcx.evaluation.found_results import Result, load_result
-from lcx.evaluation.probes import Reading
-from lcx.evaluation.probing.perplexity import PERPLEXITY, bucket_edges
+from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges
+from lcx.evaluation.task import Reading
 
 LENGTHS = [64, 256]
 

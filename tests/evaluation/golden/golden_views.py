@@ -90,8 +90,8 @@ def predictions(trained: bool) -> dict[str, list[Row]]:
 
 def reading(trained: bool) -> tuple[list[Row], Row]:
     """The journal's lines and the scores of perplexity: four texts of 256 tokens."""
-    from lcx.evaluation.probes import Reading
-    from lcx.evaluation.probing.perplexity import PERPLEXITY, bucket_edges
+    from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges
+    from lcx.evaluation.task import Reading
 
     edges = bucket_edges([64, 256], 8)
     meta = {"edges": list(edges), "lengths": [64, 256], "buckets": 8, "documents": 1}
@@ -112,7 +112,7 @@ def reading(trained: bool) -> tuple[list[Row], Row]:
 
 def write_run(folder: Path) -> Path:
     """Write the run's files as eval steps do."""
-    from lcx.evaluation.predictions import score_rows
+    from lcx.evaluation.offline import score_rows
     from lcx.paths import slug
     from lcx.work.files import write_json, write_lines, write_text
 

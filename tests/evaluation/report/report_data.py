@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lcx.evaluation.report.excerpts import excerpt
-from lcx.evaluation.statistics.curves import curve_evidence
-from lcx.evaluation.statistics.grid import grid
-from lcx.evaluation.statistics.grids import grid_evidence
-from lcx.evaluation.statistics.groups import group_evidence
-from lcx.evaluation.statistics.spans import span_curve
+from lcx.evaluation.statistics.curves import curve_evidence, span_curve
+from lcx.evaluation.statistics.grids import grid, grid_evidence
+from lcx.evaluation.statistics.resampling import group_evidence
 from lcx.paths import slug
 from lcx.work.files import write_json, write_lines, write_text
 

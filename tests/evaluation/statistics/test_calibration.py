@@ -13,8 +13,7 @@ import pytest
 
 from lcx.evaluation.statistics.curves import curve_evidence, u_contrast
 from lcx.evaluation.statistics.grids import grid_evidence
-from lcx.evaluation.statistics.permutation import gap_test, p_above, permuted_means
-from lcx.evaluation.statistics.resampling import Table
+from lcx.evaluation.statistics.resampling import Table, gap_test, p_above, permuted_means
 
 SETS, POSITIONS, SPAN = 4, 800, 50
 SPANS = POSITIONS // SPAN

@@ -8,8 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from lcx.evaluation.statistics.curves import curve_evidence, u_contrast
-from lcx.evaluation.statistics.spans import span_curve
+from lcx.evaluation.statistics.curves import curve_evidence, span_curve, u_contrast
 
 Places = list[tuple[int, int, float]]
 

@@ -7,8 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lcx.evaluation.statistics.grid import grid
-from lcx.evaluation.statistics.grids import grid_evidence, lengths_evidence
+from lcx.evaluation.statistics.grids import grid, grid_evidence, lengths_evidence
 
 Rows = list[tuple[int, float, object, float | None]]
 

@@ -9,8 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from lcx.evaluation.statistics.groups import estimate_mean, group_evidence
-from lcx.evaluation.statistics.resampling import Table
+from lcx.evaluation.statistics.resampling import Table, estimate_mean, group_evidence
 
 
 def rows_of(contexts: int, each: int, seed: int) -> tuple[list[int], list[float]]:

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from lcx.errors import MissingError, UsageError
-from lcx.evaluation.suites.groups import expand, groups, summarize
-from lcx.evaluation.suites.names import SUITES
-from lcx.evaluation.suites.prompts import load_prompts, split_prompt
-from lcx.evaluation.suites.sets import E_SETS, SETS
+from lcx.evaluation.benchmarks.groups import SUITES, expand, groups, summarize
+from lcx.evaluation.benchmarks.loading import load_prompts, split_prompt
+from lcx.evaluation.benchmarks.longbench import E_SETS, SETS
 from tests.evaluation.suites.suite_rows import load, prompts_of, published, suite, write
 
 # ---- prompts
@@ -146,7 +145,7 @@ def test_the_examples_of_gsm8k_are_right() -> None:
     """Every worked example says what its own steps come to."""
     import re
 
-    from lcx.evaluation.scoring.numbers import final_number
+    from lcx.evaluation.metrics import final_number
 
     for shot in load_prompts("gsm8k", None)["gsm8k"]["shots"]:
         steps = re.findall(r"(\d[\d .*/+-]*\d|\d+) = \$?(\d+)", shot)

@@ -12,7 +12,7 @@ from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.evaluation.core_tasks import core_settings
 
 from lcx import plugins
-from lcx.modeling import decode_attention
+from lcx.modeling import decode_kv
 from lcx.recipe import Step
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
@@ -94,9 +94,9 @@ def test_a_named_task_without_data_is_missing(lcx: Lcx, tmp_path: Path) -> None:
 
 
 def test_a_failed_self_check_is_told(lcx: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = decode_attention._join
+    real = decode_kv._join
     monkeypatch.setattr(
-        decode_attention, "_join", lambda first, second: real((first[0] * 0.3, first[1] - 1.0), second)
+        decode_kv, "_join", lambda first, second: real((first[0] * 0.3, first[1] - 1.0), second)
     )
     text = STEP.replace("[gsm8k, chat, csqa, needle]", "[needle]").replace("[600]", "[1500]")
     ran = lcx(f"eval --recipe {recipe(tmp_path, text)} --run out --json")

@@ -1,0 +1,426 @@
+"""Metrics by name, as functions of (prediction, row): 0 to 1, or None where the row cannot be scored.
+
+| metric | row | what it is |
+|---|---|---|
+| `f1`, `f1_zh` | answers | F1 over words, the best of the answers |
+| `rouge_l`, `rouge_l_zh` | answers | ROUGE-L, the best of the answers |
+| `classification` | answers, all_classes | 1 / classes named, if the right one is among them |
+| `retrieval`, `retrieval_zh` | answers ("Paragraph 3", "段落3") | share of the numbers named that are right |
+| `count` | answers | the same for a bare number |
+| `code_similarity` | answers | similarity of the first line of code |
+| `csqa` | answer, candidates | the candidate picked |
+| `gsm8k` | answer | the number that a solution ends with |
+| `multiple_choice` | answer (a letter), or answer and candidates | the letter picked |
+
+`answers` is a list; `answer`, a text, will do in its place, and the other way round.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal, DivisionByZero, InvalidOperation
+from typing import Any
+
+from lcx.evaluation import text_metrics
+
+__all__ = [
+    "BACKEND",
+    "LETTERS",
+    "NEXT_SHOT",
+    "Metric",
+    "answers_of",
+    "chosen",
+    "class_named",
+    "class_named_as_published",
+    "classification",
+    "classification_as_published",
+    "code_similarity",
+    "count",
+    "csqa",
+    "csqa_as_film",
+    "f1",
+    "f1_zh",
+    "final_number",
+    "final_number_as_film",
+    "gold_number",
+    "gsm8k",
+    "gsm8k_as_film",
+    "letter_of_four",
+    "line_similarity",
+    "multiple_choice",
+    "multiple_choice_as_published",
+    "numbers_right",
+    "paragraph_named",
+    "picks",
+    "picks_as_film",
+    "retrieval",
+    "retrieval_zh",
+    "rouge_l",
+    "rouge_l_zh",
+    "same_number",
+]
+
+Row = Mapping[str, Any]
+Metric = Callable[[str, Row], float | None]
+
+
+def answers_of(row: Row) -> list[str]:
+    """The right answers of a row, as texts; none where it has none."""
+    value = row.get("answers", row.get("answer"))
+    if value is None:
+        return []
+    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def _best(row: Row, score: Callable[[list[str]], float]) -> float | None:
+    answers = answers_of(row)
+    return score(answers) if answers else None
+
+
+def f1(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: text_metrics.english_f1(pred, answers))
+
+
+def f1_zh(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: text_metrics.chinese_f1(pred, answers))
+
+
+def rouge_l(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: text_metrics.rouge_l(pred, answers))
+
+
+def rouge_l_zh(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: text_metrics.chinese_rouge_l(pred, answers))
+
+
+def classification(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: class_named(pred, answers, _classes(row)))
+
+
+def classification_as_published(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: class_named_as_published(pred, answers, _classes(row)))
+
+
+def _classes(row: Row) -> Sequence[str]:
+    return [str(name) for name in row.get("all_classes") or ()]
+
+
+def retrieval(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: max(paragraph_named(pred, one, "Paragraph") for one in answers))
+
+
+def retrieval_zh(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: max(paragraph_named(pred, one, "段落") for one in answers))
+
+
+def count(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: max(numbers_right(pred, one.strip()) for one in answers))
+
+
+def code_similarity(pred: str, row: Row) -> float | None:
+    return _best(row, lambda answers: line_similarity(pred, answers))
+
+
+def csqa(pred: str, row: Row) -> float | None:
+    return _pick(pred, row, picks)
+
+
+def csqa_as_film(pred: str, row: Row) -> float | None:
+    return _pick(pred, row, picks_as_film)
+
+
+def _pick(pred: str, row: Row, rule: Callable[[str, str, Sequence[str]], float]) -> float | None:
+    candidates = [str(one) for one in row.get("candidates") or ()]
+    answer = next(iter(answers_of(row)), None)
+    if not candidates or answer is None:
+        return None
+    if answer not in candidates and answer in LETTERS[: len(candidates)]:
+        answer = candidates[LETTERS.index(answer)]
+    if answer not in candidates:
+        return None
+    return rule(pred, answer, candidates)
+
+
+def gsm8k(pred: str, row: Row) -> float | None:
+    return _numeric(pred, row, final_number)
+
+
+def gsm8k_as_film(pred: str, row: Row) -> float | None:
+    return _numeric(pred, row, final_number_as_film)
+
+
+def _numeric(pred: str, row: Row, read: Callable[[str], Any]) -> float | None:
+    golds = [gold for one in answers_of(row) if (gold := gold_number(one)) is not None]
+    if not golds:
+        return None
+    found = read(pred)
+    return max(same_number(found, gold) for gold in golds)
+
+
+def multiple_choice(pred: str, row: Row) -> float | None:
+    if row.get("candidates"):
+        return _pick(pred, row, picks)
+    return _best(row, lambda answers: float(letter_of_four(pred) in {one.strip() for one in answers}))
+
+
+def multiple_choice_as_published(pred: str, row: Row) -> float | None:
+    return _best(
+        row,
+        lambda answers: float(letter_of_four(pred, strict=True) in {one.strip() for one in answers}),
+    )
+
+
+# Multiple choice: which candidate a reply picks.
+
+LETTERS = "ABCDEFGHIJ"
+FILM_LETTERS = "ABCDEF"
+
+_MARKUP = re.compile(r"[*_`]+")
+_PICKED = re.compile(
+    r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)\b(?:\s+is)?\s*[:=]?\s*[\"'“]?"
+    r"(?:\(([A-Ja-j])\)|([A-J])(?![\w'’])|([a-j])(?=[.,;)\"'”]|\s*$|\s*\n))"
+)
+"""A small letter counts in brackets or where nothing follows it: "the answer is a tree" names none."""
+_ALONE = re.compile(r"\s*[\"'“]?[(\[]?([A-Ja-j])[)\]]?(?:[.:,)\s\"'”]|$)")
+_BRACKETED = re.compile(r"\(([A-J])\)")
+_CAPITAL = re.compile(r"(?<![\w'’])([B-HJ])(?![\w'’])")
+"""A capital by itself. A and I are words too."""
+_V2_BRACKETS = re.compile(r"The correct answer is \(([A-D])\)")
+_V2_BARE = re.compile(r"The correct answer is ([A-D])")
+_V2_LETTER = re.compile(r"\s*\(?([A-D])\)?[.:]?\s*")
+_FOUR = ("\0a", "\0b", "\0c", "\0d")
+"""Four candidates whose texts occur nowhere: the letter has to be named."""
+
+
+def chosen(pred: str, candidates: Sequence[str]) -> int | None:
+    """Place of the candidate that a reply picks, or None.
+
+    Looked for in this order: the letter after the last "answer is" (or "option", "choice"), a letter that the reply
+    begins with, the only letter in brackets or standing alone, the only candidate whose text occurs. A further
+    few-shot question and what follows it are cut off before. The article in "A man" is no letter.
+    """
+    text = _MARKUP.sub("", NEXT_SHOT.split(pred.strip(), maxsplit=1)[0]).strip()
+    letters = LETTERS[: len(candidates)]
+    said = [
+        letter
+        for found in _PICKED.finditer(text)
+        if (letter := found[found.lastindex or 0].upper()) in letters
+    ]
+    if said:
+        return letters.index(said[-1])
+    opening = _ALONE.match(text)
+    if opening and opening[1].upper() in letters and _is_choice(text, opening):
+        return letters.index(opening[1].upper())
+    for pattern in (_BRACKETED, _CAPITAL):
+        named = {found for found in pattern.findall(text) if found in letters}
+        if len(named) == 1:
+            return letters.index(named.pop())
+    folded = text.casefold()
+    whole = [
+        place
+        for place, candidate in enumerate(candidates)
+        if re.search(rf"(?<!\w){re.escape(candidate.casefold())}(?!\w)", folded)
+    ]
+    return whole[0] if len(whole) == 1 else None
+
+
+def _is_choice(text: str, opening: re.Match[str]) -> bool:
+    """Whether the letter that a reply begins with is a choice: not the article in "a man", nor the I of "I think"."""
+    rest = text[opening.end(1) :]
+    return not rest or not rest[0].isspace() or rest.lstrip(" ")[:1] in ("", "\n", "-", "–", ":")
+
+
+def picks(pred: str, answer: str, candidates: Sequence[str]) -> float:
+    """1 where the reply picks the right candidate."""
+    place = chosen(pred, candidates)
+    return float(place is not None and candidates[place] == answer)
+
+
+def picks_as_film(pred: str, answer: str, candidates: Sequence[str]) -> float:
+    """1 where the first capital letter from A to F (A if there is none) is the place of the right candidate."""
+    place = FILM_LETTERS.index(next((sign for sign in pred if sign in FILM_LETTERS), "A"))
+    return float(place < len(candidates) and candidates[place] == answer)
+
+
+def letter_of_four(pred: str, *, strict: bool = False) -> str | None:
+    """The letter A to D that a reply to LongBench v2 gives, or None.
+
+    The published phrase "The correct answer is (B)", with brackets first and without them next, or a reply that is
+    nothing but the letter. Unless `strict`, else whatever `chosen` finds.
+    """
+    plain = pred.replace("*", "")
+    for pattern in (_V2_BRACKETS, _V2_BARE):
+        if found := pattern.search(plain):
+            return found[1]
+    if alone := _V2_LETTER.fullmatch(plain):
+        return alone[1]
+    if strict:
+        return None
+    place = chosen(pred, _FOUR)
+    return None if place is None else LETTERS[place]
+
+
+# Arithmetic: the number that a worked solution ends with.
+
+NEXT_SHOT = re.compile(r"\n\s*(?:Q|Question|Problem)\s*\d*\s*:", re.I)
+_NEXT_SHOT_FILM = re.compile(r"\n\n(?:Q|Question): ")
+_ANSWER_IS = re.compile(r"\bthe (?:final )?answer is\b[:\s]*", re.I)
+_ANSWER_IS_FILM = re.compile(r"the answer is\b:?\s*(\S*)", re.I)
+"""The word may be missing: nothing after the last phrase is no answer, whatever stood after an earlier one."""
+_HASHES = re.compile(r"####\s*(.+)")
+_BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
+_NUMBER = re.compile(r"(?:(?<!\d)[-−])?\s?[$£€¥]?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?")
+_PLAIN = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_SUM = re.compile(rf"{_PLAIN}(?:[-+*/]{_PLAIN})*")
+_STEP = re.compile(rf"([-+*/]?)({_PLAIN})")
+_VALUE = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+
+
+def gold_number(answer: str) -> Decimal | None:
+    """The number of a reference: after "####" as GSM8K publishes it, after "the answer is", or all of the text."""
+    if marked := _HASHES.search(answer):
+        return _number_of(marked[1])
+    if _ANSWER_IS.search(answer):
+        return final_number(answer)
+    return _number_of(answer)
+
+
+def final_number(pred: str) -> Decimal | None:
+    """The number that a solution ends with, or None where it has none.
+
+    Looked for in this order: after the last "the answer is", after "####", in the last `\\boxed{}`, else the last
+    number of all; of a sum that is worked out, what it comes to. A further few-shot question and what follows it
+    are cut off before.
+    """
+    text = NEXT_SHOT.split(pred, maxsplit=1)[0]
+    places = [found.end() for found in _ANSWER_IS.finditer(text)]
+    marked = [found[1] for pattern in (_HASHES, _BOXED) for found in pattern.finditer(text)]
+    for part in [text[places[-1] :]] if places else marked[-1:]:
+        if found := _NUMBER.search(part.partition("\n")[0].rpartition("=")[2]):
+            return _number_of(found[0])
+    numbers = _NUMBER.findall(text)
+    return _number_of(numbers[-1]) if numbers else None
+
+
+def final_number_as_film(pred: str) -> Decimal | None:
+    """The word after the last "the answer is", as FILM reads it; None where the phrase is missing.
+
+    Cut at a further few-shot question; currency, commas and a final stop are removed, as are letters, quotes and a
+    per cent sign, and what stands before `=` or `>>`. A sum that is not worked out is.
+    """
+    text = _NEXT_SHOT_FILM.split(pred, maxsplit=1)[0].rstrip(".\n")
+    said = _ANSWER_IS_FILM.findall(text)
+    if not said:
+        return None
+    word = re.sub(r"[$£€¥,\"a-z]", "", re.split(r"=|>>", said[-1].lower())[-1])
+    return _worked_out(word.partition(":")[0].rstrip(".%/").strip())
+
+
+def same_number(found: Decimal | None, wanted: Decimal | None) -> float:
+    """1 where there are two numbers and they are equal: 18, 18.0 and 18.00 are."""
+    return float(found is not None and wanted is not None and abs(found - wanted) < Decimal("1e-6"))
+
+
+def _number_of(text: str) -> Decimal | None:
+    """A number as people write it, currency, thousands, per cent and fractions included."""
+    plain = re.sub(r"[$£€¥,%\s]", "", text).replace("−", "-").rstrip(".")
+    upper, slash, lower = plain.partition("/")
+    if not _VALUE.fullmatch(upper) or (slash and not _VALUE.fullmatch(lower)):
+        return None
+    try:
+        return Decimal(upper) / Decimal(lower) if slash else Decimal(upper)
+    except (InvalidOperation, DivisionByZero):
+        return None
+
+
+def _worked_out(text: str) -> Decimal | None:
+    """The value of numbers joined by + - * /, or None for anything else."""
+    if not _SUM.fullmatch(text):
+        return None
+    total, term = Decimal(0), None
+    try:
+        for sign, digits in _STEP.findall(text):
+            value = Decimal(digits)
+            if sign in ("*", "/") and term is not None:
+                term = term * value if sign == "*" else term / value
+                continue
+            total += term or 0
+            term = -value if sign == "-" else value
+    except (InvalidOperation, DivisionByZero):
+        return None
+    return total + (term or 0)
+
+
+# One of several things that a reply names: a class, a paragraph, a line of code.
+
+BACKEND = "difflib"
+"""What the similarity of code is measured with: the published tool gives other numbers where python-Levenshtein is."""
+
+_DIGITS = re.compile(r"\d+")
+_COMMENT = ("`", "#", "//")
+"""A line that has one of these is taken for a fence or a comment, and passed over."""
+
+
+def class_named(pred: str, answers: Iterable[str], classes: Sequence[str]) -> float:
+    """One over the number of classes that occur in the prediction, if the right one does; else 0.
+
+    A class whose name is only part of the right one's does not count as named.
+    """
+    return max((_shared(answer, _named(pred, answer, classes)) for answer in answers), default=0.0)
+
+
+def class_named_as_published(pred: str, answers: Iterable[str], classes: Sequence[str]) -> float:
+    """The same as LongBench counts it: of two such parts found one after the other, the second stays in."""
+    return max((_shared(answer, _named(pred, answer, classes, skip=True)) for answer in answers), default=0.0)
+
+
+def _named(pred: str, answer: str, classes: Sequence[str], *, skip: bool = False) -> list[str]:
+    """The classes in the prediction, without those that are part of the answer's name.
+
+    With `skip`, the one that follows a class taken out is not looked at, as when a list is walked while it shrinks.
+    """
+    kept: list[str] = []
+    passed = False
+    for name in (name for name in classes if name in pred):
+        part = name in answer and name != answer and not passed
+        passed = skip and part
+        if not part:
+            kept.append(name)
+    return kept
+
+
+def _shared(answer: str, named: Sequence[str]) -> float:
+    return 1 / len(named) if answer in named else 0.0
+
+
+def numbers_right(pred: str, wanted: str) -> float:
+    """The share of the numbers in the prediction that are the one wanted; 0 where it has none."""
+    numbers = _DIGITS.findall(pred)
+    return numbers.count(wanted) / len(numbers) if numbers else 0.0
+
+
+def paragraph_named(pred: str, answer: str, word: str) -> float:
+    """`numbers_right` for an answer such as "Paragraph 15", where `word` is what stands before its number."""
+    found = re.search(rf"{re.escape(word)} ?(\d+)", answer)
+    return numbers_right(pred, found[1]) if found else 0.0
+
+
+def line_similarity(pred: str, answers: Iterable[str]) -> float:
+    """Similarity in whole percent of the prediction's first line of code and the line that fits it best.
+
+    Lines with a fence or a comment sign are passed over. Matching blocks are those that difflib finds (`BACKEND`), and
+    the ratio is rounded to hundredths, as in the published scores.
+    """
+    lines = pred.lstrip("\n").split("\n")
+    line = next((line for line in lines if not any(mark in line for mark in _COMMENT)), "")
+    return max((_ratio(line, answer) for answer in answers), default=0.0)
+
+
+def _ratio(line: str, answer: str) -> float:
+    if line == answer:
+        return 1.0
+    if not line or not answer:
+        return 0.0
+    return round(100 * difflib.SequenceMatcher(None, line, answer).ratio()) / 100

@@ -1,1 +1,0 @@
-"""Scores of one prediction against its references. Pure functions on text."""

@@ -1,0 +1,76 @@
+"""Progress: lines now and then where there is no terminal, bars that share one display where there is."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from lcx.context import Context
+from lcx.progress import Display, Progress, duration, short_count
+
+
+def lines_of(terminal: bool = False) -> tuple[Console, io.StringIO]:
+    said = io.StringIO()
+    return Console(file=said, force_terminal=terminal, width=100, highlight=False), said
+
+
+def test_off_a_terminal_a_line_comes_every_ten_seconds_and_one_at_the_end() -> None:
+    now = [0.0]
+    console, said = lines_of()
+    with Progress(Display(console), "val:code", 400, "answers", clock=lambda: now[0]) as shown:
+        shown.skip(100)  # an earlier run's: they are no speed of this one
+        for number in range(30):
+            now[0] += 1.0
+            shown.advance(5, note=f"loss {number}")
+        assert shown.text() == "250 of 400 answers, loss 29, 5.0/s, 30s left"
+        now[0] += 5
+        shown.update(400)
+    lines = said.getvalue().splitlines()
+    assert lines[0] == "val:code: 150 of 400 answers, loss 9, 5.0/s, 50s left"
+    assert [line.split(",")[0] for line in lines] == [
+        f"val:code: {count} of 400 answers" for count in (150, 200, 250, 400)
+    ]
+    assert lines[-1].endswith("8.6/s, in 35s")
+    assert "\x1b" not in said.getvalue()
+
+
+def test_slow_units_are_told_by_their_time() -> None:
+    now = [0.0]
+    with Progress(Display(lines_of()[0]), "training", 10, "steps", done=4, clock=lambda: now[0]) as shown:
+        now[0] = 90.0
+        shown.update(5)
+        assert shown.text() == "5 of 10 steps, 1m30s each, 7m30s left"
+
+
+def test_bars_inside_bars_share_one_display_which_ends_with_the_last() -> None:
+    console, said = lines_of(terminal=True)
+    ctx = Context(console=console)
+    with ctx.progress("outer", 2) as outer:
+        for _ in range(2):
+            with ctx.progress("inner [b]", 3, closing=False) as inner:
+                inner.update(3, note="[red] is text")
+            outer.advance()
+        assert ctx._display is not None
+        assert ctx._display.live is not None
+    assert ctx._display.live is None
+    assert ctx._display.shown == 0
+    assert "outer: 2 of 2" in said.getvalue()
+
+
+def test_only_the_first_process_tells_and_an_error_ends_without_a_line() -> None:
+    console, said = lines_of()
+    with Context(console=console, rank=1).progress("judged", 3) as shown:
+        shown.advance(3)
+    try:
+        with Context(console=console).progress("judged", 3) as shown:
+            shown.advance()
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert said.getvalue() == ""
+
+
+def test_times_and_counts_in_words() -> None:
+    assert [duration(s) for s in (0.2, 59.4, 60, 200, 7500)] == ["0s", "59s", "1m00s", "3m20s", "2h05m"]
+    assert [short_count(n) for n in (950, 12_345, 4.5e6, 2e9)] == ["950", "12.3K", "4.5M", "2.0G"]
