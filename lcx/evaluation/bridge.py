@@ -21,7 +21,7 @@ from lcx.work.files import make_folder, sha256_json, write_lines
 from lcx.work.journal import Journal
 
 if TYPE_CHECKING:
-    from lcx.evaluation.subject import Subject
+    from lcx.evaluation.model import Subject
 
 __all__ = ["require_lm_eval", "run_bridge", "task_scores"]
 
@@ -45,8 +45,8 @@ def run_bridge(
     What the journal has is not done again. Raises UsageError for a task that lm-eval does not know, and
     MissingError where its data cannot be had.
     """
+    from lcx.evaluation.model import LocalSubject
     from lcx.evaluation.runner import JOURNAL
-    from lcx.evaluation.subject import LocalSubject
 
     assert isinstance(subject, LocalSubject)
     settings = planned[0].settings

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.evaluation.probes import Style
+from lcx.evaluation.task import Style
 from lcx.llm.settings import Serving
 from lcx.modeling.rope import check_rope
 from lcx.settings import FILE, KEEPS, VOLATILE, setting

@@ -445,7 +445,7 @@ class Service:
 
     def check(self, spec: str, options: Mapping[str, Any]) -> None:
         """Say what is missing for a spec (a model, a key, a price) before anything is done. Raises typed errors."""
-        lcx.llm.check_llm(spec)
+        lcx.llm.check_llm(spec, self.ctx.plugins)
         name, _, model = spec.partition(":")
         if name == ENDPOINT:
             open_openai(model, self._options(spec, options))
@@ -467,7 +467,9 @@ class Service:
         name, _, model = spec.partition(":")
 
         def open_backend() -> LLM:
-            return lcx.llm.open_llm(spec, self._options(spec, options))
+            if name == LOCAL:
+                self.ctx.ready_model(model)
+            return lcx.llm.open_llm(spec, self._options(spec, options), self.ctx.plugins)
 
         if name == RULES:
             return RuleClient(open_backend, self.ledger, spec, self.run)

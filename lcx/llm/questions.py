@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lcx.llm.asking import Asker
-from lcx.llm.prompts import load_prompt
 from lcx.llm.client import LLMClient
+from lcx.llm.prompts import load_prompt
 from lcx.llm.protocol import Request
 from lcx.work.journal import Journal
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcx.evaluation.limiting import limited, limited_readings, spread
-from lcx.evaluation.probes import Reading
+from lcx.evaluation.samples import limited, limited_readings, spread
+from lcx.evaluation.task import Reading
 from lcx.records import Branch, Bundle
 
 

@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from lcx.data.assembly import Assembler
 from lcx.errors import UsageError
-from lcx.evaluation.predictions import score_predictions
-from lcx.evaluation.probes import ProbeOptions, row_of
-from lcx.evaluation.probing import filler
-from lcx.evaluation.probing.needle import NEEDLE, build_needles, draw_needles
+from lcx.evaluation.offline import score_predictions
+from lcx.evaluation.probes import haystack as filler
+from lcx.evaluation.probes.needle import NEEDLE, build_needles, draw_needles
 from lcx.evaluation.statistics.grids import default_lengths, depth_points
+from lcx.evaluation.task import ProbeOptions, row_of
 from lcx.records import Bundle, Document
 from tests.data.tokenizers_for_tests import byte_level
 

@@ -10,11 +10,11 @@ import pytest
 
 from lcx.data.catalogue import catalogue_documents
 from lcx.errors import UsageError
-from lcx.evaluation.predictions import score_predictions
-from lcx.evaluation.probes import ProbeOptions, get_probe, row_of
-from lcx.evaluation.probing import items
-from lcx.evaluation.probing.needle import build_needles
+from lcx.evaluation.offline import score_predictions
+from lcx.evaluation.probes import val as items
+from lcx.evaluation.probes.needle import build_needles
 from lcx.evaluation.statistics.grids import band
+from lcx.evaluation.task import ProbeOptions, get_probe, row_of
 from lcx.records import Document
 
 

@@ -18,13 +18,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from lcx.context import Context
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
-from lcx.evaluation.material import Material
-from lcx.evaluation.probes import Measure, ProbeOptions, Reading
-from lcx.evaluation.probing import perplexity
-from lcx.evaluation.probing.perplexity import PERPLEXITY, bucket_edges, build_texts, sums_between
+from lcx.evaluation.model import LocalSubject
+from lcx.evaluation.probes import perplexity
+from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges, build_texts, sums_between
 from lcx.evaluation.runner import run_tasks
+from lcx.evaluation.samples import Material
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.subject import LocalSubject
+from lcx.evaluation.task import Measure, ProbeOptions, Reading
 from lcx.modeling.logprobs import text_logprobs
 from lcx.records import Document
 
@@ -238,7 +238,7 @@ def test_texts_longer_than_the_window(tmp_path: Path) -> None:
 
 
 def test_a_plugins_own_measure_and_view(tmp_path: Path) -> None:
-    from lcx.evaluation.drawing.views import task_text
+    from lcx.evaluation.show.terminal import task_text
 
     mine = Measure(
         name="length",

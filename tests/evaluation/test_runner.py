@@ -16,13 +16,12 @@ from lcx.context import Context
 from lcx.data.catalogue import catalogue_documents, load_entities, vocabulary
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
-from lcx.evaluation.jobs import stop_ids
-from lcx.evaluation.material import Material, with_items
-from lcx.evaluation.probes import ProbeOptions, get_probe
-from lcx.evaluation.progress import Meter, duration
-from lcx.evaluation.runner import run_tasks
+from lcx.evaluation.encode import stop_ids
+from lcx.evaluation.model import LocalSubject
+from lcx.evaluation.runner import Meter, duration, run_tasks
+from lcx.evaluation.samples import Material, with_items
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.subject import LocalSubject
+from lcx.evaluation.task import ProbeOptions, get_probe
 from lcx.modeling.tiny import build_tokenizer, new_model
 from lcx.records import Bundle, Document
 
@@ -115,7 +114,7 @@ def test_what_is_written(tmp_path: Path, model: Any, tokenizer: Any, bundles: li
     assert all(row["question"] and "«" in row["excerpt"] for row in rows)
     assert task["average"] == pytest.approx(sum(row["score"] for row in rows) / 36)
     # The rows carry all that scoring needs.
-    from lcx.evaluation.predictions import score_predictions
+    from lcx.evaluation.offline import score_predictions
 
     again = score_predictions(NAME, folder / "predictions-val-database.jsonl", span=4)
     for key in ("average", "spans", "intervals", "estimate", "gap_test", "u_shape", "data"):

@@ -9,9 +9,9 @@ import pytest
 
 from lcx.data.catalogue import catalogue_documents
 from lcx.errors import UsageError
-from lcx.evaluation.probes import Probe, ProbeOptions, builtin_probes, get_probe, row_of
-from lcx.evaluation.probing import items
+from lcx.evaluation.probes import val as items
 from lcx.evaluation.settings import EvalSettings
+from lcx.evaluation.task import Probe, ProbeOptions, builtin_probes, get_probe, row_of
 from lcx.records import Bundle, Document
 from lcx.settings import validate
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.predictions import score_predictions
+from lcx.evaluation.offline import score_predictions
 from tests.evaluation.probing.toolbox import (
     ORACLES,
     SCATTERED,
@@ -114,7 +114,7 @@ def _older(context: str, branch: Any) -> str:
 
 
 def _score_of(name: str, branch: Any, pred: str) -> float:
-    from lcx.evaluation.probes import Probe, get_probe, row_of
+    from lcx.evaluation.task import Probe, get_probe, row_of
 
     probe = get_probe(name)
     assert isinstance(probe, Probe)

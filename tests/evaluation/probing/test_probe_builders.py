@@ -18,10 +18,20 @@ from hypothesis import strategies as st
 
 from lcx.data.catalogue import catalogue_documents, stale_documents
 from lcx.errors import UsageError
-from lcx.evaluation.probes import Probe, ProbeOptions, builtin_probes, get_probe
-from lcx.evaluation.probing.filler import MOST_CHARACTERS, Piece, cut, hide
-from lcx.evaluation.probing.names import Taken, draw_keys, draw_numbers, draw_words, long_keys, scattered
-from lcx.evaluation.probing.ruler_words import zeta_counts
+from lcx.evaluation.probes.haystack import (
+    MOST_CHARACTERS,
+    Piece,
+    Taken,
+    cut,
+    draw_keys,
+    draw_numbers,
+    draw_words,
+    hide,
+    long_keys,
+    scattered,
+)
+from lcx.evaluation.probes.ruler import zeta_counts
+from lcx.evaluation.task import Probe, ProbeOptions, builtin_probes, get_probe
 from lcx.records import Document
 from tests.evaluation.probing.toolbox import (
     LENGTHS,
@@ -88,7 +98,7 @@ def test_the_seed_decides_and_nothing_else(name: str) -> None:
 
 BUILD_ALL = """
 import hashlib, json
-from lcx.evaluation.probes import Probe, ProbeOptions, builtin_probes
+from lcx.evaluation.task import Probe, ProbeOptions, builtin_probes
 from lcx.records import Document
 words = "river mill grain evening harbour signal letter winter garden copper".split()
 text = " ".join(f"The {a} and the {b} {n}." for n, a in enumerate(words) for b in words)

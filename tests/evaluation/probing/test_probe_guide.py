@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lcx.errors import UsageError
-from lcx.evaluation.predictions import score_predictions
-from lcx.evaluation.probes import Probe, ProbeOptions, builtin_probes
-from lcx.evaluation.probing.sizing import read_sizing
+from lcx.evaluation.offline import score_predictions
+from lcx.evaluation.planning import read_sizing
+from lcx.evaluation.task import Probe, ProbeOptions, builtin_probes
 from lcx.records import Document
 from tests.evaluation.probing.toolbox import documents, rows_of
 

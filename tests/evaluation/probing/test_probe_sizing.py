@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from lcx.errors import UsageError
-from lcx.evaluation.probes import Measure, Probe, builtin_probes, get_probe
-from lcx.evaluation.probing.knobs import Knob, knob_values
-from lcx.evaluation.probing.sizing import KEYS, SETTINGS, named, read_sizing
+from lcx.evaluation.planning import KEYS, SETTINGS, named, read_sizing
 from lcx.evaluation.settings import EvalSettings
+from lcx.evaluation.task import Knob, Measure, Probe, builtin_probes, get_probe, knob_values
 from tests.evaluation.probing.toolbox import build, documents, options
 
 SOME = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from lcx.evaluation.probes import Probe, ProbeOptions, get_probe
+from lcx.evaluation.task import Probe, ProbeOptions, get_probe
 from lcx.records import Bundle, Document
 from tests.data.tokenizers_for_tests import as_transformers, byte_level
 
@@ -98,7 +98,7 @@ def build(name: str, seed: int = 0, **knobs: Any) -> tuple[Bundle, ...]:
 
 def rows_of(bundles: tuple[Bundle, ...], answer: Callable[[Bundle, Any], str | None]) -> list[dict[str, Any]]:
     """Rows of predictions as a run writes them: `answer(bundle, branch)` is what the model said."""
-    from lcx.evaluation.probes import row_of
+    from lcx.evaluation.task import row_of
 
     return [
         {**row_of(branch, answer(bundle, branch)), "context": bundle.id, "item": f"{bundle.id}#{place}"}

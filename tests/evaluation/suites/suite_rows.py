@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lcx.evaluation.probes import Loaded, Suite, SuiteOptions
+from lcx.evaluation.task import Loaded, Suite, SuiteOptions
 from lcx.plugins import loaded
 
 

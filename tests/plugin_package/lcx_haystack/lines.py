@@ -4,8 +4,7 @@ import random
 import re
 
 from lcx.errors import UsageError
-from lcx.evaluation.probes import Knob, Probe
-from lcx.evaluation.probing.knobs import knob_values
+from lcx.evaluation.task import Knob, Probe, knob_values
 from lcx.evaluation.text_metrics import contains
 from lcx.records import Branch, Bundle
 
