@@ -80,7 +80,7 @@ def compare(
         show.emit_json(found.as_dict())
     else:
         from lcx.evaluation.comparing.text import comparison_text
-        from lcx.evaluation.drawing.words import printable
+        from lcx.formatting import printable
 
         print(printable(comparison_text(found), sys.stdout.encoding))
         if html is not None:

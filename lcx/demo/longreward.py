@@ -108,7 +108,7 @@ def _shares(counts: Sequence[int]) -> list[float]:
 
 def story(result: Mapping[str, Any]) -> str:
     """The histograms before and after, both effects in numbers, and what they mean."""
-    from lcx.evaluation.drawing.histogram import bar_lines
+    from lcx.formatting import bar_lines
 
     lines = [TITLE, ""]
     for label, one in ((BEFORE, result["before"]), (AFTER, result["after"])):

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
+from lcx.data.assembly import open_assembler
 from lcx.recipe import Step
 from lcx.run import Run
-from lcx.stages import bundles_folder, make_assembler, ready_model, require_model
+from lcx.training.data import TrainingData, training_bundles
 
 # On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -24,47 +25,45 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
 
     settings = step.settings
     assert isinstance(settings, TrainSettings)
-    model = require_model(settings.model, step, run)
-    data = bundles_folder(settings.input, step, run)
+    model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
     from lcx.training.sft import EncodedDataset, train_sft
 
     with ctx.main_first():
-        settings = settings.model_copy(update={"model": ready_model(model, ctx)})
+        settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
-        assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
-    bundles, aside = training_bundles(data, step, run, ctx)
-    dataset = EncodedDataset(bundles, assembler)
+        assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
+    found = training_bundles(data, step, run, ctx, supervised=True)
+    dataset = EncodedDataset(found.bundles, assembler)
     result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
-    return _completed(result, assembler, aside)
+    return _completed(result, assembler, found)
 
 
 def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     """Preference optimisation on the bundles of `settings.input`; the model is saved in `STEP/model`."""
-    from lcx.plugins import loaded
     from lcx.training.preference_settings import PreferenceSettings
 
     settings = step.settings
     assert isinstance(settings, PreferenceSettings)
-    model = require_model(settings.model, step, run)
-    data = bundles_folder(settings.input, step, run)
+    model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
     from lcx.training.preference import train_preference
     from lcx.training.preference_losses import find_loss, loss_options
 
-    loss = find_loss(loaded().losses, settings.loss)
+    loss = find_loss(ctx.plugins.losses, settings.loss)
     named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
     options = loss_options(loss, {**named, **settings.loss_options})
     with ctx.main_first():
-        settings = settings.model_copy(update={"model": ready_model(model, ctx)})
+        settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
-        assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
-    bundles, aside = training_bundles(data, step, run, ctx)
+        assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
+    found = training_bundles(data, step, run, ctx)
+    bundles = found.bundles
     mixed: dict[str, int] = {}
     if settings.short:
-        from lcx.data.documents import Rejects
+        from lcx.data.files import Rejects
         from lcx.training.mixing import with_short
 
         bundles, mixed = with_short(bundles, settings.short, rejects := Rejects())
@@ -73,39 +72,20 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
         ctx.log(f"{mixed['short bundles mixed in']:,} short pairs mixed in from {settings.short}")
     result = train_preference(settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx)
     result.counts.update(mixed)
-    return _completed(result, assembler, aside)
+    return _completed(result, assembler, found)
 
 
-def _completed(result: StepResult, assembler: Any, aside: dict[str, int]) -> StepResult:
+def _completed(result: StepResult, assembler: Any, found: TrainingData) -> StepResult:
     """The result with what was set aside, how the prompt was made, and what its tokens lost."""
-    result.counts.update(aside)
-    if aside:
+    result.counts.update(found.counts)
+    result.notes += found.notes
+    if len(found.rejects):
         result.files["rejected"] = "rejected.jsonl"
     result.extra = {**result.extra, "prompt": assembler.info}
     lossy = assembler.store.info["lossy"] if assembler.store is not None else 0
     if lossy:
         result.counts["segments whose tokens do not decode to their text"] = lossy
     return result
-
-
-def training_bundles(data: Path, step: Step, run: Run, ctx: Context) -> tuple[Any, dict[str, int]]:
-    """The bundles of a folder, or of a file of rows, and how many rows could not be used and why."""
-    if data.is_dir():
-        from lcx.data.bundles import read_bundles
-
-        bundles: Any = read_bundles(data)
-        counts: dict[str, int] = {}
-    else:
-        from lcx.data.documents import Rejects
-        from lcx.data.pair_rows import read_pair_rows
-
-        rejects = Rejects()
-        bundles = read_pair_rows(data, rejects)
-        counts = {f"rows set aside: {reason}": count for reason, count in rejects.counts.items()}
-        if counts and ctx.rank == 0:
-            rejects.write(run.folder(step) / "rejected.jsonl")
-    ctx.log(f"{len(bundles):,} bundles from {data}")
-    return bundles, counts
 
 
 def forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from lcx.evaluation.drawing.terminal_tables import (
     with_half,
 )
 from lcx.evaluation.drawing.views import draw_task, draw_tasks, task_text, tasks_text
-from lcx.evaluation.drawing.words import gap_words, p_words
+from lcx.evaluation.drawing.words import gap_words
+from lcx.formatting import p_words
 
 
 def suite(mean: float, n: int = 200, nulls: int = 0, **by: Any) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from lcx.evaluation.drawing.panels import length_name
 from lcx.evaluation.drawing.side_by_side import comparable, run_picture
 from lcx.evaluation.drawing.terminal_views import grid_text, perplexity_text
 from lcx.evaluation.drawing.views import draw_task, draw_tasks, task_text
 from lcx.evaluation.statistics.grids import grid
+from lcx.formatting import length_name
 
 LENGTHS, DEPTHS = (1024, 2048, 3000), (0.0, 0.5, 1.0)
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from lcx.evaluation.comparing.verdicts import Comparison, Verdict
+from lcx.formatting import cut, signed
 
 __all__ = ["comparison_text"]
 
@@ -42,7 +43,7 @@ def _head(found: Comparison) -> str:
     counts = {word: sum(one.verdict == word for one in found.verdicts) for word in ("better", "worse")}
     total = len(found.verdicts)
     say = f"B is better than A in {counts['better']}, worse in {counts['worse']} of {total} groups."
-    return "\n".join([*[_cut(line, WIDTH) for line in lines], say])
+    return "\n".join([*[cut(line, WIDTH) for line in lines], say])
 
 
 def _table(title: str, rows: Sequence[Verdict], found: Comparison, *, readings: bool = False) -> str:
@@ -63,7 +64,7 @@ def _table(title: str, rows: Sequence[Verdict], found: Comparison, *, readings: 
     lines.append(_line(rows[0].kind.ljust(name), heads, widths))
     for one, row in zip(rows, cells, strict=True):
         star = "*" if mixed and one.conditional else ""
-        lines.append(_line((_cut(one.group, name - len(star)) + star).ljust(name), row, widths))
+        lines.append(_line((cut(one.group, name - len(star)) + star).ljust(name), row, widths))
     if readings:
         lines += [_wrapped(f"{one.group}: {one.reading}", 2) for one in rows if one.reading]
     return "\n".join(lines)
@@ -85,12 +86,12 @@ def _cells(one: Verdict) -> tuple[str, ...]:
     sees = "" if one.sees is None or one.verdict != "no evidence" else f" (±{one.sees:.{digits}f})"
     ends = "too few"
     if one.low is not None and one.high is not None:
-        ends = f"{_signed(one.low, digits)} to {_signed(one.high, digits)}"
+        ends = f"{_change(one.low, digits)} to {_change(one.high, digits)}"
     return (
         _mean(one.a, one.unit),
         "→",
         _mean(one.b, one.unit),
-        _signed(one.difference, digits),
+        _change(one.difference, digits),
         ends,
         "<.001" if one.p_holm < 0.001 else f"{one.p_holm:.3f}".removeprefix("0"),
         one.verdict + sees,
@@ -109,13 +110,8 @@ def _mean(value: float, unit: str) -> str:
     return f"{value:.2f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
-def _signed(value: float, digits: int) -> str:
-    text = f"{value:+.{digits}f}"
-    return text if text.strip("+-0.") else text[1:]
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(1, width - 1)] + "…"
+def _change(value: float, digits: int) -> str:
+    return signed(value, digits, minus="-", finer=False)
 
 
 def _wrapped(text: str, indent: int) -> str:

@@ -9,19 +9,15 @@ from math import exp
 from typing import Any
 
 from lcx.evaluation.drawing.plots import INK, Draw, Scores, dress, line, shortened
+from lcx.formatting import length_name
 
-__all__ = ["grid_panels", "length_name", "perplexity_panels"]
+__all__ = ["grid_panels", "perplexity_panels"]
 
 SHADES = "cividis"
 """Made for readers with and without colour blindness alike: it goes from dark to light without a turn."""
 DARK = 0.55
 """Cells below this are dark: their numbers are white."""
 EMPTY = "#E8E8E8"
-
-
-def length_name(length: int) -> str:
-    """`8K` for 8192, and the number itself where it is no multiple of 1024."""
-    return f"{length // 1024}K" if length and length % 1024 == 0 else str(length)
 
 
 def grid_panels(title: str, models: Mapping[str, Scores]) -> list[Draw]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.evaluation.drawing.words import half_width
+from lcx.formatting import cut_middle as shortened
 from lcx.work.files import atomic_path
 
 __all__ = ["Draw", "curve_panels", "curve_png", "panels_png", "rows_png"]
@@ -158,11 +159,6 @@ def dress(axes: Any, title: str, below: str, beside: str) -> None:
         labelcolor=INK,
         handlelength=3.2,
     )
-
-
-def shortened(label: str, most: int = 32) -> str:
-    """A long label (a path, say) with its middle left out."""
-    return label if len(label) <= most else f"{label[: most // 3]}…{label[-(most - most // 3 - 1) :]}"
 
 
 def _numbers(scores: Scores) -> str:

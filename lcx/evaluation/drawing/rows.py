@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from lcx.evaluation.drawing.panels import length_name
 from lcx.evaluation.drawing.plots import (
     COLOURS,
     FAINT,
@@ -20,6 +19,7 @@ from lcx.evaluation.drawing.plots import (
     shortened,
 )
 from lcx.evaluation.drawing.words import half_width
+from lcx.formatting import length_name
 
 __all__ = ["length_panels", "table_panels"]
 

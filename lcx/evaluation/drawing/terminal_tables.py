@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from lcx.evaluation.drawing.panels import length_name
 from lcx.evaluation.drawing.terminal import Scores, Screen, plot_lines, sample
+from lcx.formatting import length_name
 
 __all__ = ["interval_bar", "lengths_text", "suites_text", "table_text", "with_half"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any, TextIO
 
-from lcx.evaluation.drawing.panels import length_name
 from lcx.evaluation.drawing.terminal import Scores, Screen, gap_lines, plot_lines, sample
+from lcx.formatting import length_name
 
 __all__ = ["grid_text", "perplexity_text"]
 

@@ -1,22 +1,13 @@
-"""Statistics in a few words, for terminals, pictures and pages alike."""
+"""The gap and the interval of a result in a few words, for terminals, pictures and pages alike."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
-__all__ = ["SMALL", "gap_words", "half_width", "p_words", "percent", "printable", "signed"]
+from lcx.formatting import p_words
 
-SMALL = 0.005
-"""What two decimals cannot show."""
-
-
-def p_words(p: float | None) -> str:
-    """`p < 0.001`, `p = 0.41`, or nothing."""
-    if p is None:
-        return ""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+__all__ = ["gap_words", "half_width"]
 
 
 def gap_words(scores: Mapping[str, Any], gap: str = "gap") -> str:
@@ -33,26 +24,3 @@ def half_width(scores: Mapping[str, Any]) -> float | None:
     estimate = scores.get("estimate") or {}
     low, high = estimate.get("low"), estimate.get("high")
     return None if low is None or high is None else (high - low) / 2
-
-
-def percent(share: float) -> str:
-    """`13%` of 0.125: halves go up, as in the page's charts."""
-    return f"{int(100 * share + 0.5)}%"
-
-
-PLAIN = str.maketrans({"→": ">", "…": "~", "±": "+-", "−": "-", "–": "-", "×": "x"})
-
-
-def printable(text: str, encoding: str | None) -> str:
-    """`text` as a terminal of this encoding can show it: plain signs for those it lacks, `?` for what has none."""
-    name = encoding or "ascii"
-    with suppress(UnicodeEncodeError):
-        text.encode(name)
-        return text
-    return text.translate(PLAIN).encode(name, "replace").decode(name)
-
-
-def signed(value: float) -> str:
-    """`+0.27`, `−0.05`; three decimals where two would show nothing."""
-    text = f"{value:+.2f}" if abs(value) >= SMALL else f"{value:+.3f}"
-    return text.replace("-", "−").replace("+0.000", "0.00").replace("−0.000", "0.00")

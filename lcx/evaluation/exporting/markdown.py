@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lcx.formatting import level_bars
 from lcx.work.files import read_json, write_text
 
 __all__ = ["markdown_block", "write_markdown"]
@@ -91,24 +92,16 @@ def _shape(found: Mapping[str, Any]) -> str:
     """The curve as a row of bars, with its gap; a grid by its worst cell."""
     if found.get("spans"):
         gap = "" if found.get("gap") is None else f", gap {found['gap']:.2f}"
-        return f"{_bars(found['spans'])}{gap}"
+        return f"{level_bars(found['spans'])}{gap}"
     if found.get("by_length"):
         values = found["by_length"]
         numbers = list(values.values()) if isinstance(values, Mapping) else list(values)
         worst = found.get("worst") or {}
         least = f", worst {worst['score']:.2f}" if isinstance(worst, Mapping) and "score" in worst else ""
-        return f"{_bars(numbers)}{least}"
+        return f"{level_bars(numbers)}{least}"
     if found.get("values") and isinstance(found["values"], list):
-        return _bars(found["values"])
+        return level_bars(found["values"])
     return ""
-
-
-def _bars(values: Any) -> str:
-    """Values from 0 to 1 as bars; a dot where there is none."""
-    return "".join(
-        "·" if not isinstance(value, (int, float)) else "▁▂▃▄▅▆▇█"[min(7, max(0, int(value * 8)))]
-        for value in values
-    )
 
 
 def _notes(scores: Mapping[str, Any]) -> list[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lcx.evaluation.drawing.words import SMALL, signed
 from lcx.evaluation.report.sentences import Line
+from lcx.formatting import signed
 
 __all__ = ["LITTLE", "change_line", "overall_line"]
 
+SMALL = 0.005
+"""What two decimals cannot show."""
 LITTLE = 0.03
 """A change of a score below this is called a little one, however sure it is."""
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lcx.evaluation.drawing.panels import length_name
-from lcx.evaluation.drawing.words import percent, signed
 from lcx.evaluation.report.items import clean
 from lcx.evaluation.report.sentences import Line
+from lcx.formatting import length_name, percent, signed
 
 __all__ = [
     "MARKS",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lcx.evaluation.drawing.panels import length_name
-from lcx.evaluation.drawing.words import gap_words, p_words, percent, signed
+from lcx.evaluation.drawing.words import gap_words
+from lcx.formatting import length_name, p_words, percent, signed
 
 __all__ = [
     "NOTHING",

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lcx.evaluation.drawing.histogram import bar_lines, histogram, sparkline
+from lcx.formatting import bar_lines, histogram, sparkline
 from lcx_longreward.judge.judging import kind
 from lcx_longreward.judge.reward import DIMENSIONS, HIGHEST
 from lcx_longreward.score.length_bias import length_bias

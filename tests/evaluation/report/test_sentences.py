@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.drawing.words import percent, printable, signed
 from lcx.evaluation.report.changes import change_line, overall_line
 from lcx.evaluation.report.sentences import (
     loss_line,
@@ -14,6 +13,7 @@ from lcx.evaluation.report.sentences import (
     shape_line,
     weak_stretch,
 )
+from lcx.formatting import percent, printable, signed
 
 U_SHAPE = [0.98, 0.96, 0.5, 0.46, 0.48, 0.95, 0.97, 0.99]
 
