@@ -206,7 +206,9 @@ def _sized(path: str, settings: EvalSettings, plugins: Plugins) -> PlannedTask:
     sized = read_sized(path)
     task = find_task(sized.probe, plugins)
     if task.published:
-        raise UsageError(f"{path}: {task.name} has published questions, and no size", hint="--limit N asks fewer")
+        raise UsageError(
+            f"{path}: {task.name} has published questions, and no size", hint="--limit N asks fewer"
+        )
     known = (*SETTINGS, *task.options.model_fields)
     for key in sized.values:
         if key not in known:

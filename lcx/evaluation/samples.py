@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lcx.data.documents import Rejects, read_corpus
 from lcx.data.templates import Template
@@ -16,7 +16,18 @@ from lcx.evaluation.settings import EvalSettings
 from lcx.evaluation.task import Samples, Source, Task, TextSample
 from lcx.records import Bundle, EncodedBundle
 
-__all__ = ["ITEM", "TaskData", "TokenCounter", "hash_of_bundles", "limited", "limited_texts", "load_benchmark", "make_samples", "spread", "with_items"]
+__all__ = [
+    "ITEM",
+    "TaskData",
+    "TokenCounter",
+    "hash_of_bundles",
+    "limited",
+    "limited_texts",
+    "load_benchmark",
+    "make_samples",
+    "spread",
+    "with_items",
+]
 
 # ---- fewer items
 

@@ -63,7 +63,9 @@ class EvalSettings(Serving):
         {},
         description='options of tasks, by their names: {"ruler:multikey": {keys: 8}, "val:code": {size: 200}}',
     )
-    sets: int = setting(4, ge=1, description="contexts a task, or of each of its lengths; texts of perplexity")
+    sets: int = setting(
+        4, ge=1, description="contexts a task, or of each of its lengths; texts of perplexity"
+    )
     context_tokens: int | None = setting(
         None, ge=64, description="length of val's contexts in tokens, in place of the option size"
     )
@@ -72,9 +74,7 @@ class EvalSettings(Serving):
         description="tokens of prompts, answer included, and of perplexity's texts; by default four powers of two "
         "up to the window",
     )
-    records: Numbers = setting(
-        (16, 32, 64), description="lengths of contexts in records, in style bare"
-    )
+    records: Numbers = setting((16, 32, 64), description="lengths of contexts in records, in style bare")
     depths: int = setting(10, ge=1, le=100, description="depths of a grid")
     span: int = setting(
         50,

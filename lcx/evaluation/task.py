@@ -85,7 +85,8 @@ class LengthOptions(ProbeOptions):
     """Options of a probe whose contexts have given lengths."""
 
     lengths: Numbers = setting(
-        (), description="tokens of the prompts, answer included; by default four powers of two up to the window"
+        (),
+        description="tokens of the prompts, answer included; by default four powers of two up to the window",
     )
 
 
@@ -232,7 +233,9 @@ class Task:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     measure: Callable[[Any, TextSample, Callable[[int], None]], dict[str, Any]] | None = None
-    summarize_texts: Callable[[Sequence[TextSample], Sequence[Mapping[str, Any]]], dict[str, Any]] | None = None
+    summarize_texts: Callable[[Sequence[TextSample], Sequence[Mapping[str, Any]]], dict[str, Any]] | None = (
+        None
+    )
 
     @property
     def published(self) -> bool:
