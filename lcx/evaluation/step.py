@@ -194,10 +194,10 @@ def _make_samples(one: PlannedTask, subject: Subject, found: Found) -> TaskData:
 
 def finish(found: Found, settings: EvalSettings, folder: Path, ctx: Context) -> StepResult:
     """Write `scores.json`, then pictures and the report: where these fail, the results are there all the same."""
-    from lcx.evaluation.results import check_notes, eval_notes, summary, together
+    from lcx.evaluation.scores import check_notes, eval_notes, merge_answering, summary
 
     tasks = {**_kept(folder, found), **found.scores}
-    answering = {**found.answering, **together(tasks)}
+    answering = {**found.answering, **merge_answering(tasks)}
     total = summary(
         folder.name,
         tasks,
@@ -234,9 +234,8 @@ def _kept(folder: Path, found: Found) -> dict[str, dict[str, Any]]:
 
 
 def _drawn(folder: Path, found: Found, ctx: Context, notes: list[str]) -> dict[str, str]:
-    """Pictures of this model and of the step's models together, and the HTML report."""
-    from lcx.evaluation.drawing.side_by_side import run_picture
-    from lcx.evaluation.drawing.views import draw_task
+    """Pictures of this model and of the step's models merge_answering, and the HTML report."""
+    from lcx.evaluation.show.png import draw_task, run_picture
 
     def pictures() -> Path:
         for task, scores in found.scores.items():
@@ -244,7 +243,7 @@ def _drawn(folder: Path, found: Found, ctx: Context, notes: list[str]) -> dict[s
         return run_picture(folder.parent)
 
     def page() -> Path:
-        from lcx.evaluation.report.page import write_report
+        from lcx.evaluation.show.page import write_report
 
         return write_report(folder.parent)
 

@@ -1,7 +1,7 @@
-"""A third party's distribution, installed by pip into this environment: listed, completed, run; a broken
-one beside it.
+"""A third party's distribution, installed by pip: listed, completed, run; a broken one beside it.
 
-The packages are always uninstalled again, also where a test fails.
+They are installed into a folder of their own, which only the processes started here have on their path: other tests
+run at the same time.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ def pip(*argv: str) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _installed(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    try:
-        for name in ("plugin_package", "broken_plugin"):
-            # from a copy: building leaves folders beside the sources
-            source = shutil.copytree(TESTS / name, tmp_path_factory.mktemp("source") / name)
-            pip("install", "--no-deps", "--no-build-isolation", "--no-index", str(source))
+    folder, sources = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("source")
+    # from copies: building leaves folders beside the sources
+    copies = [
+        str(shutil.copytree(TESTS / name, sources / name)) for name in ("plugin_package", "broken_plugin")
+    ]
+    pip("install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder), *copies)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        patch.setenv("LCX_CACHE", str(tmp_path_factory.mktemp("cache")))  # names that completion remembers
         yield
-    finally:
-        pip("uninstall", "--yes", "lcx-haystack", "lcx-broken")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from lcx.data.assembly import Assembler
 from lcx.errors import UsageError
@@ -26,6 +25,8 @@ ANSWER = 16
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="</s>", bos_token="<s>")
 
 
