@@ -146,7 +146,7 @@ def _text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -> str:
     if scores.get("view") == "table":
         lines += [f"{task}  {path.name}", "", *_mean_lines(scores)]
     else:
-        from lcx.evaluation.drawing.views import task_text
+        from lcx.evaluation.show.terminal import task_text
 
         lines += [task_text(task, {path.stem: scores}), ""]
         if "spans" in scores:
