@@ -44,7 +44,7 @@ format: venv  ## rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 completions: venv  ## regenerate completions/ and the completion table
-	$(BIN)/python -m lcx.completion.generate
+	$(BIN)/python -m lcx.cli.completion
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

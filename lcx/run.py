@@ -23,6 +23,8 @@ __all__ = ["Run", "cache_folder", "differences", "digest", "runs_folder", "slug"
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
 
+ROW_FILES = (".jsonl", ".json", ".parquet")
+"""Endings of files whose rows are training data."""
 LOOSE = "loose"
 """Part of a fingerprint that may change while the work in a step's folder stays good (`lcx.settings.KEEPS`)."""
 PAID = tuple(name + part for name in ("calls.sqlite", "embeddings.sqlite") for part in ("", "-wal", "-shm"))
@@ -121,6 +123,37 @@ class Run:
                 f"this needs the {what} of step '{step_id}', which is not done in {self.path}",
                 why=f"step '{step_id}' is {self.state(step_id).replace('new', 'not started')}",
                 hint=f"lcx {stage} --recipe {self.reference}{flag} --run {self.path}",
+            )
+        return place
+
+    def model(self, step: Step, spec: str = "") -> str:
+        """The path or spec of the model that a step (or `spec`) names. Raises MissingError where there is none."""
+        model = spec or getattr(step.settings, "model", None)
+        if not model:
+            named = step.origins.get("tasks") == "--task"  # by the command line, which the hint repeats
+            asked = f" --task {','.join(getattr(step.settings, 'tasks', ()))}" if named else ""
+            raise MissingError(
+                f"step '{step.id}' needs a model",
+                hint=f"lcx {step.stage} --recipe {self.reference} --run {self.path} --model PATH_OR_HUB_ID{asked}",
+            )
+        return str(self.resolve(model, "model")) if model.startswith("step:") else str(model)
+
+    def bundles(self, step: Step) -> Path:
+        """The folder of bundles, or file of rows, behind a step's `input`. Raises MissingError where there is none."""
+        reference = getattr(step.settings, "input", None)
+        if not reference:
+            raise MissingError(
+                f"step '{step.id}' needs data",
+                hint=f"lcx {step.stage} --recipe {self.reference} --step {step.id} --run {self.path} --input PATH "
+                "(a folder of bundles, or a .jsonl file of rows with question and answer)",
+            )
+        place = self.resolve(reference, "data")
+        if not place.is_dir() and not (place.is_file() and place.suffix in ROW_FILES):
+            raise MissingError(
+                f"no data at '{place}'" if not place.is_file() else f"{place} is no file of rows",
+                why="" if not place.is_file() else f"files of rows end with {', '.join(ROW_FILES)}",
+                hint="--input FOLDER with bundles-*.parquet in it, or --input FILE.jsonl with a question and "
+                "its answers in each row",
             )
         return place
 

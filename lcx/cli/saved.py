@@ -37,6 +37,7 @@ def score_file(
     from lcx.errors import UsageError
     from lcx.evaluation.planning import BRIDGE, find_task
     from lcx.evaluation.suites.groups import groups
+    from lcx.plugins import loaded
 
     if task.startswith(BRIDGE):
         raise UsageError(
@@ -49,7 +50,7 @@ def score_file(
             raise UsageError(f"{flag} is for one task", hint=f"--task {groups()[task][0]} {flag} ...")
         _score_folder(task, path, compat, as_json=as_json)
         return
-    found = find_task(task)  # an unknown one ends here, with a suggestion
+    found = find_task(task, loaded())  # an unknown one ends here, with a suggestion
     _is_file(path, task)
     from lcx.evaluation.predictions import score_rows
 

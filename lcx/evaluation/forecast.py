@@ -9,16 +9,17 @@ from lcx.evaluation.limiting import limited
 from lcx.evaluation.planning import Planned, left_out, plan_tasks
 from lcx.evaluation.probes import Probe, ProbeOptions, Suite, SuiteOptions
 from lcx.evaluation.settings import EvalSettings
+from lcx.plugins import Plugins
 from lcx.recipe import Step
 
 __all__ = ["eval_forecast", "forecast_tasks"]
 
 
-def eval_forecast(step: Step) -> dict[str, Any]:
+def eval_forecast(step: Step, plugins: Plugins) -> dict[str, Any]:
     """Contexts and questions by task, and the tasks that would be left out with the line that gets their data."""
     settings = step.settings
     assert isinstance(settings, EvalSettings)
-    asked = forecast_tasks(settings)
+    asked = forecast_tasks(settings, plugins)
     found: dict[str, Any] = {"model": settings.model}
     if asked["contexts"] or not asked["unknown"]:
         found |= {"contexts": asked["contexts"], "queries": asked["queries"]}
@@ -31,10 +32,10 @@ def eval_forecast(step: Step) -> dict[str, Any]:
     return found
 
 
-def forecast_tasks(settings: EvalSettings) -> dict[str, Any]:
+def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
     """`contexts` in all, `queries` by task, `left out` with the reason, and the tasks that are `unknown`."""
     found: dict[str, Any] = {"contexts": 0, "queries": {}, "left out": {}, "unknown": []}
-    planned = plan_tasks(settings)
+    planned = plan_tasks(settings, plugins)
     lacks: dict[str, MissingError] = {}
     for one in planned:
         try:

@@ -13,6 +13,7 @@ from lcx.evaluation.settings import DEFAULT_SIZES, EvalSettings, sized_file
 from lcx.evaluation.suites.groups import expand, groups
 
 if TYPE_CHECKING:
+    from lcx.plugins import Plugins
     from lcx.recipe import Step
 
 __all__ = ["BRIDGE", "Planned", "find_task", "left_out", "plan_tasks", "was_named"]
@@ -42,16 +43,16 @@ def was_named(step: Step) -> bool:
     return step.origins.get("tasks", "").startswith("--")
 
 
-def plan_tasks(settings: EvalSettings) -> list[Planned]:
+def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[Planned]:
     """The tasks of an eval step, each once, in the order given. Raises UsageError for an unknown one."""
     found: dict[str, Planned] = {}
     for entry in settings.tasks:
         if sized_file(entry):
-            one = _sized(entry, settings)
+            one = _sized(entry, settings, plugins)
             found.setdefault(one.task, one)
             continue
         for task in [entry] if entry.startswith(BRIDGE) else expand([entry]):
-            what = None if task.startswith(BRIDGE) else find_task(task)
+            what = None if task.startswith(BRIDGE) else find_task(task, plugins)
             found.setdefault(task, Planned(task, what, settings, task == entry, entry))
     known = {name for one in found.values() for name in (one.task, one.base) if name}
     for name in settings.options:
@@ -60,18 +61,16 @@ def plan_tasks(settings: EvalSettings) -> list[Planned]:
             raise UsageError(
                 f"options: no task here is named '{name}'. {near}".rstrip(), why=f"tasks: {', '.join(found)}"
             )
-    _check_families(settings, list(found.values()))
+    _check_families(settings, list(found.values()), plugins)
     for one in found.values():
         # What is wrong with a knob is said before anything is built.
         knob_values(one.task, getattr(one.what, "knobs", {}), one.settings.options.get(one.task, {}))
     return list(found.values())
 
 
-def _check_families(settings: EvalSettings, planned: Sequence[Planned]) -> None:
+def _check_families(settings: EvalSettings, planned: Sequence[Planned], plugins: Plugins) -> None:
     """Raises UsageError where `data` or `prompts` seems to misspell a family: its suite would miss them."""
-    from lcx.plugins import loaded
-
-    known = {name.partition(":")[0] for name in loaded().probes.names()} | {BRIDGE.rstrip(":")}
+    known = {name.partition(":")[0] for name in plugins.probes.names()} | {BRIDGE.rstrip(":")}
     known |= {one.what.family for one in planned if isinstance(one.what, Suite)}
     for setting, values in (("data", settings.data), ("prompts", settings.prompts)):
         for name in values:
@@ -82,11 +81,9 @@ def _check_families(settings: EvalSettings, planned: Sequence[Planned]) -> None:
                 )
 
 
-def find_task(name: str) -> Probe | Suite | Measure:
+def find_task(name: str, plugins: Plugins) -> Probe | Suite | Measure:
     """The probe, suite or measure of a name. Raises UsageError for an unknown one, with what is near it."""
-    from lcx.plugins import loaded
-
-    probes = loaded().probes
+    probes = plugins.probes
     if name in probes:
         found: Probe | Suite | Measure = probes.load(name)
         return found
@@ -125,12 +122,12 @@ def left_out(planned: Sequence[Planned], lacks: Mapping[str, LcxError]) -> dict[
     return found
 
 
-def _sized(path: str, settings: EvalSettings) -> Planned:
+def _sized(path: str, settings: EvalSettings, plugins: Plugins) -> Planned:
     """A probe whose size is in a YAML file: the file's values in place of the step's."""
     from lcx.evaluation.probing.sizing import named, read_sizing
 
     sized = read_sizing(path)
-    what = find_task(sized.probe)
+    what = find_task(sized.probe, plugins)
     if isinstance(what, Suite):
         raise UsageError(
             f"{path}: {what.name} has published questions, and no size", hint="--limit N asks fewer"

@@ -14,6 +14,7 @@ from lcx.errors import MissingError
 from lcx.evaluation.planning import Planned, left_out, plan_tasks, was_named
 from lcx.evaluation.probes import Measure, Suite
 from lcx.evaluation.settings import EvalSettings
+from lcx.hub import locate, tiny_spec
 from lcx.recipe import Step
 from lcx.run import Run
 from lcx.work.files import read_json, write_json
@@ -21,6 +22,7 @@ from lcx.work.files import read_json, write_json
 if TYPE_CHECKING:
     from lcx.evaluation.material import Material
     from lcx.evaluation.subject import Subject
+    from lcx.plugins import Plugins
 
 __all__ = ["SCORES", "Found", "Prepared", "answer_eval", "eval_step", "prepare_eval"]
 
@@ -66,12 +68,10 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
     A suite whose data is not there is left out by name where a recipe lists it. Raises MissingError where the
     command line names it, and where no task is left.
     """
-    from lcx.stages import require_model
-
     settings = step.settings
     assert isinstance(settings, EvalSettings)
-    spec = require_model(settings.model, step, run)
-    prepared = prepare_eval(settings, named=was_named(step))
+    spec = run.model(step)
+    prepared = prepare_eval(settings, ctx.plugins, named=was_named(step))
     if not prepared.left:
         raise _nothing(step, prepared.found)
     for note in prepared.found.notes:
@@ -81,12 +81,12 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
     return finish(prepared.found, settings, folder, ctx)
 
 
-def prepare_eval(settings: EvalSettings, *, named: bool) -> Prepared:
+def prepare_eval(settings: EvalSettings, plugins: Plugins, *, named: bool) -> Prepared:
     """Find the tasks and load the suites' rows. `named`: the command line named the tasks, not a recipe.
 
     Raises UsageError for an unknown task, and MissingError for what a named one lacks.
     """
-    planned = plan_tasks(settings)
+    planned = plan_tasks(settings, plugins)
     found = Found()
     ready = _suites(planned, settings, found, named)
     found.left_out = left_out(planned, found.skipped)
@@ -177,9 +177,7 @@ def _subject(spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> S
 
     if settings.served:
         return ServedSubject(spec, settings, folder, ctx)
-    from lcx.stages import ready_model
-
-    return LocalSubject(ready_model(spec, ctx), settings, ctx)
+    return LocalSubject(locate(spec) if tiny_spec(spec) else spec, settings, ctx)
 
 
 def _from_corpus(one: Planned, subject: Subject, found: Found) -> Material:
