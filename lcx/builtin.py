@@ -63,8 +63,7 @@ def lcx_register_recipes(register: Callable[..., None]) -> None:
 @hookimpl
 def lcx_register_methods(register: Callable[..., None]) -> None:
     from lcx.evaluation.settings import EvalSettings
-    from lcx.training.preference_settings import PreferenceSettings
-    from lcx.training.settings import TrainSettings
+    from lcx.training.settings import PreferenceSettings, TrainSettings
 
     register(
         Method(
@@ -98,10 +97,10 @@ def lcx_register_retrievers(register: Callable[..., None]) -> None:
 
 @hookimpl
 def lcx_register_losses(register: Callable[..., None]) -> None:
-    register("logo", "lcx.training.preference_losses:LOGO")
-    register("simpo", "lcx.training.preference_losses:SIMPO")
-    register("dpo", "lcx.training.preference_losses:DPO")
-    register("orpo", "lcx.training.preference_losses:ORPO")
+    register("logo", "lcx.training.losses:LOGO")
+    register("simpo", "lcx.training.losses:SIMPO")
+    register("dpo", "lcx.training.losses:DPO")
+    register("orpo", "lcx.training.losses:ORPO")
 
 
 @hookimpl

@@ -104,11 +104,11 @@ def _strategy(text: str | None) -> str | None:
     """ddp, fsdp, zero2 or zero3 for what --strategy names: one of these, or an accelerate config."""
     from lcx.errors import UsageError
     from lcx.forecast.plans import STRATEGIES
-    from lcx.training.launch import presets
+    from lcx.training.plan import find_config, strategy_of
 
     if text is None:
         return None
-    found = presets.strategy_of(presets.find(text))
+    found = strategy_of(find_config(text))
     if found not in STRATEGIES:
         raise UsageError(f"no forecast for the strategy {found} of {text}", hint="--strategy fsdp")
     return found
@@ -209,8 +209,7 @@ def _bare_step(sets: tuple[str, ...], preference: bool) -> Step:
     from lcx.layering import parse_set
     from lcx.recipe import Step
     from lcx.settings import validate
-    from lcx.training.preference_settings import PreferenceSettings
-    from lcx.training.settings import TrainSettings
+    from lcx.training.settings import PreferenceSettings, TrainSettings
 
     given = {key: value for _, key, value in (parse_set(text, ["train"], "train") for text in sets)}
     preference = preference or "loss" in given

@@ -28,7 +28,8 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
-    from lcx.training.sft import EncodedDataset, train_sft
+    from lcx.training.length import EncodedDataset
+    from lcx.training.runner import train_sft
 
     with ctx.main_first():
         settings = settings.model_copy(update={"model": locate(model) if tiny_spec(model) else model})
@@ -42,15 +43,15 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
 
 def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     """Preference optimisation on the bundles of `settings.input`; the model is saved in `STEP/model`."""
-    from lcx.training.preference_settings import PreferenceSettings
+    from lcx.training.settings import PreferenceSettings
 
     settings = step.settings
     assert isinstance(settings, PreferenceSettings)
     model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
+    from lcx.training.losses import find_loss, loss_options
     from lcx.training.preference import train_preference
-    from lcx.training.preference_losses import find_loss, loss_options
 
     loss = find_loss(ctx.plugins.losses, settings.loss)
     named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
