@@ -34,10 +34,11 @@ slow: venv  ## real processes, servers, wheels, kills, and each demo once (under
 nightly: venv  ## every seed of the demos, and what takes longest
 	$(PYTEST) -m nightly
 
-lint: venv  ## ruff and mypy
+lint: venv  ## ruff, mypy and the arrows between rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: venv  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

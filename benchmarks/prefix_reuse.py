@@ -35,7 +35,7 @@ from prefix_ways import LmEval, Material, Sizes, timed
 from rich.console import Console
 from rich.table import Table
 
-from lcx.evaluation.answering.checking import TIES, verdict
+from lcx.evaluation.answer import TIES, verdict
 from lcx.modeling.decode import trace
 from lcx.work.files import write_json
 

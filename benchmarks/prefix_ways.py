@@ -16,8 +16,8 @@ import torch
 from random_models import random_model, shape_of
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from lcx.evaluation.answering import open_local
-from lcx.evaluation.jobs import Job
+from lcx.evaluation.answer import open_local
+from lcx.evaluation.encode import Job
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

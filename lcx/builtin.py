@@ -22,19 +22,19 @@ SFT = "sft"
 PREFERENCE = "preference"
 
 PROBES = {
-    "val:document": "lcx.evaluation.probing.val:DOCUMENT",
-    "val:code": "lcx.evaluation.probing.val:CODE",
-    "val:database": "lcx.evaluation.probing.val:DATABASE",
-    "needle": "lcx.evaluation.probing.needle:NEEDLE",
-    "ruler:multikey": "lcx.evaluation.probing.ruler_needles:MULTIKEY",
-    "ruler:multivalue": "lcx.evaluation.probing.ruler_needles:MULTIVALUE",
-    "ruler:multiquery": "lcx.evaluation.probing.ruler_needles:MULTIQUERY",
-    "ruler:variables": "lcx.evaluation.probing.ruler_tracing:VARIABLES",
-    "ruler:common": "lcx.evaluation.probing.ruler_words:COMMON",
-    "ruler:frequent": "lcx.evaluation.probing.ruler_words:FREQUENT",
-    "multihop": "lcx.evaluation.probing.multihop:MULTIHOP",
-    "stale": "lcx.evaluation.probing.stale:STALE",
-    "perplexity": "lcx.evaluation.probing.perplexity:PERPLEXITY",
+    "val:document": "lcx.evaluation.probes.val:DOCUMENT",
+    "val:code": "lcx.evaluation.probes.val:CODE",
+    "val:database": "lcx.evaluation.probes.val:DATABASE",
+    "needle": "lcx.evaluation.probes.needle:NEEDLE",
+    "ruler:multikey": "lcx.evaluation.probes.ruler:MULTIKEY",
+    "ruler:multivalue": "lcx.evaluation.probes.ruler:MULTIVALUE",
+    "ruler:multiquery": "lcx.evaluation.probes.ruler:MULTIQUERY",
+    "ruler:variables": "lcx.evaluation.probes.ruler:VARIABLES",
+    "ruler:common": "lcx.evaluation.probes.ruler:COMMON",
+    "ruler:frequent": "lcx.evaluation.probes.ruler:FREQUENT",
+    "multihop": "lcx.evaluation.probes.multihop:MULTIHOP",
+    "stale": "lcx.evaluation.probes.stale:STALE",
+    "perplexity": "lcx.evaluation.probes.perplexity:PERPLEXITY",
 }
 """Probes and measures by name, imported when one is needed."""
 
@@ -105,7 +105,7 @@ def lcx_register_losses(register: Callable[..., None]) -> None:
 
 @hookimpl
 def lcx_register_probes(register: Callable[..., None]) -> None:
-    from lcx.evaluation.suites.names import SUITES
+    from lcx.evaluation.benchmarks.groups import SUITES
 
     for name, target in (PROBES | SUITES).items():
         register(name, target)

@@ -44,6 +44,8 @@ class Context:
     """Handed to every stage hook. `device` is `auto`, `cpu` or `cuda[:N]`; only rank 0 writes files.
 
     `wait` returns once all processes of a launch have called it; `plugins` are those that the command loaded.
+    `ready_model` takes a model's spec before it is looked up and returns it: a tiny model's folder, trained first
+    where it has to be, since looking a model up trains none.
     """
 
     console: Console = field(default_factory=stderr_console)
@@ -55,6 +57,7 @@ class Context:
     world_size: int = 1
     wait: Callable[[], None] = field(default=_alone, repr=False)
     plugins: Plugins = field(default_factory=_installed, repr=False)
+    ready_model: Callable[[str], str] = field(default=str, repr=False)
 
     _pulsed: float = field(default_factory=time.monotonic, repr=False)
     _display: Display | None = field(default=None, repr=False)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+TURNS = "turns"
+"""Key of `Bundle.meta`: the turns before the question, [[role, text], ...], a system turn first where there is one."""
+
 
 @dataclass(frozen=True)
 class Document:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lcx import __version__
 from lcx.context import StepResult
+from lcx.data.files import ROW_ENDINGS, is_row_file
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
@@ -23,8 +24,6 @@ __all__ = ["Run", "cache_folder", "differences", "digest", "runs_folder", "slug"
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
 
-ROW_FILES = (".jsonl", ".json", ".parquet")
-"""Endings of files whose rows are training data."""
 LOOSE = "loose"
 """Part of a fingerprint that may change while the work in a step's folder stays good (`lcx.settings.KEEPS`)."""
 PAID = tuple(name + part for name in ("calls.sqlite", "embeddings.sqlite") for part in ("", "-wal", "-shm"))
@@ -139,7 +138,10 @@ class Run:
         return str(self.resolve(model, "model")) if model.startswith("step:") else str(model)
 
     def bundles(self, step: Step) -> Path:
-        """The folder of bundles, or file of rows, behind a step's `input`. Raises MissingError where there is none."""
+        """The folder of bundles, or file of rows, behind a step's `input`; `hf:NAME` passes as a path.
+
+        Raises MissingError where there is none.
+        """
         reference = getattr(step.settings, "input", None)
         if not reference:
             raise MissingError(
@@ -147,13 +149,16 @@ class Run:
                 hint=f"lcx {step.stage} --recipe {self.reference} --step {step.id} --run {self.path} --input PATH "
                 "(a folder of bundles, or a .jsonl file of rows with question and answer)",
             )
+        if reference.startswith("hf:"):
+            return Path(reference)
         place = self.resolve(reference, "data")
-        if not place.is_dir() and not (place.is_file() and place.suffix in ROW_FILES):
+        if not place.is_dir() and not (place.is_file() and is_row_file(place)):
+            endings = f"files of rows end with {', '.join(ROW_ENDINGS)}, and maybe .gz"
             raise MissingError(
                 f"no data at '{place}'" if not place.is_file() else f"{place} is no file of rows",
-                why="" if not place.is_file() else f"files of rows end with {', '.join(ROW_FILES)}",
-                hint="--input FOLDER with bundles-*.parquet in it, or --input FILE.jsonl with a question and "
-                "its answers in each row",
+                why="" if not place.is_file() else endings,
+                hint="--input FOLDER with bundles-*.parquet or files of rows in it, or --input FILE.jsonl with a "
+                "question and its answers in each row",
             )
         return place
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from lcx.plugins import Plugins
 
 STEP_FILES = {"input": "data", "model": "model"}
-MODEL_KEYS = ("model", "tokenizer", "against")
-"""Settings that may name a tiny model as such; others name one behind its backend, as in `local:tiny16`."""
 HASHED_WHOLE = 16 << 20
 """Bytes up to which a file's contents enter a fingerprint."""
 
@@ -109,13 +107,12 @@ def _mark(path: Path, found: os.stat_result) -> str:
     return sha256_file(path) if found.st_size <= HASHED_WHOLE else str(found.st_mtime_ns)
 
 
-def ensure_tiny(values: Mapping[str, Any], ctx: Context) -> None:
-    """Train the tiny models that a step's settings name and this machine's cache lacks. Nothing else trains one."""
-    for key, value in values.items():
-        spec = str(value) if isinstance(value, str) else ""
-        spec = spec.removeprefix("local:") if spec.startswith("local:") or key in MODEL_KEYS else ""
-        if (named := tiny_spec(spec)) is not None and not tiny_folder(*named).is_dir():
-            train_tiny(named[1], ctx, name=named[0])
+def ensure_tiny(spec: str, ctx: Context) -> str:
+    """The folder of the tiny model that a spec names, trained now where the cache lacks it; any other spec as it is."""
+    if (named := tiny_spec(spec)) is None:
+        return spec
+    folder = tiny_folder(*named)
+    return str(folder if folder.is_dir() else train_tiny(named[1], ctx, name=named[0]))
 
 
 def train_tiny(seed: int, ctx: Context, *, name: str = "tiny", fresh: bool = False) -> Path:
@@ -133,6 +130,7 @@ def train_tiny(seed: int, ctx: Context, *, name: str = "tiny", fresh: bool = Fal
 def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
     """Run one step, or hand back what it reported if it is already done with the same settings and inputs."""
     hook: Callable[..., StepResult | None] = getattr(plugins.manager.hook, f"lcx_{step.stage}")
+    ctx = replace(ctx, plugins=plugins, ready_model=lambda spec: ensure_tiny(spec, ctx))
     if ctx.rank != 0:  # rank 0 alone writes the run; the others only work, once it has begun the step
         ctx.wait()
         run.reload()
@@ -147,8 +145,6 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
         if how == "resume":
             ctx.log(f"{step.id}: resuming in {run.folder(step)}")
         try:
-            with ctx.main_first():
-                ensure_tiny(step.values(), ctx)
             result = _call(hook, step, run, ctx)
         except KeyboardInterrupt:
             run.stop(step, "interrupted")
@@ -162,6 +158,7 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
 
 
 def _call(hook: Callable[..., StepResult | None], step: Step, run: Run, ctx: Context) -> StepResult:
+    ctx.ready_model(str(getattr(step.settings, "tokenizer", None)))
     result = hook(step=step, run=run, ctx=ctx)
     if result is None:
         raise PluginError(
@@ -179,7 +176,7 @@ def forecast(step: Step, run: Run, ctx: Context, plugins: Plugins) -> Mapping[st
 def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
     """What a train or eval step of the core's will do, from its settings and the data if that is there. Torch-free."""
     if step.stage == "eval":
-        from lcx.evaluation.forecast import eval_forecast
+        from lcx.evaluation.planning import eval_forecast
 
         return eval_forecast(step, ctx.plugins)
     from lcx.training.train import forecast

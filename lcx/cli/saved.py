@@ -35,8 +35,8 @@ def score_file(
     """
     from lcx.cli import show
     from lcx.errors import UsageError
+    from lcx.evaluation.benchmarks.groups import groups
     from lcx.evaluation.planning import BRIDGE, find_task
-    from lcx.evaluation.suites.groups import groups
     from lcx.plugins import loaded
 
     if task.startswith(BRIDGE):
@@ -52,7 +52,7 @@ def score_file(
         return
     found = find_task(task, loaded())  # an unknown one ends here, with a suggestion
     _is_file(path, task)
-    from lcx.evaluation.predictions import score_rows
+    from lcx.evaluation.offline import score_rows
 
     places: dict[str, Any] = {} if span is None else {"span": span}
     if references is not None:
@@ -85,7 +85,7 @@ def _references(path: Path | None) -> list[dict[str, Any]] | None:
     if path is None:
         return None
     from lcx.errors import MissingError
-    from lcx.evaluation.suites.data import read_published
+    from lcx.evaluation.benchmarks.loading import read_published
 
     if not path.is_file():
         raise MissingError(
@@ -99,8 +99,8 @@ def _score_folder(group: str, folder: Path, compat: str | None, *, as_json: bool
     from lcx import plugins
     from lcx.cli import show
     from lcx.errors import UsageError
-    from lcx.evaluation.predictions import score_predictions
-    from lcx.evaluation.suites.groups import groups, summarize
+    from lcx.evaluation.benchmarks.groups import groups, summarize
+    from lcx.evaluation.offline import score_predictions
 
     if not folder.is_dir():
         raise UsageError(
@@ -146,7 +146,7 @@ def _text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -> str:
     if scores.get("view") == "table":
         lines += [f"{task}  {path.name}", "", *_mean_lines(scores)]
     else:
-        from lcx.evaluation.drawing.views import task_text
+        from lcx.evaluation.show.terminal import task_text
 
         lines += [task_text(task, {path.stem: scores}), ""]
         if "spans" in scores:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BAR = "▁▂▃▄▅▆▇█"
+from lcx.formatting import number as number
 
 
 def emit_json(value: Any) -> None:
@@ -26,28 +26,6 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in everything
     ]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def number(value: Any) -> str:
-    """A value as a person wants to read it."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no"}.get(value, "none")  # type: ignore[arg-type]
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {number(inner)}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return " ".join(number(inner) for inner in value)
-    return str(value)
-
-
-def curve(spans: Sequence[float | None]) -> str:
-    """Accuracies from 0 to 1 as a row of bars; a dot where there is no row."""
-    return "".join(
-        "·" if value is None else BAR[min(len(BAR) - 1, max(0, int(value * len(BAR))))] for value in spans
-    )
 
 
 def step_summary(report: Mapping[str, Any]) -> str:
@@ -88,10 +66,11 @@ def _by_task(counts: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, Any]:
 
 def _curves(folder: Path) -> list[str]:
     """The curves and heat maps of an eval step, with those of the run's other models."""
-    from lcx.evaluation.drawing.side_by_side import comparable
-    from lcx.evaluation.drawing.views import tasks_text
+    from lcx.evaluation.scores import overlay
+    from lcx.evaluation.show.terminal import tasks_text
 
-    return [f"{text}\n" for text in tasks_text(comparable(folder))]
+    tasks, notes = overlay(folder)
+    return [*(f"{text}\n" for text in tasks_text(tasks)), *(f"note: {note}\n" for note in notes)]
 
 
 def plan(report: Mapping[str, Any]) -> str:

@@ -197,7 +197,7 @@ def next_command(job: Job, step: Step) -> str:
 
 def compare_command(folder: Path) -> str:
     """The command that compares a model's results with those of the model before it; empty where there is none."""
-    from lcx.evaluation.found_results import find_results
+    from lcx.evaluation.scores import find_results
 
     try:
         results = find_results(folder.parent)

@@ -96,7 +96,7 @@ def _rebuild() -> dict[str, Any]:
 def collect() -> tuple[dict[str, Any], list[str]]:
     """The names from the plugins themselves, and the files and folders whose change makes them stale."""
     from lcx import plugins, recipe
-    from lcx.evaluation.suites.groups import groups
+    from lcx.evaluation.benchmarks.groups import groups
 
     loaded = plugins.load()
     watched = set(loaded.recipes.names())

@@ -12,11 +12,14 @@ import numpy as np
 
 from lcx.data.pieces import PieceTokenizer
 from lcx.data.table import SegmentTable
-from lcx.data.templates import Template, Turn, chat_turn, load_template
+from lcx.data.templates import Script, Template, Turn, chat_script, chat_turn, load_template, plain_script
+from lcx.data.tokenizing import is_control
 from lcx.data.tokens import SEPARATOR, TokenStore
 from lcx.errors import LcxError, UsageError
-from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
+from lcx.records import TURNS, Branch, Bundle, EncodedBranch, EncodedBundle
 
+Parts = list[tuple[str, bool]]
+"""Texts, each with whether it is the template's: what a user wrote names no special token, whatever it looks like."""
 POLICIES = ("error", "drop", "truncate-middle")
 
 
@@ -44,7 +47,10 @@ class Assembler:
         self.chat = turn is not None
         self.turn = turn or Turn("", self.template.cue, "", "")
         self.counts: Counter[str] = Counter()
-        self._names = sorted(getattr(tokenizer, "all_special_tokens", None) or [], key=len, reverse=True)
+        self._tokenizer = tokenizer
+        self._names = control_names(tokenizer, self.pieces.backend)
+        self._special = set(getattr(tokenizer, "all_special_tokens", None) or [])
+        self._scripts: dict[tuple[str, ...], Script] = {}
         self._eos: int | None = getattr(tokenizer, "eos_token_id", None)
         self._bos = _opening_token(tokenizer)
         self._start = next(
@@ -74,10 +80,12 @@ class Assembler:
         `max_tokens` limits the longest row (prefix and one branch). Raises LcxError for a bundle that is too
         long under `too_long="error"`, UsageError for a plan without a table and store.
         """
-        prefix = self.prefix(bundle)
         has_context = bundle.plan is not None or bool(bundle.context)
-        branches = tuple(self.branch(branch, has_context) for branch in bundle.branches)
-        head = len(self._heads[has_context])
+        turns = bundle.meta.get(TURNS) or ()
+        head_ids = self._opening_turns(turns, has_context) if turns else self._heads[has_context]
+        prefix = self.prefix(bundle, head_ids)
+        branches = tuple(self.branch(branch, has_context, turns) for branch in bundle.branches)
+        head = len(head_ids)
         chunks = self._chunks(bundle, len(prefix) - head)
         if not len(prefix):
             prefix, branches = _borrow(branches, self._start)
@@ -92,11 +100,12 @@ class Assembler:
         self.counts["tokens"] += len(encoded)
         return encoded
 
-    def prefix(self, bundle: Bundle) -> np.ndarray:
-        """Token ids (int64) of head and context; empty where there is neither."""
+    def prefix(self, bundle: Bundle, head: np.ndarray | None = None) -> np.ndarray:
+        """Token ids (int64) of head and context; empty where there is neither. `head` is the bundle's own."""
         if bundle.plan is not None:
-            return np.concatenate([self._heads[True], self.context(bundle.plan)], dtype=np.int64)
-        head = self._heads[bool(bundle.context)]
+            head = self._heads[True] if head is None else head
+            return np.concatenate([head, self.context(bundle.plan)], dtype=np.int64)
+        head = self._heads[bool(bundle.context)] if head is None else head
         if not bundle.context:
             return head.copy()
         stands_first = len(head) == 0 or self._only_opening(head)
@@ -129,21 +138,54 @@ class Assembler:
             raise UsageError("a bundle with a plan needs the segment table of its step")
         return SEPARATOR.join(self.table.texts(bundle.plan))
 
-    def prompt_text(self, bundle: Bundle, branch: Branch) -> str:
-        """The whole prompt of one branch as text, chat turn included and the opening token left out."""
-        context = self.context_text(bundle)
-        head, between = self._around(bundle.plan is not None or bool(context))
-        return self.turn.before + head + context + between + branch.question + self._after()
+    def branch(
+        self, branch: Branch, has_context: bool = True, turns: Sequence[Sequence[str]] = ()
+    ) -> EncodedBranch:
+        """Token ids of a branch; those from `answer_start` on (answer and end) are what a loss counts.
 
-    def branch(self, branch: Branch, has_context: bool = True) -> EncodedBranch:
-        """Token ids of a branch; those from `answer_start` on (answer and end) are what a loss counts."""
+        `turns` are the turns before the question: those from the first user's words on, in which a context stands.
+        """
         _, between = self._around(has_context)
-        question = self._safe(between, branch.question, self._after())
+        asked: Parts = [(between, True), (branch.question, False), (self._after(), True)]
+        if turns:
+            asked = [(between, True), *self._turns_after(turns, branch.question)]
+        question = self._joined(asked)
         answer: list[int] = []
         if branch.role != "query":
             text = self.turn.lead + self.template.lead + branch.answer + self.template.end
             answer = (self.pieces.later(text) if text else []) + self._close
         return EncodedBranch(question + answer, len(question), branch.role)
+
+    def _script(self, turns: Sequence[Sequence[str]]) -> Script:
+        roles = (*(role for role, _ in turns), "user")
+        if roles not in self._scripts:
+            self._scripts[roles] = (
+                chat_script(self._tokenizer, roles) if self.chat else plain_script(self.template, roles)
+            )
+        return self._scripts[roles]
+
+    def _opening_turns(self, turns: Sequence[Sequence[str]], has_context: bool) -> np.ndarray:
+        """Token ids of what stands before the context: a system turn, and the beginning of the first user turn."""
+        script = self._script(turns)
+        texts = [text for _, text in turns]
+        parts: Parts = [
+            (part, True) if isinstance(part, str) else (texts[part], False)
+            for part in script.parts[: script.first]
+        ]
+        parts.append((self._around(has_context)[0], True))
+        start = next((text for text, _ in parts if text), "")
+        return np.array(self.opening(start) + self._joined(parts, first=True), np.int64)
+
+    def _turns_after(self, turns: Sequence[Sequence[str]], question: str) -> Parts:
+        """The texts from the first user's words to where the answer begins."""
+        script = self._script(turns)
+        texts = [*(text for _, text in turns), question]
+        parts: Parts = [
+            (part, True) if isinstance(part, str) else (texts[part], False)
+            for part in script.parts[script.first :]
+        ]
+        place = script.question - script.first + 1
+        return [*parts[:place], (self.template.after, True), *parts[place:]]
 
     def _around(self, has_context: bool) -> tuple[str, str]:
         if has_context:
@@ -167,9 +209,8 @@ class Assembler:
 
     @property
     def special_names(self) -> set[str]:
-        """Texts that the tokenizer takes for special tokens."""
-        added = self.pieces.backend.get_added_tokens_decoder().values()
-        return {name for name in (*self._names, *(one.content for one in added if one.special)) if name}
+        """Texts that the tokenizer takes for control tokens."""
+        return set(self._names)
 
     def _head(self, head: str) -> np.ndarray:
         text = self.turn.before + head
@@ -178,21 +219,30 @@ class Assembler:
     def _only_opening(self, head: np.ndarray) -> bool:
         return len(head) == 0 or (len(head) == 1 and int(head[0]) == self._bos)
 
-    def _safe(self, between: str, question: str, after: str) -> list[int]:
-        """Tokens of template and question as one text, unless the question names special tokens."""
+    def _joined(self, parts: Parts, *, first: bool = False) -> list[int]:
+        """Tokens of all parts as one text, unless a part that is not the template's names a control token.
+
+        Then each part has tokens of its own, and that name is text. `first` says that nothing stands before them.
+        """
+        parts = [(text, known) for text, known in parts if text]
         later = self.pieces
-        if not any(name in question for name in self._names):
-            text = between + question + after
-            return later.special_later(text) if text else []
-        parts = [later.special_later(between) if between else [], later.later(question)]
-        return parts[0] + parts[1] + (later.special_later(after) if after else [])
+        if not any(name in text for text, known in parts if not known for name in self._names):
+            text = "".join(text for text, _ in parts)
+            return (later.special(text) if first else later.special_later(text)) if text else []
+        ids: list[int] = []
+        for number, (text, known) in enumerate(parts):
+            if first and not number:
+                ids += later.special(text) if known else later.first(text)
+            else:
+                ids += later.special_later(text) if known else later.later(text)
+        return ids
 
     def _closing(self) -> list[int]:
         eos = [self._eos] if self._eos is not None and self.template.eos else []
         if not self.turn.close:
             return eos
         ids = self.pieces.special_later(self.turn.close)
-        special = {self.pieces.backend.token_to_id(name) for name in self._names}
+        special = {self.pieces.backend.token_to_id(name) for name in self._special}
         for place, token in enumerate(ids):
             if token in special:
                 return ids[: place + 1]  # what follows the end token belongs to the next turn
@@ -283,6 +333,14 @@ def share_question(encoded: EncodedBundle) -> EncodedBundle:
         if encoded.positions is None
         else np.concatenate([encoded.positions, encoded.positions[-1] + 1 + np.arange(start)]),
     )
+
+
+def control_names(tokenizer: Any, backend: Any) -> list[str]:
+    """Texts that a tokenizer takes for control tokens, longest first: special ones, and others like `<tool>`."""
+    added = backend.get_added_tokens_decoder().values()
+    names = {one.content for one in added if one.special or is_control(one.content)}
+    names |= {str(name) for name in getattr(tokenizer, "all_special_tokens", None) or []}
+    return sorted(names - {""}, key=lambda name: (-len(name), name))
 
 
 def _opening_token(tokenizer: Any) -> int | None:

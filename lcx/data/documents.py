@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcx.data.readers import Reject, Rejects, RowReader, list_files, read_file, row_document, usable
+from lcx.data.files import Reject, Rejects, list_files
+from lcx.data.readers import RowReader, read_file, row_document, usable
 from lcx.errors import MissingError, UsageError, suggestion
 from lcx.records import Document
 

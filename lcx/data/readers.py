@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from lcx.data.files import Rejects
 from lcx.records import Document
 
 TEXT_FIELDS = ("text", "content", "document")
@@ -24,61 +22,6 @@ _CODE_NAMES = """
     vue zig nim d dart m mm f90 f v sv vhd proto cmake tex
 """
 CODE = frozenset(f".{name}" for name in _CODE_NAMES.split())
-
-
-@dataclass(frozen=True)
-class Reject:
-    """One thing set aside: which source, where in it (line, row or byte; empty for all of it), and why."""
-
-    source: str
-    where: str
-    reason: str
-    detail: str = ""
-
-
-@dataclass
-class Rejects:
-    """Everything a reader set aside, with counts per reason."""
-
-    items: list[Reject] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, source: str, reason: str, *, where: str = "", detail: str = "") -> None:
-        """Set one thing aside. `reason` is a category; what differs from case to case goes into `detail`."""
-        self.items.append(Reject(source, where, reason, detail))
-        self.counts[reason] += 1
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def summary(self, most: int = 3) -> str:
-        """For each reason its count and a few examples, on one line."""
-        parts = []
-        for reason, count in self.counts.most_common():
-            named = [item for item in self.items if item.reason == reason][:most]
-            shown = ", ".join(
-                " ".join(filter(None, (item.source, item.where, item.detail))) for item in named
-            )
-            parts.append(f"{count} x {reason} ({shown}{', ...' if count > most else ''})")
-        return "; ".join(parts)
-
-    def write(self, path: str | Path) -> Path:
-        """Write all of them as JSONL (`rejected.jsonl`), atomically."""
-        from lcx.work.files import write_lines
-
-        return write_lines(path, (asdict(item) for item in self.items))
-
-
-def list_files(root: Path) -> list[tuple[str, Path]]:
-    """Files under a folder as (relative name, path), sorted by name; hidden files and folders are skipped."""
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(folder, name)
-            if not name.startswith("."):
-                found.append((path.relative_to(root).as_posix(), path))
-    return sorted(found)
 
 
 class RowReader(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,66 @@ def chat_turn(tokenizer: Any) -> Turn | None:
     elif whole.count(_ANSWER) == 1:  # such as templates that open the model's turn with an empty thought
         close = whole.partition(_ANSWER)[2]
     return Turn(before, after, lead, close)
+
+
+@dataclass(frozen=True)
+class Script:
+    """A conversation's turns in the order in which a chat template writes them.
+
+    `parts` are texts of the template and numbers of turns, the last of which is the question; `question` is the place
+    of that number, and `first` the place of the first user turn, which a context stands in.
+    """
+
+    parts: tuple[str | int, ...]
+    first: int
+    question: int
+
+
+def chat_script(tokenizer: Any, roles: Sequence[str]) -> Script:
+    """How a tokenizer's chat template writes turns of these roles, the last of which is the user's question.
+
+    Found by rendering sentinels. A system turn that the template has no place for stands before the first user turn's
+    words. Raises UsageError for a chat template that does not keep the turns' words whole.
+    """
+    texts = [f"lcxTurn{number}Sentinel7c1" for number in range(len(roles))]
+    turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    first = roles.index("user")
+    rendered = _rendered(tokenizer, turns)
+    if rendered is None and first:
+        turns[first]["content"] = "\n\n".join(texts[: first + 1])
+        rendered = _rendered(tokenizer, turns[first:], texts)
+    if rendered is None:
+        raise UsageError(
+            f"the tokenizer's chat template cannot render a conversation of {', '.join(roles)}",
+            hint="Set chat: never, or leave the earlier turns out.",
+        )
+    parts: list[str | int] = []
+    for piece in re.split("(" + "|".join(texts) + ")", rendered):
+        parts.append(texts.index(piece) if piece in texts else piece)
+    return Script(tuple(parts), parts.index(first), parts.index(len(roles) - 1))
+
+
+def plain_script(template: Template, roles: Sequence[str]) -> Script:
+    """As `chat_script`, for tokenizers without a chat template: turns are separated as the template separates them."""
+    parts: list[str | int] = []
+    for number, role in enumerate(roles):
+        parts.append(number)
+        if role == "system":
+            parts.append("\n\n")
+        elif role == "assistant":
+            parts[-1:] = [template.lead, number, template.end + template.between]
+        elif number < len(roles) - 1:
+            parts.append(template.after + template.cue)
+    return Script((*parts, template.cue), parts.index(roles.index("user")), parts.index(len(roles) - 1))
+
+
+def _rendered(tokenizer: Any, turns: Sequence[Mapping[str, str]], texts: Sequence[str] = ()) -> str | None:
+    """The turns as the chat template writes them; None where it refuses them, or loses or doubles a turn's words."""
+    try:
+        text: str = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+    except Exception:  # jinja errors of a template that wants other roles
+        return None
+    return text if all(text.count(one) == 1 for one in texts or [turn["content"] for turn in turns]) else None
 
 
 def without_chat(template: Template) -> Template:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,11 +136,30 @@ def backend_of(tokenizer: Any) -> Any:
     return backend
 
 
+_CONTROL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|<[|｜][^\s]*[|｜]>")
+
+
+def is_control(name: str) -> bool:
+    """Whether an added token is a command by its looks (`<tool_call>`, `[INST]`), and not a run of spaces or a word."""
+    return _CONTROL.fullmatch(name) is not None
+
+
 def plain_backend(backend: Any) -> Any:
-    """A copy that neither truncates nor pads, and takes special tokens found in the text for plain text."""
+    """A copy that neither truncates nor pads, and takes control tokens' names found in the text for plain text.
+
+    Control tokens are the special ones and those that look like one: many vocabularies add `<tool_call>` and its like
+    without calling them special.
+    """
     from tokenizers import Tokenizer
 
-    copy = Tokenizer.from_str(backend.to_str())
+    text = backend.to_str()
+    added = backend.get_added_tokens_decoder().values()
+    if any(is_control(one.content) and not one.special for one in added):
+        rules = json.loads(text)
+        for one in rules["added_tokens"]:
+            one["special"] = one["special"] or is_control(one["content"])
+        text = json.dumps(rules)
+    copy = Tokenizer.from_str(text)
     copy.no_truncation()
     copy.no_padding()
     copy.encode_special_tokens = True

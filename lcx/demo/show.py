@@ -81,7 +81,7 @@ class Show:
 
     def _report(self) -> str | None:
         """The HTML page of the run's evaluations; None where there are none."""
-        from lcx.evaluation.report.page import write_report
+        from lcx.evaluation.show.page import write_report
 
         with suppress(MissingError):
             return str(write_report(self.run.path))

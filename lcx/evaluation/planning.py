@@ -1,41 +1,64 @@
-"""Which tasks an eval step has: groups spelt out, sized probes read, unknown names refused. Torch-free."""
+"""Which tasks an eval step has, and what it will do: groups spelt out, sized probes read, unknown names refused.
+
+A probe may have a size of its own, from a YAML file: `probe` names it, the other keys are its options, or settings of
+the step that hold for it alone.
+
+probe: needle
+name: needle-64k
+lengths: [65536]
+depths: 20
+sets: 2
+
+Torch-free.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from lcx.errors import LcxError, UsageError, suggestion
-from lcx.evaluation.probes import Measure, Probe, Suite
-from lcx.evaluation.probing.knobs import knob_values
-from lcx.evaluation.settings import DEFAULT_SIZES, EvalSettings, sized_file
-from lcx.evaluation.suites.groups import expand, groups
+import yaml
 
-if TYPE_CHECKING:
-    from lcx.plugins import Plugins
-    from lcx.recipe import Step
+from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.evaluation.benchmarks.groups import expand, groups
+from lcx.evaluation.settings import EvalSettings, sized_file
+from lcx.evaluation.task import Task, TaskOptions, options_of
+from lcx.plugins import Plugins
+from lcx.recipe import Step
+from lcx.settings import validate
 
-__all__ = ["BRIDGE", "Planned", "find_task", "left_out", "plan_tasks", "was_named"]
+__all__ = [
+    "BRIDGE",
+    "PlannedTask",
+    "SizedProbe",
+    "eval_forecast",
+    "find_task",
+    "forecast_tasks",
+    "left_out",
+    "plan_tasks",
+    "read_sized",
+    "was_named",
+]
 
 BRIDGE = "lm-eval:"
 """What comes before the name of a task of lm-eval."""
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A task with what it is (None: a task of lm-eval) and its settings.
+class PlannedTask:
+    """A task of a step, under the name that its results go by; `task` is None for one of lm-eval.
 
-    `named` says that its name was given, not a group's; `group` is the entry of `tasks` that it comes from, and
-    `base` the probe that a sized one is.
+    `named` says that the name was given, not a group's; `group` is the entry of the setting `tasks` that it comes from.
     """
 
-    task: str
-    what: Probe | Suite | Measure | None
+    name: str
+    task: Task | None
     settings: EvalSettings
+    options: TaskOptions
     named: bool
     group: str
-    base: str = ""
 
 
 def was_named(step: Step) -> bool:
@@ -43,35 +66,48 @@ def was_named(step: Step) -> bool:
     return step.origins.get("tasks", "").startswith("--")
 
 
-def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[Planned]:
-    """The tasks of an eval step, each once, in the order given. Raises UsageError for an unknown one."""
-    found: dict[str, Planned] = {}
+def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[PlannedTask]:
+    """The tasks of an eval step, each once, in the order given. Raises UsageError for an unknown one, and for an
+    option that its task does not have: what is wrong is said before anything is built.
+    """
+    found: dict[str, PlannedTask] = {}
     for entry in settings.tasks:
         if sized_file(entry):
             one = _sized(entry, settings, plugins)
-            found.setdefault(one.task, one)
+            found.setdefault(one.name, one)
             continue
-        for task in [entry] if entry.startswith(BRIDGE) else expand([entry]):
-            what = None if task.startswith(BRIDGE) else find_task(task, plugins)
-            found.setdefault(task, Planned(task, what, settings, task == entry, entry))
-    known = {name for one in found.values() for name in (one.task, one.base) if name}
-    for name in settings.options:
-        if name not in known:
-            near = suggestion(name, known)
-            raise UsageError(
-                f"options: no task here is named '{name}'. {near}".rstrip(), why=f"tasks: {', '.join(found)}"
-            )
+        for name in [entry] if entry.startswith(BRIDGE) else expand([entry]):
+            task = None if name.startswith(BRIDGE) else find_task(name, plugins)
+            options = _options(task, settings, settings.options.get(name, {}))
+            found.setdefault(name, PlannedTask(name, task, settings, options, name == entry, entry))
+    _check_options(settings, list(found.values()), plugins)
     _check_families(settings, list(found.values()), plugins)
-    for one in found.values():
-        # What is wrong with a knob is said before anything is built.
-        knob_values(one.task, getattr(one.what, "knobs", {}), one.settings.options.get(one.task, {}))
     return list(found.values())
 
 
-def _check_families(settings: EvalSettings, planned: Sequence[Planned], plugins: Plugins) -> None:
-    """Raises UsageError where `data` or `prompts` seems to misspell a family: its suite would miss them."""
+def _options(task: Task | None, settings: EvalSettings, values: Mapping[str, Any]) -> TaskOptions:
+    if task is None:
+        return TaskOptions()
+    found: TaskOptions = options_of(task, values, settings.shared())
+    return found
+
+
+def _check_options(settings: EvalSettings, planned: Sequence[PlannedTask], plugins: Plugins) -> None:
+    """Raises UsageError for options of a task that there is not; a recipe may have some for tasks not run now."""
+    known = {name for one in planned for name in (one.name, one.task.name if one.task else "") if name}
+    for name in settings.options:
+        if name not in known and name not in plugins.probes:
+            near = suggestion(name, known)
+            raise UsageError(
+                f"options: no task here is named '{name}'. {near}".rstrip(),
+                why=f"tasks: {', '.join(one.name for one in planned)}",
+            )
+
+
+def _check_families(settings: EvalSettings, planned: Sequence[PlannedTask], plugins: Plugins) -> None:
+    """Raises UsageError where `data` or `prompts` seems to misspell a family: its benchmark would miss them."""
     known = {name.partition(":")[0] for name in plugins.probes.names()} | {BRIDGE.rstrip(":")}
-    known |= {one.what.family for one in planned if isinstance(one.what, Suite)}
+    known |= {one.task.family for one in planned if one.task is not None and one.task.published}
     for setting, values in (("data", settings.data), ("prompts", settings.prompts)):
         for name in values:
             if name not in known and (near := suggestion(name, known)):
@@ -81,26 +117,26 @@ def _check_families(settings: EvalSettings, planned: Sequence[Planned], plugins:
                 )
 
 
-def find_task(name: str, plugins: Plugins) -> Probe | Suite | Measure:
-    """The probe, suite or measure of a name. Raises UsageError for an unknown one, with what is near it."""
+def find_task(name: str, plugins: Plugins) -> Task:
+    """The task of a name. Raises UsageError for an unknown one, with what is near it."""
     probes = plugins.probes
     if name in probes:
-        found: Probe | Suite | Measure = probes.load(name)
+        found: Task = probes.load(name)
         return found
     known = list(dict.fromkeys([*groups(), *probes.names()]))
     raise UsageError(
         f"there is no task '{name}'. {suggestion(name, known)}".rstrip(),
-        hint=f"Tasks: {', '.join(_short(known))}; lm-eval:TASK; or a probe's YAML file.",
+        hint=f"Tasks: {', '.join(_families(known))}; lm-eval:TASK; or a probe's YAML file.",
     )
 
 
-def _short(names: list[str]) -> list[str]:
+def _families(names: list[str]) -> list[str]:
     """The names without the members of families that are named themselves."""
     families = {name for name in groups() if ":" not in name}
     return [name for name in names if ":" not in name or name.partition(":")[0] not in families]
 
 
-def left_out(planned: Sequence[Planned], lacks: Mapping[str, LcxError]) -> dict[str, str]:
+def left_out(planned: Sequence[PlannedTask], lacks: Mapping[str, LcxError]) -> dict[str, str]:
     """What is left out and why, one entry for all that lack the same; groups by their names where all of one lack it.
 
     The reason ends with the line that mends it.
@@ -112,9 +148,9 @@ def left_out(planned: Sequence[Planned], lacks: Mapping[str, LcxError]) -> dict[
     for tasks in by_line.values():
         names: dict[str, None] = {}
         for one in planned:
-            if one.task in tasks:
-                members = [other.task for other in planned if other.group == one.group]
-                names[one.group if all(member in tasks for member in members) else one.task] = None
+            if one.name in tasks:
+                members = [other.name for other in planned if other.group == one.group]
+                names[one.group if all(member in tasks for member in members) else one.name] = None
         first = lacks[tasks[0]]
         more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
         line = "; ".join(first.hint.split("\n"))
@@ -122,31 +158,157 @@ def left_out(planned: Sequence[Planned], lacks: Mapping[str, LcxError]) -> dict[
     return found
 
 
-def _sized(path: str, settings: EvalSettings, plugins: Plugins) -> Planned:
-    """A probe whose size is in a YAML file: the file's values in place of the step's."""
-    from lcx.evaluation.probing.sizing import named, read_sizing
+# ---- sized probes
 
-    sized = read_sizing(path)
-    what = find_task(sized.probe, plugins)
-    if isinstance(what, Suite):
+SETTINGS = ("span", "limit", "max_new_tokens", "too_long", "corpus", "documents", "seed")
+"""Settings of an eval step that a file may give for its probe alone."""
+OLD = {"needle_contexts": "contexts"}
+"""What options were called in files for earlier versions."""
+
+
+@dataclass(frozen=True)
+class SizedProbe:
+    """What the file of a sized probe says: the name that results go by, the probe, and its keys with their lines."""
+
+    name: str
+    probe: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_sized(path: str | Path) -> SizedProbe:
+    """The sized probe of a YAML file; its name is the file's where it gives none.
+
+    Raises UsageError where the file is not there or no YAML (naming the line), and where it names no probe.
+    """
+    file = Path(path).expanduser()
+    lines, data = _read_yaml(file)
+    if not isinstance(data.get("probe"), str):
         raise UsageError(
-            f"{path}: {what.name} has published questions, and no size", hint="--limit N asks fewer"
+            f"{path}: 'probe' names the probe that is sized", hint="For instance `probe: needle`."
         )
-    values: dict[str, Any] = dict(sized.overrides)
-    if "size" in values:
-        values["sizes"] = {sized.name: values.pop("size")}
-    elif sized.probe in settings.sizes or sized.probe in DEFAULT_SIZES:
-        values["sizes"] = {sized.name: settings.size(sized.probe)}
-    knobs = {**settings.options.get(sized.probe, {}), **values.pop("knobs", {})}
-    values |= {"tasks": (sized.name,), "options": {sized.name: knobs}}
-    return Planned(sized.name, named(what, sized.name), updated(settings, values), True, path, sized.probe)
+    name = data.get("name", file.stem)
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError(f"{path}, line {lines.get('name', 1)}: 'name' is a text, not {name!r}")
+    knobs = data.pop("knobs", {})  # what options that no other probe has were under, once
+    if not isinstance(knobs, dict):
+        raise UsageError(
+            f"{path}, line {lines['knobs']}: 'knobs' is a mapping, such as {{keys: 8}}, not {knobs!r}"
+        )
+    values = {OLD.get(key, key): value for key, value in {**data, **knobs}.items()}
+    lines |= {OLD[key]: line for key, line in lines.items() if key in OLD}
+    kept = {key: value for key, value in values.items() if key not in ("probe", "name")}
+    return SizedProbe(name.strip(), data["probe"], kept, lines)
 
 
-def updated(settings: EvalSettings, values: Mapping[str, Any]) -> EvalSettings:
-    """The settings with other values, checked. Raises UsageError as `validate` does."""
-    from lcx.settings import validate
-
+def _sized(path: str, settings: EvalSettings, plugins: Plugins) -> PlannedTask:
+    """A probe whose size is in a YAML file: the file's values in place of the step's."""
+    sized = read_sized(path)
+    task = find_task(sized.probe, plugins)
+    if task.published:
+        raise UsageError(
+            f"{path}: {task.name} has published questions, and no size", hint="--limit N asks fewer"
+        )
+    known = (*SETTINGS, *task.options.model_fields)
+    for key in sized.values:
+        if key not in known:
+            line = f", line {sized.lines[key]}" if key in sized.lines else ""
+            raise UsageError(
+                f"{path}{line}: unknown key '{key}'. {suggestion(str(key), known)}".rstrip(),
+                hint=f"Keys: probe, name, {', '.join(known)}.",
+            )
+    own = {key: value for key, value in sized.values.items() if key not in SETTINGS}
+    step = {key: value for key, value in sized.values.items() if key in SETTINGS}
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    checked = validate(EvalSettings, {**given, **values}, where="eval")
+    validate(EvalSettings, step, where=path)  # so that an error names the file
+    checked = validate(EvalSettings, {**given, **step}, where="eval")
     assert isinstance(checked, EvalSettings)
-    return checked
+    validate(task.options, own, where=path)
+    asked = {**settings.options.get(sized.probe, {}), **settings.options.get(sized.name, {}), **own}
+    return PlannedTask(sized.name, task, checked, _options(task, settings, asked), True, path)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    """Lines of the keys of a YAML mapping, and the mapping. Raises UsageError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as bad:
+        why = bad.strerror if isinstance(bad, OSError) else str(bad)
+        raise UsageError(f"cannot read the probe's file {path}", why=why or "") from None
+    except yaml.YAMLError as bad:
+        mark = getattr(bad, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"{path}{where}: not valid YAML", why=" ".join(str(bad).split())) from None
+    if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
+        raise UsageError(f"{path}: a sized probe is a YAML mapping", hint="For instance `probe: needle`.")
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise UsageError(
+                f"{path}, line {line}: '{key.value}' is given again", why=f"First in line {lines[key.value]}."
+            )
+        lines[key.value] = line
+    return lines, {str(key): value for key, value in data.items()}
+
+
+# ---- forecast
+
+
+def eval_forecast(step: Step, plugins: Plugins) -> dict[str, Any]:
+    """Contexts and questions by task, and the tasks that would be left out with the line that gets their data."""
+    settings = step.settings
+    assert isinstance(settings, EvalSettings)
+    asked = forecast_tasks(settings, plugins)
+    found: dict[str, Any] = {"model": settings.model}
+    if asked["contexts"] or not asked["unknown"]:
+        found |= {"contexts": asked["contexts"], "queries": asked["queries"]}
+    if settings.served and "queries" in found:
+        found["calls"] = sum(asked["queries"].values())
+    if asked["left out"]:
+        found["left out"] = asked["left out"]
+    if asked["unknown"]:
+        found["note"] = f"not counted before the model's window is known: {', '.join(asked['unknown'])}"
+    return found
+
+
+def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
+    """`contexts` in all, `queries` by task, `left out` with the reason, and the tasks that are `unknown`."""
+    found: dict[str, Any] = {"contexts": 0, "queries": {}, "left out": {}, "unknown": []}
+    planned = plan_tasks(settings, plugins)
+    lacks: dict[str, MissingError] = {}
+    for one in planned:
+        try:
+            counted = _counts(one)
+        except MissingError as lack:
+            lacks[one.name] = lack
+            continue
+        if counted is None:
+            found["unknown"].append(one.name)
+            continue
+        found["contexts"] += counted[0]
+        if counted[1]:
+            found["queries"][one.name] = counted[1]
+    found["left out"] = left_out(planned, lacks)
+    return found
+
+
+def _counts(one: PlannedTask) -> tuple[int, int] | None:
+    """Contexts and questions of a task; None where only the model's window tells."""
+    if one.task is None:
+        from lcx.evaluation.bridge import require_lm_eval
+
+        require_lm_eval(one.name)
+        return None
+    if one.task.published:
+        from lcx.evaluation.samples import load_benchmark
+
+        bundles = load_benchmark(one.name, one.task, one.settings, one.options).bundles
+        return len(bundles), sum(len(bundle.branches) for bundle in bundles)
+    counted = one.task.count(one.options) if one.task.count is not None else None
+    limit = one.settings.limit
+    if counted is None or limit is None:
+        return counted
+    return min(counted[0], limit), min(counted[1], limit)

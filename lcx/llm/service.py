@@ -80,6 +80,8 @@ class Service:
         name, _, model = spec.partition(":")
 
         def open_backend() -> LLM:
+            if name == LOCAL:
+                self.ctx.ready_model(model)
             return lcx.llm.open_llm(spec, self._options(spec, options), self.ctx.plugins)
 
         if name == RULES:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from lcx.data.pair_rows import read_pair_rows
-from lcx.data.readers import Rejects
+from lcx.data.files import Rejects
+from lcx.data.rows import read_bundles_of_rows
 from lcx.errors import MissingError
 from lcx.records import Bundle
 
@@ -46,12 +46,12 @@ def with_short(long: Sequence[Bundle], short: str, rejects: Rejects) -> tuple[Jo
     where no row is usable.
     """
     path = Path(short).expanduser()
-    if not path.is_file():
+    if not short.startswith("hf:") and not path.exists():
         raise MissingError(
             f"no file of short pairs at '{short}'",
             hint='--set STEP.short=FILE.jsonl; a row: {"prompt": "...", "chosen": "...", "rejected": "..."}',
         )
-    found = read_pair_rows(path, rejects)
+    found, _ = read_bundles_of_rows(short, rejects, pairs=True)
     counts = Counter({"long bundles": len(long), "short bundles mixed in": len(found)})
     counts.update({f"short rows set aside: {reason}": n for reason, n in rejects.counts.items()})
     return Joined(long, found), counts

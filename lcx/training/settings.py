@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.modeling.rope import check_rope
 from lcx.modeling.support import LENGTH_ROPE
 from lcx.settings import FILE, Settings, setting
@@ -23,7 +24,10 @@ class TrainSettings(Settings):
     """What to train, on which data, and how."""
 
     model: str | None = setting(None, description="the model to train: tiny, a path, a hub id or step:ID")
-    input: str | None = setting(None, description="the data: step:ID or a folder of bundles")
+    input: str | None = setting(
+        None, description="the data: step:ID, a folder of bundles, or rows (a file, a folder, hf:NAME)"
+    )
+    fields: RowFields = setting({}, description=FIELDS_HELP)
     engine: Literal["shared-prefix", "trl"] = setting(
         "shared-prefix", description="shared-prefix pays for a context once; trl trains one row a branch"
     )

@@ -11,9 +11,9 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.data.assembly import open_assembler
-from lcx.hub import locate, tiny_spec
 from lcx.recipe import Step
 from lcx.run import Run
+from lcx.training.data import TrainingData, training_bundles
 
 # On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -32,13 +32,13 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     from lcx.training.runner import train_sft
 
     with ctx.main_first():
-        settings = settings.model_copy(update={"model": locate(model) if tiny_spec(model) else model})
+        settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
-    bundles, aside = training_bundles(data, step, run, ctx)
-    dataset = EncodedDataset(bundles, assembler)
+    found = training_bundles(data, step, run, ctx, supervised=True)
+    dataset = EncodedDataset(found.bundles, assembler)
     result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
-    return _completed(result, assembler, aside)
+    return _completed(result, assembler, found)
 
 
 def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
@@ -57,13 +57,14 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
     options = loss_options(loss, {**named, **settings.loss_options})
     with ctx.main_first():
-        settings = settings.model_copy(update={"model": locate(model) if tiny_spec(model) else model})
+        settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
-    bundles, aside = training_bundles(data, step, run, ctx)
+    found = training_bundles(data, step, run, ctx)
+    bundles = found.bundles
     mixed: dict[str, int] = {}
     if settings.short:
-        from lcx.data.documents import Rejects
+        from lcx.data.files import Rejects
         from lcx.training.mixing import with_short
 
         bundles, mixed = with_short(bundles, settings.short, rejects := Rejects())
@@ -72,39 +73,20 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
         ctx.log(f"{mixed['short bundles mixed in']:,} short pairs mixed in from {settings.short}")
     result = train_preference(settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx)
     result.counts.update(mixed)
-    return _completed(result, assembler, aside)
+    return _completed(result, assembler, found)
 
 
-def _completed(result: StepResult, assembler: Any, aside: dict[str, int]) -> StepResult:
+def _completed(result: StepResult, assembler: Any, found: TrainingData) -> StepResult:
     """The result with what was set aside, how the prompt was made, and what its tokens lost."""
-    result.counts.update(aside)
-    if aside:
+    result.counts.update(found.counts)
+    result.notes += found.notes
+    if len(found.rejects):
         result.files["rejected"] = "rejected.jsonl"
     result.extra = {**result.extra, "prompt": assembler.info}
     lossy = assembler.store.info["lossy"] if assembler.store is not None else 0
     if lossy:
         result.counts["segments whose tokens do not decode to their text"] = lossy
     return result
-
-
-def training_bundles(data: Path, step: Step, run: Run, ctx: Context) -> tuple[Any, dict[str, int]]:
-    """The bundles of a folder, or of a file of rows, and how many rows could not be used and why."""
-    if data.is_dir():
-        from lcx.data.bundles import read_bundles
-
-        bundles: Any = read_bundles(data)
-        counts: dict[str, int] = {}
-    else:
-        from lcx.data.documents import Rejects
-        from lcx.data.pair_rows import read_pair_rows
-
-        rejects = Rejects()
-        bundles = read_pair_rows(data, rejects)
-        counts = {f"rows set aside: {reason}": count for reason, count in rejects.counts.items()}
-        if counts and ctx.rank == 0:
-            rejects.write(run.folder(step) / "rejected.jsonl")
-    ctx.log(f"{len(bundles):,} bundles from {data}")
-    return bundles, counts
 
 
 def forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lcx.data.table import SegmentTable
-from lcx.evaluation.drawing.histogram import sparkline
+from lcx.formatting import sparkline
 from lcx.records import Bundle
 
 EXAMPLES = 3

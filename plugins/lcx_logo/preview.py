@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from lcx.data.table import SegmentTable
-from lcx.evaluation.drawing.histogram import histogram, sparkline
+from lcx.formatting import histogram, sparkline
 from lcx.records import Branch, Bundle
 
 EXAMPLES = 3

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lcx.evaluation.drawing.histogram import bar_lines, histogram, sparkline
+from lcx.formatting import bar_lines, histogram, sparkline
 from lcx.records import Bundle
 from lcx_logo.importance import classify
 from lcx_logo.preview import BINS, summary

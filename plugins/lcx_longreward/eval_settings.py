@@ -24,7 +24,7 @@ JUDGING = (
 
 def core_names() -> list[str]:
     """Tasks that the core's eval step runs: probes, suites and their groups."""
-    from lcx.evaluation.suites.groups import groups
+    from lcx.evaluation.benchmarks.groups import groups
     from lcx.plugins import loaded
 
     return [*loaded().probes.names(), *groups()]

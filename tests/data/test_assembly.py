@@ -69,8 +69,8 @@ def test_prompt_decodes_to_its_text(
         prompt = made.pieces.decode(ids)
         # Without head and context a start token stands where two questions have nothing in common.
         assert prompt in (
-            made.prompt_text(bundle, given),
-            f"{made.pieces.decode([made._start])}{made.prompt_text(bundle, given)}",
+            kinds.prompt_text(made, bundle, given),
+            f"{made.pieces.decode([made._start])}{kinds.prompt_text(made, bundle, given)}",
         )
         answer = row.ids[row.answer_start :]
         whole = made.pieces.decode([*ids, *answer])
@@ -105,7 +105,7 @@ def test_mistral_chat_turn_wraps_head_and_tail(table: SegmentTable, tmp_path: Pa
     )
     # Tokenizers of this kind put their space after the opening token too; transformers does the same.
     text = made.pieces.decode(ids).replace("<s>  [", "<s> [")
-    assert text == made.prompt_text(bundle, bundle.branches[0]) + " Because.</s>"
+    assert text == kinds.prompt_text(made, bundle, bundle.branches[0]) + " Because.</s>"
     assert text.startswith("<s> [INST] You are given a long context")
     # One opening token, one end token; the question's own </s> stayed plain text.
     assert Counter(ids)[tokenizer.bos_token_id] == 1

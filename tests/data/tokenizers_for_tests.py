@@ -162,3 +162,9 @@ def as_transformers(core: Any, **special: Any) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_object=core, **special)
+
+
+def prompt_text(assembler: Any, bundle: Any, branch: Any) -> str:
+    """The whole prompt of one branch as text, chat turn included and the opening token left out."""
+    before, between, after = assembler.around(bundle)
+    return str(before + assembler.context_text(bundle) + between + branch.question + after)

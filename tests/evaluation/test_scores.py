@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from lcx.errors import UsageError
-from lcx.evaluation.predictions import read_rows, score_predictions
+from lcx.evaluation.offline import read_rows
 from lcx.evaluation.statistics.curves import span_curve
 from lcx.evaluation.text_metrics import contains, document_recall, label_or_description, name_found
+from tests.evaluation.tasks import score_predictions
 
 _spec = importlib.util.spec_from_file_location("lcx_truth", Path(__file__).parents[1] / "truth.py")
 assert _spec
@@ -197,8 +198,8 @@ def test_scoring_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = (
-        "import sys; import lcx.evaluation.probing.val, lcx.evaluation.predictions, lcx.evaluation.settings;"
+    code = "import sys; import lcx.evaluation.probes.val, lcx.evaluation.offline, lcx.evaluation.settings;"
+    code += (
+        "import lcx.evaluation.show.terminal; assert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)"
     )
-    code += "import lcx.evaluation.drawing.terminal; assert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -10,7 +10,7 @@ import pytest
 
 from lcx.context import Context, StepResult
 from lcx.data.bundles import write_bundles
-from lcx.data.readers import Rejects
+from lcx.data.files import Rejects
 from lcx.errors import MissingError
 from lcx.layering import resolve
 from lcx.plugins import loaded
@@ -58,7 +58,7 @@ def test_two_sequences_as_one(tmp_path: Path) -> None:
     assert counts == {
         "long bundles": 3,
         "short bundles mixed in": 2,
-        "short rows set aside: an empty answer": 1,
+        "short rows set aside: no rejected answer": 1,
     }
     with pytest.raises(MissingError, match="short pairs"):
         with_short(long, str(tmp_path / "nothing.jsonl"), Rejects())
@@ -98,7 +98,7 @@ def test_both_kinds_are_trained_on_in_one_order(tmp_path: Path, monkeypatch: pyt
     result = train(tmp_path, "a", model, short=str(short))
     assert result.counts["long bundles"] == 6
     assert result.counts["short bundles mixed in"] == 4
-    assert result.counts["short rows set aside: an empty answer"] == 1
+    assert result.counts["short rows set aside: no rejected answer"] == 1
     assert result.counts["bundles"] == 10
     order = seen[-10:]
     assert sorted(order) == sorted(

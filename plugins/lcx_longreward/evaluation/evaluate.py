@@ -9,7 +9,7 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.errors import MissingError
-from lcx.evaluation.results import check_notes
+from lcx.evaluation.scores import check_notes
 from lcx.evaluation.step import Prepared
 from lcx.llm.service import Service
 from lcx.plugins import Plugins

@@ -11,7 +11,7 @@ from typing import Any
 
 from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import LcxError
-from lcx.evaluation.forecast import forecast_tasks
+from lcx.evaluation.planning import forecast_tasks
 from lcx.llm.prices import load_prices
 from lcx.plugins import Plugins
 from lcx.recipe import Step

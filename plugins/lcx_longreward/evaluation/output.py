@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import StepResult
-from lcx.evaluation.drawing.histogram import sparkline
+from lcx.formatting import sparkline
 from lcx.paths import slug
 from lcx.recipe import Step
 from lcx.run import Run

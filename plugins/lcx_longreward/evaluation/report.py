@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lcx.evaluation.drawing.histogram import bar_lines
+from lcx.formatting import bar_lines
 from lcx_longreward.judge.reward import DIMENSIONS
 
 Models = Mapping[str, Mapping[str, Any]]

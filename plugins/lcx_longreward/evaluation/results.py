@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcx.evaluation.drawing.histogram import histogram
 from lcx.evaluation.statistics.intervals import Estimate, mean_interval
+from lcx.formatting import histogram
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.evaluation.data import Item
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from lcx.evaluation.drawing.histogram import histogram, sparkline
+from lcx.formatting import histogram, sparkline
 from lcx.records import Bundle
 
 EXAMPLES = 5

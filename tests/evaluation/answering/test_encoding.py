@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from lcx.data.assembly import Assembler
 from lcx.data.templates import Template
-from lcx.evaluation.answering import encode
-from lcx.evaluation.answering import encoding as module
+from lcx.evaluation import encode as module
+from lcx.evaluation.encode import encode
 from lcx.records import Branch, Bundle, EncodedBundle
-from tests.data.tokenizers_for_tests import KINDS, PROSE, as_transformers, word_level
+from tests.data.tokenizers_for_tests import KINDS, PROSE, as_transformers, prompt_text, word_level
 
 IN2 = Template("t", head="Read this.\n", between="\n\nQ: ", after=" ?", cue="\nA:")
 CHAT = (
@@ -50,7 +50,7 @@ def rows(encoded: EncodedBundle) -> list[list[int]]:
 
 def whole(tok: Any, assembler: Assembler, one: Bundle) -> list[list[int]]:
     """What the tokenizer itself says of the prompts' texts."""
-    return [tok(assembler.prompt_text(one, branch))["input_ids"] for branch in one.branches]
+    return [tok(prompt_text(assembler, one, branch))["input_ids"] for branch in one.branches]
 
 
 def longest_common(found: list[list[int]]) -> int:

@@ -13,9 +13,9 @@ import pytest
 from lcx.context import Context
 from lcx.data.templates import Template
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.evaluation.answering import Answer, Answerer, open_endpoint, self_check
-from lcx.evaluation.answering import endpoint as module
-from lcx.evaluation.jobs import Job
+from lcx.evaluation import answer as module
+from lcx.evaluation.answer import Answer, Answerer, open_endpoint, self_check
+from lcx.evaluation.encode import Job
 from lcx.llm.calling import Calling
 from lcx.records import Branch, Bundle, EncodedBundle
 from tests.llm.models import tiny_llama
@@ -211,7 +211,8 @@ def test_a_real_server_gives_the_answers_of_the_same_model_here(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from lcx.data.assembly import Assembler
-    from lcx.evaluation.answering import encode, open_local
+    from lcx.evaluation.answer import open_local
+    from lcx.evaluation.encode import encode
 
     folder = tiny_llama(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -13,10 +13,9 @@ import torch
 from lcx.data.assembly import Assembler
 from lcx.data.templates import Template
 from lcx.errors import UsageError
-from lcx.evaluation.answering import Answer, encode, open_local, self_check
-from lcx.evaluation.answering import local as module
-from lcx.evaluation.answering.checking import verdict
-from lcx.evaluation.jobs import Job, fit
+from lcx.evaluation import answer as module
+from lcx.evaluation.answer import Answer, open_local, self_check, verdict
+from lcx.evaluation.encode import Job, encode, fit
 from lcx.modeling import decode_kv
 from lcx.modeling.decode import Traced
 from lcx.records import Branch, Bundle

@@ -90,12 +90,12 @@ def predictions(trained: bool) -> dict[str, list[Row]]:
 
 def reading(trained: bool) -> tuple[list[Row], Row]:
     """The journal's lines and the scores of perplexity: four texts of 256 tokens."""
-    from lcx.evaluation.probes import Reading
-    from lcx.evaluation.probing.perplexity import PERPLEXITY, bucket_edges
+    from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges
+    from lcx.evaluation.task import TextSample
 
     edges = bucket_edges([64, 256], 8)
     meta = {"edges": list(edges), "lengths": [64, 256], "buckets": 8, "documents": 1}
-    texts = [Reading(f"perplexity:0:{n}", tuple(range(n, n + 256)), meta) for n in range(4)]
+    texts = [TextSample(f"perplexity:0:{n}", tuple(range(n, n + 256)), meta) for n in range(4)]
     rng = random.Random("reading")
     found = []
     for _ in texts:
@@ -107,14 +107,14 @@ def reading(trained: bool) -> tuple[list[Row], Row]:
         {"unit": f"perplexity {text.id}", "fingerprint": "f", "result": one}
         for text, one in zip(texts, found, strict=True)
     ]
-    return lines, {"task": "perplexity", "view": "perplexity", **PERPLEXITY.summarize(texts, found)}
+    return lines, {"task": "perplexity", "view": "perplexity", **PERPLEXITY.summarize_texts(texts, found)}
 
 
 def write_run(folder: Path) -> Path:
     """Write the run's files as eval steps do."""
-    from lcx.evaluation.predictions import score_rows
     from lcx.paths import slug
     from lcx.work.files import write_json, write_lines, write_text
+    from tests.evaluation.tasks import score_rows
 
     steps: Row = {"train": {"state": "done", "stage": "train"}}
     for number, (model, spec) in enumerate(MODELS.items()):
@@ -230,7 +230,7 @@ def drawn(axes: Any) -> Row:
 
 def terminal(tasks: Row) -> str:
     """All terminal texts of a step's results, in the widths and signs that terminals have."""
-    from lcx.evaluation.drawing.views import task_text, tasks_text
+    from lcx.evaluation.show.terminal import task_text, tasks_text
 
     parts = []
     for width, unicode, colour in ((80, True, False), (60, False, False), (40, True, True)):
@@ -244,8 +244,7 @@ def terminal(tasks: Row) -> str:
 
 def pictures(run: Path) -> list[Any]:
     """What is drawn: each task of one model, then all of both."""
-    from lcx.evaluation.drawing.side_by_side import run_picture
-    from lcx.evaluation.drawing.views import draw_task
+    from lcx.evaluation.show.png import draw_task, run_picture
 
     scores = json.loads((run / "eval" / "base" / "scores.json").read_text())["tasks"]
     with figures() as found:
@@ -261,12 +260,11 @@ def embedded(page: str) -> Any:
 
 def golden() -> dict[str, str]:
     """Every golden file's text by its name."""
-    from lcx.evaluation.comparing.sources import find_sides
-    from lcx.evaluation.comparing.text import comparison_text
-    from lcx.evaluation.comparing.verdicts import Options, compare
-    from lcx.evaluation.drawing.side_by_side import comparable
-    from lcx.evaluation.exporting import export
-    from lcx.evaluation.report.page import write_comparison, write_report
+    from lcx.evaluation.compare import Options, compare
+    from lcx.evaluation.export import export
+    from lcx.evaluation.scores import find_sides, overlay
+    from lcx.evaluation.show.comparison import comparison_text
+    from lcx.evaluation.show.page import write_comparison, write_report
 
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         run = write_run(Path("mine"))
@@ -274,7 +272,7 @@ def golden() -> dict[str, str]:
             f"scores-{model}.json": json.loads((run / "eval" / model / "scores.json").read_text())
             for model in MODELS
         }
-        found["terminal.txt"] = terminal(comparable(run / "eval"))
+        found["terminal.txt"] = terminal(overlay(run / "eval")[0])
         found["pictures.json"] = pictures(run)
         comparison = compare(*find_sides(["mine"]), Options(trials=999))
         found["comparison.txt"] = comparison_text(comparison) + "\n"

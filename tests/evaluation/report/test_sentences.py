@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.drawing.words import percent, printable, signed
-from lcx.evaluation.report.changes import change_line, overall_line
-from lcx.evaluation.report.sentences import (
+from lcx.evaluation.show.sentences import (
+    change_line,
     loss_line,
     lost_line,
+    overall_line,
     shape_line,
     weak_stretch,
 )
+from lcx.formatting import percent, printable, signed
 
 U_SHAPE = [0.98, 0.96, 0.5, 0.46, 0.48, 0.95, 0.97, 0.99]
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from lcx.errors import MissingError, UsageError
-from lcx.evaluation.suites.groups import expand, groups, summarize
-from lcx.evaluation.suites.names import SUITES
-from lcx.evaluation.suites.prompts import load_prompts, split_prompt
-from lcx.evaluation.suites.sets import E_SETS, SETS
+from lcx.evaluation.benchmarks.groups import SUITES, expand, groups, summarize
+from lcx.evaluation.benchmarks.loading import load_prompts, split_prompt
+from lcx.evaluation.benchmarks.longbench import E_SETS, SETS
 from tests.evaluation.suites.suite_rows import load, prompts_of, published, suite, write
 
 # ---- prompts

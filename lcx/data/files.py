@@ -1,0 +1,451 @@
+"""Files of rows as people have them: JSONL, JSON, Parquet, CSV and TSV, compressed or not, in the usual encodings.
+
+A row that cannot be read is set aside with its place and the reason (`Rejects`); nothing here knows what rows mean.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from lcx.errors import MissingError, UsageError
+
+# What cannot be used
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One thing set aside: which source, where in it (line, row or byte; empty for all of it), and why."""
+
+    source: str
+    where: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class Rejects:
+    """Everything a reader set aside, with counts per reason."""
+
+    items: list[Reject] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, source: str, reason: str, *, where: str = "", detail: str = "") -> None:
+        """Set one thing aside. `reason` is a category; what differs from case to case goes into `detail`."""
+        self.items.append(Reject(source, where, reason, detail))
+        self.counts[reason] += 1
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def summary(self, most: int = 3) -> str:
+        """For each reason its count and a few examples, on one line."""
+        parts = []
+        for reason, count in self.counts.most_common():
+            named = [item for item in self.items if item.reason == reason][:most]
+            shown = ", ".join(
+                " ".join(filter(None, (item.source, item.where, item.detail))) for item in named
+            )
+            parts.append(f"{count} x {reason} ({shown}{', ...' if count > most else ''})")
+        return "; ".join(parts)
+
+    def write(self, path: str | Path) -> Path:
+        """Write all of them as JSONL (`rejected.jsonl`), atomically."""
+        from lcx.work.files import write_lines
+
+        return write_lines(path, (asdict(item) for item in self.items))
+
+
+class Strict(Rejects):
+    """Rejects that raise UsageError at once: for files in which every row counts, such as predictions."""
+
+    def add(self, source: str, reason: str, *, where: str = "", detail: str = "") -> None:
+        raise UsageError(
+            f"{source}{', ' if where else ''}{where}: {reason}", why=detail, hint=HINTS.get(reason, "")
+        )
+
+
+HINTS = {
+    "not UTF-8": "Save the whole file in one encoding, UTF-8.",
+    "a NaN is no JSON value": "Write null for what is missing (some tools write NaN for it).",
+}
+
+
+# Files
+
+ROW_ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
+PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Endings of compressed files, and what pyarrow calls them."""
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+"""Byte order marks, the longer ones before those that they begin with."""
+LIST_KEYS = ("data", "rows", "examples", "items", "instances", "records", "samples")
+"""Keys of a JSON object under which a list of rows may lie; of others, the only list of objects counts."""
+ROW_SIGNS = (
+    *("context", "document", "passage", "story", "text", "question", "prompt", "messages", "conversations"),
+    *("conversation", "paragraphs", "qas", "chosen", "completion"),
+)
+"""Keys of an object that is a row itself, whatever lists it holds."""
+
+
+def ending(path: Path) -> str:
+    """The ending that tells a file's kind, lower-cased, that of a compressed file's inside."""
+    name = path.name.lower()
+    suffix = Path(name).suffix
+    return Path(name.removesuffix(suffix)).suffix if suffix in PACKED else suffix
+
+
+def is_row_file(path: Path) -> bool:
+    """Whether a file holds rows by its name: JSONL, JSON, Parquet, CSV or TSV, compressed or not."""
+    return ending(path) in ROW_ENDINGS
+
+
+def list_files(root: Path) -> list[tuple[str, Path]]:
+    """Files under a folder as (relative name, path), sorted by name; hidden files and folders are skipped."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(folder, name)
+            if not name.startswith("."):
+                found.append((path.relative_to(root).as_posix(), path))
+    return sorted(found)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A row as it lies in its file: `source` and `where` (line 7, row 3) are what messages call its place."""
+
+    source: str
+    where: str
+    row: Any
+
+    @property
+    def number(self) -> str:
+        return self.where.split()[-1]
+
+
+def raw_rows(source: str | Path, rejects: Rejects) -> Iterator[Raw]:
+    """All rows of a file, of the files of rows in a folder, or of `hf:NAME[:CONFIG][@SPLIT]`, lazily.
+
+    What cannot be read goes into `rejects` with its place: a line that is broken, a file that is. Raises UsageError
+    for a folder without a file of rows, MissingError for a path that is not there.
+    """
+    text = str(source)
+    if text.startswith("hf:"):
+        from lcx.data.hub import hub_rows
+
+        yield from (Raw(text, f"row {n}", row) for n, row in enumerate(hub_rows(*hub_name(text)), 1))
+        return
+    path = Path(text).expanduser()
+    if path.is_dir():
+        inside = [(name, file) for name, file in list_files(path) if is_row_file(file)]
+        if not inside:
+            raise UsageError(
+                f"{path} has no file of rows",
+                why=f"Files of rows end with {', '.join(ROW_ENDINGS)}, and maybe .gz or .zst.",
+            )
+        for name, file in inside:
+            yield from file_rows(name, file, rejects)
+    elif path.exists():
+        yield from file_rows(path.name, path, rejects)
+    else:
+        raise MissingError(f"no file of rows at '{path}'", hint="Give a file, a folder of files, or hf:NAME.")
+
+
+_HF = re.compile(r"hf:(?P<name>[^:@]+)(:(?P<config>[^@]+))?(@(?P<split>.+))?")
+
+
+def hub_name(spec: str) -> tuple[str, str | None, str | None]:
+    """Name, config and split of an `hf:` spec. Raises UsageError where it is none."""
+    match = _HF.fullmatch(spec)
+    if match is None:
+        raise UsageError(f"'{spec}' is not a dataset spec", hint="Write hf:NAME[:CONFIG][@SPLIT].")
+    return match["name"], match["config"], match["split"]
+
+
+def file_rows(name: str, path: Path, rejects: Rejects) -> Iterator[Raw]:
+    """The rows of one file, `name` being what messages call it."""
+    kind = ending(path)
+    try:
+        with opened(path) as file:
+            if kind == ".parquet":
+                yield from _parquet(name, file, rejects)
+            elif kind in (".csv", ".tsv"):
+                yield from _table(name, file, "\t" if kind == ".tsv" else ",", rejects)
+            else:
+                yield from stream_rows(name, file, rejects, lines=kind in (".jsonl", ".ndjson"))
+    except OSError as bad:
+        broken = (
+            f"broken {PACKED[path.suffix.lower()]}" if path.suffix.lower() in PACKED else "unreadable file"
+        )
+        rejects.add(name, broken, detail=bad.strerror or str(bad).splitlines()[0])
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes, unpacked where it is compressed."""
+    packing = PACKED.get(path.suffix.lower())
+    if packing is None:
+        with path.open("rb") as file:
+            yield file
+    elif packing == "gzip":
+        import gzip
+        import zlib
+
+        try:
+            with gzip.open(path, "rb") as file:
+                yield file  # type: ignore[misc]
+        except (EOFError, zlib.error) as bad:
+            raise OSError(None, str(bad)) from bad
+    else:
+        import pyarrow as pa
+
+        with pa.OSFile(str(path)) as raw, pa.CompressedInputStream(raw, packing) as stream:
+            yield io.BytesIO(stream.read())  # the stream itself can neither seek nor be read by lines
+
+
+def encoding_of(data: bytes) -> tuple[str, int]:
+    """The encoding that a text's first bytes tell, and how many of them are its mark."""
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return encoding, len(mark)
+    if data[:1] == b"\0" != data[1:2]:
+        return "utf-16-be", 0
+    if data[:1] != b"\0" and data[1:2] == b"\0":
+        return "utf-16-le", 0
+    return "utf-8", 0
+
+
+def decoded(data: bytes, name: str, where: str, rejects: Rejects) -> str | None:
+    """A text's characters; None, with the reason set aside, where its bytes are of no encoding that they tell."""
+    encoding, skip = encoding_of(data)
+    try:
+        return data[skip:].decode(encoding)
+    except UnicodeDecodeError as bad:
+        what = "not UTF-8" if encoding == "utf-8" else f"broken {encoding}"
+        rejects.add(
+            name, what, where=where, detail=f"byte {bad.start + skip} is 0x{data[bad.start + skip]:02x}"
+        )
+        return None
+
+
+def stream_rows(name: str, file: IO[bytes], rejects: Rejects, *, lines: bool = False) -> Iterator[Raw]:
+    """Rows of JSON: one object a line, one list, one object that holds a list, or objects laid end to end.
+
+    `lines` says that the name promises one a line. Lines are read lazily; everything else is read whole.
+    """
+    start = file.read(1 << 16)
+    encoding, skip = encoding_of(start)
+    if encoding == "utf-8":
+        file.seek(skip)
+    else:
+        text = decoded(start + file.read(), name, "", rejects)
+        if text is None:
+            return
+        file, skip = io.BytesIO(text.encode("utf-8", "surrogatepass")), 0
+        start = file.getvalue()[: 1 << 16]
+    begins = start[skip:].lstrip()
+    if not begins and not file.read().strip():
+        rejects.add(name, "empty file")
+    elif begins.startswith(b"[") or not (lines or _one_a_line(begins)):
+        text = decoded(file.read(), name, "", rejects)
+        if text is not None:
+            yield from _document(name, text, rejects)
+    else:
+        # Cut at newlines only: str.splitlines would also cut at signs that JSON allows inside a string
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield from _line(name, f"line {number}", line, rejects)
+
+
+def _line(name: str, where: str, line: bytes, rejects: Rejects) -> Iterator[Raw]:
+    try:
+        yield Raw(name, where, parse_json(line.decode()))
+    except UnicodeDecodeError as bad:
+        rejects.add(name, "not UTF-8", where=where, detail=f"byte {bad.start} is 0x{line[bad.start]:02x}")
+    except (ValueError, RecursionError) as bad:
+        _broken(name, where, bad, rejects)
+
+
+class NotANumber(ValueError):
+    """NaN or Infinity, which Python's JSON reads and the standard does not have."""
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises ValueError, NotANumber for NaN, RecursionError for a value nested too deeply."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise NotANumber(f"it has {name}")
+
+
+def _broken(name: str, where: str, bad: Exception, rejects: Rejects) -> None:
+    if isinstance(bad, RecursionError):
+        rejects.add(name, "nested too deeply", where=where)
+    elif isinstance(bad, NotANumber):
+        rejects.add(name, "a NaN is no JSON value", where=where, detail=str(bad))
+    else:
+        rejects.add(name, "not JSON", where=where, detail=str(bad))
+
+
+def _one_a_line(start: bytes) -> bool:
+    """Whether a file that is not named .jsonl is one all the same: its first line is a whole JSON value of many."""
+    first, newline, rest = start.lstrip().partition(b"\n")
+    if not newline or not rest.strip():
+        return False
+    with suppress(ValueError, RecursionError):
+        json.loads(first)
+        return True
+    return False
+
+
+def _document(name: str, text: str, rejects: Rejects) -> Iterator[Raw]:
+    """The rows of one JSON value, or of several laid end to end."""
+    place, count, decoder = 0, 0, json.JSONDecoder(parse_constant=_refuse_constant)
+    text = text.strip().removesuffix("\0")
+    while place < len(text):
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as bad:
+            return _broken(name, f"after row {count}" if count else "", bad, rejects)
+        while place < len(text) and text[place] in " \t\r\n,":
+            place += 1
+        for row in _listed(value):
+            count += 1
+            yield Raw(name, f"row {count}", row)
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    """The rows in a JSON value: a list's members, the members of the list that an object holds, or the object."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, Mapping) or any(key in value for key in ROW_SIGNS):
+        return [value]
+    lists = {key: inner for key, inner in value.items() if is_list_of_objects(inner)}
+    known = [key for key in lists if key in LIST_KEYS] or list(lists)
+    if len(known) == 1:
+        rows = lists[known[0]]
+        return [
+            one["row"] if isinstance(one.get("row"), Mapping) and "row_idx" in one else one for one in rows
+        ]
+    columns = list(value.values())
+    if len(columns) < 2 or lists or not all(isinstance(one, list) and len(one) > 1 for one in columns):
+        return [value]
+    if len({len(one) for one in columns}) > 1:
+        return [value]
+    return [
+        dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)
+    ]  # by columns, as pandas writes
+
+
+def is_list_of_objects(value: Any) -> bool:
+    """Whether a value is a list that holds objects, and nothing else."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) for one in value)
+
+
+def _parquet(name: str, file: IO[bytes], rejects: Rejects) -> Iterator[Raw]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=256):
+                for place in range(batch.num_rows):
+                    number += 1
+                    try:
+                        row = batch.slice(place, 1).to_pylist()[0]
+                    except UnicodeDecodeError as bad:
+                        rejects.add(name, "not UTF-8", where=f"row {number}", detail=f"byte {bad.start}")
+                        continue
+                    yield Raw(name, f"row {number}", row)
+    except pa.ArrowException as bad:
+        rejects.add(name, "broken Parquet", where=f"after row {number}", detail=str(bad).splitlines()[0])
+        return
+    if number == 0:
+        rejects.add(name, "empty file")
+
+
+def _table(name: str, file: IO[bytes], comma: str, rejects: Rejects) -> Iterator[Raw]:
+    """Rows of CSV or TSV by its header; a table with semicolons is told by its header too."""
+    import csv
+
+    text = decoded(file.read(), name, "", rejects)
+    if text is None:
+        return
+    header = text.lstrip().partition("\n")[0]
+    if comma == "," and header.count(";") > header.count(","):
+        comma = ";"
+    csv.field_size_limit(1 << 30)  # a context is longer than the usual 128 KB
+    number = 0
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as bad:
+            rejects.add(name, "broken CSV", where=f"line {reader.line_num}", detail=str(bad))
+            continue
+        if row is None:
+            break
+        number += 1
+        if None in row or None in row.values():
+            rejects.add(name, "not the header's number of fields", where=f"line {reader.line_num}")
+            continue
+        yield Raw(name, f"row {number}", {key: _cell(value) for key, value in row.items()})
+    if number == 0:
+        rejects.add(name, "empty file")
+
+
+def _cell(value: Any) -> Any:
+    """A cell of a table: a list or object that was written into it as JSON is one, everything else stays a text."""
+    if isinstance(value, str) and value[:1] in "[{" and value[-1:] in "]}":
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value)
+            if isinstance(found, Mapping) or (isinstance(found, list) and found):
+                return found
+    return value
+
+
+def strict_rows(path: str | Path) -> list[dict[str, Any]]:
+    """All rows of a file in which every row counts. Raises UsageError naming the first that is broken or no object."""
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise UsageError(f"cannot read the rows in {path}: it is a folder", hint="Name one file of it.")
+    if not file.is_file():
+        raise UsageError(f"cannot read the rows in {path}", why="There is no such file.")
+    if not file.stat().st_size:
+        return []
+    return _objects_only(file_rows(str(path), file, Strict()))
+
+
+def strict_bytes(data: bytes, name: str) -> list[dict[str, Any]]:
+    """As `strict_rows`, of bytes that were a file of an archive."""
+    if not data.strip():
+        return []
+    return _objects_only(stream_rows(name, io.BytesIO(data), Strict(), lines=not name.endswith(".json")))
+
+
+def _objects_only(rows: Iterable[Raw]) -> list[dict[str, Any]]:
+    found = []
+    for raw in rows:
+        if not isinstance(raw.row, dict):
+            raise UsageError(
+                f"{raw.source}, {raw.where}: a row is a JSON object, not {type(raw.row).__name__}"
+            )
+        found.append(raw.row)
+    return found

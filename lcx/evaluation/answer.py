@@ -1,0 +1,536 @@
+"""Who answers the questions on contexts: a model in this process, or a server; and the self-check of answers.
+
+A model in this process answers many questions against one copy of their context, where it can. The self-check
+computes some answers again, each from its whole prompt. Sums in another order round otherwise. Where two tokens are
+almost equally likely, that alone may turn the choice, and the rest of the answer with it: such a pair is counted as a
+tie, by the logits of the full computation at the first token that differs. Anything else is a difference, and a
+difference is a fault.
+
+To a server, requests go out ordered by context, so that the server's own prefix cache is hit. A prompt is one message
+of the user: context first, question last. The first question on a context goes out alone, so that the server computes
+it once; the others follow when it is answered, while few other contexts are open. Calls that wait are sent in the
+order of their texts, so that one context's stay together. Journal, limits, retries and budget are those of every call
+to a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lcx.context import Context
+from lcx.data.templates import Template, load_template
+from lcx.errors import UsageError
+from lcx.evaluation.encode import Job, subset
+from lcx.llm.calling import Serving
+from lcx.llm.protocol import Request, Response
+from lcx.llm.rendering import by_template
+from lcx.llm.service import Service
+from lcx.records import Bundle
+
+if TYPE_CHECKING:
+    from lcx.modeling.decode import DecodeStrategy, Traced
+
+__all__ = [
+    "TIES",
+    "Answer",
+    "Answerer",
+    "Endpoint",
+    "Told",
+    "check_local",
+    "open_endpoint",
+    "self_check",
+    "untold",
+    "verdict",
+]
+
+# ---- answers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. `finish` is `stop`, `length` (the limit of new tokens ended it) or `error`.
+
+    `text` is None where `error` says why there is none. `tokens` counts the new tokens, the end token left out;
+    `ids` are these, where a model in this process made them.
+    """
+
+    text: str | None
+    finish: str
+    tokens: int
+    ids: tuple[int, ...] = ()
+    error: str = ""
+
+
+Told = Callable[[int, int, Answer], None]
+"""Is told each answer as it comes: the job's number, the branch's place in its bundle, the answer."""
+
+
+def untold(job: int, place: int, answer: Answer) -> None:
+    """Nobody is told."""
+
+
+class Answerer(Protocol):
+    """Answers every branch of jobs, greedily."""
+
+    name: str
+    """How questions on one context are answered: `shared`, `copied`, `whole` or `endpoint`."""
+    reuse: bool
+    """Whether a context is computed once for all of its questions."""
+    reason: str
+    """Why that way was taken, in words."""
+
+    def answer(
+        self, jobs: Sequence[Job], *, max_new_tokens: int, on_answer: Told = untold
+    ) -> list[list[Answer]]:
+        """The answers of each job in the order of its branches; none for a job whose `encoded` is None.
+
+        Hand over all jobs of a task at once: a server is then kept busy, and short contexts share batches.
+        """
+        ...
+
+    def check(
+        self, jobs: Sequence[Job], k: int, seed: int, *, max_new_tokens: int, given: Given = None
+    ) -> dict[str, Any]:
+        """`self_check` of this answerer; empty where there is nothing to check it against."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """What a result records: {"way", "reuse", "reason", ...}."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Given = Sequence[Sequence[Answer | None]] | None
+"""Answers given to jobs before: those that are checked. None, or a place of None: it is answered again."""
+
+
+# ---- a model in this process
+
+SHORT = 1024
+"""Contexts with one question and at most so many tokens share padded batches: there is nothing else to share."""
+
+
+def open_local(
+    model: Any, tokenizer: Any, *, stops: Sequence[int], batch: int = 64, reuse: bool = True
+) -> Answerer:
+    """An answerer for a loaded model. `stops` are the tokens that end an answer, `batch` the rows at a time.
+
+    `reuse=False` runs every prompt whole. The answerer's `reason` says which way was taken and why. Raises
+    UsageError for an encoder-decoder.
+    """
+    from lcx.modeling.decode import pick_strategy
+
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UsageError(
+            f"'{model.config.model_type}' is an encoder-decoder, not a causal language model",
+            hint="--model takes a model that continues a text, such as Llama, Qwen or Mistral.",
+        )
+    return Local(model, tokenizer, sorted(set(stops)), batch, pick_strategy(model, reuse=reuse))
+
+
+class Local:
+    """Greedy answers of one model."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, stops: Sequence[int], batch: int, way: DecodeStrategy
+    ) -> None:
+        from lcx.modeling.decode import SHARED, WHOLE
+
+        self.model, self.tokenizer = model, tokenizer
+        self.stops, self.batch, self.way = list(stops), batch, way
+        self.name, self.reason, self.reuse = way.name, way.reason, way.name != WHOLE
+        self._padded = way.name in (SHARED, WHOLE)
+
+    def answer(
+        self, jobs: Sequence[Job], *, max_new_tokens: int, on_answer: Told = untold
+    ) -> list[list[Answer]]:
+        """The answers of each job in the order of its branches; none for a job whose `encoded` is None."""
+        found: list[dict[int, Answer]] = [{} for _ in jobs]
+
+        def note(job: int, place: int, ids: list[int]) -> None:
+            found[job][place] = self._answer(ids, max_new_tokens)
+            on_answer(job, place, found[job][place])
+
+        alone = [number for number, job in enumerate(jobs) if self._goes_whole(job)]
+        if alone:
+            self._whole(jobs, [(number, 0) for number in alone], max_new_tokens, note)
+        for number, job in enumerate(jobs):
+            if job.encoded is not None and not found[number]:
+                self._context(number, job, max_new_tokens, note)
+        return [[answers[place] for place in sorted(answers)] for answers in found]
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"way": self.name, "reuse": self.reuse, "reason": self.reason}
+
+    def check(
+        self, jobs: Sequence[Job], k: int, seed: int, *, max_new_tokens: int, given: Given = None
+    ) -> dict[str, Any]:
+        return check_local(self, jobs, k, seed, max_new_tokens, given)
+
+    def close(self) -> None:
+        """The model stays with whoever loaded it."""
+
+    def _goes_whole(self, job: Job) -> bool:
+        encoded = job.encoded
+        if encoded is None or encoded.positions is not None or len(encoded.branches) > 1:
+            return False
+        return self._padded and len(encoded.prefix) + encoded.branches[0].answer_start <= SHORT
+
+    def _whole(self, jobs: Sequence[Job], items: Sequence[tuple[int, int]], limit: int, note: Any) -> None:
+        """Items of any contexts in batches of whole prompts."""
+        from lcx.modeling.decode import generate_rows
+
+        generate_rows(
+            self.model,
+            [row_of_item(jobs[number], place) for number, place in items],
+            max_new_tokens=limit,
+            eos_ids=self.stops,
+            batch=self.batch,
+            on_answer=lambda at, ids: note(*items[at], ids),
+        )
+
+    def _context(self, number: int, job: Job, limit: int, note: Any) -> None:
+        """All items of one context."""
+        from lcx.modeling.decode import decode_branches
+
+        encoded = job.encoded
+        assert encoded is not None
+        decode_branches(
+            self.way,
+            self.model,
+            encoded.prefix,
+            [branch.ids[: branch.answer_start] for branch in encoded.branches],
+            max_new_tokens=limit,
+            eos_ids=self.stops,
+            batch=self.batch,
+            positions=encoded.positions,
+            on_answer=lambda place, ids: note(number, place, ids),
+        )
+
+    def _answer(self, ids: Sequence[int], limit: int) -> Answer:
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return Answer(text, "stop" if len(ids) < limit else "length", len(ids), tuple(ids))
+
+
+def row_of_item(job: Job, place: int) -> list[int]:
+    """The whole prompt of one item in tokens."""
+    assert job.encoded is not None
+    branch = job.encoded.branches[place]
+    return [*np.asarray(job.encoded.prefix, dtype=np.int64).tolist(), *branch.ids[: branch.answer_start]]
+
+
+# ---- self-check
+
+TIES = {
+    "torch.float64": 1e-9,
+    "torch.float32": 3e-5,
+    "torch.float16": 2.0**-8,
+    "torch.bfloat16": 2.0**-5,
+}
+"""How near two logits are a tie, as a share of the largest of their step: some three times (fp32: ten times) what any
+logit of a random Llama of 16 layers changed by when it was computed in another order. Deeper models round more.
+"""
+
+
+def self_check(
+    answerer: Answerer, jobs: Sequence[Job], k: int, seed: int, *, max_new_tokens: int, given: Given = None
+) -> dict[str, Any]:
+    """Compare `k` answers with `model.generate` on their whole prompts, plain attention and no reuse.
+
+    Returns {"checked", "equal", "ties", "different": [names], "tolerance", "warning"}: a tie is an answer whose
+    first differing token was within `tolerance` of the other in the full computation's logits; `warning` says
+    what a difference means and is absent where there is none. Empty where there is nothing to check against (`k`
+    0, an endpoint, synthetic positions).
+    """
+    return answerer.check(jobs, k, seed, max_new_tokens=max_new_tokens, given=given) if k > 0 else {}
+
+
+def check_local(
+    answerer: Local, jobs: Sequence[Job], k: int, seed: int, max_new_tokens: int, given: Given
+) -> dict[str, Any]:
+    """`self_check` for a model in this process. Answers without their tokens are made again first."""
+    from lcx.modeling.decode import trace
+
+    items = _drawn(jobs, k, seed, given)
+    if not items:
+        return {}
+    ours = _known(answerer, jobs, items, max_new_tokens, given)
+    dtype = str(answerer.model.dtype)
+    tolerance = TIES.get(dtype, TIES["torch.bfloat16"])
+    counts = {"equal": 0, "ties": 0}
+    different = []
+    for number, place in items:
+        traced = trace(
+            answerer.model,
+            row_of_item(jobs[number], place),
+            max_new_tokens=max_new_tokens,
+            eos_ids=answerer.stops,
+        )
+        found = verdict(ours[number, place].ids, traced, answerer.stops, max_new_tokens, tolerance)
+        if found == "different":
+            different.append(f"{jobs[number].bundle.id}#{place}")
+        else:
+            counts[found] += 1
+    result: dict[str, Any] = {
+        "checked": len(items),
+        **counts,
+        "different": different,
+        "tolerance": tolerance,
+        "dtype": dtype.removeprefix("torch."),
+    }
+    if different:
+        result["warning"] = (
+            f"{len(different)} of {len(items)} answers are not what the model gives when it computes the whole "
+            f"prompt ({', '.join(different)}): do not trust these results. --no-prefix-reuse answers without the "
+            "shared context; please report the model and its versions."
+        )
+    return result
+
+
+def verdict(
+    ids: Sequence[int], traced: Traced, stops: Sequence[int], max_new_tokens: int, tolerance: float
+) -> str:
+    """`equal`, `ties` or `different`: an answer's tokens against those of the full computation.
+
+    `ids` have no end token; an answer shorter than `max_new_tokens` took one there.
+    """
+    ends = frozenset(stops)
+    for step, (token, logits) in enumerate(zip(traced.ids, traced.logits, strict=False)):
+        if step < len(ids):
+            if ids[step] in ends:  # it was to end the answer
+                return "different"
+            other = logits[ids[step]]
+            same = ids[step] == token
+        else:  # ours ended here
+            if not ends or step >= max_new_tokens:
+                return "different"
+            other = max(logits[end] for end in ends)
+            same = token in ends
+        if not same:
+            gap = float(logits[token] - other)
+            return "ties" if gap <= tolerance * float(logits.abs().max()) else "different"
+        if token in ends:
+            return "equal"
+    return "equal" if len(ids) == len(traced.ids) else "different"
+
+
+def _drawn(jobs: Sequence[Job], k: int, seed: int, given: Given) -> list[tuple[int, int]]:
+    """Items to check: (job, place), at most `k`, from as many contexts as there are."""
+    rng = random.Random(seed)
+    known = [
+        [
+            (number, place)
+            for place in range(len(job.encoded.branches))
+            if given is None or place < len(given[number])
+        ]
+        for number, job in enumerate(jobs)
+        if job.encoded is not None and job.encoded.positions is None
+    ]
+    for places in known:
+        rng.shuffle(places)
+    rng.shuffle(known)
+    rounds = (places[turn] for turn in range(k) for places in known if turn < len(places))
+    return sorted(item for _, item in zip(range(k), rounds, strict=False))
+
+
+def _known(
+    answerer: Local, jobs: Sequence[Job], items: Sequence[tuple[int, int]], limit: int, given: Given
+) -> dict[tuple[int, int], Answer]:
+    """The answers to the items, from those given where they have their tokens, else made again together."""
+    found: dict[tuple[int, int], Answer] = {}
+    for number, place in items:
+        one = given[number][place] if given is not None else None
+        if one is not None and (one.ids or not one.tokens):
+            found[number, place] = one
+    missing: dict[int, list[int]] = {}
+    for number, place in items:
+        if (number, place) not in found:
+            missing.setdefault(number, []).append(place)
+    again = [subset(jobs[number], places) for number, places in missing.items()]
+    made = answerer.answer(again, max_new_tokens=limit)
+    for (number, places), answers in zip(missing.items(), made, strict=True):
+        for place, answer in zip(places, answers, strict=True):
+            found[number, place] = answer
+    return found
+
+
+# ---- a server
+
+ERROR = "error"
+"""The finish of an item whose call failed; the next run asks it again."""
+PART = "answers"
+"""What the journal of calls says of them."""
+CALLS_A_CONTEXT = 16
+"""So many calls in flight a context is open: a server keeps few long ones."""
+MOST_OPEN = 4
+AHEAD = 4
+"""Questions that are ready for each call in flight: prompts are long, and 800 of them need not be in memory."""
+
+
+def open_endpoint(
+    spec: str,
+    template: str | Path | Template,
+    calling: Serving,
+    folder: Path,
+    ctx: Context,
+    *,
+    options: Mapping[str, Any] | None = None,
+    context_text: Callable[[Bundle], str] | None = None,
+    service: Service | None = None,
+) -> Answerer:
+    """An answerer for `openai:NAME` at `calling.base_url`; replies are journalled in `folder`/calls.sqlite.
+
+    `options` are the backend's own. `context_text` gives the context of bundles that have a plan. `service` is
+    one that is open already: several answerers then share its budget, and whoever opened it closes it. Raises
+    MissingError or UsageError before any call where a key or URL is missing.
+    """
+    held = service or Service(Path(folder), calling, ctx)
+    held.check(spec, options or {})
+    made = Endpoint(spec, load_template(template), held, options or {}, context_text or _plain_context)
+    made.closes = service is None
+    return made
+
+
+def _plain_context(bundle: Bundle) -> str:
+    if bundle.plan is not None:
+        raise UsageError(
+            f"bundle {bundle.id} is a plan of segments, and a server wants its text",
+            hint="Evaluate a model of your own, or bundles that have their context's text.",
+        )
+    return bundle.context or ""
+
+
+class Endpoint:
+    """Greedy answers of a model behind a server (temperature 0)."""
+
+    name = "endpoint"
+    reuse = True
+    reason = "requests are ordered by context, so that the server's own prefix cache is hit"
+
+    def __init__(
+        self,
+        spec: str,
+        template: Template,
+        service: Service,
+        options: Mapping[str, Any],
+        context_text: Callable[[Bundle], str],
+    ) -> None:
+        self.spec, self.service, self.options = spec, service, dict(options)
+        self.template, self._context_text = template, context_text
+        self.closes = True
+        self.failed: dict[str, int] = {}
+        """Items without an answer, by reason."""
+
+    def answer(
+        self, jobs: Sequence[Job], *, max_new_tokens: int, on_answer: Told = untold
+    ) -> list[list[Answer]]:
+        """The answers of each job in the order of its branches; a failed call is an answer with an `error`.
+
+        A job that was dropped (`encoded` None and `cut` 0 after a length policy) has none. Raises LcxError for
+        what every call would meet: a wrong key or address, a server that is gone, a spent budget.
+        """
+        asked = sorted(
+            (number for number, job in enumerate(jobs) if job.encoded is not None),
+            key=lambda number: (self._context_text(jobs[number].bundle), number),
+        )
+        self.service.expect(sum(len(jobs[number].bundle.branches) for number in asked))
+        found: dict[tuple[int, int], Answer] = {}
+        exchange = self.service.exchange(self.spec, self.options)
+
+        async def one(number: int, place: int) -> None:
+            request = self.request(jobs[number].bundle, place, max_new_tokens)
+            answer = _read(await exchange.ask(request, part=PART))
+            found[number, place] = answer
+            on_answer(number, place, answer)
+
+        if asked:
+            calls = self.service.settings.concurrency
+            sizes = [(number, len(jobs[number].bundle.branches)) for number in asked]
+            self.service.run(_by_context(sizes, one, calls))
+        for answer in found.values():
+            if answer.error:
+                self.failed[answer.error] = self.failed.get(answer.error, 0) + 1
+        return [
+            [found[number, place] for place in range(len(job.bundle.branches)) if (number, place) in found]
+            for number, job in enumerate(jobs)
+        ]
+
+    def request(self, bundle: Bundle, place: int, max_new_tokens: int) -> Request:
+        """The request for a branch: one message, the context first and the question last."""
+        template, context = self.template, self._context_text(bundle)
+        question = bundle.branches[place].question
+        if context:
+            text = by_template(template, chat=True)(context, question)
+        else:
+            text = template.bare_head + question + template.after
+        stop = (template.end,) if template.end.strip() else ()
+        message = {"role": "user", "content": text}
+        return Request((message,), task=PART, max_tokens=max_new_tokens, stop=stop)
+
+    def describe(self) -> Mapping[str, Any]:
+        found: dict[str, Any] = {"way": self.name, "reuse": self.reuse, "reason": self.reason}
+        if self.failed:
+            found["failed"] = dict(sorted(self.failed.items()))
+        return {**found, "calls": self.service.counts()}
+
+    def check(
+        self, jobs: Sequence[Job], k: int, seed: int, *, max_new_tokens: int, given: Given = None
+    ) -> dict[str, Any]:
+        """Nothing: how a server computes is its own affair."""
+        return {}
+
+    def close(self) -> None:
+        if self.closes:
+            self.service.close()
+
+
+async def _by_context(
+    sizes: Sequence[tuple[int, int]], one: Callable[[int, int], Coroutine[Any, Any, None]], calls: int
+) -> None:
+    """Ask every question of every (context, questions): of each the first alone, then the others.
+
+    The first error of ours ends the rest.
+    """
+    opened = asyncio.Semaphore(max(1, min(MOST_OPEN, calls // CALLS_A_CONTEXT)))
+    ready = asyncio.Semaphore(AHEAD * calls)
+
+    async def ask(number: int, place: int) -> None:
+        async with ready:
+            await one(number, place)
+
+    async def context(number: int, questions: int) -> None:
+        if questions == 1:
+            await ask(number, 0)
+            return
+        async with opened:
+            await ask(number, 0)
+            await _all([ask(number, place) for place in range(1, questions)])
+
+    await _all([context(*size) for size in sizes])
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def _read(response: Response) -> Answer:
+    if response.error or not response.completions:
+        return Answer(None, ERROR, 0, error=response.error or "the reply was empty")
+    finish = response.completions[0].finish_reason
+    known = finish if finish in ("stop", "length") else "stop"
+    return Answer(response.text, known, response.usage.completion_tokens)

@@ -1,0 +1,1 @@
+"""Probes: questions that are made from a corpus, and perplexity, which is read from it."""

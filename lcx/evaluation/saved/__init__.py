@@ -1,1 +1,0 @@
-"""Files of predictions: reading them, checking their rows, matching them to references, scoring them. Torch-free."""

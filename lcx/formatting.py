@@ -1,0 +1,121 @@
+"""Numbers and texts as people read them: one formatter of each kind, for terminals, pages, pictures and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+__all__ = [
+    "bar_lines",
+    "cut",
+    "cut_middle",
+    "histogram",
+    "length_name",
+    "level_bars",
+    "number",
+    "p_words",
+    "percent",
+    "printable",
+    "signed",
+    "sparkline",
+]
+
+BARS = "▁▂▃▄▅▆▇█"
+PLAIN = str.maketrans({"→": ">", "…": "~", "±": "+-", "−": "-", "–": "-", "×": "x"})
+
+
+def number(value: Any) -> str:
+    """A value of any kind in few characters: `0.1235`, `12,345`, `yes`, `none`; mappings and lists item by item."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no"}.get(value, "none")  # type: ignore[arg-type]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {number(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(number(inner) for inner in value)
+    return str(value)
+
+
+def signed(value: float, digits: int = 2, *, minus: str = "−", finer: bool = True) -> str:
+    """A difference with its sign: `+0.27`, `−0.05`, and `0.00` for what rounds to nothing.
+
+    With `finer` a difference that so many digits cannot show has one digit more.
+    """
+    if finer and abs(value) < 0.5 * 10**-digits:
+        text = f"{value:+.{digits + 1}f}"
+    else:
+        text = f"{value:+.{digits}f}"
+    return text.replace("-", minus) if text.strip("+-0.") else f"{0:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """`13%` of 0.125: halves go up, as in the page's charts."""
+    return f"{int(100 * share + 0.5)}%"
+
+
+def length_name(length: int) -> str:
+    """A length in tokens: `8K` for 8192, and the number itself where it is no multiple of 1024."""
+    return f"{length // 1024}K" if length and length % 1024 == 0 else str(length)
+
+
+def p_words(p: float | None) -> str:
+    """The probability of a test as `p < 0.001` or `p = 0.41`; an empty text where there is none."""
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def cut(text: str, most: int, ellipsis: str = "…") -> str:
+    """At most `most` characters of a text; what is cut off at its end is an ellipsis."""
+    return text if len(text) <= most else text[: max(1, most - 1)] + ellipsis
+
+
+def cut_middle(text: str, most: int = 32) -> str:
+    """At most `most` characters of a text (a path, say) whose middle is left out where it is longer."""
+    return text if len(text) <= most else f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
+
+
+def printable(text: str, encoding: str | None) -> str:
+    """`text` as a terminal of this encoding can show it: plain signs for those it lacks, `?` for what has none."""
+    name = encoding or "ascii"
+    with suppress(UnicodeEncodeError):
+        text.encode(name)
+        return text
+    return text.translate(PLAIN).encode(name, "replace").decode(name)
+
+
+def level_bars(values: Sequence[Any]) -> str:
+    """Values from 0 to 1 as a row of bars; a dot for what is no number."""
+    return "".join(
+        BARS[min(len(BARS) - 1, max(0, int(value * len(BARS))))] if isinstance(value, int | float) else "·"
+        for value in values
+    )
+
+
+def sparkline(values: Sequence[int]) -> str:
+    """Counts as a row of bars, from zero to the largest."""
+    top = max(values, default=0) or 1
+    return "".join(BARS[round((len(BARS) - 1) * value / top)] for value in values)
+
+
+def histogram(values: Sequence[float], bins: int, low: float, high: float) -> list[int]:
+    """How many values lie in each of equal parts of [low, high]; what lies outside counts in the outermost."""
+    counts = [0] * bins
+    for value in values:
+        place = int((value - low) / (high - low) * bins)
+        counts[min(bins - 1, max(0, place))] += 1
+    return counts
+
+
+def bar_lines(labels: Sequence[str], counts: Sequence[int], width: int = 40) -> list[str]:
+    """A row for each label: its bar, as long as its count, and the count."""
+    top = max(counts, default=0) or 1
+    wide = max(map(len, labels), default=0)
+    return [
+        f"{label:>{wide}}  {'█' * round(width * count / top):<{width}}  {count:,}"
+        for label, count in zip(labels, counts, strict=True)
+    ]
