@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -28,6 +28,9 @@ from lcx.evaluation.task import Task, TaskOptions, options_of
 from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.settings import validate
+
+if TYPE_CHECKING:
+    from lcx.steps import StepWork
 
 __all__ = [
     "BRIDGE",
@@ -257,11 +260,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
 # ---- forecast
 
 
-def eval_forecast(step: Step, plugins: Plugins) -> dict[str, Any]:
+def eval_forecast(work: StepWork[EvalSettings]) -> dict[str, Any]:
     """Contexts and questions by task, and the tasks that would be left out with the line that gets their data."""
-    settings = step.settings
-    assert isinstance(settings, EvalSettings)
-    asked = forecast_tasks(settings, plugins)
+    settings = work.settings
+    asked = forecast_tasks(settings, work.plugins)
     found: dict[str, Any] = {"model": settings.model}
     if asked["contexts"] or not asked["unknown"]:
         found |= {"contexts": asked["contexts"], "queries": asked["queries"]}

@@ -14,13 +14,13 @@ from lcx.errors import MissingError
 from lcx.evaluation.planning import PlannedTask, left_out, plan_tasks, was_named
 from lcx.evaluation.settings import EvalSettings
 from lcx.recipe import Step
-from lcx.run import Run
 from lcx.work.files import read_json, write_json
 
 if TYPE_CHECKING:
     from lcx.evaluation.model import Subject
     from lcx.evaluation.samples import TaskData
     from lcx.plugins import Plugins
+    from lcx.steps import StepWork
 
 __all__ = ["SCORES", "Found", "Prepared", "answer_eval", "eval_step", "prepare_eval"]
 
@@ -60,14 +60,13 @@ class Prepared:
         return [one for one in self.planned if one.name not in self.found.skipped]
 
 
-def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
+def eval_step(work: StepWork[EvalSettings]) -> StepResult:
     """Build the questions, answer them with the model, score, and draw.
 
     A benchmark whose data is not there is left out by name where a recipe lists it. Raises MissingError where the
     command line names it, and where no task is left.
     """
-    settings = step.settings
-    assert isinstance(settings, EvalSettings)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     spec = run.model(step)
     prepared = prepare_eval(settings, ctx.plugins, named=was_named(step))
     if not prepared.left:

@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid
 
 from lcx.errors import PluginError, UsageError, suggestion
 from lcx.modeling.logprobs import token_logprobs
-from lcx.registry import Registry
+from lcx.plugins import Registry
 
 __all__ = [
     "DPO",
