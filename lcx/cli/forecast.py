@@ -13,9 +13,8 @@ from lcx.cli.options import APP
 
 if TYPE_CHECKING:
     from lcx.forecast.cards import Card
-    from lcx.forecast.plans import Plan
+    from lcx.forecast.model import Plan, Shape
     from lcx.forecast.report import Forecast
-    from lcx.forecast.shapes import Shape
     from lcx.forecast.steps import Launch
     from lcx.recipe import Step
 
@@ -103,7 +102,7 @@ def forecast(
 def _strategy(text: str | None) -> str | None:
     """ddp, fsdp, zero2 or zero3 for what --strategy names: one of these, or an accelerate config."""
     from lcx.errors import UsageError
-    from lcx.forecast.plans import STRATEGIES
+    from lcx.forecast.model import STRATEGIES
     from lcx.training.plan import find_config, strategy_of
 
     if text is None:
@@ -163,8 +162,7 @@ class Asked:
     def _shape(self, values: dict[str, Any]) -> tuple[Shape, bool]:
         """The model's shape, and whether the model is an adapter already."""
         from lcx.errors import MissingError, UsageError
-        from lcx.forecast.configs import SHAPE_HINT, is_adapter, read_config
-        from lcx.forecast.shapes import parse_shape, shape_of_config
+        from lcx.forecast.model import SHAPE_HINT, is_adapter, parse_shape, read_config, shape_of_config
 
         if self.shape_text and self.model:
             raise UsageError("--model and --shape both say what the model is", hint="Give one of them.")

@@ -67,8 +67,7 @@ def save_model(shape: str, folder: Path) -> Path:
 def forecast_of(case: dict[str, Any]) -> Any:
     """The forecast of a case, in bytes."""
     from lcx.forecast.memory import step_memory
-    from lcx.forecast.plans import Plan, packed_row
-    from lcx.forecast.shapes import Shape
+    from lcx.forecast.model import Plan, Shape, packed_row
 
     case = {**CASE, **case}
     more = {"lora_targets": tuple(case["settings"].get("lora_targets", ("all-linear",)))}
