@@ -34,8 +34,7 @@ from lcx.plugins import Method, Plugins, Stage, load_function
 from lcx.recipe import Step
 from lcx.run import PAID, Run, fingerprint
 from lcx.settings import Settings
-from lcx.training.preference_settings import PreferenceSettings
-from lcx.training.settings import TrainSettings
+from lcx.training.settings import PreferenceSettings, TrainSettings
 from lcx.work.files import make_folder, write_lines, write_text
 from lcx.work.journal import Journal
 from lcx.work.shards import shard_path

@@ -12,7 +12,7 @@ import pytest
 
 from lcx.layering import resolve
 from lcx.recipe import load
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
 from tests.plugins.logo.corpora import PLUGINS, write_corpus
 

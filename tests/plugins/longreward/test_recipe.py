@@ -13,7 +13,7 @@ import pytest
 from lcx.layering import resolve
 from lcx.plugins import load as load_plugins
 from lcx.recipe import load
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
 
 PLUGINS = load_plugins()
