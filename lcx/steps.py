@@ -34,11 +34,9 @@ from lcx.plugins import Method, Plugins, Stage, load_function
 from lcx.recipe import Step
 from lcx.run import PAID, Run, fingerprint
 from lcx.settings import Settings
+from lcx.storage import Journal, make_folder, shard_path, write_lines, write_text
 from lcx.training.preference_settings import PreferenceSettings
 from lcx.training.settings import TrainSettings
-from lcx.work.files import make_folder, write_lines, write_text
-from lcx.work.journal import Journal
-from lcx.work.shards import shard_path
 
 if TYPE_CHECKING:
     from lcx.data.bundles import BundleReader

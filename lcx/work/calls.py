@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.errors import LcxError
-from lcx.work.files import make_folder
+from lcx.storage import make_folder
 
 CALLS = "calls.sqlite"
 """The journal's name in a step's folder."""

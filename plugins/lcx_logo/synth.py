@@ -19,7 +19,7 @@ from lcx.llm.rendering import Render, by_prompt, by_template
 from lcx.llm.service import Service
 from lcx.records import Bundle
 from lcx.steps import StepWork
-from lcx.work.journal import Journal
+from lcx.storage import Journal
 from lcx_logo.answers import Answer, Policy
 from lcx_logo.bundles import candidate
 from lcx_logo.chunks import Asked, Case, Rules, build_case
