@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes
 LOOSE = "loose"
 """Part of a fingerprint that may change while the work in a step's folder stays good (`lcx.settings.KEEPS`)."""
 PAID = tuple(name + part for name in ("calls.sqlite", "embeddings.sqlite") for part in ("", "-wal", "-shm"))
-"""Journals of calls (`lcx.work.calls`) and of a server's embeddings in a step's folder; sqlite needs all its files."""
+"""Journals of calls (`lcx.llm.ledger`) and of a server's embeddings in a step's folder; sqlite needs all its files."""
 
 
 def digest(value: Any) -> str:

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from lcx.data.documents import RowReader
     from lcx.data.rows import Example
     from lcx.data.table import SegmentTable
-    from lcx.llm.exchange import Exchange
-    from lcx.llm.service import Service
+    from lcx.llm.client import LLMClient, Service
     from lcx.records import Bundle, Document
 
 __all__ = [
@@ -152,8 +151,8 @@ class StepWork(Generic[S]):
     def service(self) -> Service:
         """The step's models: clients, ledger, budget. Raises TypeError where the settings are no `Calling`."""
         if self._service is None:
-            from lcx.llm.calling import Serving
-            from lcx.llm.service import Service
+            from lcx.llm.client import Service
+            from lcx.llm.settings import Serving
 
             if not isinstance(self.settings, Serving):
                 raise TypeError(
@@ -167,7 +166,7 @@ class StepWork(Generic[S]):
         options = getattr(self.settings, f"{role}_options", None)
         return self.run.llm(str(getattr(self.settings, role))), dict(options or {})
 
-    def llm(self, role: str = "llm", spec: tuple[str, Mapping[str, Any]] | None = None) -> Exchange:
+    def llm(self, role: str = "llm", spec: tuple[str, Mapping[str, Any]] | None = None) -> LLMClient:
         """The client of a role's model, or of another spec with options; it is opened by the first call.
 
         A step that begins says at once what is missing: a model, a key, a price. Raises typed errors.
@@ -175,7 +174,7 @@ class StepWork(Generic[S]):
         name, options = self.spec(role) if spec is None else spec
         if not self.resumed:
             self.service.check(name, options)
-        return self.service.exchange(name, options)
+        return self.service.client(name, options)
 
     # -- data
 
@@ -334,7 +333,7 @@ class StepWork(Generic[S]):
     ) -> StepResult:
         """The step's result: what was counted and noted, what calls cost, and what was set aside and why."""
         if self._service is not None:
-            from lcx.llm.costs import paid
+            from lcx.llm.ledger import paid
 
             others, cost = paid(self._service.counts())
             self.counts.update(others)

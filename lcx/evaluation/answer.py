@@ -28,10 +28,10 @@ from lcx.context import Context
 from lcx.data.templates import Template, load_template
 from lcx.errors import UsageError
 from lcx.evaluation.encode import Job, subset
-from lcx.llm.calling import Serving
+from lcx.llm.client import Service
+from lcx.llm.prompts import by_template
 from lcx.llm.protocol import Request, Response
-from lcx.llm.rendering import by_template
-from lcx.llm.service import Service
+from lcx.llm.settings import Serving
 from lcx.records import Bundle
 
 if TYPE_CHECKING:
@@ -443,7 +443,7 @@ class Endpoint:
         )
         self.service.expect(sum(len(jobs[number].bundle.branches) for number in asked))
         found: dict[tuple[int, int], Answer] = {}
-        exchange = self.service.exchange(self.spec, self.options)
+        exchange = self.service.client(self.spec, self.options)
 
         async def one(number: int, place: int) -> None:
             request = self.request(jobs[number].bundle, place, max_new_tokens)

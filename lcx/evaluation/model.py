@@ -16,7 +16,7 @@ from lcx.evaluation.answer import Answerer, open_endpoint, open_local
 from lcx.evaluation.encode import Job, encode, fit, stop_ids
 from lcx.evaluation.samples import TokenCounter
 from lcx.evaluation.settings import EvalSettings
-from lcx.llm.service import Service
+from lcx.llm.client import Service
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
 from lcx.work.files import sha256_text
 

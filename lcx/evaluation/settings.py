@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lcx.evaluation.task import Numbers, Style
-from lcx.llm.calling import Serving
+from lcx.llm.settings import Serving
 from lcx.modeling.rope import check_rope
 from lcx.settings import FILE, KEEPS, VOLATILE, setting
 

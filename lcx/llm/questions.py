@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lcx.errors import UsageError
 from lcx.llm.asking import Asker
-from lcx.llm.protocol import LLM, Request
+from lcx.llm.client import LLMClient
+from lcx.llm.prompts import load_prompt
+from lcx.llm.protocol import Request
 from lcx.work.journal import Journal
 
 FINE, INTEGRATION = "fine", "integration"
@@ -54,26 +53,6 @@ def parse_reply(text: str) -> tuple[str, str] | str:
     return question, answer
 
 
-def load_prompt(name: str, folder: str | None, *, package: str = "lcx.llm", needs: Sequence[str] = ()) -> str:
-    """A prompt file: the user's where the folder has `NAME.txt`, else the one in the package's `prompts`.
-
-    `needs` are the places that a user's file must have. Raises UsageError for a file without one, and for a
-    folder that is not there.
-    """
-    if folder is not None:
-        place = Path(folder).expanduser()
-        if not place.is_dir():
-            raise UsageError(f"no folder of prompts at '{folder}'", hint="--set synth.prompts=FOLDER")
-        own = place / f"{name}.txt"
-        if own.is_file():
-            text = own.read_text(encoding="utf-8")
-            for needed in needs:
-                if needed not in text:
-                    raise UsageError(f"{own} has no {needed}, so the model would never see the text for it")
-            return text
-    return (importlib.resources.files(package) / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
-
-
 def writer_prompts(folder: str | None) -> dict[str, str]:
     """The prompts of both kinds of question, `fine.txt` and `integration.txt`, by kind."""
     return {kind: load_prompt(kind, folder, needs=["{" + field + "}"]) for kind, field in FIELD.items()}
@@ -109,7 +88,7 @@ class Writer:
 
     def __init__(
         self,
-        llm: Callable[[], LLM],
+        llm: Callable[[], LLMClient],
         journal: Journal,
         *,
         prompts: dict[str, str],

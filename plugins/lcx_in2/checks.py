@@ -6,12 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lcx.llm.exchange import Exchange
-from lcx.llm.fences import fence
+from lcx.llm.client import LLMClient
+from lcx.llm.prompts import fence, fill, load_prompt, visible
 from lcx.llm.protocol import Request, Usage
-from lcx.llm.questions import load_prompt
-from lcx.llm.rendering import fill
-from lcx.llm.thoughts import visible
 
 CHECKS = {
     "answered": "not answered by its evidence",
@@ -70,7 +67,7 @@ class Checked:
 class Judge:
     """Asks the checks one after another; a question that fails one is spared the others."""
 
-    exchange: Exchange
+    exchange: LLMClient
     prompts: Mapping[str, str]
     attempts: int = 3
     reply_tokens: int = 512

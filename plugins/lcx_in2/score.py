@@ -10,7 +10,7 @@ from typing import Any
 from lcx.data.bundles import BundleReader
 from lcx.data.table import SegmentTable, link_table, load_table
 from lcx.errors import LcxError, UsageError
-from lcx.llm.costs import costs
+from lcx.llm.ledger import costs
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
 from lcx.storage import link_file

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
 
 KINDS = ("fine", "integration", "short", "general")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lcx.errors import suggestion
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, VOLATILE, setting
 
 __all__ = ["TASKS", "LongRewardEval"]

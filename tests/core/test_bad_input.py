@@ -134,7 +134,7 @@ def test_a_full_disk_is_said_and_the_step_goes_on_elsewhere(tmp_path: Path, lcx_
     corpus, disk = texts(tmp_path / "corpus", files=30), tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True
     ).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:

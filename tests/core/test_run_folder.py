@@ -88,7 +88,7 @@ def test_starting_over_keeps_the_replies_that_were_paid_for(run: Run, steps: lis
 
 
 def test_the_journal_of_calls_has_the_name_that_is_kept() -> None:
-    from lcx.work.calls import CALLS
+    from lcx.llm.ledger import CALLS
 
     assert {CALLS, f"{CALLS}-wal", f"{CALLS}-shm"} <= set(PAID)
 

@@ -16,7 +16,7 @@ from lcx.errors import LcxError, MissingError, UsageError
 from lcx.evaluation import answer as module
 from lcx.evaluation.answer import Answer, Answerer, open_endpoint, self_check
 from lcx.evaluation.encode import Job
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.records import Branch, Bundle, EncodedBundle
 from tests.llm.models import tiny_llama
 from tests.llm.stub_server import Reply, Stub, prompt_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lcx.work.waiting import Elevator
+from lcx.llm.scheduler import PrefixQueue
 
 
 @dataclass(eq=False)
@@ -13,12 +13,12 @@ class Item:
     order: tuple[bytes, int]
 
 
-def texts(queue: Elevator[Item], count: int) -> list[bytes]:
+def texts(queue: PrefixQueue[Item], count: int) -> list[bytes]:
     return [queue.pop().order[0] for _ in range(count)]
 
 
 def test_it_goes_upwards_and_starts_again_at_the_lowest() -> None:
-    queue: Elevator[Item] = Elevator()
+    queue: PrefixQueue[Item] = PrefixQueue()
     for number, text in enumerate([b"m", b"c", b"x", b"m"]):
         queue.add(Item((text, number)))
     assert texts(queue, 2) == [b"c", b"m"]
@@ -29,7 +29,7 @@ def test_it_goes_upwards_and_starts_again_at_the_lowest() -> None:
 
 
 def test_what_lies_behind_the_sweep_is_taken_when_it_comes_around() -> None:
-    queue: Elevator[Item] = Elevator()
+    queue: PrefixQueue[Item] = PrefixQueue()
     rng = random.Random(3)
     for number in range(50):
         queue.add(Item((bytes([rng.randrange(1, 256)]), number)))
@@ -44,15 +44,3 @@ def test_what_lies_behind_the_sweep_is_taken_when_it_comes_around() -> None:
         queue.add(Item((bytes([rng.randrange(1, 256)]), 100 + len(taken))))
     assert old in taken
     assert len(taken) > 50
-
-
-def test_removing_takes_that_very_item() -> None:
-    queue: Elevator[Item] = Elevator()
-    first, twin = Item((b"a", 0)), Item((b"a", 0))
-    queue.add(first)
-    assert not queue.remove(twin)
-    assert queue.remove(first)
-    assert not queue.remove(first)
-    queue.add(twin)
-    assert queue.clear() == [twin]
-    assert len(queue) == 0

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from lcx.work.retry import Backoff, retry_after
+from lcx.llm.limits import Backoff, retry_after
 
 
 def test_pauses_double_up_to_the_most_and_are_spread() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lcx.errors import LcxError
-from lcx.work.calls import CALLS, CallJournal, Row, Total, call_key, dump_messages, journal_files, read_totals
+from lcx.llm.ledger import CALLS, CallLedger, Row, Total, call_key, dump_messages
 
 MESSAGES = dump_messages([{"role": "user", "content": "hello"}])
 KEY = "375b3e0420f141a3bb5fdb08d783bc763bb2e27a1538ed73b46c728781a9e35f"
@@ -56,36 +56,36 @@ def test_a_key_follows_from_model_messages_parameters_and_attempt() -> None:
 def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
     one = key(messages=dump_messages([{"role": "user", "content": text}]))
     with_text = Row(0, ((text, "stop"), ("second", "length")), 3, 4, 2, 1.5, 0.25)
-    journal = CallJournal(tmp_path / CALLS)
-    journal.add(one, with_text, spec="openai:m", part="p")
+    journal = CallLedger(tmp_path)
+    journal.paid(one, with_text, spec="openai:m", part="p")
     journal.close()
-    journal = CallJournal(tmp_path / CALLS)
+    journal = CallLedger(tmp_path)
     assert journal.rows(one) == [with_text]
     assert journal.rows(key(seed=77)) == []
     journal.close()
 
 
 def test_samples_are_rows_and_the_first_reply_stays(tmp_path: Path) -> None:
-    journal = CallJournal(tmp_path / CALLS)
+    journal = CallLedger(tmp_path)
     for sample in (2, 0, 1, 0):
-        journal.add(key(), Row(sample, ((f"text {sample}", "stop"),), 1, 1), spec="openai:m")
-    journal.add(key(), Row(0, (("another", "stop"),), 1, 1), spec="openai:m")
+        journal.paid(key(), Row(sample, ((f"text {sample}", "stop"),), 1, 1), spec="openai:m")
+    journal.paid(key(), Row(0, (("another", "stop"),), 1, 1), spec="openai:m")
     assert [row.choices[0][0] for row in journal.rows(key())] == ["text 0", "text 1", "text 2"]
     assert len(journal) == 3
 
 
 def test_totals_count_what_was_of_no_use_too(tmp_path: Path) -> None:
-    assert read_totals(tmp_path / CALLS) == {}
-    journal = CallJournal(tmp_path / CALLS)
-    journal.add("a", Row(0, (("t", "stop"),), 10, 5), spec="openai:m", part="one")
-    journal.add("b", Row(0, (("t", "stop"),), 20, 6), spec="openai:n", part="one")
-    journal.add_failure("c", "no choices", spec="openai:m", part="two", tokens=(7, 0))
-    journal.add_failure("c", "HTTP 500", spec="openai:x", part="two")
-    journal.add_failure("c", "timeout", spec="openai:n", part="two", tokens=(9, 0), calls=1)
+    assert CallLedger(tmp_path).totals() == {}
+    journal = CallLedger(tmp_path)
+    journal.paid("a", Row(0, (("t", "stop"),), 10, 5), spec="openai:m", part="one")
+    journal.paid("b", Row(0, (("t", "stop"),), 20, 6), spec="openai:n", part="one")
+    journal.lost("c", "no choices", spec="openai:m", part="two", tokens=(7, 0))
+    journal.lost("c", "HTTP 500", spec="openai:x", part="two")
+    journal.lost("c", "timeout", spec="openai:n", part="two", tokens=(9, 0), calls=1)
     assert journal.reasons() == {"HTTP 500": 1, "no choices": 1, "timeout": 1}
     journal.close()
-    assert read_totals(tmp_path / CALLS) == {"openai:m": Total(1, 17, 5), "openai:n": Total(1, 29, 6, 1)}
-    assert read_totals(tmp_path / CALLS, "part") == {"one": Total(2, 30, 11), "two": Total(0, 16, 0, 1)}
+    assert CallLedger(tmp_path).totals() == {"openai:m": Total(1, 17, 5), "openai:n": Total(1, 29, 6, 1)}
+    assert CallLedger(tmp_path).totals("part") == {"one": Total(2, 30, 11), "two": Total(0, 16, 0, 1)}
 
 
 def test_a_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
@@ -98,18 +98,18 @@ def test_a_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
     old.commit()
     old.close()
     for _ in range(2):
-        journal = CallJournal(tmp_path / CALLS)
-        journal.add_failure("a", "timeout", spec="openai:m", calls=1)
+        journal = CallLedger(tmp_path)
+        journal.lost("a", "timeout", spec="openai:m", calls=1)
         journal.close()
-    assert read_totals(tmp_path / CALLS) == {"openai:m": Total(0, 3, 0, 2)}
+    assert CallLedger(tmp_path).totals() == {"openai:m": Total(0, 3, 0, 2)}
 
 
 def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:
     program = (
-        "import sys; from lcx.work.calls import *\n"
-        f"j = CallJournal({str(tmp_path / CALLS)!r})\n"
+        "import sys; from pathlib import Path; from lcx.llm.ledger import *\n"
+        f"j = CallLedger(Path({str(tmp_path)!r}))\n"
         "for i in range(10**9):\n"
-        "    j.add(f'key {i}', Row(0, (('text', 'stop'),)), spec='openai:m'); print(i, flush=True)\n"
+        "    j.paid(f'key {i}', Row(0, (('text', 'stop'),)), spec='openai:m'); print(i, flush=True)\n"
     )
     for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -122,8 +122,7 @@ def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:
                 break
         last = max([last, *(int(line) for line in process.stdout)])
         process.wait()
-        assert journal_files(tmp_path)
-        journal = CallJournal(tmp_path / CALLS)
+        journal = CallLedger(tmp_path)
         assert last + 1 <= len(journal) <= last + 2
         assert journal.rows(f"key {last}")
         journal.close()
@@ -133,18 +132,19 @@ def test_what_was_written_outlives_a_kill(tmp_path: Path) -> None:
 def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
     (tmp_path / CALLS).write_text("this is not a database, and long enough to be sure of it" * 20)
     with pytest.raises(LcxError, match="damaged") as caught:
-        CallJournal(tmp_path / CALLS)
+        CallLedger(tmp_path).rows("a")
     assert CALLS in caught.value.what
 
 
 def test_a_full_disk_is_an_error_of_ours(tmp_path: Path) -> None:
-    journal = CallJournal(tmp_path / CALLS)
-    journal._db.execute("PRAGMA max_page_count = 10")
+    journal = CallLedger(tmp_path)
+    with journal._database() as database:
+        database.execute("PRAGMA max_page_count = 10")
     row = Row(0, (("x" * 4096, "stop"),))
-    journal.add("first", row, spec="openai:m")
+    journal.paid("first", row, spec="openai:m")
     with pytest.raises(LcxError, match="cannot use the journal"):
-        deque((journal.add(f"{i}", row, spec="openai:m") for i in range(100)), maxlen=0)
+        deque((journal.paid(f"{i}", row, spec="openai:m") for i in range(100)), maxlen=0)
     found = len(journal)
     journal.close()
     assert sqlite3.connect(tmp_path / CALLS).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert len(CallJournal(tmp_path / CALLS)) == found
+    assert len(CallLedger(tmp_path)) == found

@@ -1,25 +1,26 @@
-"""When calls to a server begin, how each try ends, and when a failed one is sent again."""
+"""When calls to a server begin, how each try ends, and when a failed one is sent again.
+
+Calls that wait are taken in the order of their texts, so that those with a common prefix follow each other. A call
+begins where a connection, the rate limits and the budget have room for it. What failed on its way is sent again after
+a pause; when many calls in a row have used up their tries, the server is asked whether it answers at all.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
+from bisect import bisect_left, insort
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 from lcx.errors import LcxError
-from lcx.llm.desk import Desk
+from lcx.llm.ledger import CallLedger, Row, dump_messages
+from lcx.llm.limits import Backoff, RateLimiter, Spent
 from lcx.llm.openai import FATAL, FINAL, UNUSABLE, Failed, Good
-from lcx.llm.protocol import Request
-from lcx.llm.sending import Call, Lengths, count_tokens
-from lcx.work.budget import Spent
-from lcx.work.calls import dump_messages
-from lcx.work.limits import Pace
-from lcx.work.retry import Backoff
-from lcx.work.waiting import Elevator
+from lcx.llm.protocol import LLM, Request
 
 STREAK = 10
 """Calls in a row whose tries are all used up, after which it is asked whether the server still answers at all."""
@@ -36,7 +37,134 @@ _TOO_MANY = 429
 _BAD_REQUEST, _FORBIDDEN = 400, 403
 
 
-class Dispatch:
+class Keyed(Protocol):
+    """What can wait: `order` is compared, smaller first."""
+
+    @property
+    def order(self) -> tuple[bytes, int]: ...
+
+
+K = TypeVar("K", bound=Keyed)
+
+
+class PrefixQueue(Generic[K]):
+    """A sorted queue that goes on upwards from what it took last, and starts again at the lowest.
+
+    So a call behind the sweep waits for the next round, and a server that keeps prefixes meets each once in a round.
+    """
+
+    def __init__(self) -> None:
+        self._items: list[K] = []
+        self._last: tuple[bytes, int] = (b"", -1)
+
+    def add(self, item: K) -> None:
+        insort(self._items, item, key=_order)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def peek(self) -> K:
+        """What `pop` would take."""
+        return self._items[self._next()]
+
+    def pop(self) -> K:
+        item = self._items.pop(self._next())
+        self._last = item.order
+        return item
+
+    def clear(self) -> list[K]:
+        """Take everything."""
+        items, self._items = self._items, []
+        return items
+
+    def _next(self) -> int:
+        place = bisect_left(self._items, self._last, key=_order)
+        return place if place < len(self._items) else 0
+
+
+def _order(item: Keyed) -> tuple[bytes, int]:
+    return item.order
+
+
+class Sender(LLM, Protocol):
+    """What a server's backend offers besides an LLM's methods. `lcx.llm.openai.ChatServer` is one."""
+
+    concurrency: int
+    extra: Mapping[str, Any]
+    omit: Collection[str]
+
+    def body(self, request: Request, messages: bytes, sample: int, count: int) -> bytes: ...
+
+    async def send(self, body: bytes) -> Good: ...
+
+    async def aclose(self) -> None: ...
+
+    def stop_error(self, failed: Failed) -> LcxError: ...
+
+
+@dataclass(eq=False)
+class Call:
+    """One HTTP call that is to be made: samples `sample`, `sample + 1`, ... of a request."""
+
+    key: str
+    request: Request
+    messages: bytes
+    sample: int
+    count: int
+    part: str
+    order: tuple[bytes, int]
+    future: asyncio.Future[Good | Failed]
+    wanted: Callable[[], bool]
+    """Whether anybody still waits for the reply; a call in flight goes on without."""
+    expects: Spent = field(default_factory=Spent)
+    """What it was expected to count as when it last began."""
+    tries: int = 0
+    """Tries that counted."""
+    sent: int = 0
+    goods: int = 0
+    """Replies of the exchange when this call first began, or was last turned away."""
+    began: float = 0.0
+
+    def row(self, good: Good, seconds: float) -> Row:
+        """The reply as the journal keeps it."""
+        tokens = good.prompt_tokens, good.completion_tokens
+        return Row(self.sample, good.choices, *tokens, self.sent, self.began, round(seconds, 4))
+
+    def end(self, end: Good | Failed) -> None:
+        if not self.future.done():
+            self.future.set_result(end)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Lengths:
+    """How long replies are: what a call's reply may need, from those that came."""
+
+    PRIOR = 4
+    """Replies as long as allowed that are assumed besides those that came: the first to come are the shortest."""
+
+    def __init__(self) -> None:
+        self.choices = self.tokens = 0
+
+    def add(self, choices: int, tokens: int) -> None:
+        self.choices += choices
+        self.tokens += tokens
+
+    def expected(self, most: int, count: int, *, careful: bool) -> int:
+        """Tokens of a reply with `count` choices of `most` tokens at most; at the start, all that is allowed."""
+        prior = self.PRIOR if careful or not self.choices else 0
+        mean = (self.tokens + prior * most) / (self.choices + prior)
+        return min(most, -int(-mean // 1)) * count
+
+
+def count_tokens(text: bytes) -> int:
+    """A rough count before a server gives the real one: four bytes a token are about right for English and Chinese."""
+    return len(text) // 4 + 1
+
+
+class Scheduler:
     """The calls of one exchange, on one event loop at a time: those that wait, are in flight, or are sent again."""
 
     def __init__(
@@ -44,14 +172,14 @@ class Dispatch:
         backend: Callable[[], Any],
         *,
         spec: str,
-        desk: Desk,
-        pace: Pace,
+        ledger: CallLedger,
+        limiter: RateLimiter,
         tries: int,
         backoff: Backoff,
     ) -> None:
-        self._backend, self.spec, self.desk = backend, spec, desk
-        self.pace, self.tries, self.backoff = pace, tries, backoff
-        self.waiting: Elevator[Call] = Elevator()
+        self._backend, self.spec, self.ledger = backend, spec, ledger
+        self.limiter, self.tries, self.backoff = limiter, tries, backoff
+        self.waiting: PrefixQueue[Call] = PrefixQueue()
         self.most: int | None = None
         """Choices that the server gives at most, once it has given fewer than asked."""
         self.flying: Counter[str] = Counter()
@@ -76,7 +204,7 @@ class Dispatch:
         """Until when nothing is sent, and since when the server is away."""
         self._planned: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
-        desk.listen(self._plan)
+        ledger.listen(self._plan)
 
     async def call(
         self,
@@ -117,14 +245,14 @@ class Dispatch:
             self._alarm.cancel()
             self._alarm = None
         try:
-            if not self.desk.stopped:
+            if not self.ledger.stopped:
                 self._fill()
         except (
             Exception
         ) as bad:  # a journal that cannot be read, or a mistake of ours: nobody may wait for ever
             self._broken(bad)
-        if self.desk.stopped:
-            self._end_waiting(self.desk.stopped)
+        if self.ledger.stopped:
+            self._end_waiting(self.ledger.stopped)
         self._settle_doubts()
 
     def _fill(self) -> None:
@@ -140,35 +268,35 @@ class Dispatch:
                 self._take()
                 continue
             call.expects = self._expects(call)
-            wait = max(self._paused - now, self.pace.wait(now, call.expects.tokens))
+            wait = max(self._paused - now, self.limiter.wait(now, call.expects.tokens))
             if wait > 0:
                 self._alarm = loop.call_later(wait, self._plan)
                 return
-            reason = self.desk.refuses(call.expects)
+            reason = self.ledger.refuses(call.expects)
             if reason:
-                if not self.desk.in_flight.calls:
-                    self.desk.stop(self.desk.budget.spent_error(reason, self.desk.spent, call.expects))
+                if not self.ledger.in_flight.calls:
+                    self.ledger.stop(self.ledger.budget.spent_error(reason, self.ledger.spent, call.expects))
                 return
             self._begin(self._take(), now)
 
     def _expects(self, call: Call) -> Spent:
         """What a call may count as: careful while others are in flight, whose lengths are not known."""
-        careful = self.desk.in_flight.calls > 0
+        careful = self.ledger.in_flight.calls > 0
         reply = self._lengths.expected(call.request.max_tokens, call.count, careful=careful)
-        return self.desk.expects(self.spec, count_tokens(call.messages), reply)
+        return self.ledger.expects(self.spec, count_tokens(call.messages), reply)
 
     def _broken(self, bad: Exception) -> None:
         """What every call would meet: an error of ours stops the job, another ends whoever waits."""
         if isinstance(bad, LcxError):
-            self.desk.stop(bad)
+            self.ledger.stop(bad)
         self._end_waiting(bad)
 
     def _take(self) -> Call:
         return self._due.popleft() if self._due else self.waiting.pop()
 
     def _begin(self, call: Call, now: float) -> None:
-        self.pace.begin(now, call.expects.tokens)
-        self.desk.in_flight.add(call.expects)
+        self.limiter.begin(now, call.expects.tokens)
+        self.ledger.in_flight.add(call.expects)
         self.flying[call.key] += 1
         call.tries += 1
         call.sent += 1
@@ -184,7 +312,7 @@ class Dispatch:
     def _tried(self, task: asyncio.Task[None]) -> None:
         """A try has ended: there is room for another, and perhaps nothing left to wait for."""
         self._sending.discard(task)
-        self.desk.changed()
+        self.ledger.changed()
 
     async def _try(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
@@ -205,18 +333,18 @@ class Dispatch:
             call.future.cancel()
             raise
         except LcxError as bad:
-            self.desk.stop(bad)
+            self.ledger.stop(bad)
             call.fail(bad)
         except Exception as bad:  # a mistake of ours or of a plugin's: it must not hang the job
             call.fail(bad)
         finally:
-            self.desk.in_flight.add(expects, -1)
-            if not self.desk.in_flight.calls:
-                self.desk.in_flight.cost = 0.0  # what rounding has left
+            self.ledger.in_flight.add(expects, -1)
+            if not self.ledger.in_flight.calls:
+                self.ledger.in_flight.cost = 0.0  # what rounding has left
             self.flying[call.key] -= 1
             if not self.flying[call.key]:
                 del self.flying[call.key]
-            self.pace.settle(loop.time(), expects.tokens, used)
+            self.limiter.settle(loop.time(), expects.tokens, used)
 
     # -- how calls end
 
@@ -228,7 +356,7 @@ class Dispatch:
         if given + good.spoiled < call.count:
             self.most = max(1, given + good.spoiled)
         good = replace(good, choices=good.choices[: call.count])
-        self.desk.paid(call.key, call.row(good, seconds), self.spec, call.part)
+        self.ledger.paid(call.key, call.row(good, seconds), self.spec, call.part)
         self._goods += 1
         self._answered, self._known = True, call.request
         self._streak = self._refusals = self._waves = 0
@@ -251,12 +379,12 @@ class Dispatch:
     def _lost(self, key: str, part: str, bad: Failed, prompt: int) -> None:
         """Put a failed try on record. One that was sent and never answered counts as a call with its prompt."""
         tokens = (prompt, 0) if bad.unanswered and not any(bad.tokens) else bad.tokens
-        self.desk.lost(key, bad.reason, self.spec, part, tokens, int(bad.unanswered))
+        self.ledger.lost(key, bad.reason, self.spec, part, tokens, int(bad.unanswered))
 
     def _again(self, call: Call, bad: Failed) -> None:
         """Send a call again later, unless its tries are used up or the job has ended."""
-        if self.desk.stopped:
-            call.fail(self.desk.stopped)
+        if self.ledger.stopped:
+            call.fail(self.ledger.stopped)
         elif not call.wanted():
             call.end(bad)
         if call.future.done():
@@ -281,7 +409,7 @@ class Dispatch:
         if call.tries >= self.tries:
             self._exhausted(call, bad)
             return
-        self.desk.retries += 1
+        self.ledger.retries += 1
         self._delayed[call] = loop.call_later(delay, self._resume, call)
 
     def _unreached(self, now: float) -> bool:
@@ -317,7 +445,7 @@ class Dispatch:
         """
         try:
             alive = await self._answers()
-            hopeless = not self._goods and not self.desk.spent.answered and len(self._bad) >= STREAK
+            hopeless = not self._goods and not self.ledger.spent.answered and len(self._bad) >= STREAK
             if self._streak and self._doubtful and (hopeless or not alive):
                 self._stop(*self._doubtful[-1])
             self._streak = 0
@@ -341,7 +469,7 @@ class Dispatch:
                 return await self._answers()
             return bad.kind == FINAL or bad.status == _BAD_REQUEST
         tokens = good.prompt_tokens or count_tokens(raw), good.completion_tokens
-        self.desk.lost(PROBE, "asked whether the server answers", self.spec, PROBE, tokens)
+        self.ledger.lost(PROBE, "asked whether the server answers", self.spec, PROBE, tokens)
         return True
 
     def _settle_doubts(self) -> None:
@@ -358,9 +486,9 @@ class Dispatch:
 
     def _stop(self, call: Call, bad: Failed) -> None:
         sender: Any = self._backend()
-        self.desk.stop(sender.stop_error(bad))
-        assert self.desk.stopped is not None
-        call.fail(self.desk.stopped)
+        self.ledger.stop(sender.stop_error(bad))
+        assert self.ledger.stopped is not None
+        call.fail(self.ledger.stopped)
 
     def _end_waiting(self, error: Exception) -> None:
         """Nothing waits any longer. Calls in flight go on, as they are paid for."""

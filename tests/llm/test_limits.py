@@ -9,19 +9,19 @@ import random
 
 import pytest
 
-from lcx.work.limits import Pace
+from lcx.llm.limits import RateLimiter
 
 
-def starts(pace: Pace, sizes: list[float], settle: float | None = None) -> list[float]:
+def starts(limiter: RateLimiter, sizes: list[float], settle: float | None = None) -> list[float]:
     """When calls that all wait from time 0 begin."""
     now, found = 0.0, []
     for size in sizes:
-        while (wait := pace.wait(now, size)) > 0:
+        while (wait := limiter.wait(now, size)) > 0:
             now += wait
-        pace.begin(now, size)
+        limiter.begin(now, size)
         found.append(now)
         if settle is not None:
-            pace.settle(now, size, settle)
+            limiter.settle(now, size, settle)
     return found
 
 
@@ -38,7 +38,7 @@ def most_in_a_minute(times: list[float], sizes: list[float]) -> float:
 @pytest.mark.parametrize("limit", [0.5, 1, 1.5, 2, 3, 7, 59, 60, 60.5, 90, 600, 5000])
 def test_no_minute_has_more_calls_than_the_limit(limit: float) -> None:
     count = int(limit * 3) + 3
-    times = starts(Pace(calls_a_minute=limit), [1.0] * count)
+    times = starts(RateLimiter(calls_a_minute=limit), [1.0] * count)
     assert times[0] == 0
     assert most_in_a_minute(times, [1.0] * count) <= math.ceil(limit)
     longest = 60 / limit * count
@@ -51,21 +51,21 @@ def test_no_minute_has_more_calls_than_the_limit(limit: float) -> None:
 def test_tokens_are_limited_by_estimates_and_settled_by_use() -> None:
     rng = random.Random(0)
     sizes = [rng.uniform(10, 900) for _ in range(400)]
-    times = starts(Pace(tokens_a_minute=6000), sizes)
+    times = starts(RateLimiter(tokens_a_minute=6000), sizes)
     assert most_in_a_minute(times, sizes) <= 6000 + 1e-6
     assert sum(sizes) / times[-1] * 60 > 4800
     # What was estimated too high is given back, so calls that use a tenth begin about ten times as fast.
-    assert starts(Pace(tokens_a_minute=6000), [500.0] * 200, settle=50.0)[-1] < times[-1] / 3
+    assert starts(RateLimiter(tokens_a_minute=6000), [500.0] * 200, settle=50.0)[-1] < times[-1] / 3
 
 
 def test_a_call_larger_than_the_limit_waits_for_a_full_bucket_and_leaves_a_debt() -> None:
-    pace = Pace(tokens_a_minute=600)
-    assert pace.wait(0, 10_000) == 0
-    pace.begin(0, 10_000)
-    wait = pace.wait(0, 1)
+    limiter = RateLimiter(tokens_a_minute=600)
+    assert limiter.wait(0, 10_000) == 0
+    limiter.begin(0, 10_000)
+    wait = limiter.wait(0, 1)
     assert wait == pytest.approx((10_000 - 100 + 1) / (500 / 60))
-    assert pace.wait(wait, 1) == 0
+    assert limiter.wait(wait, 1) == 0
 
 
 def test_without_limits_nothing_waits() -> None:
-    assert starts(Pace(), [1e9] * 10) == [0.0] * 10
+    assert starts(RateLimiter(), [1e9] * 10) == [0.0] * 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lcx.errors import UsageError
-from lcx.work.budget import Budget, Spent, check_priced, cost_of
+from lcx.llm.limits import Budget, Spent, check_priced, cost_of
 
 
 @pytest.mark.parametrize(
