@@ -35,8 +35,7 @@ from lcx.recipe import Step
 from lcx.run import PAID, Run, fingerprint
 from lcx.settings import Settings
 from lcx.storage import Journal, make_folder, shard_path, write_lines, write_text
-from lcx.training.preference_settings import PreferenceSettings
-from lcx.training.settings import TrainSettings
+from lcx.training.settings import PreferenceSettings, TrainSettings
 
 if TYPE_CHECKING:
     from lcx.data.bundles import BundleReader

@@ -49,7 +49,7 @@ def train(
     """Train a model on the data of an earlier step; interrupted training resumes with the same command."""
     from lcx.cli.stages import run_stage
     from lcx.cli.work import Request
-    from lcx.training.launch.plan import Ask
+    from lcx.training.plan import LaunchOptions
 
     flags = {
         "model": model,
@@ -61,4 +61,6 @@ def train(
         "attn": attn,
     }
     request = Request(recipe, run, sets or (), flags, device, force, dry_run, json)
-    run_stage("train", step, request, Ask(gpus, strategy, offload, nodes, rank, main_address, main_port))
+    run_stage(
+        "train", step, request, LaunchOptions(gpus, strategy, offload, nodes, rank, main_address, main_port)
+    )

@@ -78,8 +78,8 @@ def open_job(request: Request) -> RunJob:
     """Find the recipe and the run. Nothing is written yet."""
     from lcx.context import Context, stderr_console
     from lcx.paths import runs_folder
+    from lcx.process import launched
     from lcx.run import Run, slug
-    from lcx.training.launch.worker import launched
 
     job = describe_job(request)
     place = launched()
@@ -129,7 +129,7 @@ def refuse_unknown_flags(step: Step, given: Mapping[str, Any]) -> None:
 def run_step(job: RunJob, step: Step) -> dict[str, Any]:
     """Run one step and return what --json prints about it."""
     from lcx.steps import execute
-    from lcx.training.launch.worker import joined
+    from lcx.training.launch import joined
 
     if job.ctx.world_size > 1 and step.stage != "train":
         raise UsageError(

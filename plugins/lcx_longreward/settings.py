@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from lcx.llm.settings import Calling
 from lcx.settings import FILE, VOLATILE, setting
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.training.settings import PreferenceSettings
 
 PROMPTS = (
     "a folder whose files replace the bundled prompts: helpfulness.en.txt, helpfulness.zh.txt, logicality, "

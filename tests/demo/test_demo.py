@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from lcx.context import StepResult
-from lcx.demo import DEMOS, run_demo, story
+from lcx.demo import DEMOS, Show, run_demo, story
 from lcx.demo.logo import effects
-from lcx.demo.show import Show
 from lcx.errors import UsageError
 from lcx.work.files import write_json
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lcx.recipe import load, resolve
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
 from tests.plugins.logo.corpora import PLUGINS, write_corpus
 

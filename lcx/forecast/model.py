@@ -1,12 +1,19 @@
-"""Shapes of decoder models: from a config.json, from a name, or given by hand; and how many parameters they have."""
+"""The model of a forecast: its shape, by a config.json, a name or by hand; and the plan of a step with it.
+
+A plan is what a training step does with a shape: its tuning, precision, rows of tokens, and how many GPUs share it.
+Torch-free.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from lcx.errors import UsageError, suggestion
+from lcx.errors import LcxError, MissingError, UsageError, suggestion
 
 
 @dataclass(frozen=True)
@@ -279,3 +286,253 @@ def _value(key: str, text: str) -> Any:
     if not text.isdigit():
         raise UsageError(f"{key}={text}: it is a whole number")
     return int(text)
+
+
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
+SHAPE_HINT = (
+    "--shape llama3-8b, or --shape layers=32,hidden=4096,heads=32,kv_heads=8,intermediate=14336,vocab=128256"
+)
+
+
+def read_config(spec: str, *, network: bool = True) -> dict[str, Any]:
+    """The config of a model; a LoRA folder's is its base's. No weights are looked at.
+
+    Raises MissingError, within seconds, for what is neither on this machine nor (with `network`) on the hub,
+    and LcxError for a file that is no config.
+    """
+    return _read(spec, network, ())
+
+
+def _read(spec: str, network: bool, seen: tuple[str, ...]) -> dict[str, Any]:
+    if spec in seen:
+        raise UsageError(f"LoRA folders name each other as their base: {' -> '.join((*seen, spec))}")
+    path = _find(spec, network)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as bad:
+        raise LcxError(f"{path} cannot be read as JSON", why=str(bad)) from None
+    if not isinstance(found, dict):
+        raise LcxError(f"{path} is no model's config", why="It does not hold a mapping.")
+    if path.name == ADAPTER:
+        base = found.get("base_model_name_or_path")
+        if not base:
+            raise LcxError(f"{path} does not name the adapter's base")
+        return _read(str(base), network, (*seen, spec))
+    return found
+
+
+def _find(spec: str, network: bool) -> Path:
+    from lcx.hub import cached, tiny_spec
+
+    if (named := tiny_spec(spec)) is not None:
+        return _tiny(*named)
+    folder = Path(spec).expanduser()
+    if folder.is_file() and folder.name == CONFIG:
+        return folder
+    if folder.is_dir():
+        for name in (CONFIG, ADAPTER):
+            if (folder / name).is_file():
+                return folder / name
+        raise MissingError(f"no {CONFIG} in the folder '{spec}'", hint=SHAPE_HINT)
+    is_id = spec.count("/") == 1 and not spec.startswith((".", "/", "~"))
+    if found := cached(spec, (CONFIG, ADAPTER)) if spec.count("/") <= 1 else None:
+        return Path(found)
+    if not is_id:
+        raise MissingError(
+            f"no model at '{spec}'",
+            why="There is no such folder, and no hub id has that form.",
+            hint=SHAPE_HINT,
+        )
+    if not network:
+        raise MissingError(
+            f"the config of '{spec}' is not on this machine", hint=f"lcx forecast --model {spec}"
+        )
+    return _fetch(spec)
+
+
+def _tiny(name: str, seed: int) -> Path:
+    """The config of a tiny model that was trained on this machine; seeds do not change its shape."""
+    from lcx.paths import cache_folder
+
+    for pattern in (f"{name}-{seed}-*/{CONFIG}", f"{name}-*/{CONFIG}"):
+        if found := sorted((cache_folder() / "tiny").glob(pattern)):
+            return found[-1]
+    raise MissingError(
+        f"the model '{name}' was not trained on this machine yet",
+        why="Its vocabulary follows from this Python's standard library.",
+        hint="lcx demo trains it, in a minute; or give a shape: --shape layers=2,hidden=64,heads=2,"
+        "intermediate=128,vocab=1000",
+    )
+
+
+def _fetch(spec: str) -> Path:
+    from lcx.hub import out_of_reach
+
+    if reason := out_of_reach():
+        raise MissingError(
+            f"the config of '{spec}' is neither in a folder nor in the local hub cache, and {reason}",
+            hint=f"{SHAPE_HINT}; or, with a network: hf download {spec} {CONFIG}",
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        for name in (CONFIG, ADAPTER):
+            try:
+                return Path(hf_hub_download(spec, name))
+            except EntryNotFoundError:
+                continue
+    except (HfHubHTTPError, HFValidationError, OSError) as bad:
+        first = (str(bad).strip().splitlines() or [type(bad).__name__])[0][:300]
+        raise MissingError(
+            f"the hub does not give the config of '{spec}'",
+            why=first,
+            hint=f"Check the id, or log in for a gated model: hf auth login; or {SHAPE_HINT}",
+        ) from bad
+    raise MissingError(f"'{spec}' on the hub has no {CONFIG}", hint=SHAPE_HINT)
+
+
+def is_adapter(spec: str) -> bool:
+    """Whether a spec is a folder that holds a LoRA adapter."""
+    return (Path(spec).expanduser() / ADAPTER).is_file()
+
+
+STRATEGIES = ("single", "ddp", "fsdp", "zero2", "zero3")
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One forward pass of a process: tokens in its row, those whose answers are learnt, query-key pairs.
+
+    `copies` are tokens whose keys and values flash-attn is handed a second time: a prefix for each branch.
+    """
+
+    tokens: int
+    targets: int
+    pairs: int
+    copies: int = 0
+
+
+def packed_row(context: int, question: int, answer: int, branches: int, micro: int = 1) -> Row:
+    """`micro` contexts of so many tokens with their branches, packed: [P[:-1] | (P[-1], branch) | ...].
+
+    A branch attends to all of the prefix and causally to itself, so that its pairs are those of a row alone.
+    """
+    prefix, branch = context - 1, question + answer + 1
+    pairs = causal(prefix) + branches * (branch * prefix + causal(branch))
+    return Row(
+        micro * (prefix + branches * branch),
+        micro * branches * answer,
+        micro * pairs,
+        micro * branches * (prefix + branch),
+    )
+
+
+def separate_rows(context: int, question: int, answer: int, rows: int) -> Row:
+    """Rows of a context, a question and an answer each, in one batch."""
+    tokens = context + question + answer
+    return Row(rows * tokens, rows * answer, rows * causal(tokens))
+
+
+def causal(tokens: int) -> int:
+    """Pairs of a row that attends causally to itself: n (n + 1) / 2."""
+    return tokens * (tokens + 1) // 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training step as memory and FLOPs see it.
+
+    `passes` are forward passes an optimizer step on each GPU; `reference` is "" for losses without one, else
+    adapter, model or cached. `engine` is shared-prefix or trl, `kernels` sdpa or flash, `device` cuda or cpu.
+    """
+
+    shape: Shape
+    row: Row
+    tuning: str = "full"
+    precision: str = "bf16"
+    lora_r: int = 32
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    checkpointing: bool = True
+    optimizer: str = "adamw_torch"
+    passes: int = 1
+    gpus: int = 1
+    strategy: str = "single"
+    offload: bool = False
+    reference: str = ""
+    engine: str = "shared-prefix"
+    kernels: str = "sdpa"
+    device: str = "cuda"
+
+    @property
+    def compute(self) -> int:
+        """Bytes of a number in the computation."""
+        return BYTES[self.precision]
+
+    @property
+    def residual(self) -> int:
+        """Bytes of a number in the residual stream, which follows the embeddings' precision.
+
+        4-bit models keep embeddings, norms and head in fp32, full tuning all weights, unless fsdp or DeepSpeed
+        cast them.
+        """
+        cast = self.tuning == "full" and self.strategy in ("fsdp", "zero2", "zero3")
+        return self.compute if self.tuning == "lora" or cast else 4
+
+    @property
+    def checked(self) -> Plan:
+        """The plan itself. Raises UsageError where its parts do not go together."""
+        if self.strategy not in STRATEGIES:
+            raise UsageError(f"unknown strategy '{self.strategy}'", why=f"Known: {', '.join(STRATEGIES)}.")
+        if self.offload and self.strategy not in ("fsdp", "zero2", "zero3"):
+            raise UsageError(
+                f"offload needs a strategy that shares states, and {self.strategy} does not",
+                hint="--strategy zero3 --offload cpu",
+            )
+        if self.tuning != "full" and not self.adapted and not self.outer:
+            names = ", ".join(one.name for one in self.shape.linears())
+            raise UsageError(
+                f"lora_targets {', '.join(self.lora_targets)} name no layer of this shape",
+                why=f"It has {names}, embed_tokens, lm_head.",
+            )
+        return self
+
+    @cached_property
+    def adapted(self) -> tuple[Linear, ...]:
+        """The matrices of a layer that carry adapters."""
+        if self.tuning == "full":
+            return ()
+        found = self.shape.linears()
+        if self.lora_targets == ("all-linear",):
+            return found
+        return tuple(one for one in found if one.name in self.lora_targets)
+
+    @cached_property
+    def outer(self) -> tuple[Linear, ...]:
+        """Embeddings and head where they carry adapters."""
+        if self.tuning == "full":
+            return ()
+        both = (
+            Linear("embed_tokens", self.shape.vocab, self.shape.hidden),
+            Linear("lm_head", self.shape.hidden, self.shape.vocab),
+        )
+        return tuple(one for one in both if one.name in self.lora_targets)
+
+    @cached_property
+    def layer_adapter(self) -> int:
+        """Adapter parameters of one layer: r (in + out) for each matrix."""
+        return sum(self.lora_r * (one.inputs + one.outputs) for one in self.adapted)
+
+    @cached_property
+    def adapter(self) -> int:
+        """All adapter parameters."""
+        outer = sum(self.lora_r * (one.inputs + one.outputs) for one in self.outer)
+        return self.shape.layers * self.layer_adapter + outer
+
+    @property
+    def trained(self) -> int:
+        """Parameters that the optimizer changes."""
+        return self.shape.parameters if self.tuning == "full" else self.adapter
