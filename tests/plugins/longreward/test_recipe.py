@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lcx.plugins import load as load_plugins
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
 
