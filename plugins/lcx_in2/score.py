@@ -13,7 +13,7 @@ from lcx.errors import LcxError, UsageError
 from lcx.llm.ledger import costs
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
-from lcx.work.files import link_file
+from lcx.storage import link_file
 from lcx_in2.checks import CHECKS, Checked, Item, Judge, rubrics, texts_of
 from lcx_in2.settings import In2Score
 from lcx_in2.synth import ANSWER_TOKENS, PROMPT_TOKENS

@@ -19,7 +19,7 @@ from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
 from lcx.llm.questions import Writer, writer_prompts
 from lcx.records import Bundle
 from lcx.steps import StepWork
-from lcx.work.journal import Journal
+from lcx.storage import Journal
 from lcx_logo.answers import Answer, Policy
 from lcx_logo.bundles import candidate
 from lcx_logo.chunks import Asked, Case, Rules, build_case

@@ -15,11 +15,10 @@ from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
 from lcx.data.table import load_table
 from lcx.errors import LcxError, UsageError
-from lcx.layering import resolve
 from lcx.llm import open_llm
 from lcx.llm.judge import Unreadable, before_mark
 from lcx.llm.protocol import Completion, Request, Response, Usage
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.run import Run
 from lcx.steps import execute, forecast
 from tests.plugins.in2.test_synth import PLUGINS, digests, synth, write_corpus
