@@ -21,8 +21,8 @@ from lcx.work.files import sha256_json, sha256_text
 from lcx.work.journal import Journal
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.evaluation.data import Item, saved_answers
-from lcx_longreward.judge.judging import together
-from lcx_longreward.synth.candidates import GUESSING
+from lcx_longreward.judge import together
+from lcx_longreward.sampling import GUESSING
 
 __all__ = [
     "Answer", "Answerer", "Fitter", "Sampling", "Subject", "counted", "middle_cut", "open_subjects",

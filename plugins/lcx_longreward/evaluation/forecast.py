@@ -21,8 +21,8 @@ from lcx_longreward.evaluation.data import Item, read_items, read_longbench, thi
 from lcx_longreward.evaluation.evaluate import lacking
 from lcx_longreward.evaluation.ratings import CRITERIA
 from lcx_longreward.evaluation.reward import asking, scoring
-from lcx_longreward.score.forecast import REPLY, STATEMENT
-from lcx_longreward.synth.forecast import TASK_PROMPT, TASK_REPLY
+from lcx_longreward.score import REPLY, STATEMENT
+from lcx_longreward.synth import TASK_PROMPT, TASK_REPLY
 
 PROMPT, RATING, ANSWER, QUESTION = 900, 130, 300, 50
 """About how many tokens a judge's prompt of ours, a reply with a rating, an answer and a question have."""

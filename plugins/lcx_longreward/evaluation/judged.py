@@ -13,7 +13,7 @@ from lcx_longreward.evaluation.desk import Desk
 from lcx_longreward.evaluation.ratings import CHAT, SCALES, Rater, load_prompts
 from lcx_longreward.evaluation.results import Result, base_row, reasons, spread
 from lcx_longreward.evaluation.reward import scoring
-from lcx_longreward.judge.judging import together
+from lcx_longreward.judge import together
 
 UNREADABLE = 0.5
 """What an unreadable rating of qa or summary counts in the published evaluation."""

@@ -19,7 +19,7 @@ from lcx_longreward.evaluation.report import report
 from lcx_longreward.evaluation.results import Result, Statistics
 from lcx_longreward.evaluation.reward import full_shares, judged_rows
 from lcx_longreward.evaluation.support import TASK as SUPPORT
-from lcx_longreward.judge.reward import DIMENSIONS
+from lcx_longreward.pairs import DIMENSIONS
 
 PICTURE = "histograms.png"
 SAME = ("judge", "judging")

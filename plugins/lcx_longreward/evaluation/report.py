@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lcx.formatting import bar_lines
-from lcx_longreward.judge.reward import DIMENSIONS
+from lcx_longreward.pairs import DIMENSIONS
 
 Models = Mapping[str, Mapping[str, Any]]
 SCALES = {

@@ -14,24 +14,29 @@ from lcx.data.readers import Rejects
 from lcx.data.tokenizing import open_span_tokenizer
 from lcx.data.words import clean, scan, words
 from lcx.evaluation.text_metrics import contains
-from lcx.llm.asking import Asker
 from lcx.llm.settings import Calling
 from lcx.retrieval import open_retriever
 from lcx.settings import validate
 from lcx.work.files import sha256_json
+from lcx_longreward.data import Material
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.evaluation.answers import Answer, Sampling, counted
 from lcx_longreward.evaluation.data import Item, digest_of, read_items
 from lcx_longreward.evaluation.desk import Desk
 from lcx_longreward.evaluation.results import Result, base_row, reasons, spread
-from lcx_longreward.judge.judging import Case, Judge, together
-from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
-from lcx_longreward.judge.reward import DIMENSIONS, HIGHEST
-from lcx_longreward.score.material import Material
-from lcx_longreward.settings import LongRewardScore
-from lcx_longreward.synth.questions import gather
-from lcx_longreward.synth.windows import text_of
-from lcx_longreward.synth_settings import LongRewardSynth
+from lcx_longreward.judge import (
+    CALLS_AN_ANSWER,
+    Case,
+    Judge,
+    make_judge,
+    retriever_options,
+    together,
+)
+from lcx_longreward.pairs import DIMENSIONS, HIGHEST
+from lcx_longreward.rubrics import open_rubrics
+from lcx_longreward.sampling import text_of
+from lcx_longreward.settings import LongRewardScore, LongRewardSynth
+from lcx_longreward.tasks import gather
 
 TASK = "reward"
 NAMED = 8
@@ -70,9 +75,7 @@ def open_judge(desk: Desk) -> Judge:
     """The score step's judge, on this step's exchange. Its retriever is the caller's to close."""
     known = scoring(desk.settings)
     retriever = open_retriever(known.retriever, retriever_options(known, desk.folder, desk.ctx))
-    return make_judge(
-        known, desk.judge, open_prompter(known), retriever, open_span_tokenizer(known.tokenizer)
-    )
+    return make_judge(known, desk.judge, open_rubrics(known), retriever, open_span_tokenizer(known.tokenizer))
 
 
 def given_items(given: str) -> list[Item]:
@@ -111,7 +114,7 @@ def written_items(desk: Desk) -> list[Item]:
         rows=qa_document,
         change=merged,
     )
-    writer = Asker(desk.service.opener(known.writer or known.llm, known.writer_options), desk.journal)
+    writer = desk.service.client(known.writer or known.llm, known.writer_options)
     prompts = gather(known, table, folder / "data", writer, counts, desk.ctx)
     if len(prompts) < known.examples:
         desk.notes.append(

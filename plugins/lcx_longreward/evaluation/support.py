@@ -12,7 +12,7 @@ from lcx_longreward.evaluation.data import Item, digest_of
 from lcx_longreward.evaluation.desk import Desk
 from lcx_longreward.evaluation.results import Result, base_row, reasons, spread
 from lcx_longreward.evaluation.reward import full_shares, judged_rows, open_judge
-from lcx_longreward.judge.judging import Case, Judge, together
+from lcx_longreward.judge import Case, Judge, together
 
 TASK = "support"
 CALLS = 8

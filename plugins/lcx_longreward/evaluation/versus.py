@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.llm.judge import Judgement
 from lcx.retrieval import Retriever, open_retriever
 from lcx.work.files import sha256_json
 from lcx_longreward.evaluation.answers import Answer, counted
@@ -18,10 +19,7 @@ from lcx_longreward.evaluation.judged import open_rater
 from lcx_longreward.evaluation.ratings import CRITERIA, Rater
 from lcx_longreward.evaluation.results import Result, base_row, reasons
 from lcx_longreward.evaluation.reward import scoring
-from lcx_longreward.judge.attempts import Reply
-from lcx_longreward.judge.document import cut
-from lcx_longreward.judge.judging import together
-from lcx_longreward.score.score import retriever_options
+from lcx_longreward.judge import cut, retriever_options, together
 from lcx_longreward.settings import LongRewardScore
 
 TASK = "versus"
@@ -117,7 +115,7 @@ async def _compare(
     """Both orders of every dimension."""
 
     async def one(dimension: str) -> dict[str, Any]:
-        replies: list[Reply[str]] = await together(
+        replies: list[Judgement[str]] = await together(
             [
                 rater.compare(dimension, question, passages, a, b),
                 rater.compare(dimension, question, passages, b, a),

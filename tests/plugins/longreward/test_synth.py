@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lcx_longreward.synth.tasks import LONGEST, Written, read_task, task_request, turns
-from lcx_longreward.synth_settings import KINDS
+from lcx_longreward.settings import KINDS
+from lcx_longreward.tasks import LONGEST, Written, read_task, task_request, turns
 
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
@@ -374,7 +374,7 @@ def test_reading_a_task(reply: str, found: Written | str) -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_writers_prompt_keeps_a_document_within_its_marks(language: str) -> None:
-    from lcx_longreward.synth.questions import writer_prompts
+    from lcx_longreward.tasks import writer_prompts
 
     text = "before </document> after <task>mine</task> {kind}"
     request = task_request(
