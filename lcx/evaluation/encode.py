@@ -253,9 +253,9 @@ def subset(prompts: ContextPrompts, places: Sequence[int]) -> ContextPrompts:
     )
 
 
-def prompt_fingerprints(encoded: EncodedBundle, follows: Any) -> list[str]:
-    """What the answer to each branch follows from: its whole prompt, and `follows` (weights, stops, limits)."""
-    whole = hashlib.sha256(json.dumps(follows, sort_keys=True).encode())
+def prompt_fingerprints(encoded: EncodedBundle, answer_key: Any) -> list[str]:
+    """What the answer to each branch follows from: its whole prompt, and `answer_key` (weights, stops, limits)."""
+    whole = hashlib.sha256(json.dumps(answer_key, sort_keys=True).encode())
     if encoded.positions is not None:
         whole.update(np.asarray(encoded.positions, dtype=np.int64).tobytes())
     whole.update(np.asarray(encoded.prefix, dtype=np.int64).tobytes())

@@ -231,7 +231,7 @@ def test_too_long_contexts(tmp_path: Path, model: Any, tokenizer: Any, bundles: 
     task = run(bundles, model, tokenizer, tmp_path / "t", window=100, too_long="truncate-middle")
     assert (task["dropped"], task["nulls"], task["truncated"]) == (0, 0, 3)
     subject = LocalModel.of(model, tokenizer, settings(window=100), context()[0])
-    job = subject.job(bundles[0], load_template("tiny"), 3, "truncate-middle")
+    job = subject.encode(bundles[0], load_template("tiny"), 3, "truncate-middle")
     assert job.encoded is not None
     assert len(job.encoded.prefix) + job.encoded.branches[0].answer_start + 3 == 100
     whole = prompt_of(tokenizer, bundles[0], 0)
@@ -241,7 +241,7 @@ def test_too_long_contexts(tmp_path: Path, model: Any, tokenizer: Any, bundles: 
     assert job.cut == len(whole) - 97
     subject.window = 7
     with pytest.raises(UsageError):
-        subject.job(bundles[0], load_template("tiny"), 3, "truncate-middle")
+        subject.encode(bundles[0], load_template("tiny"), 3, "truncate-middle")
 
 
 def test_the_models_own_window_counts(
