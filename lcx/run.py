@@ -20,7 +20,7 @@ from lcx.errors import LcxError, MissingError, UsageError
 from lcx.hub import tiny_spec
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
-from lcx.work.files import disk_errors, make_folder, remove_leftovers, sha256_file, write_json, write_text
+from lcx.storage import disk_errors, make_folder, remove_leftovers, sha256_file, write_json, write_text
 
 __all__ = ["Run", "cache_folder", "differences", "digest", "fingerprint", "runs_folder", "slug", "versions"]
 

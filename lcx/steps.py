@@ -34,10 +34,8 @@ from lcx.plugins import Method, Plugins, Stage, load_function
 from lcx.recipe import Step
 from lcx.run import PAID, Run, fingerprint
 from lcx.settings import Settings
+from lcx.storage import Journal, make_folder, shard_path, write_lines, write_text
 from lcx.training.settings import PreferenceSettings, TrainSettings
-from lcx.work.files import make_folder, write_lines, write_text
-from lcx.work.journal import Journal
-from lcx.work.shards import shard_path
 
 if TYPE_CHECKING:
     from lcx.data.bundles import BundleReader

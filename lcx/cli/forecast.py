@@ -204,8 +204,7 @@ class Asked:
 
 def _bare_step(sets: tuple[str, ...], preference: bool) -> Step:
     """A train step without a recipe: the settings' own defaults, with --set on top."""
-    from lcx.layering import parse_set
-    from lcx.recipe import Step
+    from lcx.recipe import Step, parse_set
     from lcx.settings import validate
     from lcx.training.settings import PreferenceSettings, TrainSettings
 

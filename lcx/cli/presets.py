@@ -53,8 +53,8 @@ def copy(
 ) -> None:
     """Copy a preset's file, to change it and name it by its path: --strategy mine.yaml."""
     from lcx.errors import UsageError
+    from lcx.storage import write_text
     from lcx.training import plan
-    from lcx.work.files import write_text
 
     text = plan.preset_text(name)
     target = Path(dest).expanduser() if dest else Path(f"{name}.yaml")

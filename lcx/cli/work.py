@@ -104,16 +104,16 @@ def resolve(job: Job, flags: Mapping[str, Mapping[str, Any]], default: str | Non
     """All steps with the request's --set and the given flags; `default` is the step of a --set without
     one.
     """
-    from lcx import layering
+    from lcx import recipe
 
     ids = [step.id for step in job.recipe.steps]
-    sets = [layering.parse_set(text, ids, default) for text in job.request.sets]
-    return layering.resolve(job.recipe, job.plugins, flags=flags, sets=sets)
+    sets = [recipe.parse_set(text, ids, default) for text in job.request.sets]
+    return recipe.resolve(job.recipe, job.plugins, flags=flags, sets=sets)
 
 
 def refuse_unknown_flags(step: Step, given: Mapping[str, Any]) -> None:
     """Raise UsageError for a flag whose setting this step does not have."""
-    from lcx.layering import flag_of
+    from lcx.recipe import flag_of
 
     known = type(step.settings).model_fields
     for key in given:

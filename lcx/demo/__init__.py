@@ -16,8 +16,7 @@ from rich.console import Console
 
 from lcx.context import Context, StepResult, stderr_console
 from lcx.errors import MissingError, UsageError, suggestion
-from lcx.layering import resolve
-from lcx.recipe import Step, load
+from lcx.recipe import Step, load, resolve
 from lcx.run import Run, runs_folder
 from lcx.steps import train_tiny
 

@@ -76,11 +76,22 @@ def fence(*names: str) -> Callable[[str], str]:
 
 # -- thoughts
 
-_BEGIN = re.compile(r"\s*<think(?:ing)?>", re.I)
-_END = re.compile(r"</think(?:ing)?>", re.I)
+_BEGIN = re.compile(r"\s*(?:<think(?:ing)?>|<thought>|<\|begin_of_thought\|>|◁think▷|\[THINK\])", re.I)
+_END = re.compile(r"</think(?:ing)?>|</thought>|<\|end_of_thought\|>|◁/think▷|\[/THINK\]", re.I)
+_CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
+_MARK = re.compile(r"<\|(?:end|return|start|channel|call)\|>")
 
 
 def visible(reply: str) -> str:
-    """A reply without its thoughts, with or without their first mark. A thought that never ends leaves nothing."""
+    """A reply without its thoughts, in whatever marks a model puts them. A thought that never ends leaves nothing.
+
+    Known are `<think>` and its like, with or without their first mark, and the channels of harmony, of which the
+    last final one is what is said.
+    """
+    if _CHANNEL in reply:
+        _, found, said = reply.rpartition(_FINAL)
+        return _MARK.split(said, maxsplit=1)[0] if found else ""
     *thoughts, said = _END.split(reply)
-    return "" if not thoughts and _BEGIN.match(said) else said
+    if not thoughts and _BEGIN.match(said):
+        return ""
+    return said

@@ -20,8 +20,10 @@ TASKS = {FINE: "write_question", INTEGRATION: "write_joint_question"}
 FIELD = {FINE: "segment", INTEGRATION: "segments"}
 MAX_QUESTION = 1000
 CUT = "the reply was cut at answer_tokens"
-_LABEL = r"\*{0,2}\s*[:：]\*{0,2}\s*"
-_REPLY = re.compile(rf"question{_LABEL}(?P<q>.+?)\s*\n[\s*#]*answer{_LABEL}(?P<a>.+)", re.I | re.S)
+_LABEL = r"\*{0,2}\s*[:：]\*{0,2}"
+_QUESTION = re.compile(rf"question{_LABEL}", re.I)
+_ANSWER = re.compile(rf"^(?:[^\S\n]|[*#])*answer{_LABEL}", re.I | re.M)
+"""A line that begins an answer. Each line is looked at by itself, so thousands of blank ones cost nothing."""
 _POINTS_AT_TEXT = re.compile(
     r"\b(?:this|the|above|given|following) (?:passage|text|excerpt|pieces?|segments?)\b", re.I
 )
@@ -40,10 +42,11 @@ def parse_reply(text: str) -> tuple[str, str] | str:
     """The question and answer in a writer's reply, or the reason why there is none."""
     if not text.strip() or text.strip().upper().startswith("NOTHING"):
         return "the writer found nothing to ask"
-    found = _REPLY.search(text)
-    if not found:
+    begin = _QUESTION.search(text)
+    end = _ANSWER.search(text, begin.end()) if begin else None
+    if not begin or not end:
         return "no question and answer in the reply"
-    question, answer = found["q"].strip().strip("*").strip(), found["a"].strip()
+    question, answer = text[begin.end() : end.start()].strip().strip("*").strip(), text[end.end() :].strip()
     if not question or not answer:
         return "an empty question or answer"
     if len(question) > MAX_QUESTION:

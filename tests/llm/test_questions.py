@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,24 @@ from lcx.llm.questions import load_prompt, parse_reply, writer_prompts
 )
 def test_replies_are_read_or_refused_with_a_reason(reply: str, expected: object) -> None:
     assert parse_reply(reply) == expected
+
+
+@pytest.mark.parametrize(
+    "shape", ["Question: ", "Question:\n", "\n", "* ", "#\n", "Question: x\nAnswer", "answer :", " "]
+)
+def test_reading_a_reply_takes_time_in_proportion_to_its_bytes(shape: str) -> None:
+    """A reply of `Question:` and 3,000 blank lines once hung a step, and every run that resumed it."""
+
+    def seconds(size: int) -> float:
+        text, best = "Question:" + shape * (size // len(shape)), 1e9
+        for _ in range(3):
+            began = time.process_time()
+            parse_reply(text)
+            best = min(best, time.process_time() - began)
+        return best
+
+    small, large = seconds(25_000), seconds(200_000)
+    assert large < 24 * max(small, 2e-3)
 
 
 def test_prompts_are_ours_or_the_users(tmp_path: Path) -> None:

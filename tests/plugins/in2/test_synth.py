@@ -15,10 +15,9 @@ from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
 from lcx.data.table import load_table
 from lcx.errors import LcxError, UsageError
-from lcx.layering import resolve
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.plugins import load as load_plugins
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.run import Run
 from lcx.steps import execute
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from lcx.layering import resolve
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
 from tests.plugins.logo.corpora import PLUGINS, write_corpus

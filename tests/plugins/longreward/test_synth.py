@@ -17,11 +17,10 @@ from lcx_longreward.synth_settings import KINDS
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.layering import resolve
 from lcx.llm import open_llm
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.plugins import load as load_plugins
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.records import Bundle
 from lcx.run import Run
 from lcx.steps import execute

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lcx import layering, recipe
+from lcx import recipe
 from lcx.errors import UsageError
 from lcx.plugins import Plugins
 from lcx.recipe import Recipe, Step
@@ -21,9 +21,9 @@ def counting(toy_plugins: Plugins, toy_recipe: Path) -> Recipe:
 
 
 def steps(found: Recipe, loaded: Plugins, *sets: str, **layers: Any) -> dict[str, Step]:
-    parsed = [layering.parse_set(text, IDS, None) for text in sets]
+    parsed = [recipe.parse_set(text, IDS, None) for text in sets]
     layers.setdefault("project", {})
-    return {step.id: step for step in layering.resolve(found, loaded, sets=parsed, **layers)}
+    return {step.id: step for step in recipe.resolve(found, loaded, sets=parsed, **layers)}
 
 
 def test_every_layer_wins_over_the_one_below(counting: Recipe, toy_plugins: Plugins) -> None:
@@ -36,7 +36,7 @@ def test_every_layer_wins_over_the_one_below(counting: Recipe, toy_plugins: Plug
     given: dict[str, Any] = {"project": {}}
     for layer, value, origin in layers:
         given |= layer
-        step = layering.resolve(counting, toy_plugins, **given)[0]
+        step = recipe.resolve(counting, toy_plugins, **given)[0]
         assert step.values()["examples"] == value
         assert step.origins["examples"] == origin
         assert step.origins["rate"] == "method toy"
@@ -46,9 +46,9 @@ def test_project_file_for_all_recipes_and_for_one(tmp_path: Path) -> None:
     (tmp_path / "lcx.toml").write_text(
         "[steps.synth]\nexamples = 6\nrate = 0.1\n[recipes.toy.synth]\nexamples = 9\n"
     )
-    assert layering.project_values("toy", tmp_path) == {"synth": {"examples": 9, "rate": 0.1}}
-    assert layering.project_values("other", tmp_path) == {"synth": {"examples": 6, "rate": 0.1}}
-    assert layering.project_values("toy", tmp_path / "none") == {}
+    assert recipe.project_values("toy", tmp_path) == {"synth": {"examples": 9, "rate": 0.1}}
+    assert recipe.project_values("other", tmp_path) == {"synth": {"examples": 6, "rate": 0.1}}
+    assert recipe.project_values("toy", tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_project_file_for_all_recipes_and_for_one(tmp_path: Path) -> None:
 def test_bad_project_file(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "lcx.toml").write_text(text)
     with pytest.raises(UsageError) as bad:
-        layering.project_values("toy", tmp_path, IDS)
+        recipe.project_values("toy", tmp_path, IDS)
     assert message in bad.value.what
 
 
@@ -92,11 +92,11 @@ def test_set_reads_types(text: str, key: str, value: Any, counting: Recipe, toy_
 
 
 def test_set_without_a_step_goes_to_the_default_one() -> None:
-    assert layering.parse_set("batch=4", IDS, "train") == ("train", "batch", 4)
+    assert recipe.parse_set("batch=4", IDS, "train") == ("train", "batch", 4)
     with pytest.raises(UsageError, match="say which step"):
-        layering.parse_set("batch=4", IDS, None)
+        recipe.parse_set("batch=4", IDS, None)
     with pytest.raises(UsageError, match="not of the form"):
-        layering.parse_set("batch", IDS, "train")
+        recipe.parse_set("batch", IDS, "train")
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_a_step_takes_only_from_earlier_ones(reference: str, counting: Recipe, t
 
 def test_set_for_a_step_that_is_not_there(counting: Recipe, toy_plugins: Plugins) -> None:
     with pytest.raises(UsageError, match=r"has no step 'trian'. Did you mean 'train'"):
-        layering.resolve(counting, toy_plugins, sets=[("trian", "batch", 1)], project={})
+        recipe.resolve(counting, toy_plugins, sets=[("trian", "batch", 1)], project={})
 
 
 def test_a_method_without_the_stage(tmp_path: Path, toy_plugins: Plugins) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("method: toy\nsteps:\n  - stage: score\n")
     with pytest.raises(UsageError, match="method 'toy' has no stage 'score'"):
-        layering.resolve(recipe.load(str(path), toy_plugins), toy_plugins, project={})
+        recipe.resolve(recipe.load(str(path), toy_plugins), toy_plugins, project={})
