@@ -34,17 +34,18 @@ slow: venv  ## real processes, servers, wheels, kills, and each demo once (under
 nightly: venv  ## every seed of the demos, and what takes longest
 	$(PYTEST) -m nightly
 
-lint: venv  ## ruff and mypy
+lint: venv  ## ruff, mypy and the arrows between rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: venv  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 completions: venv  ## regenerate completions/ and the completion table
-	$(BIN)/python -m lcx.completion.generate
+	$(BIN)/python -m lcx.cli.completion
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

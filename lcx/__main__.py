@@ -17,6 +17,13 @@ def main() -> None:
     # Threads that wait by spinning bring a small model to a halt as soon as another program wants a core (measured
     # on 2 cores: 4-11 s a step against 0.3 s). It has to be said before torch loads its thread library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if (
+        "RANK" in os.environ and "LCX_LAUNCH_FOLDER" in os.environ
+    ):  # one of the processes that a train step started
+        from lcx.cli.boundary import attempt
+        from lcx.training.launch.worker import main as work
+
+        raise SystemExit(work(attempt))
     from lcx.cli.boundary import run
 
     raise SystemExit(run(sys.argv[1:]))

@@ -144,6 +144,6 @@ def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
 def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
     if step.method not in (SFT, PREFERENCE):
         return None
-    from lcx.stages import forecast_step
+    from lcx.steps import forecast_step
 
     return forecast_step(step, run, ctx)

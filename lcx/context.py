@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from lcx.progress import Display, Progress
+
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
 
 PULSE = 5.0
 """Seconds between two lines of progress."""
@@ -29,11 +32,20 @@ def _alone() -> None:
     """Wait for other processes: there are none."""
 
 
+def _installed() -> Plugins:
+    """The plugins of this process, for a context that was made without any."""
+    from lcx.plugins import loaded
+
+    return loaded()
+
+
 @dataclass
 class Context:
     """Handed to every stage hook. `device` is `auto`, `cpu` or `cuda[:N]`; only rank 0 writes files.
 
-    `wait` returns once all processes of a launch have called it.
+    `wait` returns once all processes of a launch have called it; `plugins` are those that the command loaded.
+    `ready_model` takes a model's spec before it is looked up and returns it: a tiny model's folder, trained first
+    where it has to be, since looking a model up trains none.
     """
 
     console: Console = field(default_factory=stderr_console)
@@ -44,6 +56,8 @@ class Context:
     rank: int = 0
     world_size: int = 1
     wait: Callable[[], None] = field(default=_alone, repr=False)
+    plugins: Plugins = field(default_factory=_installed, repr=False)
+    ready_model: Callable[[str], str] = field(default=str, repr=False)
 
     _pulsed: float = field(default_factory=time.monotonic, repr=False)
     _display: Display | None = field(default=None, repr=False)

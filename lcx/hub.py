@@ -5,14 +5,17 @@ Torch-free.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lcx.errors import LcxError, MissingError, UsageError
+from lcx.paths import cache_folder
 from lcx.work.files import read_json
 
 ADAPTER = "adapter_config.json"
@@ -25,29 +28,38 @@ HUB_SECONDS = 5.0
 _TINY = re.compile(r"(tiny|tiny16|tiny8)(?::([0-9]*))?")
 
 
+TINY_VERSIONS = {"tiny": 2, "tiny16": 2, "tiny8": 1}
+"""Versions of the tiny models' courses (`lcx.training.curriculum`). Raise one whenever a change there, in
+`lcx.modeling.tiny` or in the catalogue of records alters the model: a cache keeps models by it."""
+
+
 def tiny_spec(spec: str) -> tuple[str, int] | None:
     """Name and seed in `tiny`, `tiny16` or `tiny8`, with or without `:SEED`, or None for any other spec."""
     found = _TINY.fullmatch(spec)
     return (found[1], int(found[2] or 0)) if found else None
 
 
-def tiny_seed(spec: str) -> int | None:
-    """The seed of a tiny model's spec, or None for any other spec."""
-    found = tiny_spec(spec)
-    return found[1] if found else None
+def tiny_folder(name: str, seed: int, *, cache: str | Path | None = None, version: int | None = None) -> Path:
+    """Where the tiny model of a seed lies once it is trained: below `cache` (default: lcx's own)."""
+    key = f"{TINY_VERSIONS[name] if version is None else version}|{sys.version_info[:3]}|{seed}"
+    place = cache_folder() / "tiny" if cache is None else Path(cache)
+    return place / f"{name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def locate(spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = MODEL_HINT) -> str:
-    """An absolute folder, or a hub id whose files are cached or can be fetched. `tiny` is trained if need be.
+    """An absolute folder, or a hub id whose files are cached or can be fetched.
 
-    `files` tell a model's folder from others by any one of them. Raises MissingError within seconds.
+    A tiny model is found where it was trained before: steps see to that before they begin. `files` tell a model's
+    folder from others by any one of them. Raises MissingError within seconds.
     """
     if (named := tiny_spec(spec)) is not None:
-        # Here and not above: it imports torch, and nothing else in this module does.
-        from lcx.paths import cache_folder
-        from lcx.training.curriculum import load_or_train_base
-
-        return str(load_or_train_base(named[1], cache_folder() / "tiny", name=named[0]))
+        if (trained := tiny_folder(*named)).is_dir():
+            return str(trained)
+        raise MissingError(
+            f"the model '{spec}' was not trained on this machine yet",
+            why=f"There is no {trained}.",
+            hint="lcx demo trains it, in a minute; so does any step whose model it is",
+        )
     folder = Path(spec).expanduser()
     if folder.is_dir():
         if any((folder / file).is_file() for file in files):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.metadata
 import os
 import sys
@@ -23,6 +24,8 @@ from lcx.registry import Registry
 
 GROUP = "lcx"
 CORE = "lcx-core"
+BUILTIN = "lcx.builtin"
+"""The module with what lcx itself brings: named like an entry point, since it stands above all that it names."""
 _REGISTRIES = {
     "lcx_register_methods": "methods",
     "lcx_register_recipes": "recipes",
@@ -148,12 +151,10 @@ def load(extra: dict[str, Any] | None = None) -> Plugins:
     """Load the core's own methods, every wanted entry point, and `extra` plugins (name -> object, for
     tests).
     """
-    from lcx import builtin
-
     manager = pluggy.PluginManager("lcx")
     manager.add_hookspecs(hookspecs)
     plugins = Plugins(manager, [])
-    _adopt(plugins, builtin, CORE)
+    _adopt(plugins, importlib.import_module(BUILTIN), CORE)
     wanted = _wanted()
     points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: (p.name, p.value))
     for point in points:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lcx.errors import PluginError, UsageError, suggestion
-from lcx.llm.calling import Calling
 from lcx.methods import STAGES
 from lcx.settings import Settings
 
@@ -69,9 +68,9 @@ class Step:
     origins: dict[str, str] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
-        """The settings, with those that say how models are called behind all others."""
-        values = self.settings.model_dump(mode="json")
-        return {key: values[key] for key in sorted(values, key=lambda key: key in Calling.model_fields)}
+        """The settings; those that a step's settings list last (how models are called) stand behind all others."""
+        values, last = self.settings.model_dump(mode="json"), type(self.settings).last()
+        return {key: values[key] for key in sorted(values, key=lambda key: key in last)}
 
 
 def recipe_files(plugins: Plugins) -> dict[str, list[tuple[Path, str]]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lcx import __version__
 from lcx.context import StepResult
+from lcx.data.files import ROW_ENDINGS, is_row_file
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
@@ -121,6 +122,43 @@ class Run:
                 f"this needs the {what} of step '{step_id}', which is not done in {self.path}",
                 why=f"step '{step_id}' is {self.state(step_id).replace('new', 'not started')}",
                 hint=f"lcx {stage} --recipe {self.reference}{flag} --run {self.path}",
+            )
+        return place
+
+    def model(self, step: Step, spec: str = "") -> str:
+        """The path or spec of the model that a step (or `spec`) names. Raises MissingError where there is none."""
+        model = spec or getattr(step.settings, "model", None)
+        if not model:
+            named = step.origins.get("tasks") == "--task"  # by the command line, which the hint repeats
+            asked = f" --task {','.join(getattr(step.settings, 'tasks', ()))}" if named else ""
+            raise MissingError(
+                f"step '{step.id}' needs a model",
+                hint=f"lcx {step.stage} --recipe {self.reference} --run {self.path} --model PATH_OR_HUB_ID{asked}",
+            )
+        return str(self.resolve(model, "model")) if model.startswith("step:") else str(model)
+
+    def bundles(self, step: Step) -> Path:
+        """The folder of bundles, or file of rows, behind a step's `input`; `hf:NAME` passes as a path.
+
+        Raises MissingError where there is none.
+        """
+        reference = getattr(step.settings, "input", None)
+        if not reference:
+            raise MissingError(
+                f"step '{step.id}' needs data",
+                hint=f"lcx {step.stage} --recipe {self.reference} --step {step.id} --run {self.path} --input PATH "
+                "(a folder of bundles, or a .jsonl file of rows with question and answer)",
+            )
+        if reference.startswith("hf:"):
+            return Path(reference)
+        place = self.resolve(reference, "data")
+        if not place.is_dir() and not (place.is_file() and is_row_file(place)):
+            endings = f"files of rows end with {', '.join(ROW_ENDINGS)}, and maybe .gz"
+            raise MissingError(
+                f"no data at '{place}'" if not place.is_file() else f"{place} is no file of rows",
+                why="" if not place.is_file() else endings,
+                hint="--input FOLDER with bundles-*.parquet or files of rows in it, or --input FILE.jsonl with a "
+                "question and its answers in each row",
             )
         return place
 

@@ -46,6 +46,11 @@ class Settings(BaseModel):
         """Names of the fields that may hold paths whose contents enter a step's fingerprint."""
         return cls._marked("file")
 
+    @classmethod
+    def last(cls) -> frozenset[str]:
+        """Names of the fields that are listed behind all others."""
+        return frozenset()
+
     def paths(self) -> Iterator[tuple[str, str]]:
         """Further files whose contents results follow from, each under a name.
 

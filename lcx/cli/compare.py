@@ -61,8 +61,8 @@ def compare(
     """Compare two results, item by item: better, worse or no evidence, by task, span and length."""
     from lcx.cli import show
     from lcx.errors import UsageError
-    from lcx.evaluation.comparing.sources import find_sides
-    from lcx.evaluation.comparing.verdicts import Options, checked_comparison
+    from lcx.evaluation.compare import Options, checked_comparison
+    from lcx.evaluation.scores import find_sides
 
     for name, value in (("--alpha", alpha), ("--level", level)):
         if not 0 < value < 1:
@@ -73,13 +73,13 @@ def compare(
     sides = find_sides([a] if b is None else [a, b], names)
     found = checked_comparison(*sides, Options(alpha, level, margin, seed=seed))
     if html is not None:
-        from lcx.evaluation.report.page import write_comparison
+        from lcx.evaluation.show.page import write_comparison
 
         write_comparison(Path(html).expanduser(), found.a, found.b, found.verdicts)
     if json:
         show.emit_json(found.as_dict())
     else:
-        from lcx.evaluation.comparing.text import comparison_text
+        from lcx.evaluation.show.comparison import comparison_text
         from lcx.formatting import printable
 
         print(printable(comparison_text(found), sys.stdout.encoding))

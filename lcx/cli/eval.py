@@ -192,7 +192,7 @@ def _score_saved(
 def _check_exports(kinds: list[str] | tuple[()]) -> None:
     """Raises UsageError for an unknown kind before anything is run."""
     from lcx.errors import UsageError, suggestion
-    from lcx.evaluation.exporting import KINDS
+    from lcx.evaluation.export import KINDS
 
     for kind in kinds:
         if kind not in KINDS:
@@ -204,7 +204,7 @@ def _export(report: dict[str, Any], kinds: list[str] | tuple[()]) -> None:
     """Write the exports of a finished step, and name them among its files."""
     if not kinds:
         return
-    from lcx.evaluation.exporting import export
+    from lcx.evaluation.export import export
 
     made = export(Path(report["folder"]), kinds)
     report["files"] = {**report["files"], **{kind: str(path) for kind, path in made.items()}}

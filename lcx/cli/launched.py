@@ -35,7 +35,7 @@ def plan_for(job: RunJob, step: Step, ask: Ask) -> Plan | None:
 def run_step(job: RunJob, step: Step, flags: Mapping[str, Any], plan: Plan | None) -> dict[str, Any]:
     """Run a train step by a plan and return what --json prints about it; `flags` are its settings by flags."""
     from lcx.cli import work
-    from lcx.execute import fingerprint
+    from lcx.steps import fingerprint
 
     if plan is None:
         return work.run_step(job, step)

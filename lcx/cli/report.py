@@ -37,7 +37,7 @@ def report(
 ) -> None:
     """Write one HTML page of a run's evaluations: where each model loses information, and what training changed."""
     from lcx.cli import show
-    from lcx.evaluation.report.page import write_report
+    from lcx.evaluation.show.page import write_report
     from lcx.paths import runs_folder
 
     folder = Path(run).expanduser()

@@ -37,6 +37,7 @@ def score_file(
     from lcx.errors import UsageError
     from lcx.evaluation.benchmarks.groups import groups
     from lcx.evaluation.planning import BRIDGE, find_task
+    from lcx.plugins import loaded
 
     if task.startswith(BRIDGE):
         raise UsageError(
@@ -49,7 +50,7 @@ def score_file(
             raise UsageError(f"{flag} is for one task", hint=f"--task {groups()[task][0]} {flag} ...")
         _score_folder(task, path, compat, as_json=as_json)
         return
-    found = find_task(task)  # an unknown one ends here, with a suggestion
+    found = find_task(task, loaded())  # an unknown one ends here, with a suggestion
     _is_file(path, task)
     from lcx.evaluation.offline import score_rows
 
@@ -145,7 +146,7 @@ def _text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -> str:
     if scores.get("view") == "table":
         lines += [f"{task}  {path.name}", "", *_mean_lines(scores)]
     else:
-        from lcx.evaluation.drawing.views import task_text
+        from lcx.evaluation.show.terminal import task_text
 
         lines += [task_text(task, {path.stem: scores}), ""]
         if "spans" in scores:

@@ -66,10 +66,11 @@ def _by_task(counts: Mapping[str, Any], tasks: Iterable[str]) -> dict[str, Any]:
 
 def _curves(folder: Path) -> list[str]:
     """The curves and heat maps of an eval step, with those of the run's other models."""
-    from lcx.evaluation.drawing.side_by_side import comparable
-    from lcx.evaluation.drawing.views import tasks_text
+    from lcx.evaluation.scores import overlay
+    from lcx.evaluation.show.terminal import tasks_text
 
-    return [f"{text}\n" for text in tasks_text(comparable(folder))]
+    tasks, notes = overlay(folder)
+    return [*(f"{text}\n" for text in tasks_text(tasks)), *(f"note: {note}\n" for note in notes)]
 
 
 def plan(report: Mapping[str, Any]) -> str:

@@ -93,6 +93,7 @@ def open_job(request: Request) -> RunJob:
         device=request.device,
         rank=place.rank if place else 0,
         world_size=place.processes if place else 1,
+        plugins=job.plugins,
     )
     stages = {step.id: step.stage for step in job.recipe.steps}
     run = Run(folder, name, request.recipe, stages)
@@ -127,7 +128,7 @@ def refuse_unknown_flags(step: Step, given: Mapping[str, Any]) -> None:
 
 def run_step(job: RunJob, step: Step) -> dict[str, Any]:
     """Run one step and return what --json prints about it."""
-    from lcx.execute import execute
+    from lcx.steps import execute
     from lcx.training.launch.worker import joined
 
     if job.ctx.world_size > 1 and step.stage != "train":
@@ -158,7 +159,7 @@ def run_step(job: RunJob, step: Step) -> dict[str, Any]:
 
 def plan_step(job: RunJob, step: Step) -> dict[str, Any]:
     """What --dry-run says about one step: its settings, where they come from, and what it would cost."""
-    from lcx.execute import forecast
+    from lcx.steps import forecast
 
     return {
         "step": step.id,
@@ -196,7 +197,7 @@ def next_command(job: Job, step: Step) -> str:
 
 def compare_command(folder: Path) -> str:
     """The command that compares a model's results with those of the model before it; empty where there is none."""
-    from lcx.evaluation.found_results import find_results
+    from lcx.evaluation.scores import find_results
 
     try:
         results = find_results(folder.parent)

@@ -366,3 +366,26 @@ def _borrow(branches: tuple[EncodedBranch, ...], start: int) -> tuple[np.ndarray
         EncodedBranch(branch.ids[common:], branch.answer_start - common, branch.role) for branch in branches
     )
     return np.array(branches[0].ids[:common], np.int64), cut
+
+
+def open_assembler(tokenizer: Any, template: str, chat: str, data: Path | None) -> Assembler:
+    """The encoder of bundles for one tokenizer. `data` is the folder of the segment table that plans refer to.
+
+    `chat` is `auto`, `always` or `never`. Raises UsageError where a chat template is asked for that is not there.
+    """
+    from lcx.data.table import load_table
+    from lcx.data.templates import load_template, without_chat
+    from lcx.data.tokens import open_token_store
+    from lcx.paths import cache_folder
+
+    chosen = load_template(template)
+    if chat == "never":
+        chosen = without_chat(chosen)
+    elif chat == "always" and not getattr(tokenizer, "chat_template", None):
+        raise UsageError(
+            "chat: always, but the tokenizer has no chat template", hint="Set chat to auto or never."
+        )
+    if data is None or not (data / "table.json").is_file():
+        return Assembler(tokenizer, chosen)
+    table = load_table(data)
+    return Assembler(tokenizer, chosen, table, open_token_store(tokenizer, table, cache_folder()))

@@ -44,7 +44,7 @@ def run(show: Show) -> dict[str, Any]:
 
 def _picture(scores: Mapping[str, StepResult], path: Path) -> Path:
     """The probe that the tiny model was taught, before and after; the others are in the run's eval folder."""
-    from lcx.evaluation.drawing.plots import curve_png
+    from lcx.evaluation.show.png import curve_png
 
     curves = {"before": scores["before"].metrics["tasks"][MAIN_PROBE]}
     curves["after IN2"] = scores["after"].metrics["tasks"][MAIN_PROBE]
@@ -54,7 +54,7 @@ def _picture(scores: Mapping[str, StepResult], path: Path) -> Path:
 
 def story(result: Mapping[str, Any]) -> str:
     """The curves of each probe before and after, and what they mean."""
-    from lcx.evaluation.drawing.terminal import curve_text, score_table
+    from lcx.evaluation.show.terminal import curve_text, score_table
 
     before, after = result["before"], result["after"]
     main = MAIN_PROBE

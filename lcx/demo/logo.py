@@ -79,14 +79,14 @@ def effects(grid: Mapping[str, Any], stale: Mapping[str, Any]) -> dict[str, floa
 
 def _picture(grids: Mapping[str, Any], path: Path) -> Path:
     """Both heat maps side by side."""
-    from lcx.evaluation.drawing.views import draw_tasks
+    from lcx.evaluation.show.png import draw_tasks
 
     return draw_tasks(path, {PROBE: grids})
 
 
 def story(result: Mapping[str, Any]) -> str:
     """The heat maps before and after, both effects in numbers, and what they mean."""
-    from lcx.evaluation.drawing.views import task_text
+    from lcx.evaluation.show.terminal import task_text
 
     grids = {BEFORE: result["before"], AFTER: result["after"]}
     before, after = result["effects"]["before"], result["effects"]["after"]

@@ -77,7 +77,7 @@ def effects(found: Mapping[str, Any]) -> dict[str, float]:
 
 def picture(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """Both histograms over one another."""
-    from lcx.evaluation.drawing.plots import rows_png
+    from lcx.evaluation.show.png import rows_png
 
     note = (
         "a 2-layer model trained on the spot answers about twice its window; rules judge, by words in common"
@@ -86,7 +86,7 @@ def picture(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
 
 
 def _draw(axes: Any, found: Mapping[str, Mapping[str, Any]]) -> None:
-    from lcx.evaluation.drawing.plots import COLOURS, dress
+    from lcx.evaluation.show.png import COLOURS, dress
 
     low, high = found[BEFORE]["scale"]
     for number, (label, one) in enumerate(found.items()):

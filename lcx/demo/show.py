@@ -15,7 +15,7 @@ from lcx.errors import MissingError
 from lcx.layering import resolve
 from lcx.recipe import Step, load
 from lcx.run import Run, runs_folder
-from lcx.stages import tiny_base
+from lcx.steps import train_tiny
 
 Flags = Mapping[str, Mapping[str, Any]]
 
@@ -59,11 +59,11 @@ class Show:
 
     def base(self, name: str) -> Path:
         """The tiny model that the demo starts from."""
-        return tiny_base(self.seed, self.ctx, name=name, fresh=self.fresh)
+        return train_tiny(self.seed, self.ctx, name=name, fresh=self.fresh)
 
     def do(self, step: Step) -> StepResult:
-        from lcx.execute import execute
         from lcx.plugins import loaded
+        from lcx.steps import execute
 
         return execute(step, self.run, self.ctx, loaded())
 
@@ -81,7 +81,7 @@ class Show:
 
     def _report(self) -> str | None:
         """The HTML page of the run's evaluations; None where there are none."""
-        from lcx.evaluation.report.page import write_report
+        from lcx.evaluation.show.page import write_report
 
         with suppress(MissingError):
             return str(write_report(self.run.path))

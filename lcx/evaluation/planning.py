@@ -25,6 +25,7 @@ from lcx.evaluation.benchmarks.groups import expand, groups
 from lcx.evaluation.samples import limited
 from lcx.evaluation.settings import DEFAULT_SIZES, EvalSettings, sized_file
 from lcx.evaluation.task import Measure, Probe, ProbeOptions, Reading, Suite, SuiteOptions, knob_values
+from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.records import Bundle
 
@@ -196,16 +197,16 @@ def was_named(step: Step) -> bool:
     return step.origins.get("tasks", "").startswith("--")
 
 
-def plan_tasks(settings: EvalSettings) -> list[Planned]:
+def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[Planned]:
     """The tasks of an eval step, each once, in the order given. Raises UsageError for an unknown one."""
     found: dict[str, Planned] = {}
     for entry in settings.tasks:
         if sized_file(entry):
-            one = _sized(entry, settings)
+            one = _sized(entry, settings, plugins)
             found.setdefault(one.task, one)
             continue
         for task in [entry] if entry.startswith(BRIDGE) else expand([entry]):
-            what = None if task.startswith(BRIDGE) else find_task(task)
+            what = None if task.startswith(BRIDGE) else find_task(task, plugins)
             found.setdefault(task, Planned(task, what, settings, task == entry, entry))
     known = {name for one in found.values() for name in (one.task, one.base) if name}
     for name in settings.options:
@@ -214,18 +215,16 @@ def plan_tasks(settings: EvalSettings) -> list[Planned]:
             raise UsageError(
                 f"options: no task here is named '{name}'. {near}".rstrip(), why=f"tasks: {', '.join(found)}"
             )
-    _check_families(settings, list(found.values()))
+    _check_families(settings, list(found.values()), plugins)
     for one in found.values():
         # What is wrong with a knob is said before anything is built.
         knob_values(one.task, getattr(one.what, "knobs", {}), one.settings.options.get(one.task, {}))
     return list(found.values())
 
 
-def _check_families(settings: EvalSettings, planned: Sequence[Planned]) -> None:
+def _check_families(settings: EvalSettings, planned: Sequence[Planned], plugins: Plugins) -> None:
     """Raises UsageError where `data` or `prompts` seems to misspell a family: its suite would miss them."""
-    from lcx.plugins import loaded
-
-    known = {name.partition(":")[0] for name in loaded().probes.names()} | {BRIDGE.rstrip(":")}
+    known = {name.partition(":")[0] for name in plugins.probes.names()} | {BRIDGE.rstrip(":")}
     known |= {one.what.family for one in planned if isinstance(one.what, Suite)}
     for setting, values in (("data", settings.data), ("prompts", settings.prompts)):
         for name in values:
@@ -236,11 +235,9 @@ def _check_families(settings: EvalSettings, planned: Sequence[Planned]) -> None:
                 )
 
 
-def find_task(name: str) -> Probe | Suite | Measure:
+def find_task(name: str, plugins: Plugins) -> Probe | Suite | Measure:
     """The probe, suite or measure of a name. Raises UsageError for an unknown one, with what is near it."""
-    from lcx.plugins import loaded
-
-    probes = loaded().probes
+    probes = plugins.probes
     if name in probes:
         found: Probe | Suite | Measure = probes.load(name)
         return found
@@ -279,10 +276,10 @@ def left_out(planned: Sequence[Planned], lacks: Mapping[str, LcxError]) -> dict[
     return found
 
 
-def _sized(path: str, settings: EvalSettings) -> Planned:
+def _sized(path: str, settings: EvalSettings, plugins: Plugins) -> Planned:
     """A probe whose size is in a YAML file: the file's values in place of the step's."""
     sized = read_sizing(path)
-    what = find_task(sized.probe)
+    what = find_task(sized.probe, plugins)
     if isinstance(what, Suite):
         raise UsageError(
             f"{path}: {what.name} has published questions, and no size", hint="--limit N asks fewer"
@@ -310,11 +307,11 @@ def updated(settings: EvalSettings, values: Mapping[str, Any]) -> EvalSettings:
 # ---- forecast
 
 
-def eval_forecast(step: Step) -> dict[str, Any]:
+def eval_forecast(step: Step, plugins: Plugins) -> dict[str, Any]:
     """Contexts and questions by task, and the tasks that would be left out with the line that gets their data."""
     settings = step.settings
     assert isinstance(settings, EvalSettings)
-    asked = forecast_tasks(settings)
+    asked = forecast_tasks(settings, plugins)
     found: dict[str, Any] = {"model": settings.model}
     if asked["contexts"] or not asked["unknown"]:
         found |= {"contexts": asked["contexts"], "queries": asked["queries"]}
@@ -327,10 +324,10 @@ def eval_forecast(step: Step) -> dict[str, Any]:
     return found
 
 
-def forecast_tasks(settings: EvalSettings) -> dict[str, Any]:
+def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
     """`contexts` in all, `queries` by task, `left out` with the reason, and the tasks that are `unknown`."""
     found: dict[str, Any] = {"contexts": 0, "queries": {}, "left out": {}, "unknown": []}
-    planned = plan_tasks(settings)
+    planned = plan_tasks(settings, plugins)
     lacks: dict[str, MissingError] = {}
     for one in planned:
         try:

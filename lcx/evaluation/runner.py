@@ -17,9 +17,9 @@ from lcx.errors import UsageError
 from lcx.evaluation.answer import Answer, Answerer, self_check
 from lcx.evaluation.encode import Job, fit_reading, mark_of_reading, marks_of, subset
 from lcx.evaluation.model import LocalSubject, Subject
-from lcx.evaluation.results import together
 from lcx.evaluation.rows import make_row, score_rows
 from lcx.evaluation.samples import ITEM, Material
+from lcx.evaluation.scores import merge_answering
 from lcx.evaluation.task import Measure, Reading
 from lcx.paths import slug
 from lcx.work.files import make_folder, write_lines
@@ -161,7 +161,7 @@ def run_tasks(
             spent |= {"calls": how.pop("calls")} if "calls" in how else {}  # of all tasks so far
             scores[one.task]["answering"] = how
             write_lines(out / f"predictions-{slug(one.task)}.jsonl", rows)
-    return scores, {**together(scores), **spent}
+    return scores, {**merge_answering(scores), **spent}
 
 
 def _jobs(one: Material, subject: Subject) -> list[Job]:

@@ -21,6 +21,7 @@ from lcx.work.files import read_json, write_json
 if TYPE_CHECKING:
     from lcx.evaluation.model import Subject
     from lcx.evaluation.samples import Material
+    from lcx.plugins import Plugins
 
 __all__ = ["SCORES", "Found", "Prepared", "answer_eval", "eval_step", "prepare_eval"]
 
@@ -66,12 +67,10 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
     A suite whose data is not there is left out by name where a recipe lists it. Raises MissingError where the
     command line names it, and where no task is left.
     """
-    from lcx.stages import require_model
-
     settings = step.settings
     assert isinstance(settings, EvalSettings)
-    spec = require_model(settings.model, step, run)
-    prepared = prepare_eval(settings, named=was_named(step))
+    spec = run.model(step)
+    prepared = prepare_eval(settings, ctx.plugins, named=was_named(step))
     if not prepared.left:
         raise _nothing(step, prepared.found)
     for note in prepared.found.notes:
@@ -81,12 +80,12 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
     return finish(prepared.found, settings, folder, ctx)
 
 
-def prepare_eval(settings: EvalSettings, *, named: bool) -> Prepared:
+def prepare_eval(settings: EvalSettings, plugins: Plugins, *, named: bool) -> Prepared:
     """Find the tasks and load the suites' rows. `named`: the command line named the tasks, not a recipe.
 
     Raises UsageError for an unknown task, and MissingError for what a named one lacks.
     """
-    planned = plan_tasks(settings)
+    planned = plan_tasks(settings, plugins)
     found = Found()
     ready = _suites(planned, settings, found, named)
     found.left_out = left_out(planned, found.skipped)
@@ -177,9 +176,7 @@ def _subject(spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> S
 
     if settings.served:
         return ServedSubject(spec, settings, folder, ctx)
-    from lcx.stages import ready_model
-
-    return LocalSubject(ready_model(spec, ctx), settings, ctx)
+    return LocalSubject(ctx.ready_model(spec), settings, ctx)
 
 
 def _from_corpus(one: Planned, subject: Subject, found: Found) -> Material:
@@ -197,10 +194,10 @@ def _from_corpus(one: Planned, subject: Subject, found: Found) -> Material:
 
 def finish(found: Found, settings: EvalSettings, folder: Path, ctx: Context) -> StepResult:
     """Write `scores.json`, then pictures and the report: where these fail, the results are there all the same."""
-    from lcx.evaluation.results import check_notes, eval_notes, summary, together
+    from lcx.evaluation.scores import check_notes, eval_notes, merge_answering, summary
 
     tasks = {**_kept(folder, found), **found.scores}
-    answering = {**found.answering, **together(tasks)}
+    answering = {**found.answering, **merge_answering(tasks)}
     total = summary(
         folder.name,
         tasks,
@@ -237,9 +234,8 @@ def _kept(folder: Path, found: Found) -> dict[str, dict[str, Any]]:
 
 
 def _drawn(folder: Path, found: Found, ctx: Context, notes: list[str]) -> dict[str, str]:
-    """Pictures of this model and of the step's models together, and the HTML report."""
-    from lcx.evaluation.drawing.side_by_side import run_picture
-    from lcx.evaluation.drawing.views import draw_task
+    """Pictures of this model and of the step's models merge_answering, and the HTML report."""
+    from lcx.evaluation.show.png import draw_task, run_picture
 
     def pictures() -> Path:
         for task, scores in found.scores.items():
@@ -247,7 +243,7 @@ def _drawn(folder: Path, found: Found, ctx: Context, notes: list[str]) -> dict[s
         return run_picture(folder.parent)
 
     def page() -> Path:
-        from lcx.evaluation.report.page import write_report
+        from lcx.evaluation.show.page import write_report
 
         return write_report(folder.parent)
 

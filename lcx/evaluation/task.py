@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -252,11 +251,11 @@ class Suite:
 
 def builtin_probes() -> dict[str, Probe | Measure]:
     """The evaluations that lcx itself brings, by name; plugins add theirs through `lcx_register_probes`."""
-    # Imported here: they need this module.
-    from lcx.builtin import PROBES
+    from lcx.plugins import CORE, loaded
 
-    targets = {name: target.split(":") for name, target in PROBES.items()}
-    return {name: getattr(importlib.import_module(module), attr) for name, (module, attr) in targets.items()}
+    probes = loaded().probes
+    found = {name: probes.load(name) for name in probes.names() if probes.owner(name) == CORE}
+    return {name: probe for name, probe in found.items() if not isinstance(probe, Suite)}
 
 
 def get_probe(name: str, probes: Mapping[str, Probe | Measure] | None = None) -> Probe | Measure:

@@ -81,3 +81,8 @@ class Calling(Serving):
     gpus: int = setting(
         1, ge=1, description="processes of a local: model, a GPU each", json_schema_extra=VOLATILE
     )
+
+    @classmethod
+    def last(cls) -> frozenset[str]:
+        """How models are called is listed behind what a step makes."""
+        return frozenset(Calling.model_fields)

@@ -196,7 +196,7 @@ def _without_interrupts() -> Iterator[None]:
 
 def _work(pipe: Connection, spec: str, device: str, threads: int | None, parent: int) -> None:
     """A worker's life: load, say so, and answer batches until the pipe ends."""
-    from lcx.training.launch.worker import die_with
+    from lcx.process import die_with
 
     die_with(parent)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):

@@ -51,7 +51,7 @@ class Service:
 
     def check(self, spec: str, options: Mapping[str, Any]) -> None:
         """Say what is missing for a spec (a model, a key, a price) before anything is done. Raises typed errors."""
-        lcx.llm.check_llm(spec)
+        lcx.llm.check_llm(spec, self.ctx.plugins)
         name, _, model = spec.partition(":")
         if name == ENDPOINT:
             from lcx.llm.openai import open_openai
@@ -80,7 +80,9 @@ class Service:
         name, _, model = spec.partition(":")
 
         def open_backend() -> LLM:
-            return lcx.llm.open_llm(spec, self._options(spec, options))
+            if name == LOCAL:
+                self.ctx.ready_model(model)
+            return lcx.llm.open_llm(spec, self._options(spec, options), self.ctx.plugins)
 
         if name == RULES:
             return Exchange(open_backend, self.desk)

@@ -14,12 +14,10 @@ tokens of context, T = 7 tokens a query branch (`\n? {name} = {name} {module} ;`
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +30,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lcx.errors import LcxError
+from lcx.hub import TINY_VERSIONS, tiny_folder
 from lcx.modeling.load import few_threads
 from lcx.modeling.tiny import (
     BRANCH,
@@ -79,7 +78,7 @@ class Course:
 
     `stages` are (records, limit of steps) of each stage, `settle` the steps with a falling learning rate that end
     them: at the full rate the loss hovers at 0.2. `starts` are the words that may start a line; `version` is part of
-    the cache key: raise it whenever a change here, in `tiny` or in `catalogue` alters the model.
+    the cache key (`lcx.hub.TINY_VERSIONS`).
     """
 
     name: str
@@ -98,12 +97,14 @@ class Course:
         return self.stages[-1][0]
 
 
-TINY = Course("tiny", ((4, 200), (8, 200), (16, 200), (RECORDS, 300)), settle=80, version=2)
+TINY = Course(
+    "tiny", ((4, 200), (8, 200), (16, 200), (RECORDS, 300)), settle=80, version=TINY_VERSIONS["tiny"]
+)
 TINY16 = Course(
     "tiny16",
     ((4, 200), (8, 200), (16, 300)),
     settle=300,
-    version=2,
+    version=TINY_VERSIONS["tiny16"],
     biased=False,
     starts=STALE_STARTS,
     rope_theta=20_000.0,
@@ -114,7 +115,7 @@ TINY8 = Course(
     "tiny8",
     ((4, 200), (8, 200)),
     settle=0,
-    version=1,
+    version=TINY_VERSIONS["tiny8"],
     biased=False,
     starts=STALE_STARTS,
     rope_theta=20_000.0,
@@ -302,8 +303,7 @@ def load_or_train_base(
     `fresh` trains again and then replaces it. The report of the training is its `curriculum.json`.
     """
     course = COURSES[name]
-    version = f"{course.version}|{sys.version_info[:3]}|{seed}"
-    folder = Path(cache_dir) / f"{name}-{seed}-{hashlib.sha256(version.encode()).hexdigest()[:12]}"
+    folder = tiny_folder(name, seed, cache=cache_dir, version=course.version)
     if folder.is_dir() and not fresh:
         return folder
     make_folder(folder.parent)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
+from lcx.data.assembly import open_assembler
 from lcx.recipe import Step
 from lcx.run import Run
-from lcx.stages import bundles_folder, make_assembler, ready_model, require_model
 from lcx.training.data import TrainingData, training_bundles
 
 # On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
@@ -25,16 +25,15 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
 
     settings = step.settings
     assert isinstance(settings, TrainSettings)
-    model = require_model(settings.model, step, run)
-    data = bundles_folder(settings.input, step, run)
+    model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
     from lcx.training.sft import EncodedDataset, train_sft
 
     with ctx.main_first():
-        settings = settings.model_copy(update={"model": ready_model(model, ctx)})
+        settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
-        assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
+        assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
     found = training_bundles(data, step, run, ctx, supervised=True)
     dataset = EncodedDataset(found.bundles, assembler)
     result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
@@ -43,25 +42,23 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
 
 def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     """Preference optimisation on the bundles of `settings.input`; the model is saved in `STEP/model`."""
-    from lcx.plugins import loaded
     from lcx.training.preference_settings import PreferenceSettings
 
     settings = step.settings
     assert isinstance(settings, PreferenceSettings)
-    model = require_model(settings.model, step, run)
-    data = bundles_folder(settings.input, step, run)
+    model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
     from lcx.training.preference import train_preference
     from lcx.training.preference_losses import find_loss, loss_options
 
-    loss = find_loss(loaded().losses, settings.loss)
+    loss = find_loss(ctx.plugins.losses, settings.loss)
     named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
     options = loss_options(loss, {**named, **settings.loss_options})
     with ctx.main_first():
-        settings = settings.model_copy(update={"model": ready_model(model, ctx)})
+        settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
-        assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
+        assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
     found = training_bundles(data, step, run, ctx)
     bundles = found.bundles
     mixed: dict[str, int] = {}

@@ -80,6 +80,6 @@ def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
         from lcx_in2.forecast import forecast_score, forecast_synth
 
         return forecast_synth(step) if step.stage == "synth" else forecast_score(step, run)
-    from lcx.stages import forecast_step
+    from lcx.steps import forecast_step
 
     return forecast_step(step, run, ctx)

@@ -18,7 +18,6 @@ from lcx.llm.service import Service
 from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.run import Run
-from lcx.stages import bundles_folder
 from lcx.work.files import link_file, make_folder, write_lines
 from lcx.work.journal import Journal
 from lcx_in2.checks import CHECKS, Checked, Item, Judge, load_prompts, texts_of
@@ -35,7 +34,7 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
     """
     settings = step.settings
     assert isinstance(settings, In2Score)
-    source = bundles_folder(settings.input, step, run)
+    source = run.bundles(step)
     if not source.is_dir():
         raise UsageError(
             f"{source} is no folder of bundles", hint="--input FOLDER, as `lcx synth` leaves one"

@@ -21,7 +21,6 @@ from lcx.llm.service import Service
 from lcx.recipe import Step
 from lcx.records import Branch, Bundle
 from lcx.run import Run
-from lcx.stages import bundles_folder
 from lcx.work.files import make_folder, write_lines, write_text
 from lcx.work.journal import Journal
 from lcx_logo.answers import Answer
@@ -43,7 +42,7 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
     settings = step.settings
     assert isinstance(settings, LogoScore)
     folder = run.folder(step)
-    source = bundles_folder(settings.input, step, run)
+    source = run.bundles(step)
     prompt = judge_prompt(settings.prompts)
     service = Service(folder, settings, ctx)
     if not (folder / "journal.jsonl").exists():

@@ -93,7 +93,7 @@ def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
     if step.stage == "eval":
         from lcx_longreward.evaluation.forecast import forecast_eval
 
-        return forecast_eval(step, run)
-    from lcx.stages import forecast_step
+        return forecast_eval(step, run, ctx.plugins)
+    from lcx.steps import forecast_step
 
     return forecast_step(step, run, ctx)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lcx.cli.completion import rendered
 from lcx.completion import names, scripts
 from lcx.completion.answer import candidates
-from lcx.completion.generate import rendered
 from lcx.completion.words import break_prefix, split_line
 from tests.conftest import Ran
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("name", sorted(rendered()))
 def test_generated_files_are_up_to_date(name: str) -> None:
-    assert (ROOT / name).read_text() == rendered()[name], "run: python -m lcx.completion.generate"
+    assert (ROOT / name).read_text() == rendered()[name], "run: python -m lcx.cli.completion"
 
 
 @pytest.mark.parametrize("shell", scripts.SCRIPTS)

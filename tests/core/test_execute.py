@@ -10,10 +10,10 @@ import pytest
 from lcx import layering, recipe
 from lcx.context import Context
 from lcx.errors import MissingError, PluginError, UsageError
-from lcx.execute import execute, fingerprint, forecast
 from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.run import Run
+from lcx.steps import execute, fingerprint, forecast
 from tests.toy import Toy
 
 

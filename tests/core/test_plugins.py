@@ -13,9 +13,9 @@ import pytest
 from lcx import hookimpl, layering, plugins, recipe
 from lcx.context import Context, StepResult
 from lcx.errors import PluginError
-from lcx.execute import execute
 from lcx.plugins import Plugins
 from lcx.run import Run
+from lcx.steps import execute
 from tests.toy import Toy
 
 

@@ -107,11 +107,11 @@ def test_effects_are_read_off_the_right_cells() -> None:
 def test_logo_tiny_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step of the recipe as it stands, but for sizes and a base that was hardly trained."""
     from lcx.context import Context
-    from lcx.execute import execute
     from lcx.layering import resolve
     from lcx.plugins import loaded
     from lcx.recipe import load
     from lcx.run import Run
+    from lcx.steps import execute
     from lcx.training import curriculum
 
     for key, value in {"COPY_LIMIT": 2, "COPY_DONE": 100.0, "SETTLED": -1.0}.items():

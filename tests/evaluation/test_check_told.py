@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.comparing.notes import setting_notes
-from lcx.evaluation.comparing.sources import Side
-from lcx.evaluation.found_results import load_result
-from lcx.evaluation.report.page import page_of
-from lcx.evaluation.results import together
+from lcx.evaluation.compare import compare
+from lcx.evaluation.scores import Side, load_result, merge_answering
+from lcx.evaluation.show.page import page_of
 from lcx.modeling import decode_kv
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
@@ -77,7 +75,7 @@ def test_a_failed_check_is_told_everywhere(lcx: Callable[..., Ran], broken: pyte
 
     result = load_result(Path("out/eval/model"))
     assert DISTRUST in page_of([result], "t").replace("Do not", "do not")
-    assert any(DISTRUST in note for note in setting_notes(Side("a", (result,)), Side("b", (result,))))
+    assert any(DISTRUST in note for note in compare(Side("a", (result,)), Side("b", (result,))).notes)
 
 
 def test_answers_of_an_earlier_start_are_checked_themselves(
@@ -94,9 +92,9 @@ def test_answers_of_an_earlier_start_are_checked_themselves(
 def test_several_tasks_in_one() -> None:
     one = {"way": "endpoint", "reuse": True, "failed": {"timeout": 1}, "check": {}}
     two = {"way": "endpoint", "reuse": True, "failed": {"timeout": 2, "empty": 1}, "check": {}}
-    assert together({"a": {"answering": one}, "b": {"answering": two}, "c": {}}) == {
+    assert merge_answering({"a": {"answering": one}, "b": {"answering": two}, "c": {}}) == {
         "way": "endpoint",
         "reuse": True,
         "failed": {"empty": 1, "timeout": 3},
     }
-    assert together({"perplexity": {}}) == {}
+    assert merge_answering({"perplexity": {}}) == {}

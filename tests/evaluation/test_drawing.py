@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.drawing.plots import curve_png, panels_png, places
-from lcx.evaluation.drawing.terminal import curve_text, score_table
+from lcx.evaluation.show.png import curve_png, panels_png, places
+from lcx.evaluation.show.terminal import curve_text, score_table
 
 
 def scores(*spans: float | None) -> dict[str, Any]:

@@ -186,12 +186,12 @@ def test_the_next_command_compares_two_models(lcx: Callable[..., Ran], place: Pa
 def test_a_failing_picture_costs_no_results(
     lcx: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lcx.evaluation.drawing import side_by_side
+    from lcx.evaluation.show import png
 
     def fails(folder: Path) -> Path:
         raise ZeroDivisionError("a bad drawing")
 
-    monkeypatch.setattr(side_by_side, "run_picture", fails)
+    monkeypatch.setattr(png, "run_picture", fails)
     report = lcx(f"{BASE} --run {tmp_path / 'a'} --task needle --json").json
     assert report["state"] == "done"
     assert any("a bad drawing" in note for note in report["notes"])

@@ -238,7 +238,7 @@ def test_texts_longer_than_the_window(tmp_path: Path) -> None:
 
 
 def test_a_plugins_own_measure_and_view(tmp_path: Path) -> None:
-    from lcx.evaluation.drawing.views import task_text
+    from lcx.evaluation.show.terminal import task_text
 
     mine = Measure(
         name="length",

@@ -198,5 +198,7 @@ def test_scoring_needs_no_torch() -> None:
     import sys
 
     code = "import sys; import lcx.evaluation.probes.val, lcx.evaluation.offline, lcx.evaluation.settings;"
-    code += "import lcx.evaluation.drawing.terminal; assert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)"
+    code += (
+        "import lcx.evaluation.show.terminal; assert not {'torch', 'scipy', 'matplotlib'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -8,17 +8,18 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from lcx.evaluation.drawing.plots import curve_panels, rows_png
-from lcx.evaluation.drawing.terminal import curve_text
-from lcx.evaluation.drawing.terminal_tables import (
+from lcx.evaluation.show.panels import gap_words
+from lcx.evaluation.show.png import curve_panels, draw_task, draw_tasks, rows_png
+from lcx.evaluation.show.terminal import (
+    curve_text,
     interval_bar,
     lengths_text,
     suites_text,
     table_text,
+    task_text,
+    tasks_text,
     with_half,
 )
-from lcx.evaluation.drawing.views import draw_task, draw_tasks, task_text, tasks_text
-from lcx.evaluation.drawing.words import gap_words
 from lcx.formatting import p_words
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from lcx.evaluation.drawing.side_by_side import comparable, run_picture
-from lcx.evaluation.drawing.terminal_views import grid_text, perplexity_text
-from lcx.evaluation.drawing.views import draw_task, draw_tasks, task_text
+from lcx.evaluation.scores import overlay
+from lcx.evaluation.show.png import draw_task, draw_tasks, run_picture
+from lcx.evaluation.show.terminal import grid_text, perplexity_text, task_text
 from lcx.evaluation.statistics.grids import grid
 from lcx.formatting import length_name
 
@@ -224,7 +224,7 @@ def test_only_like_results_share_a_picture(tmp_path: Path) -> None:
     save("base", needle=BEFORE, perplexity=reading(3.0, 2.0), code=curve(0.2))
     save("other", needle=short, perplexity=reading(3.0, 2.0, content="b"), code=curve(0.3))
     save("tuned", needle=AFTER, perplexity=reading(2.0, 1.0), code={**curve(0.4), "view": "curve"})
-    found = comparable(tmp_path)
+    found, _ = overlay(tmp_path)
     assert {task: list(models) for task, models in found.items()} == {
         "needle": ["base", "tuned"],
         "perplexity": ["base", "tuned"],

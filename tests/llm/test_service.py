@@ -54,7 +54,7 @@ class Model:
 def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
     made: list[Model] = []
 
-    def open_llm(spec: str, options: dict[str, Any]) -> Model:
+    def open_llm(spec: str, options: dict[str, Any], plugins: Any) -> Model:
         made.append(Model(spec, options))
         return made[-1]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lcx.errors import MissingError
-from lcx.hub import TOKENIZER_FILES, locate, tiny_seed, tiny_spec
+from lcx.hub import TOKENIZER_FILES, locate, tiny_folder, tiny_spec
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from lcx.hub import TOKENIZER_FILES, locate, tiny_seed, tiny_spec
     [("tiny", 0), ("tiny:", 0), ("tiny:12", 12), ("tiny:x", None), ("tiny/x", None), ("a/tiny", None)],
 )
 def test_tiny_specs(spec: str, seed: int | None) -> None:
-    assert tiny_seed(spec) == seed
+    assert tiny_spec(spec) == (None if seed is None else ("tiny", seed))
 
 
 def test_tiny16_and_tiny8_are_models_of_their_own() -> None:
@@ -39,9 +39,21 @@ def test_folders_become_absolute_and_tokenizers_need_no_config(
         locate("t")
 
 
+def test_a_lookup_finds_a_tiny_model_and_trains_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LCX_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "lcx.training.curriculum", None)  # importing it would fail
+    with pytest.raises(MissingError, match="'tiny16:3' was not trained on this machine yet"):
+        locate("tiny16:3")
+    folder = tiny_folder("tiny16", 3)
+    folder.mkdir(parents=True)
+    assert locate("tiny16:3") == str(folder)
+    assert folder.parent == tmp_path / "tiny"
+    assert len({tiny_folder("tiny16", 3), tiny_folder("tiny16", 4), tiny_folder("tiny", 3)}) == 3
+
+
 def test_reading_specs_imports_nothing_heavy() -> None:
     code = (
-        "import sys, lcx.hub; lcx.hub.tiny_seed('tiny:3'); lcx.hub.cached('a/b');"
+        "import sys, lcx.hub; lcx.hub.tiny_spec('tiny:3'); lcx.hub.cached('a/b');"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,22 +56,6 @@ def test_folder(saved: Path) -> None:
     assert window(model.config) == window(load_config(saved)) == 256
     assert load_model(str(saved), dtype="bf16", device="cpu").dtype is torch.bfloat16
     assert load_tokenizer(saved).eos_token == "<eos>"
-
-
-def test_tiny_asks_the_curriculum(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
-    module = ModuleType("lcx.training.curriculum")
-
-    def load_or_train_base(seed: int, cache: Path, *, name: str) -> Path:
-        asked.append((name, seed, cache))
-        return saved
-
-    module.load_or_train_base = load_or_train_base  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lcx.training.curriculum", module)
-    monkeypatch.setenv("LCX_CACHE", str(tmp_path))
-    load_config("tiny")
-    load_config("tiny16:3")
-    assert asked == [("tiny", 0, tmp_path / "tiny"), ("tiny16", 3, tmp_path / "tiny")]
 
 
 def test_rope_theta_is_merged(saved: Path) -> None:

@@ -90,7 +90,7 @@ def test_accelerate_launches_what_was_planned(
     assert getattr(args, flag)
     assert (args.num_processes, args.num_machines, args.use_cpu) == (ask.gpus, 1, cpu)
     assert args.module
-    assert args.training_script == "lcx.training.launch.worker"
+    assert args.training_script == "lcx"
     assert args.training_script_args == []
     if flag == "use_fsdp":
         variables = prepare_multi_gpu_env(args)

@@ -17,14 +17,14 @@ import numpy as np
 from lcx.evaluation.statistics.intervals import LEAST_CONTEXTS, LEAST_ROWS, exact, interval
 from lcx.evaluation.statistics.resampling import SLACK, Floats, Table, numbered
 
-__all__ = ["Difference", "holm", "paired_difference", "sign_flips"]
+__all__ = ["PairedDifference", "holm", "paired_difference", "sign_flips"]
 
 BLOCK = 1 << 22
 """Signs held in memory at a time."""
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """The weighted mean of paired differences. `low`, `high` are None where there is too little to tell.
 
     `p` is two-sided; `n` counts items, `moved` those whose scores differ.
@@ -54,7 +54,7 @@ def paired_difference(
     trials: int = 9999,
     seed: int = 0,
     bounded: bool = True,
-) -> Difference:
+) -> PairedDifference:
     """Test and interval of Σ w·d / Σ w over items, of which `contexts` names the contexts.
 
     `bounded` says that scores lie between 0 and 1: where all items moved alike, or none did, the interval then
@@ -81,7 +81,9 @@ def paired_difference(
         found = table.resample(min(trials, 2000), seed)[:, 0]
         ends = interval(found, level, *((len(moves), count) if few else (count, 1)))
     low, high = ends or (None, None)
-    return Difference(mean, low, high, p, len(moves), int(np.sum(moves != 0)), len(set(contexts)), drawn)
+    return PairedDifference(
+        mean, low, high, p, len(moves), int(np.sum(moves != 0)), len(set(contexts)), drawn
+    )
 
 
 def _of_equals(move: float, count: int, level: float) -> tuple[float, float]:

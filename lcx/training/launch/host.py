@@ -13,7 +13,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lcx.training.launch.worker import FOLDER, PARENT, die_with
+from lcx.process import die_with
+from lcx.training.launch.worker import FOLDER, PARENT
 from lcx.work.files import write_json
 
 NOTE = "host.json"

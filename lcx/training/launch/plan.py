@@ -17,7 +17,7 @@ from lcx.training.launch.devices import count_gpus, threads_each
 from lcx.training.launch.worker import launched
 
 HOST = "lcx.training.launch.host"
-WORKER = "lcx.training.launch.worker"
+WORKER = "lcx"
 PORT = 29500
 """Where processes of several machines meet, unless --main-port says otherwise."""
 

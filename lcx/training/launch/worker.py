@@ -1,6 +1,6 @@
 """One of several processes that train: its number, its silence, and what it leaves for the command that started it.
 
-`python -m lcx.training.launch.worker` is what a launch starts. Each process finds the command line that it is to run in
+A launch starts `python -m lcx` with FOLDER in its environment. Each process finds the command line that it is to run in
 the launch's folder, and leaves its outcome there (its report, its error, or that it was stopped): exit codes and
 tracebacks of processes do not survive their launcher, and only one of several errors is the cause. Torch-free.
 """
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lcx.process import die_with
 
 if TYPE_CHECKING:
     from lcx.context import Context
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 FOLDER, PARENT = "LCX_LAUNCH_FOLDER", "LCX_LAUNCH_PARENT"
 """Variables: where outcomes are left, and the process id of the command that waits for the launcher."""
 WORDS = "words.json"
-WATCH_SECONDS = 0.5
 
 
 class Place(NamedTuple):
@@ -88,15 +87,17 @@ def joined(ctx: Context) -> Iterator[None]:
     part(ctx)  # not after an error: the others may never come
 
 
-def main() -> int:
-    """Run one lcx command as a worker; its exit code tells the launcher whether the others may go on."""
+def main(attempt: Callable[[Sequence[str]], Any]) -> int:
+    """Run one lcx command as a worker; its exit code tells the launcher whether the others may go on.
+
+    `attempt` runs a command line and says how it ended (`lcx.cli.boundary.attempt`).
+    """
     place = launched()
     if place is None:
         raise SystemExit("this module is started by `lcx train --gpus N`")
     folder = Path(os.environ[FOLDER])
     try:
         _settle(folder, place.rank)
-        from lcx.cli.boundary import attempt
         from lcx.work.files import read_json
 
         ended = attempt(read_json(folder / WORDS))
@@ -142,26 +143,7 @@ def _redirect(folder: Path, rank: int) -> None:
             os.dup2(log.fileno(), 2)
 
 
-def die_with(parent: int, folder: Path | None = None) -> None:
-    """End this process as soon as its parent has ended: nobody could stop it any more. Removes `folder`."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def read_outcomes(folder: Path) -> list[dict[str, Any]]:
     """The outcomes that processes on this machine left, by their numbers."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("outcome-*.json")]
     return sorted(found, key=lambda outcome: outcome["rank"])
-
-
-if __name__ == "__main__":
-    from lcx.training.launch import worker  # the module that others import is not this one
-
-    raise SystemExit(worker.main())

@@ -184,6 +184,7 @@ class Answerer:
             from lcx.modeling.load import load_config, window
 
             path = subject.spec.removeprefix("local:")
+            self.ctx.ready_model(path)
             tokenizer: SpanTokenizer = FastTokenizer(load_tokenizer(path).backend_tokenizer, path)
             known = settings.window or window(load_config(path))
         elif settings.window:

@@ -10,7 +10,7 @@ from lcx.evaluation.planning import was_named
 from lcx.evaluation.settings import ENDPOINT, EvalSettings
 from lcx.evaluation.step import Found, Prepared, answer_eval, prepare_eval
 from lcx.paths import slug
-from lcx.plugins import loaded
+from lcx.plugins import Plugins, loaded
 from lcx.recipe import Step
 from lcx.settings import validate
 from lcx.work.shards import read_jsonl
@@ -56,9 +56,9 @@ def core_settings(settings: LongRewardEval, step: Step) -> EvalSettings:
     return checked
 
 
-def prepare_core(settings: LongRewardEval, step: Step) -> Prepared:
+def prepare_core(settings: LongRewardEval, step: Step, plugins: Plugins) -> Prepared:
     """Load what the core's suites ask. Raises MissingError for what a task lacks that the command line names."""
-    return prepare_eval(core_settings(settings, step), named=was_named(step))
+    return prepare_eval(core_settings(settings, step), plugins, named=was_named(step))
 
 
 def answer_core(prepared: Prepared, spec: str, folder: Path, ctx: Context) -> Found:

@@ -9,12 +9,12 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.errors import MissingError
-from lcx.evaluation.results import check_notes
+from lcx.evaluation.scores import check_notes
 from lcx.evaluation.step import Prepared
 from lcx.llm.service import Service
+from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.run import Run
-from lcx.stages import require_model
 from lcx.work.files import write_lines
 from lcx.work.journal import Journal
 from lcx_longreward.eval_settings import TASKS, LongRewardEval
@@ -51,7 +51,7 @@ def evaluate(step: Step, run: Run, ctx: Context) -> StepResult:
     settings = step.settings
     assert isinstance(settings, LongRewardEval)
     settings = _resolved(settings, run)
-    core = _prepared(settings, step)
+    core = _prepared(settings, step, ctx.plugins)
     mine_too = [task for task in settings.tasks if task in TASKS]
     lacks = {task: lack for task in settings.tasks if (lack := lacking(task, settings, step.id))}
     items = given_items(settings, [task for task in mine_too if task not in lacks])
@@ -69,12 +69,10 @@ def evaluate(step: Step, run: Run, ctx: Context) -> StepResult:
     for task, lack in lacks.items():
         ctx.log(f"{task}: left out, {lack}")
     mine, other = Subject(), None
-    spec = (
-        require_model((settings.model or "").removeprefix("local:"), step, run) if core and core.left else ""
-    )
+    spec = run.model(step, (settings.model or "").removeprefix("local:")) if core and core.left else ""
     if any(task in ASKING for task in ready):
         if not settings.answers:
-            require_model(settings.model, step, run)
+            run.model(step, settings.model or "")
         mine, other = open_subjects(settings, run, settings.model or "")
     folder = run.folder(step)
     with ExitStack() as stack:
@@ -99,11 +97,11 @@ def evaluate(step: Step, run: Run, ctx: Context) -> StepResult:
     return finish(desk, step, run, results, [*notes, *desk.notes], {**described, "spent": spent})
 
 
-def _prepared(settings: LongRewardEval, step: Step) -> Prepared | None:
+def _prepared(settings: LongRewardEval, step: Step, plugins: Plugins) -> Prepared | None:
     """The core's tasks among those of the step; None where there are none that a model could be asked."""
     if not core_tasks(settings) or why_no_model(settings):
         return None
-    return prepare_core(settings, step)
+    return prepare_core(settings, step, plugins)
 
 
 def _described(desk: Desk) -> dict[str, Any]:

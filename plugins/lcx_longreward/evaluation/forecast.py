@@ -13,6 +13,7 @@ from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.evaluation.planning import forecast_tasks
 from lcx.llm.prices import load_prices
+from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.run import Run
 from lcx_longreward.eval_settings import TASKS, LongRewardEval
@@ -38,7 +39,7 @@ class Size:
     context: float
 
 
-def forecast_eval(step: Step, run: Run) -> dict[str, Any]:
+def forecast_eval(step: Step, run: Run, plugins: Plugins) -> dict[str, Any]:
     """Calls, tokens and cost by task and by who is called; what is left out, and why."""
     settings = step.settings
     assert isinstance(settings, LongRewardEval)
@@ -65,7 +66,7 @@ def forecast_eval(step: Step, run: Run) -> dict[str, Any]:
                 sent[who] += round(count * asked)
                 made[who] += round(count * said)
     if core_tasks(settings) and not why_no_model(settings):
-        core = forecast_tasks(core_settings(settings, step))
+        core = forecast_tasks(core_settings(settings, step), plugins)
         found |= {"queries": core["queries"]} if core["queries"] else {}
         found["not counted"] = [*found.get("not counted", []), *core["unknown"]]
         missing |= core["left out"]

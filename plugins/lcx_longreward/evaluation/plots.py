@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lcx.evaluation.drawing.plots import COLOURS, INK, Draw, dress, rows_png, shortened
+from lcx.evaluation.show.png import COLOURS, INK, Draw, dress, rows_png
+from lcx.formatting import cut_middle
 
 __all__ = ["draw", "draw_rewards"]
 
@@ -24,7 +25,7 @@ def draw(path: Path, tasks: Mapping[str, Models]) -> Path | None:
         if any(scores.get("histogram") for scores in models.values())
     ]
     panels += [
-        partial(_wins, scores=scores, title=f"{task}: {shortened(model)}")
+        partial(_wins, scores=scores, title=f"{task}: {cut_middle(model)}")
         for task, models in tasks.items()
         for model, scores in models.items()
         if scores.get("shares")
@@ -59,7 +60,7 @@ def _histogram(axes: Any, models: Models, title: str) -> None:
             color=COLOURS[look],
             linewidth=2,
             linestyle="--" if len(models) > 1 and not number else "-",
-            label=f"{shortened(label)}   mean {mean}{_interval(scores)}   n {scores['n']}",
+            label=f"{cut_middle(label)}   mean {mean}{_interval(scores)}   n {scores['n']}",
         )
         top = max([top, *heights])
     for number, scores in enumerate(models.values()):
@@ -101,4 +102,4 @@ def _wins(axes: Any, scores: Mapping[str, Any], title: str) -> None:
             left += value
     axes.set_yticks(range(len(names)), list(reversed(names)))
     axes.set_xlim(0, 1)
-    dress(axes, title, f"share of {scores['n']} questions, against {shortened(str(scores['against']))}", "")
+    dress(axes, title, f"share of {scores['n']} questions, against {cut_middle(str(scores['against']))}", "")

@@ -163,7 +163,7 @@ def report(tally: Tally, metrics: Mapping[str, Any], described: Mapping[str, Any
 
 def rewards_png(path: str | Path, tally: Tally) -> Path:
     """Histograms of the reward, of each dimension, and of the rewards in pairs. Written atomically."""
-    from lcx.evaluation.drawing.plots import rows_png
+    from lcx.evaluation.show.png import rows_png
 
     one, two, three, four = (partial(_panel, name, {"": tally.values[name]}) for name in DIMENSIONS)
     paired = partial(_panel, "pairs", {"rejected": tally.rejected, "chosen": tally.chosen})
@@ -172,7 +172,7 @@ def rewards_png(path: str | Path, tally: Tally) -> Path:
 
 
 def _panel(name: str, groups: Mapping[str, Sequence[float]], axes: Any) -> None:
-    from lcx.evaluation.drawing.plots import COLOURS, dress
+    from lcx.evaluation.show.png import COLOURS, dress
 
     width = HIGHEST / BINS
     places = [width * (number + 0.5) for number in range(BINS)]

@@ -20,7 +20,6 @@ from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.retrieval import open_retriever
 from lcx.run import Run
-from lcx.stages import bundles_folder
 from lcx.work.files import make_folder, write_lines, write_text
 from lcx.work.journal import Journal
 from lcx_longreward.judge.judging import Case, Judge, together
@@ -45,7 +44,7 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
     settings = step.settings
     assert isinstance(settings, LongRewardScore)
     folder = run.folder(step)
-    source = bundles_folder(settings.input, step, run)
+    source = run.bundles(step)
     prompter = open_prompter(settings)
     tokenizer = open_span_tokenizer(settings.tokenizer)
     spec = run.llm(settings.judge)

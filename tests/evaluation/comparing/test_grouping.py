@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lcx.evaluation.comparing.grouping import Group, groups_of, is_short
-from lcx.evaluation.comparing.pairing import Pair
+from lcx.evaluation.compare import Group, Pair, groups_of, is_short
 from lcx.evaluation.statistics.curves import span_curve
 from lcx.evaluation.statistics.grids import grid
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.comparing.pairing import NotComparable, load_rows, pair_rows
-from lcx.evaluation.found_results import load_result
+from lcx.evaluation.compare import NotComparable, load_rows, pair_rows
+from lcx.evaluation.scores import load_result
 from tests.compared import curve, write_result
 
 

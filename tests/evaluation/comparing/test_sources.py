@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lcx.errors import MissingError, UsageError
-from lcx.evaluation.comparing.sources import find_sides
+from lcx.evaluation.scores import find_sides
 from tests.compared import suite, two_models, write_result
 
 

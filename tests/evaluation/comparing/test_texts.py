@@ -11,12 +11,9 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.comparing.pairing import NotComparable
-from lcx.evaluation.comparing.sources import find_sides
-from lcx.evaluation.comparing.texts import pair_texts, text_groups
-from lcx.evaluation.comparing.verdicts import Options, compare
-from lcx.evaluation.found_results import Result, load_result
+from lcx.evaluation.compare import NotComparable, Options, compare, pair_texts, text_groups
 from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges
+from lcx.evaluation.scores import EvalResult, find_sides, load_result
 from lcx.evaluation.task import Reading
 
 LENGTHS = [64, 256]
@@ -24,7 +21,7 @@ LENGTHS = [64, 256]
 
 def read_texts(
     folder: Path, better: float, texts: int = 3, prefix: str = "perplexity ", seed: int = 0
-) -> Result:
+) -> EvalResult:
     """A result in which −log p of every token is lower by `better` than in another one, but for noise."""
     edges = bucket_edges(LENGTHS, 8)
     meta = {"edges": list(edges), "lengths": LENGTHS, "buckets": 8, "documents": 1}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lcx.errors import UsageError
-from lcx.evaluation.comparing.sources import find_sides
-from lcx.evaluation.comparing.text import comparison_text
-from lcx.evaluation.comparing.verdicts import Comparison, Options, Verdict, checked_comparison, compare
+from lcx.evaluation.compare import Comparison, Options, Verdict, checked_comparison, compare
+from lcx.evaluation.scores import find_sides
+from lcx.evaluation.show.comparison import comparison_text
 from lcx.evaluation.statistics.paired import holm
 from tests.compared import curve, suite, two_models, write_result
 

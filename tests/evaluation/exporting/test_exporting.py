@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from lcx.errors import MissingError, UsageError
-from lcx.evaluation.exporting import export
-from lcx.evaluation.exporting.lm_eval_layout import lm_eval_results
-from lcx.evaluation.exporting.markdown import markdown_block
+from lcx.evaluation.export import export, lm_eval_results, markdown_block
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
 

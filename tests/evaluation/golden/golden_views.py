@@ -230,7 +230,7 @@ def drawn(axes: Any) -> Row:
 
 def terminal(tasks: Row) -> str:
     """All terminal texts of a step's results, in the widths and signs that terminals have."""
-    from lcx.evaluation.drawing.views import task_text, tasks_text
+    from lcx.evaluation.show.terminal import task_text, tasks_text
 
     parts = []
     for width, unicode, colour in ((80, True, False), (60, False, False), (40, True, True)):
@@ -244,8 +244,7 @@ def terminal(tasks: Row) -> str:
 
 def pictures(run: Path) -> list[Any]:
     """What is drawn: each task of one model, then all of both."""
-    from lcx.evaluation.drawing.side_by_side import run_picture
-    from lcx.evaluation.drawing.views import draw_task
+    from lcx.evaluation.show.png import draw_task, run_picture
 
     scores = json.loads((run / "eval" / "base" / "scores.json").read_text())["tasks"]
     with figures() as found:
@@ -261,12 +260,11 @@ def embedded(page: str) -> Any:
 
 def golden() -> dict[str, str]:
     """Every golden file's text by its name."""
-    from lcx.evaluation.comparing.sources import find_sides
-    from lcx.evaluation.comparing.text import comparison_text
-    from lcx.evaluation.comparing.verdicts import Options, compare
-    from lcx.evaluation.drawing.side_by_side import comparable
-    from lcx.evaluation.exporting import export
-    from lcx.evaluation.report.page import write_comparison, write_report
+    from lcx.evaluation.compare import Options, compare
+    from lcx.evaluation.export import export
+    from lcx.evaluation.scores import find_sides, overlay
+    from lcx.evaluation.show.comparison import comparison_text
+    from lcx.evaluation.show.page import write_comparison, write_report
 
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         run = write_run(Path("mine"))
@@ -274,7 +272,7 @@ def golden() -> dict[str, str]:
             f"scores-{model}.json": json.loads((run / "eval" / model / "scores.json").read_text())
             for model in MODELS
         }
-        found["terminal.txt"] = terminal(comparable(run / "eval"))
+        found["terminal.txt"] = terminal(overlay(run / "eval")[0])
         found["pictures.json"] = pictures(run)
         comparison = compare(*find_sides(["mine"]), Options(trials=999))
         found["comparison.txt"] = comparison_text(comparison) + "\n"

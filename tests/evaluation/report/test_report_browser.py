@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.report.page import write_report
+from lcx.evaluation.show.page import write_report
 from lcx.work.files import write_lines
 from tests.evaluation.report.report_data import make_run
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from lcx.errors import MissingError
-from lcx.evaluation.found_results import find_results, label_results
-from lcx.evaluation.report import data
-from lcx.evaluation.report.data import collect
-from lcx.evaluation.report.items import choose, clean, key_of, read_predictions, reference
+from lcx.evaluation.compare import row_names
+from lcx.evaluation.scores import find_results, label_results
+from lcx.evaluation.show import page_data
+from lcx.evaluation.show.page_data import choose, clean, collect, read_predictions, reference
 from lcx.work.files import read_json, write_json, write_lines, write_text
 from tests.evaluation.report.report_data import make_run
 
@@ -132,12 +132,12 @@ def test_older_results_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
 def test_a_page_holds_no_more_answers_than_it_has_room_for(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "MOST_BYTES", 150_000)
+    monkeypatch.setattr(page_data, "MOST_BYTES", 150_000)
     tasks = collect(find_results(run), "mine")["tasks"]
     size = sum(len(json.dumps(task["items"])) for task in tasks)
     assert size < 180_000
     assert all(task["kept"]["kept"] == len(task["items"]) for task in tasks)
-    assert max(task["kept"]["kept"] for task in tasks) < data.MOST_ITEMS
+    assert max(task["kept"]["kept"] for task in tasks) < page_data.MOST_ITEMS
 
 
 def test_wrong_answers_are_kept_first_and_evenly() -> None:
@@ -165,12 +165,14 @@ def test_texts_are_made_fit_to_be_shown() -> None:
 
 
 def test_what_names_a_question_and_its_answer() -> None:
-    assert key_of({"item": "a#1", "set_id": 0, "position_id": 0}, 7) == "a#1"
+    first = {"item": 0, "set_id": 0, "position_id": 0}
+    assert row_names([[first], [{**first, "item": "a#1"}]]) == ("item", [["0"], ['"a#1"']])
     one = {"set_id": 0, "position_id": 3, "length": 16, "id": "name"}
-    assert key_of(one, 7) != key_of({**one, "length": 32}, 7)
-    assert key_of(one, 7) == key_of({**one, "id": "other"}, 9)
-    assert key_of({"id": "x"}, 7) == "x"
-    assert key_of({"pred": "x"}, 7) == "row 7"
+    by, [[a, b], [c]] = row_names([[one, {**one, "length": 32}], [{**one, "id": "other"}]])
+    assert by == "set and position"
+    assert a == c != b
+    assert row_names([[{"id": "x"}], [one]]) == ("id", [['"x"'], ['"name"']])
+    assert row_names([[{"id": "x"}], [{"pred": "x"}]]) == ("row number", [[0], [0]])
     cases: list[tuple[dict[str, Any], str]] = [
         ({"answers": ["a", "b"]}, "a\nor: b"),
         ({"value": "7"}, "7"),

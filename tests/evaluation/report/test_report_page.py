@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.found_results import Result, find_results
-from lcx.evaluation.report.page import write_comparison, write_report
+from lcx.evaluation.scores import EvalResult, find_results
+from lcx.evaluation.show.page import write_comparison, write_report
 from lcx.work.files import read_json, write_json
 from tests.evaluation.report.report_data import make_run
 
@@ -102,7 +102,7 @@ def test_one_model_alone_has_no_verdict_on_training(run: Path, tmp_path: Path) -
 @dataclass
 class Side:
     name: str
-    results: list[Result]
+    results: list[EvalResult]
 
 
 def test_two_results_of_two_runs_are_compared(run: Path, tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.report.changes import change_line, overall_line
-from lcx.evaluation.report.sentences import (
+from lcx.evaluation.show.sentences import (
+    change_line,
     loss_line,
     lost_line,
+    overall_line,
     shape_line,
     weak_stretch,
 )

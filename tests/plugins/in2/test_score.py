@@ -15,12 +15,12 @@ from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
 from lcx.data.table import load_table
 from lcx.errors import LcxError, UsageError
-from lcx.execute import execute, forecast
 from lcx.layering import resolve
 from lcx.llm import open_llm
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.recipe import load
 from lcx.run import Run
+from lcx.steps import execute, forecast
 from tests.plugins.in2.test_synth import PLUGINS, digests, synth, write_corpus
 
 
@@ -254,7 +254,7 @@ def test_a_step_killed_between_its_files_writes_them_all_again(
 
     judged(monkeypatch, some)
     with monkeypatch.context() as patched:
-        patched.setattr("lcx.execute.Run.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("lcx.steps.Run.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             score(run, judge="builtin", shards=3)
     judged(monkeypatch, lambda r: "[[yes]]")

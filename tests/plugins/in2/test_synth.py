@@ -15,12 +15,12 @@ from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
 from lcx.data.table import load_table
 from lcx.errors import LcxError, UsageError
-from lcx.execute import execute
 from lcx.layering import resolve
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.plugins import load as load_plugins
 from lcx.recipe import load
 from lcx.run import Run
+from lcx.steps import execute
 
 PLUGINS = load_plugins()
 SMALL = {"examples": 60, "context_tokens": [600, 1500], "segment_tokens": 40, "batch": 8}

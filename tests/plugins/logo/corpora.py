@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.execute import execute
 from lcx.layering import resolve
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.plugins import load as load_plugins
 from lcx.recipe import load
 from lcx.run import Run
+from lcx.steps import execute
 
 PLUGINS = load_plugins()
 SMALL = {"examples": 40, "segment_tokens": 40, "chunks": 6, "batch": 8, "joint": 0.25}

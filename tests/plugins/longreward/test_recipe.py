@@ -126,8 +126,8 @@ def test_the_tiny_recipe_asks_at_twice_the_window() -> None:
 def test_the_tiny_recipe_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step as it stands, but for sizes, a base that was hardly trained, and rules that answer in its place."""
     from lcx.context import Context
-    from lcx.execute import execute
     from lcx.run import Run
+    from lcx.steps import execute
     from lcx.training import curriculum
 
     for key, value in {"COPY_LIMIT": 2, "COPY_DONE": 100.0, "SETTLED": -1.0}.items():

@@ -17,7 +17,6 @@ from lcx_longreward.synth_settings import KINDS
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.execute import execute
 from lcx.layering import resolve
 from lcx.llm import open_llm
 from lcx.llm.protocol import Completion, Request, Response, Usage
@@ -25,6 +24,7 @@ from lcx.plugins import load as load_plugins
 from lcx.recipe import load
 from lcx.records import Bundle
 from lcx.run import Run
+from lcx.steps import execute
 from tests.llm.stub_server import Reply, Stub, prompt_of
 
 PLUGINS = load_plugins()

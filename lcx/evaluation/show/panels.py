@@ -7,7 +7,10 @@ from typing import Any
 
 from lcx.formatting import p_words
 
-__all__ = ["gap_words", "half_width"]
+__all__ = ["VIEWS", "gap_words", "half_width", "view_of"]
+
+VIEWS = ("curve", "grid", "lengths", "perplexity", "table")
+"""The views that every renderer knows; a plugin's own are shown as plain numbers."""
 
 
 def gap_words(scores: Mapping[str, Any], gap: str = "gap") -> str:
@@ -24,3 +27,8 @@ def half_width(scores: Mapping[str, Any]) -> float | None:
     estimate = scores.get("estimate") or {}
     low, high = estimate.get("low"), estimate.get("high")
     return None if low is None or high is None else (high - low) / 2
+
+
+def view_of(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """The view of one task's results; those from before there were views are curves."""
+    return next((str(scores.get("view", "curve")) for scores in models.values()), "curve")

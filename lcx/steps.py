@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lcx import __version__
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, PluginError
-from lcx.hub import tiny_spec
+from lcx.hub import tiny_folder, tiny_spec
+from lcx.paths import cache_folder
 from lcx.recipe import Step
 from lcx.run import LOOSE, Run, digest
 from lcx.work.files import sha256_file
@@ -106,9 +107,30 @@ def _mark(path: Path, found: os.stat_result) -> str:
     return sha256_file(path) if found.st_size <= HASHED_WHOLE else str(found.st_mtime_ns)
 
 
+def ensure_tiny(spec: str, ctx: Context) -> str:
+    """The folder of the tiny model that a spec names, trained now where the cache lacks it; any other spec as it is."""
+    if (named := tiny_spec(spec)) is None:
+        return spec
+    folder = tiny_folder(*named)
+    return str(folder if folder.is_dir() else train_tiny(named[1], ctx, name=named[0]))
+
+
+def train_tiny(seed: int, ctx: Context, *, name: str = "tiny", fresh: bool = False) -> Path:
+    """The folder of a tiny model of a seed, trained on the spot where the cache has none, with progress."""
+    from lcx.training.curriculum import load_or_train_base
+
+    def tell(stage: str, step: int, limit: int, loss: float) -> None:
+        if stage == "copy" and step == 1:
+            ctx.log(f"training the {name} model of seed {seed}: about a minute, cached afterwards")
+        ctx.pulse(f"    {stage}: step {step} of at most {limit}, loss {loss:.3f}")
+
+    return load_or_train_base(seed, cache_folder() / "tiny", fresh=fresh, on_progress=tell, name=name)
+
+
 def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
     """Run one step, or hand back what it reported if it is already done with the same settings and inputs."""
     hook: Callable[..., StepResult | None] = getattr(plugins.manager.hook, f"lcx_{step.stage}")
+    ctx = replace(ctx, plugins=plugins, ready_model=lambda spec: ensure_tiny(spec, ctx))
     if ctx.rank != 0:  # rank 0 alone writes the run; the others only work, once it has begun the step
         ctx.wait()
         run.reload()
@@ -136,6 +158,7 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
 
 
 def _call(hook: Callable[..., StepResult | None], step: Step, run: Run, ctx: Context) -> StepResult:
+    ctx.ready_model(str(getattr(step.settings, "tokenizer", None)))
     result = hook(step=step, run=run, ctx=ctx)
     if result is None:
         raise PluginError(
@@ -148,3 +171,14 @@ def _call(hook: Callable[..., StepResult | None], step: Step, run: Run, ctx: Con
 def forecast(step: Step, run: Run, ctx: Context, plugins: Plugins) -> Mapping[str, Any]:
     """What a step would cost, for --dry-run; empty where its method has no forecast."""
     return plugins.manager.hook.lcx_forecast(step=step, run=run, ctx=ctx) or {}
+
+
+def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
+    """What a train or eval step of the core's will do, from its settings and the data if that is there. Torch-free."""
+    if step.stage == "eval":
+        from lcx.evaluation.planning import eval_forecast
+
+        return eval_forecast(step, ctx.plugins)
+    from lcx.training.train import forecast
+
+    return forecast(step, run, ctx)

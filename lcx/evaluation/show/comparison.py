@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from lcx.evaluation.comparing.verdicts import Comparison, Verdict
+from lcx.evaluation.compare import Comparison, Verdict
 from lcx.formatting import cut, signed
 
 __all__ = ["comparison_text"]

@@ -1,1 +1,0 @@
-"""Two results side by side: which items pair, what differs by task, span and length, and a verdict on each."""

@@ -1,0 +1,346 @@
+"""Results in forms that other tools read: lm-eval 0.4's files, and a Markdown block for a model card. Torch-free."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.formatting import level_bars
+from lcx.paths import slug
+from lcx.work.files import make_folder, read_json, write_json, write_lines, write_text
+from lcx.work.shards import read_jsonl
+
+__all__ = [
+    "KINDS",
+    "export",
+    "lm_eval_results",
+    "lm_eval_sample",
+    "markdown_block",
+    "write_lm_eval",
+    "write_markdown",
+]
+
+
+KINDS = ("lm-eval", "markdown")
+
+
+def export(folder: Path, kinds: Sequence[str]) -> dict[str, Path]:
+    """Export the results in a model's folder of an eval step; where each kind was written.
+
+    Raises UsageError for an unknown kind, MissingError where the folder has no results.
+    """
+
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UsageError(
+                f"--export knows no '{kind}'. {suggestion(kind, KINDS)}".rstrip(), hint=" or ".join(KINDS)
+            )
+    if not (folder / "scores.json").is_file():
+        raise MissingError(f"no results in {folder}", hint="lcx eval makes them.")
+    made = {}
+    for kind in dict.fromkeys(kinds):
+        made[kind] = write_lm_eval(folder) if kind == "lm-eval" else write_markdown(folder)
+    return made
+
+
+METRIC = "score"
+FOLDER = "export-lm-eval"
+
+
+def write_lm_eval(folder: Path) -> Path:
+    """Write the files into `folder`/export-lm-eval; the same results give the same names. Returns that folder."""
+    scores = read_json(folder / "scores.json")
+    made = (folder / "scores.json").stat().st_mtime
+    time = datetime.datetime.fromtimestamp(made).isoformat(timespec="microseconds").replace(":", "-")
+    target = folder / FOLDER / re.sub(r"[\"<>:/|\\?*\[\]]+", "__", str(scores["model"]))
+    make_folder(target)
+    for old in target.glob("*_*.json*"):
+        old.unlink()
+    hashes = {}
+    for task, found in scores["tasks"].items():
+        file = folder / f"predictions-{slug(task)}.jsonl"
+        if not file.is_file():
+            continue
+        samples = [lm_eval_sample(number, row, found) for number, row in enumerate(read_jsonl(file))]
+        keys = ("doc_hash", "prompt_hash", "target_hash")
+        hashes[_name(task)] = _hash("".join(sample[key] for sample in samples for key in keys))
+        write_lines(target / f"samples_{_name(task)}_{time}.jsonl", samples)
+    write_json(target / f"results_{time}.json", lm_eval_results(scores, made) | {"task_hashes": hashes})
+    return folder / FOLDER
+
+
+def lm_eval_results(scores: Mapping[str, Any], made: float) -> dict[str, Any]:
+    """The object of `results_TIME.json`; `made` is when the results were, in seconds."""
+    results: dict[str, Any] = {}
+    tasks = {_name(task): found for task, found in scores["tasks"].items()}
+    for name, found in tasks.items():
+        value = found.get("average")
+        values = {f"{METRIC},none": value, f"{METRIC}_stderr,none": _stderr(found)}
+        if value is None:
+            values = {}
+        if found.get("perplexity") is not None:
+            values |= {"perplexity,none": found["perplexity"], "perplexity_stderr,none": "N/A"}
+        results[name] = {"name": name, "alias": name, "sample_len": found.get("n", 0), **values}
+    return {
+        "results": results,
+        "group_subtasks": {},
+        "configs": {name: _config(name, found) for name, found in tasks.items()},
+        "versions": {name: found.get("version") or found.get("data") or "" for name, found in tasks.items()},
+        "n-shot": {name: found.get("shots") or 0 for name, found in tasks.items()},
+        "higher_is_better": {
+            name: {METRIC: True} | ({"perplexity": False} if "perplexity" in found else {})
+            for name, found in tasks.items()
+        },
+        "n-samples": {
+            name: {"original": found.get("n", 0), "effective": found.get("n", 0)}
+            for name, found in tasks.items()
+        },
+        "config": {
+            "model": "lcx",
+            "model_args": f"pretrained={scores.get('asked') or scores['model']}",
+            "model_sha": scores.get("weights") or "",
+            "batch_size": None,
+            "device": None,
+            "limit": scores.get("limit"),
+            "bootstrap_iters": 0,
+            "gen_kwargs": None,
+            "random_seed": scores.get("seed"),
+            "numpy_seed": scores.get("seed"),
+            "torch_seed": scores.get("seed"),
+            "fewshot_seed": scores.get("seed"),
+        },
+        "git_hash": None,
+        "date": made,
+        "lcx_version": scores.get("lcx"),
+        "transformers_version": (scores.get("versions") or {}).get("transformers"),
+        "model_source": "lcx",
+        "model_name": scores["model"],
+        "model_name_sanitized": re.sub(r"[\"<>:/|\\?*\[\]]+", "__", str(scores["model"])),
+        "system_instruction": None,
+        "system_instruction_sha": None,
+        "fewshot_as_multiturn": False,
+        "chat_template": None,
+        "chat_template_sha": (scores.get("chat_template") or {}).get("hash"),
+    }
+
+
+def _stderr(found: Mapping[str, Any]) -> float | str:
+    """Half of the interval over 1.96, where there is one: the closest to the one number that lm-eval has for it."""
+    estimate = found.get("estimate") or {}
+    low, high = estimate.get("low"), estimate.get("high")
+    return "N/A" if low is None or high is None else (high - low) / 3.92
+
+
+def _config(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = found.get("prompt") or {}
+    return {
+        "task": name,
+        "dataset_path": "lcx",
+        "output_type": "generate_until",
+        "generation_kwargs": {"do_sample": False, "max_gen_toks": prompt.get("max_new_tokens")},
+        "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {
+            "lcx_task": found.get("task", name),
+            "compat": found.get("compat"),
+            "data": found.get("data"),
+            **prompt,
+        },
+    }
+
+
+def lm_eval_sample(number: int, row: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of predictions as a line of `samples_TASK_TIME.jsonl`."""
+    target = row.get("answers") or row.get("answer") or row.get("value") or row.get("description") or ""
+    target = target if isinstance(target, str) else str(next(iter(target), ""))
+    question, said = str(row.get("question") or ""), row.get("pred")
+    left_out = ("pred", "score", "finish", "question")
+    doc = {key: value for key, value in row.items() if key not in left_out}
+    tokens = (found.get("prompt") or {}).get("max_new_tokens")
+    return {
+        "doc_id": number,
+        "doc": doc,
+        "target": target,
+        "arguments": {
+            "gen_args_0": {"arg_0": question, "arg_1": {"max_gen_toks": tokens, "do_sample": False}}
+        },
+        "resps": [[said or ""]],
+        "filtered_resps": [said or ""],
+        "filter": "none",
+        "metrics": [METRIC],
+        "doc_hash": _hash(json.dumps(doc, sort_keys=True, ensure_ascii=False)),
+        "prompt_hash": _hash(question),
+        "target_hash": _hash(target),
+        METRIC: row.get("score"),
+    }
+
+
+def _name(task: str) -> str:
+    """A task's name without the colons and slashes that files may not have."""
+    return re.sub(r"[^\w.+-]+", "_", task)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+CARD = "model-card.md"
+HEAD = ("task", "score", "95% interval", "items", "by place or length")
+
+
+def write_markdown(folder: Path) -> Path:
+    """Write `model-card.md` beside the scores in `folder`."""
+    scores = read_json(folder / "scores.json")
+    settings = folder / "settings.yaml"
+    recipe = next(
+        (read_json(place / "manifest.json").get("recipe") for place in folder.parents[:2] if _is_run(place)),
+        None,
+    )
+    write_text(folder / CARD, markdown_block(scores, recipe, _values(settings)))
+    return folder / CARD
+
+
+def _is_run(place: Path) -> bool:
+    return (place / "manifest.json").is_file()
+
+
+def _values(file: Path) -> dict[str, Any]:
+    """The step's settings that did not come from the method or the recipe."""
+    import yaml
+
+    if not file.is_file():
+        return {}
+    found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return {
+        key: one["value"]
+        for key, one in found.items()
+        if isinstance(one, Mapping) and str(one.get("from", "")).startswith("--")
+    }
+
+
+def markdown_block(
+    scores: Mapping[str, Any], recipe: str | None = None, given: Mapping[str, Any] | None = None
+) -> str:
+    """The block. `given` are the settings that the command line gave."""
+    lines = [f"## Long-context evaluation of {scores['model']}", ""]
+    lines += [_row(HEAD), "|---|---:|---|---:|---|"]
+    for task, found in scores["tasks"].items():
+        lines.append(
+            _row((f"`{task}`", _score(found), _interval(found), f"{found.get('n', 0):,}", _shape(found)))
+        )
+    for family, found in (scores.get("families") or {}).items():
+        some = f"{found['sets']} of {found['of']} sets"
+        lines.append(_row((f"**{family}**", _percent(found["average"]), "", some, "")))
+    lines.append("")
+    lines += [f"- {note}" for note in _notes(scores)]
+    command = _command(scores, recipe, given or {})
+    lines += ["", "Again:", "", "```bash", command, "```", ""]
+    return "\n".join(lines)
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _score(found: Mapping[str, Any]) -> str:
+    if found.get("perplexity") is not None:
+        return f"perplexity {found['perplexity']:.3f}"
+    return _percent(found.get("score"))
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    estimate = found.get("estimate") or {}
+    if estimate.get("low") is None or estimate.get("high") is None:
+        return "-"
+    return f"{100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}"
+
+
+def _shape(found: Mapping[str, Any]) -> str:
+    """The curve as a row of bars, with its gap; a grid by its worst cell."""
+    if found.get("spans"):
+        gap = "" if found.get("gap") is None else f", gap {found['gap']:.2f}"
+        return f"{level_bars(found['spans'])}{gap}"
+    if found.get("by_length"):
+        values = found["by_length"]
+        numbers = list(values.values()) if isinstance(values, Mapping) else list(values)
+        worst = found.get("worst") or {}
+        least = f", worst {worst['score']:.2f}" if isinstance(worst, Mapping) and "score" in worst else ""
+        return f"{level_bars(numbers)}{least}"
+    if found.get("values") and isinstance(found["values"], list):
+        return level_bars(found["values"])
+    return ""
+
+
+def _notes(scores: Mapping[str, Any]) -> list[str]:
+    prompt = f"template {scores.get('template')} ({scores.get('template_hash')})"
+    chat = scores.get("chat_template")
+    prompt += (
+        f", chat template {chat.get('name')} ({chat.get('hash', 'unknown')})" if chat else ", no chat turn"
+    )
+    notes = [
+        f"Made with lcx {scores.get('lcx')}, transformers {(scores.get('versions') or {}).get('transformers')}; "
+        f"greedy decoding; {prompt}.",
+        f"Contexts of the probes: {scores.get('corpus')}, seed {scores.get('seed')}"
+        + (f"; at most {scores['limit']} items a task" if scores.get("limit") else "")
+        + f". Weights {str(scores.get('weights'))[:16]}.",
+    ]
+    drawn = {str((found.get("estimate") or {}).get("drawn")) for found in scores["tasks"].values()}
+    drawn -= {"None"}
+    if drawn:
+        notes.append(f"Intervals: bootstrap over {'; '.join(sorted(drawn))}.")
+    counts = {
+        what: sum(int(found.get(what) or 0) for found in scores["tasks"].values())
+        for what in ("nulls", "refused", "truncated", "duplicates", "dropped")
+    }
+    notes.append("Counts: " + ", ".join(f"{number} {what}" for what, number in counts.items()) + ".")
+    compat = {task: found["compat"] for task, found in scores["tasks"].items() if found.get("compat")}
+    if compat:
+        notes.append(
+            "Published arithmetic: " + ", ".join(f"{task} {mode}" for task, mode in compat.items()) + "."
+        )
+    for task, why in (scores.get("skipped") or {}).items():
+        notes.append(f"Left out: {task}: {why}")
+    return notes
+
+
+def _command(scores: Mapping[str, Any], recipe: str | None, given: Mapping[str, Any]) -> str:
+    words = ["lcx", "eval"]
+    words += ["--recipe", recipe] if recipe else []
+    words += ["--model", str(scores.get("asked") or scores["model"])]
+    words += ["--task", ",".join(_task_names(scores["tasks"], given.get("tasks") or ()))]
+    for key, value in given.items():
+        if key not in ("model", "tasks") and value is not None:
+            words += ["--set", f"{key}={_yaml(value)}"]
+    return shlex.join(words)
+
+
+def _task_names(tasks: Iterable[str], given: Iterable[str]) -> list[str]:
+    """The tasks as a command line names them: a sized probe by its file."""
+    from lcx.evaluation.planning import read_sizing
+    from lcx.evaluation.settings import sized_file
+
+    files = {}
+    for entry in given:
+        if sized_file(entry):
+            with contextlib.suppress(LcxError):  # the file is no longer there
+                files[read_sizing(entry).name] = entry
+    return [files.get(task, task) for task in tasks]
+
+
+def _yaml(value: Any) -> str:
+    """A setting's value as `--set` takes it."""
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("...").rstrip("\n")

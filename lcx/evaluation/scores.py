@@ -1,0 +1,517 @@
+"""scores.json: what an eval step writes, where results lie, which of them may be compared, which two are meant.
+
+`comparable` is asked by all who put two results beside one another: `lcx compare`, the pictures and the terminal of an
+eval step, and the report. What they do with its answer:
+
+| difference | curves.png, terminal | report | `lcx compare` |
+|---|---|---|---|
+| `questions`: seed, lengths, texts ... | left out, with a note | a task of its own | shared items, a note |
+| else: chat template, prompt, data ... | shown, with a note | shown, with a note | compared, a note |
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcx import __version__
+from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.paths import runs_folder
+from lcx.run import versions
+from lcx.work.files import read_json
+
+if TYPE_CHECKING:
+    from lcx.evaluation.settings import EvalSettings
+
+__all__ = [
+    "ROLES",
+    "Difference",
+    "EvalResult",
+    "Side",
+    "check_notes",
+    "comparable",
+    "eval_notes",
+    "find_results",
+    "find_sides",
+    "label_results",
+    "load_result",
+    "merge_answering",
+    "overlay",
+    "run_of",
+    "summary",
+]
+
+SCORES = "scores.json"
+
+# ---- what a step writes
+
+COUNTED = (
+    *("texts", "joined", "nulls", "refused", "skipped", "duplicates", "ambiguous", "dropped", "truncated"),
+    *("unfinished", "errors"),
+)
+"""Counts of a task that a step shows where they are not 0."""
+
+
+def summary(
+    name: str,
+    tasks: Mapping[str, Mapping[str, Any]],
+    settings: EvalSettings,
+    *,
+    weights: str,
+    prompt: Mapping[str, Any],
+    answering: Mapping[str, Any],
+    skipped: Mapping[str, str],
+) -> dict[str, Any]:
+    """`scores.json`: every task, what the numbers depend on, and means over the tasks that have them.
+
+    `name` is the model's, as its folder is called; `prompt` says which template was around probes' questions.
+    """
+    means: dict[str, float | None] = {}
+    for key in ("average", "gap"):
+        known = [score[key] for score in tasks.values() if score.get(key) is not None]
+        means[key] = sum(known) / len(known) if known else None
+    from lcx.evaluation.benchmarks.groups import FAMILIES, summarize
+
+    families = {family: summarize(tasks, family) for family in FAMILIES}
+    return {
+        "lcx": __version__,
+        "versions": versions(),
+        "model": name,
+        "asked": settings.model,
+        "weights": weights,
+        **prompt,
+        "corpus": settings.corpus,
+        "seed": settings.seed,
+        "style": settings.style,
+        "limit": settings.limit,
+        "sample_seed": settings.sample_seed,
+        "answering": dict(answering),
+        "skipped": dict(skipped),
+        "tasks": dict(tasks),
+        "families": {family: found for family, found in families.items() if found["sets"]},
+        **means,
+    }
+
+
+def eval_notes(
+    tasks: Mapping[str, Mapping[str, Any]], sets: int
+) -> tuple[dict[str, int], dict[str, Any], list[str]]:
+    """Counts, headline numbers and warnings of an eval step's results, by task. `sets` texts were asked for."""
+    counts: dict[str, int] = {}
+    metrics: dict[str, Any] = {}
+    notes = []
+    for task, found in tasks.items():
+        read = "texts" in found
+        counts[f"{task} {'tokens' if read else 'queries'}"] = found["n"]
+        for what in COUNTED:
+            if found.get(what):
+                counts[f"{task} {what}"] = found[what]
+        for reason, count in (found.get("set aside") or {}).items():
+            counts[f"{task} set aside: {reason}"] = count
+        if found.get("worst"):
+            metrics[f"{task} worst cell"] = found["worst"]
+        for what in ("perplexity", "decoys"):
+            if found.get(what) is not None:
+                metrics[task if what == task else f"{task} {what}"] = found[what]
+        if found.get("truncated"):
+            how = "texts were cut at the end" if read else "contexts were cut in the middle"
+            notes.append(f"{task}: {found['truncated']} {how} to fit the window")
+        if found.get("errors"):
+            notes.append(
+                f"{task}: {found['errors']} questions got no answer, and their rows say why; --force asks these "
+                "again, and takes the others' replies from calls.sqlite"
+            )
+        if read and found["texts"] + found.get("dropped", 0) < sets:
+            notes.append(
+                f"{task}: the corpus gave {found['texts'] + found.get('dropped', 0)} texts, not {sets}"
+            )
+    return counts, metrics, notes
+
+
+def merge_answering(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How all tasks were answered, in one: way and reason, failed items by reason, and the checks added up.
+
+    Each task's scores say it of themselves, so that one asked before is not forgotten when another is asked.
+    """
+    known = {task: one["answering"] for task, one in tasks.items() if one.get("answering")}
+    if not known:
+        return {}
+    *_, newest = known.values()
+    found = {key: value for key, value in newest.items() if key not in ("check", "failed")}
+    found["reuse"] = all(one.get("reuse") for one in known.values())
+    failed: Counter[str] = Counter()
+    for one in known.values():
+        failed.update(one.get("failed") or {})
+    if failed:
+        found["failed"] = dict(sorted(failed.items()))
+    checks = {task: one["check"] for task, one in known.items() if one.get("check")}
+    if not checks:
+        return found
+    total: dict[str, Any] = {
+        key: sum(int(check.get(key, 0)) for check in checks.values()) for key in ("checked", "equal", "ties")
+    }
+    different = [f"{task} {name}" for task, check in checks.items() for name in check.get("different", [])]
+    warnings = [f"{task}: {check['warning']}" for task, check in checks.items() if check.get("warning")]
+    found["check"] = total | {"different": different} | ({"warning": " ".join(warnings)} if warnings else {})
+    return found
+
+
+def check_notes(answering: Mapping[str, Any]) -> list[str]:
+    """What a self-check that failed means, for whoever reads the results."""
+    check = answering.get("check") or {}
+    different = check.get("different") or []
+    if not different:
+        return []
+    return [
+        f"do not trust these results: the self-check found {len(different)} of {check['checked']} answers that a "
+        f"full computation gives otherwise, {different[0]} first"
+    ]
+
+
+# ---- results on disk
+
+ROLES = ("before", "after")
+"""What the two models of a report are called where the second was trained by the run."""
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What one model got: its folder and `scores.json`. `trained` is the place of its train step in the run, or -1."""
+
+    folder: Path
+    scores: Mapping[str, Any]
+    name: str
+    trained: int = -1
+    label: str = ""
+    made: int = field(default=0, compare=False)
+
+    @property
+    def step(self) -> str:
+        """The name of the eval step's folder."""
+        return self.folder.parent.name
+
+
+def run_of(folder: Path) -> Path | None:
+    """The run that an eval step's folder, or a model's folder in it, lies in."""
+    return next(
+        (place for place in (folder, *folder.parents[:2]) if (place / "manifest.json").is_file()), None
+    )
+
+
+def find_results(folder: Path, step: str | None = None) -> list[EvalResult]:
+    """The results in a run, in an eval step's folder, or of one model, in the order in which they are shown.
+
+    Models that the run did not train come first, then trained ones in the order of their steps; else the oldest
+    first. Raises MissingError where there are none.
+    """
+    folder = folder.expanduser()
+    places = [folder / step] if step else [folder]
+    files: list[Path] = []
+    # A run has results a folder deep (of steps that evaluate no model) and two deep.
+    for depths in ((SCORES,), (f"*/{SCORES}", f"*/*/{SCORES}")):
+        files = [path for place in places for depth in depths for path in sorted(place.glob(depth))]
+        if files:
+            break
+    if not files:
+        raise MissingError(
+            f"no results in '{folder / step if step else folder}'",
+            why=f"no {SCORES} lies in it or in its folders" if folder.is_dir() else "there is no such folder",
+            hint="lcx eval --recipe in2-tiny makes some; then lcx report runs/in2-tiny",
+        )
+    return ordered([load_result(path.parent) for path in files])
+
+
+def load_result(folder: Path) -> EvalResult:
+    """The result in a model's folder. Raises MissingError where the file there is none."""
+    try:
+        found = read_json(folder / SCORES)
+    except LcxError as bad:
+        # Not exit code 1: for `lcx compare --fail-on-regression` that says that a model got worse.
+        raise MissingError(bad.what, why=bad.why, hint="Run the evaluation again.") from None
+    if not isinstance(found, Mapping) or not isinstance(found.get("tasks"), Mapping):
+        raise MissingError(f"{folder / SCORES} is no result of lcx eval", hint="Run the evaluation again.")
+    made = (folder / SCORES).stat().st_mtime_ns
+    return EvalResult(folder, found, folder.name or "model", _trained(folder), made=made)
+
+
+def ordered(results: Iterable[EvalResult]) -> list[EvalResult]:
+    """Untrained models first, then those of the run's train steps in their order; else the oldest first."""
+    return sorted(results, key=lambda one: (one.trained, one.made))
+
+
+def label_results(results: Sequence[EvalResult]) -> dict[str, str]:
+    """What each model is called, by its name: before and after where there are two and the run trained the second."""
+    trained: dict[str, int] = {}
+    for one in results:
+        trained.setdefault(one.name, one.trained)
+    names = list(trained)
+    if len(names) == 2 and trained[names[0]] < trained[names[1]]:
+        return dict(zip(names, ROLES, strict=True))
+    return {name: name for name in names}
+
+
+def _trained(folder: Path) -> int:
+    """The place, among a run's steps, of the train step that made a model; -1 where none did."""
+    model = _asked_model(folder)
+    if not model.startswith("step:"):
+        return -1
+    step = model.removeprefix("step:")
+    run = run_of(folder)
+    if run is not None:
+        with suppress(OSError, json.JSONDecodeError, AttributeError):
+            steps = json.loads((run / "manifest.json").read_text(encoding="utf-8")).get("steps", {})
+            if step in steps:
+                return list(steps).index(step)
+    return 0
+
+
+def _asked_model(folder: Path) -> str:
+    """The setting `model` of the eval step that filled a folder: `step:train`, a path, a hub id."""
+    import yaml
+
+    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
+        found = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+        value = found.get("model") if isinstance(found, Mapping) else None
+        return str(value.get("value") if isinstance(value, Mapping) else value or "")
+    return ""
+
+
+# ---- which results may be compared
+
+ASKED = ("sample_seed", "template", "template_hash", "chat", "chat_template", "judge", "judging")
+"""What an eval step says of how it asked. Where it differs, the same questions were asked in another way."""
+DRAWN = ("corpus", "seed", "style")
+"""What the questions are made from. Where it differs, so do the questions, unless they have the same `material`."""
+SHAPE = (
+    *("positions", "contexts", "span", "view"),  # of any task; those that it lacks are alike
+    *("unit", "lengths", "depths"),  # of a grid
+    *("content", "edges"),  # of texts that were read: other tokens have other probabilities
+)
+"""What two results of a task must share to be drawn over or beside one another."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs between two results besides their models, in `words`.
+
+    `questions`: they were asked different things, and share no picture; else the same in another way. `task` is empty
+    for what holds for all tasks.
+    """
+
+    key: str
+    words: str
+    questions: bool
+    task: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.words}" if self.task else self.words
+
+
+def comparable(a: Mapping[str, Any], b: Mapping[str, Any], task: str) -> list[Difference]:
+    """What differs between two results (`scores.json`) of a task besides the models; nothing where they are alike."""
+    one, other = a["tasks"][task], b["tasks"][task]
+    same = bool(one.get("material")) and one.get("material") == other.get("material")
+    found = []
+    for key in (*(() if same else DRAWN), *ASKED):
+        if a.get(key) != b.get(key) and (key in DRAWN or (key in a and key in b)):
+            words = f"the two were asked with another {key.replace('_', ' ')}: {_brief(a.get(key))} and "
+            found.append(Difference(key, words + _brief(b.get(key)), key in DRAWN))
+    for key in SHAPE:
+        default = "curve" if key == "view" else None  # results from before there were views
+        values = [scores.get(key, default) for scores in (one, other)]
+        if values[0] != values[1]:
+            words = f"other {key}: {_brief(values[0])} and {_brief(values[1])}"
+            found.append(Difference(key, words, True, task))
+    if one.get("data") and other.get("data") and one["data"] != other["data"]:
+        found.append(Difference("data", "the data differ", False, task))
+    if one.get("compat") != other.get("compat"):
+        words = f"scored as {one.get('compat') or 'ours'} and as {other.get('compat') or 'ours'}"
+        found.append(Difference("compat", words, False, task))
+    prompts = [scores.get("prompt") for scores in (one, other)]
+    if all(isinstance(prompt, Mapping) for prompt in prompts) and prompts[0] != prompts[1]:
+        names = [key for key in prompts[0] if prompts[0].get(key) != prompts[1].get(key)]
+        words = f"the prompts differ ({', '.join(names) or 'settings'})"
+        found.append(Difference("prompt", words, False, task))
+    return found
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("name") or value.get("hash") or "other settings"
+    return str(value)[:40]
+
+
+def overlay(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], list[str]]:
+    """The results in an eval step's folder that may be shown together: scores by task and then model, and notes.
+
+    Of each task it is the newest result that has it, and those of the same questions. The notes say what is left out
+    and why, and what else differs.
+    """
+    files = sorted(folder.glob(f"*/{SCORES}"), key=lambda path: path.stat().st_mtime_ns)
+    results = {path.parent.name: read_json(path) for path in files}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    notes: dict[str, None] = {}
+    if not results:
+        return found, []
+    *_, (last, newest) = results.items()
+    for task in newest["tasks"]:
+        for model, result in results.items():
+            if task not in result["tasks"]:
+                continue
+            differences = comparable(result, newest, task)
+            other = [one for one in differences if one.questions]
+            if not other:
+                found.setdefault(task, {})[model] = result["tasks"][task]
+            for one in other or differences:
+                left = f"{model} is not shown with {last}" if other else f"{model} and {last}"
+                notes[f"{left}: {one}"] = None
+    return found, list(notes)
+
+
+# ---- which two results are meant
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared: a model, and its results of every eval step that is meant."""
+
+    name: str
+    results: tuple[EvalResult, ...]
+
+    @property
+    def tasks(self) -> dict[str, EvalResult]:
+        """The result that has each task; of several, the newest."""
+        return {
+            task: one
+            for one in sorted(self.results, key=lambda one: one.made)
+            for task in one.scores["tasks"]
+        }
+
+    @property
+    def place(self) -> str:
+        """The folder, or the folder that holds all of them."""
+        folders = [one.folder for one in self.results]
+        return str(folders[0] if len(folders) == 1 else run_of(folders[0]) or folders[0].parent)
+
+    def as_dict(self) -> dict[str, Any]:
+        newest = max(self.results, key=lambda one: one.made).scores
+        about = {
+            key: newest[key] for key in ("model", "lcx", "seed", "corpus") if newest.get(key) is not None
+        }
+        return {"name": self.name, "folders": [str(one.folder) for one in self.results], **about}
+
+
+def find_sides(places: Sequence[str], models: Sequence[str] = ()) -> tuple[Side, Side]:
+    """The two sides that `places` (one or two) and `models` (none or two names) mean.
+
+    Of one place, the models are its two, the untrained or older one first. Raises MissingError where there are no
+    results, and UsageError, with what to write, where it is not clear which are meant.
+    """
+    if len(models) not in (0, 2):
+        raise UsageError(f"--models takes two names, not {len(models)}", hint="--models base,trained")
+    if not 1 <= len(places) <= 2:
+        raise UsageError("compare takes one or two results", hint="lcx compare RUN_A RUN_B")
+    found = [_models_at(place) for place in places]
+    if len(places) == 1 and not models:
+        first = _both(places[0], found[0])
+    else:
+        wanted: Sequence[str | None] = models or (None, None)
+        both = found if len(found) == 2 else [found[0], found[0]]
+        where = places if len(places) == 2 else [places[0], places[0]]
+        first = (_pick(where[0], both[0], wanted[0]), _pick(where[1], both[1], wanted[1]))
+    a, b = first
+    if {one.folder.resolve() for one in a.results} == {one.folder.resolve() for one in b.results}:
+        raise UsageError(f"both sides are the same result, {a.place}", hint="lcx compare RUN_A RUN_B")
+    return _told_apart(a, b)
+
+
+def _models_at(text: str) -> dict[str, Side]:
+    """The models at a place, in the order in which they are shown."""
+    place, model = _place(text)
+    if place.name == SCORES:
+        place = place.parent
+    try:
+        results = find_results(place)
+    except MissingError as bad:
+        raise MissingError(bad.what, why=bad.why, hint=_how_to_get(place)) from None
+    named: dict[str, list[EvalResult]] = {}
+    for one in ordered(results):
+        named.setdefault(one.name, []).append(one)
+    sides = {name: Side(name, tuple(of)) for name, of in named.items()}
+    return {model: _pick(str(place), sides, model)} if model else sides
+
+
+def _place(text: str) -> tuple[Path, str | None]:
+    """The path, and the model named after a colon where the whole text is no path."""
+    for candidate, model in ((text, None), text.rpartition(":")[::2] if ":" in text else (text, None)):
+        for path in (Path(candidate).expanduser(), runs_folder() / candidate):
+            if candidate and path.exists():
+                return path, model
+    head = text.rpartition(":")[0] or text
+    raise MissingError(f"there is no run or result '{head}'", hint=_how_to_get(Path(head)))
+
+
+def _how_to_get(place: Path) -> str:
+    """The command that would evaluate a run."""
+    with suppress(OSError, LcxError, AttributeError):
+        recipe = read_json(place / "manifest.json").get("recipe")
+        return f"lcx eval --recipe {recipe} --run {place}"
+    return "lcx eval --recipe in2-tiny, then lcx compare runs/in2-tiny"
+
+
+def _both(place: str, sides: Mapping[str, Side]) -> tuple[Side, Side]:
+    """The two models of one place."""
+    names = list(sides)
+    if len(names) < 2:
+        raise UsageError(
+            f"'{place}' has results of one model only, '{names[0]}'",
+            hint=f"lcx compare {place} OTHER_RUN, or evaluate another model in this run:"
+            f" {_how_to_get(Path(place).expanduser())} --model MODEL",
+        )
+    if len(names) > 2:
+        raise UsageError(
+            f"'{place}' has results of {len(names)} models: say which two",
+            why=f"They are {', '.join(names)}.",
+            hint=f"lcx compare {place} --models {names[0]},{names[-1]}",
+        )
+    return sides[names[0]], sides[names[1]]
+
+
+def _pick(place: str, sides: Mapping[str, Side], name: str | None) -> Side:
+    """The model of that name, or the only one."""
+    if name is None:
+        if len(sides) > 1:
+            names = list(sides)
+            raise UsageError(
+                f"'{place}' has results of {len(names)} models: say which one",
+                why=f"They are {', '.join(names)}.",
+                hint=f"Write {place}:{names[-1]} in its place.",
+            )
+        return next(iter(sides.values()))
+    if name not in sides:
+        raise UsageError(
+            f"'{place}' has no results of a model '{name}'. {suggestion(name, sides)}".rstrip(),
+            why=f"It has {', '.join(sides)}.",
+            hint=f"lcx compare {place}:{next(iter(sides))} ...",
+        )
+    return sides[name]
+
+
+def _told_apart(a: Side, b: Side) -> tuple[Side, Side]:
+    """The sides by names that differ: those of their runs where the models are called the same."""
+    if a.name != b.name:
+        return a, b
+    names = []
+    for side in (a, b):
+        run = run_of(side.results[0].folder)
+        names.append(f"{run.resolve().name}:{side.name}" if run else str(side.results[0].folder))
+    if names[0] == names[1]:
+        names = [str(side.results[0].folder) for side in (a, b)]
+    if names[0] == names[1]:
+        names = [f"{side.name} ({letter})" for side, letter in ((a, "A"), (b, "B"))]
+    return Side(names[0], a.results), Side(names[1], b.results)

@@ -1,0 +1,650 @@
+"""Results for a terminal: curves in braille dots (plain characters where there is no Unicode), heat maps, tables.
+
+Every cell and point has its number, so that neither colour nor blocks are needed. At most 80 columns.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import exp
+from typing import Any, TextIO
+
+from lcx.evaluation.show.panels import gap_words, half_width, view_of
+from lcx.formatting import cut, length_name
+
+__all__ = [
+    "Screen",
+    "curve_text",
+    "grid_text",
+    "interval_bar",
+    "lengths_text",
+    "perplexity_text",
+    "score_table",
+    "suites_text",
+    "table_text",
+    "task_text",
+    "tasks_text",
+    "with_half",
+]
+
+Scores = Mapping[str, Any]
+
+
+COLOURS = ("33", "36", "35", "32")
+"""ANSI yellow, cyan, magenta, green, for the first curves; their strokes differ as well."""
+STRIDES = (3, 1, 2, 4)
+"""In braille, every how many dots a curve has one: the first is dotted, the second solid."""
+MARKS = ("o", "#", "x", "+")
+BOTH = "@"
+LEFT = 6
+"""Columns that the numbers at the left take."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a terminal can show: its width (80 or fewer), block characters, colours."""
+
+    width: int
+    unicode: bool
+    colour: bool
+
+    @property
+    def ellipsis(self) -> str:
+        """The sign for what is cut off."""
+        return "…" if self.unicode else "~"
+
+    @classmethod
+    def of(
+        cls,
+        width: int | None = None,
+        unicode: bool | None = None,
+        colour: bool | None = None,
+        stream: TextIO | None = None,
+    ) -> Screen:
+        """What is not given follows `stream` (stdout): its encoding, whether it is a terminal, NO_COLOR, TERM."""
+        stream = sys.stdout if stream is None else stream
+        if unicode is None:
+            unicode = "utf" in (getattr(stream, "encoding", None) or "").lower()
+        if width is None:
+            width = min(80, shutil.get_terminal_size((80, 24)).columns)
+        return cls(width, unicode, _wants_colour(stream) if colour is None else colour)
+
+
+def curve_text(
+    curves: Mapping[str, Scores],
+    *,
+    title: str = "",
+    width: int | None = None,
+    height: int = 11,
+    unicode: bool | None = None,
+    colour: bool | None = None,
+    stream: TextIO | None = None,
+) -> str:
+    """Curves over one another with a table of averages and gaps, at most `width` columns (80 or fewer).
+
+    What is not given follows `stream` (stdout): its encoding, whether it is a terminal, NO_COLOR and TERM.
+    """
+    screen = Screen.of(width, unicode, colour, stream)
+    columns = max(10, screen.width - LEFT - 1)
+    words = "position in the context"
+    scale = f"0%{words:^{columns - 6}}100%" if columns >= len(words) + 8 else f"0%{'':{columns - 6}}100%"
+    lines = [title] if title else []
+    lines += plot_lines(curves, columns, height, screen, ("1.0", "0.5", "0.0"), scale)
+    table = score_table(curves, unicode=screen.unicode, colour=screen.colour, keys=True, width=screen.width)
+    return "\n".join([*lines, "", *table, *gap_lines(curves, screen)])
+
+
+def gap_lines(curves: Mapping[str, Scores], screen: Screen) -> list[str]:
+    """For each model whose gap was tested: the gap, what noise alone gives, and p."""
+    lines = []
+    for name, scores in curves.items():
+        if (scores.get("gap_test") or {}).get("p") is not None:
+            words = gap_words(scores)
+            if len(words) > screen.width - 12:  # what noise gives is the first to go
+                words = ", ".join(part for part in words.split(", ") if not part.startswith("noise"))
+            space = max(6, screen.width - len(words) - 4)
+            short = cut(name, space, screen.ellipsis)
+            lines.append(f"  {short}: {words}")
+    return ["", *lines] if lines else []
+
+
+def plot_lines(
+    curves: Mapping[str, Scores],
+    columns: int,
+    height: int,
+    screen: Screen,
+    labels: tuple[str, str, str],
+    scale: str,
+) -> list[str]:
+    """Rows of curves with spans of 0 to 1, labelled at top, middle and bottom, and the line of `scale` below."""
+    draw = _braille if screen.unicode else _plain
+    tick, floor, corner = ("┤", "─", "└") if screen.unicode else ("|", "-", "+")
+    left = max(LEFT, 2 + max(len(label) for label in labels))
+    lines = []
+    for number, row in enumerate(draw(curves, columns, height, screen.colour)):
+        label = {0: labels[0], height - 1: labels[2]}.get(number, "")
+        if 2 * number == height - 1:
+            label = labels[1]
+        lines.append(f"{label:>{left - 2}} {tick}{row}".rstrip())
+    return [*lines, " " * (left - 1) + corner + floor * columns, " " * left + scale]
+
+
+def score_table(
+    curves: Mapping[str, Scores],
+    *,
+    unicode: bool = True,
+    colour: bool = False,
+    keys: bool = False,
+    width: int = 80,
+) -> list[str]:
+    """Lines of a table: average (± half its interval, where known), gap and rows of each curve.
+
+    `keys` shows how its curve is drawn.
+    """
+    halves = [half_width(scores) for scores in curves.values()]
+    some = width >= 60 and any(half is not None for half in halves)
+    space = max(6, width - 28 - (5 if keys else 0) - (8 if some else 0))
+    names = [cut(label, space, "…" if unicode else "~") for label in curves]
+    wide = max([len(name) for name in names] + [0])
+    lead = " " * (5 if keys else 0)
+    sign = "±" if unicode else "+-"
+    lines = [f"  {lead}{'':{wide}}  {'average':>8}{'':{8 if some else 0}}  {'gap':>6}  {'rows':>6}"]
+    for number, (name, scores) in enumerate(zip(names, curves.values(), strict=True)):
+        key = sample(number, len(curves), unicode, colour) if keys else ""
+        average, gap = (
+            f"{scores[which]:.3f}" if scores.get(which) is not None else "-" for which in ("average", "gap")
+        )
+        half = "" if halves[number] is None else f"{sign}{halves[number]:.3f}"
+        beside = f" {half:<7}" if some else ""
+        lines.append(f"  {key}{name:<{wide}}  {average:>8}{beside}  {gap:>6}  {scores.get('n', ''):>6}")
+    return lines
+
+
+def sample(number: int, curves: int, unicode: bool, colour: bool) -> str:
+    """A bit of a curve, as a legend shows it."""
+    look = look_of(number, curves)
+    drawn = ("⠉⠉⠉", "⠁⠈⠁")[STRIDES[look] > 1] if unicode else MARKS[look] * 3
+    return _paint(f"{drawn:<3}", look, colour) + "  "
+
+
+def _wants_colour(stream: TextIO) -> bool:
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(getattr(stream, "isatty", lambda: False)())
+
+
+def look_of(number: int, curves: int) -> int:
+    """A curve alone is drawn solid; of two, the first is dotted."""
+    return 1 if curves == 1 else number % len(COLOURS)
+
+
+def _paint(text: str, look: int, colour: bool) -> str:
+    return f"\x1b[{COLOURS[look]}m{text}\x1b[0m" if colour and text.strip() else text
+
+
+def _row(letters: Sequence[str], owners: Sequence[int], colour: bool) -> str:
+    """A row of characters, each stretch of one curve painted once."""
+    stretches = groupby(zip(letters, owners, strict=True), key=lambda pair: pair[1])
+    return "".join(
+        _paint("".join(letter for letter, _ in stretch), look, colour) for look, stretch in stretches
+    )
+
+
+def _heights(scores: Scores, columns: int) -> list[float | None]:
+    """The curve at each column: straight between the middles of its spans, flat outside them."""
+    spans = scores["spans"]
+    known = [(100 * (n + 0.5) / len(spans), value) for n, value in enumerate(spans) if value is not None]
+    heights: list[float | None] = []
+    for column in range(columns):
+        x = 100 * (column + 0.5) / columns
+        before = [point for point in known if point[0] <= x]
+        after = [point for point in known if point[0] > x]
+        if not known:
+            heights.append(None)
+        elif not before or not after:
+            heights.append((before[-1] if before else after[0])[1])
+        else:
+            (x0, y0), (x1, y1) = before[-1], after[0]
+            heights.append(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+    return heights
+
+
+def _place(value: float, steps: int) -> int:
+    """Row from the top, of `steps`, for a value of 0 to 1."""
+    return min(steps - 1, max(0, round((1 - value) * (steps - 1))))
+
+
+def _braille(curves: Mapping[str, Scores], columns: int, height: int, colour: bool) -> list[str]:
+    """Rows of braille: two dots across and four down in each character."""
+    bits = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+    cells = [[0] * columns for _ in range(height)]
+    owner = [[-1] * columns for _ in range(height)]
+    for number, scores in enumerate(curves.values()):
+        look = look_of(number, len(curves))
+        last: int | None = None
+        drawn = 0
+        for x, value in enumerate(_heights(scores, 2 * columns)):
+            if value is None:
+                continue
+            y = _place(value, 4 * height)
+            # A steep stretch is filled in, so that the line stays whole.
+            steep = range(min(y, last), max(y, last)) if last is not None and abs(y - last) > 1 else ()
+            last = y
+            for dot in (y, *steep):
+                drawn += 1
+                if drawn % STRIDES[look]:
+                    continue
+                cells[dot // 4][x // 2] |= bits[x % 2][dot % 4]
+                owner[dot // 4][x // 2] = look
+    return [
+        _row([chr(0x2800 + cell) if cell else " " for cell in row], whose, colour)
+        for row, whose in zip(cells, owner, strict=True)
+    ]
+
+
+def _plain(curves: Mapping[str, Scores], columns: int, height: int, colour: bool) -> list[str]:
+    """Rows of ASCII, one mark a column and curve."""
+    cells = [[" "] * columns for _ in range(height)]
+    owner = [[0] * columns for _ in range(height)]
+    for number, scores in enumerate(curves.values()):
+        look = look_of(number, len(curves))
+        for x, value in enumerate(_heights(scores, columns)):
+            if value is None:
+                continue
+            y = _place(value, height)
+            cells[y][x] = MARKS[look] if cells[y][x] == " " else BOTH
+            owner[y][x] = look
+    return [_row(row, whose, colour) for row, whose in zip(cells, owner, strict=True)]
+
+
+BAR, LEAST_BAR = 24, 8
+"""Columns of a bar from 0 to 1, and the fewest that one is drawn in."""
+
+
+def with_half(mean: float | None, low: float | None, high: float | None) -> str:
+    """`0.46 ±0.05`, half the interval after the mean; the mean alone where there is none."""
+    if mean is None:
+        return "-"
+    return f"{mean:.2f}" if low is None or high is None else f"{mean:.2f} ±{(high - low) / 2:.2f}"
+
+
+def interval_bar(estimate: Mapping[str, Any], columns: int, unicode: bool) -> str:
+    """A scale from 0 to 1 with the mean on it, and a line over its interval."""
+    dot, line, end = ("●", "─", "│") if unicode else ("o", "-", "|")
+    cells = [" "] * columns
+    mean, low, high = (estimate.get(key) for key in ("mean", "low", "high"))
+
+    def place(value: float) -> int:
+        return min(columns - 1, max(0, round(value * (columns - 1))))
+
+    if low is not None and high is not None:
+        for column in range(place(low), place(high) + 1):
+            cells[column] = line
+    if mean is not None:
+        cells[place(mean)] = dot
+    return end + "".join(cells) + end
+
+
+def lengths_text(
+    models: Mapping[str, Scores],
+    *,
+    title: str = "",
+    width: int | None = None,
+    height: int = 9,
+    unicode: bool | None = None,
+    colour: bool | None = None,
+    stream: TextIO | None = None,
+) -> str:
+    """Accuracy by length: curves over one another and a table of lengths, the table alone where there is one length.
+
+    Arguments as of `curve_text`.
+    """
+    screen = Screen.of(width, unicode, colour, stream)
+    first: Scores = next(iter(models.values()), {"lengths": []})
+    lengths = list(first["lengths"])
+    columns = max(10, screen.width - 7)
+    names = [length_name(length) for length in lengths]
+    words = f"length of the context ({first.get('unit', 'tokens')})"
+    ends = (names[0], names[-1]) if names else ("", "")
+    room = columns - len(ends[0]) - len(ends[1])
+    scale = f"{ends[0]}{words if len(words) <= room - 2 else 'length':^{room}}{ends[1]}"
+    drawn = {name: {"spans": scores.get("values") or [None]} for name, scores in models.items()}
+    lines = [title] if title else []
+    if len(lengths) == 1:  # one point is no curve
+        lines.append(f"  by {words}")
+    else:
+        lines += [*plot_lines(drawn, columns, height, screen, ("1.0", "0.5", "0.0"), scale), ""]
+    lines += _lengths_table(models, lengths, screen)
+    return "\n".join(lines)
+
+
+def _lengths_table(models: Mapping[str, Scores], lengths: Sequence[int], screen: Screen) -> list[str]:
+    """A row a model with its value at each length; as many of the longest lengths as there is room for."""
+    rows = []
+    for number, (name, scores) in enumerate(models.items()):
+        values = scores.get("values") or [None] * len(lengths)
+        ends = scores.get("intervals") or [None] * len(values)
+        cells = [with_half(value, *(pair or (None, None))) for value, pair in zip(values, ends, strict=False)]
+        key = sample(number, len(models), screen.unicode, screen.colour)
+        rows.append((key, name, cells if screen.unicode else [cell.replace("±", "+-") for cell in cells]))
+    wide = max((len(cell) for _, _, cells in rows for cell in cells), default=4)
+    most = max(1, (screen.width - 20) // (wide + 2))
+    space = max(6, screen.width - 7 - most * (wide + 2))
+    label = min(space, max((len(name) for _, name, _ in rows), default=0))
+    heads = "".join(f"  {length_name(length):>{wide}}" for length in lengths[-most:])
+    lines = [f"       {'':{label}}{heads}"]
+    for key, name, cells in rows:
+        shown = "".join(f"  {cell:>{wide}}" for cell in cells[-most:])
+        lines.append(f"  {key}{cut(name, label, screen.ellipsis):<{label}}{shown}")
+    return lines
+
+
+def table_text(
+    models: Mapping[str, Scores],
+    *,
+    title: str = "",
+    width: int | None = None,
+    unicode: bool | None = None,
+    colour: bool | None = None,
+    stream: TextIO | None = None,
+) -> str:
+    """One suite: a row a model with score, interval, answers and how many had none; then its groups."""
+    screen = Screen.of(width, unicode, colour, stream)
+    rows = [(name, [scores]) for name, scores in models.items()]
+    lines = [*([title] if title else []), *_table(rows, [""], screen)]
+    for by in dict.fromkeys(key for scores in models.values() for key in scores.get("by") or {}):
+        groups = dict.fromkeys(
+            group for scores in models.values() for group in (scores.get("by") or {}).get(by, {})
+        )
+        of = [(str(group), [_group(scores, by, group) for scores in models.values()]) for group in groups]
+        lines += ["", *_table(of, list(models) if len(models) > 1 else [""], screen, head=f"by {by}")]
+    return "\n".join(lines)
+
+
+def _group(scores: Scores, by: str, group: str) -> Scores:
+    found = ((scores.get("by") or {}).get(by) or {}).get(group) or {}
+    return {"estimate": found, "n": found.get("n", "")}
+
+
+def suites_text(
+    tasks: Mapping[str, Mapping[str, Scores]],
+    *,
+    title: str = "",
+    width: int | None = None,
+    unicode: bool | None = None,
+    colour: bool | None = None,
+    stream: TextIO | None = None,
+) -> str:
+    """Several suites in one table: a row a task, a column a model, and below it LongBench's means by category."""
+    screen = Screen.of(width, unicode, colour, stream)
+    names = list(dict.fromkeys(name for models in tasks.values() for name in models))
+    rows = [(task, [models.get(name, {}) for name in names]) for task, models in tasks.items()]
+    heads = names if len(names) > 1 else [""]
+    lines = [*([title] if title else []), *_table(rows, heads, screen)]
+    for family in ("longbench", "longbench_e"):
+        means = _category_means(tasks, names, family)
+        if len(means) > 2:
+            lines += ["", *_table(means, heads, screen, head=f"{family}: means")]
+    return "\n".join(lines)
+
+
+def _category_means(
+    tasks: Mapping[str, Mapping[str, Scores]], names: Sequence[str], family: str
+) -> list[tuple[str, list[Scores]]]:
+    """The mean of each of LongBench's categories and of all its tasks, a row each."""
+    from lcx.evaluation.benchmarks.groups import summarize
+
+    found = [
+        summarize({task: models[name] for task, models in tasks.items() if name in models}, family)
+        for name in names
+    ]
+    categories = dict.fromkeys(name for one in found for name in one["categories"])
+    rows: list[tuple[str, list[Scores]]] = []
+    for category in categories:
+        of = [one["categories"].get(category, {}) for one in found]
+        sets = max((one.get("sets", 0) for one in of), default=0)
+        rows.append((category, [{"average": _share(one.get("score")), "n": f"{sets} sets"} for one in of]))
+    if rows:
+        sets = max(one["sets"] for one in found)
+        rows.append(("all", [{"average": _share(one["average"]), "n": f"{sets} sets"} for one in found]))
+    return rows
+
+
+def _share(percent: float | None) -> float | None:
+    return None if percent is None else percent / 100
+
+
+def _estimate(scores: Scores) -> dict[str, Any]:
+    """Mean and interval; of results without an interval the average alone."""
+    found = dict(scores.get("estimate") or {})
+    if found.get("mean") is None:
+        found["mean"] = scores.get("average")
+    return found
+
+
+def _table(
+    rows: Sequence[tuple[str, Sequence[Scores]]], heads: Sequence[str], screen: Screen, head: str = ""
+) -> list[str]:
+    """Lines of a table: name, a mean ± half its interval for each head, a bar where one is alone, answers, nulls."""
+    estimates = [[_estimate(scores) for scores in of] for _, of in rows]
+    cells = [[with_half(one.get("mean"), one.get("low"), one.get("high")) for one in of] for of in estimates]
+    if not screen.unicode:
+        cells = [[cell.replace("±", "+-") for cell in of] for of in cells]
+    wide = [
+        max([len(of[n]) for of in cells if n < len(of)] + [min(len(name), 12), 5])
+        for n, name in enumerate(heads)
+    ]
+    counts = ["/".join(dict.fromkeys(str(scores.get("n", "")) for scores in of if scores)) for _, of in rows]
+    nulls = ["/".join(str(scores.get("nulls", 0) or 0) for scores in of if scores) for _, of in rows]
+    some = any(text.strip("0/") for text in nulls)
+    right = max([len(text) for text in counts] + [4])
+    last = max([len(text) for text in nulls] + [5]) if some else 0
+    fixed = 2 + sum(part + 2 for part in wide) + right + 2 + (last + 2 if some else 0)
+    label = min(max([len(name) for name, _ in rows] + [len(head)]), max(8, screen.width - fixed))
+    spare = screen.width - fixed - label - 4
+    bar = min(BAR, spare) if len(heads) == 1 and spare >= LEAST_BAR else 0
+    names = [cut(name, 12, screen.ellipsis) or "score" for name in heads]
+    title = "".join(f"  {name:>{part}}" for name, part in zip(names, wide, strict=True))
+    scale = f"  0{'1':>{bar + 1}}" if bar else ""
+    lines = [
+        f"  {cut(head, label, screen.ellipsis):<{label}}{title}{scale}  {'n':>{right}}"
+        + (f"  {'nulls':>{last}}" if some else "")
+    ]
+    for (name, _), of, shown, count, null in zip(rows, estimates, cells, counts, nulls, strict=True):
+        line = f"  {cut(name, label, screen.ellipsis):<{label}}"
+        line += "".join(f"  {cell:>{part}}" for cell, part in zip(shown, wide, strict=True))
+        line += f"  {interval_bar(of[0], bar, screen.unicode)}" if bar else ""
+        line += f"  {count:>{right}}" + (f"  {null:>{last}}" if some else "")
+        lines.append(line.rstrip())
+    return lines
+
+
+BLOCKS, SHADE_MARKS = " ░▒▓█", " .:+#"
+"""From nothing found to all found, a quarter each."""
+SHADES = ((17, 231), (60, 231), (102, 231), (143, 16), (227, 16))
+"""ANSI 256-colour background and ink of the same steps: dark blue to yellow, as in the picture."""
+CELL = 7
+DEPTH = 6
+"""Columns of the depths at the left."""
+GAP = 3
+
+
+def grid_text(
+    models: Mapping[str, Scores],
+    *,
+    title: str = "",
+    width: int | None = None,
+    unicode: bool | None = None,
+    colour: bool | None = None,
+    stream: TextIO | None = None,
+) -> str:
+    """A heat map a model, side by side where the width allows, and a table. Arguments as of `curve_text`."""
+    screen = Screen.of(width, unicode, colour, stream)
+    unit = next((scores.get("unit", "tokens") for scores in models.values()), "tokens")
+    lines = [title] if title else []
+    row: list[list[str]] = []
+    taken = 0
+    most = max(1, (screen.width - DEPTH) // CELL)
+    for name, scores in models.items():
+        for start in range(0, len(scores["lengths"]), most):
+            part = slice(start, start + most)
+            wide = DEPTH + CELL * len(scores["lengths"][part])
+            if row and taken + GAP + wide > screen.width:
+                lines += [*_beside(row), ""]
+                row, taken = [], 0
+            row.append(_heat_map(name, scores, part, wide, screen))
+            taken += wide + (GAP if taken else 0)
+    lines += _beside(row)
+    lines += ["", f"  down: depth   right: length ({unit})", ""]
+    return "\n".join([*lines, *_grid_table(models, screen), *gap_lines(models, screen)])
+
+
+def _heat_map(name: str, scores: Scores, part: slice, wide: int, screen: Screen) -> list[str]:
+    """Lines of one model's heat map, or of a part of its lengths, each `wide` columns."""
+    lengths = "".join(f"{length_name(length):>{CELL - 1}} " for length in scores["lengths"][part])
+    lines = [
+        f"{'':{DEPTH}}{cut(name, wide - DEPTH, screen.ellipsis)}".ljust(wide),
+        f"{'depth':>{DEPTH - 1}} {lengths}",
+    ]
+    for place, depth in enumerate(scores["depths"]):
+        cells = "".join(_cell(row[place], screen) for row in scores["cells"][part])
+        lines.append(f"{depth:>{DEPTH - 1}.0%} {cells}")
+    return lines
+
+
+def _cell(score: float | None, screen: Screen) -> str:
+    if score is None:
+        return f"{'-':>{CELL - 1}} "
+    step = min(4, int(4 * score + 1e-9))
+    text = f"{(BLOCKS if screen.unicode else SHADE_MARKS)[step] * 2}{score:.2f}"
+    if not screen.colour:
+        return f"{text} "
+    back, ink = SHADES[step]
+    return f"\x1b[48;5;{back};38;5;{ink}m  {score:.2f}\x1b[0m "
+
+
+def _beside(blocks: Sequence[Sequence[str]]) -> list[str]:
+    """Blocks of lines next to one another. All lines of a block take as many columns."""
+    height = max((len(block) for block in blocks), default=0)
+    plain = [len(block[0]) for block in blocks]
+    rows = []
+    for number in range(height):
+        parts = [
+            block[number] if number < len(block) else " " * wide
+            for block, wide in zip(blocks, plain, strict=True)
+        ]
+        rows.append((" " * GAP).join(parts).rstrip())
+    return rows
+
+
+def _grid_table(models: Mapping[str, Scores], screen: Screen) -> list[str]:
+    decoys = any(scores.get("decoys") is not None for scores in models.values())
+    narrow = screen.width < 60
+    names = [cut(name, max(6, screen.width - (28 if narrow else 48)), screen.ellipsis) for name in models]
+    wide = max([len(name) for name in names] + [0])
+    head = f"  {'':{wide}}  {'average':>8}  {'rows':>6}" + (f"  {'decoys':>6}" if decoys else "")
+    lines = [head + ("" if narrow else "  worst cell")]
+    for name, scores in zip(names, models.values(), strict=True):
+        worst = scores.get("worst")
+        where = (
+            f"{worst['score']:.2f} at {length_name(worst['length'])}, {worst['depth']:.0%}" if worst else "-"
+        )
+        parts = [f"{_number(scores['average']):>8}", f"{scores.get('n', ''):>6}"]
+        parts += [f"{_number(scores.get('decoys')):>6}"] if decoys else []
+        parts += [] if narrow else [where]
+        lines.append(f"  {name:<{wide}}  {'  '.join(parts)}")
+    return lines
+
+
+def perplexity_text(
+    models: Mapping[str, Scores],
+    *,
+    title: str = "",
+    width: int | None = None,
+    height: int = 11,
+    unicode: bool | None = None,
+    colour: bool | None = None,
+    stream: TextIO | None = None,
+) -> str:
+    """Perplexity by position, a curve a model (the height is its logarithm), and at each length in a table."""
+    screen = Screen.of(width, unicode, colour, stream)
+    known = [nll for scores in models.values() for nll in scores.get("curve") or [] if nll is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    if high - low < 1e-3:  # a flat curve stands in the middle
+        low, high = low - 5e-4, high + 5e-4
+    drawn: dict[str, Any] = {
+        name: {
+            "spans": [
+                None if nll is None else (nll - low) / (high - low) for nll in scores.get("curve") or [None]
+            ]
+        }
+        for name, scores in models.items()
+    }
+    low_mid_high = (_number(exp(min(nll, 700.0))) for nll in (high, (low + high) / 2, low))
+    top, middle, bottom = low_mid_high
+    columns = max(20, screen.width - max(6, 2 + max(len(text) for text in (top, middle, bottom))) - 1)
+    last = length_name(
+        max((scores["edges"][-1] for scores in models.values() if scores.get("edges")), default=0)
+    )
+    room = columns - 1 - len(last)
+    words = "position in the text (tokens)"
+    scale = f"0{words if len(words) < room - 1 else 'tokens':^{room}}{last}"
+    lines = [f"{title} (the lower the better)"] if title else []
+    lines += plot_lines(drawn, columns, height, screen, (top, middle, bottom), scale)
+    return "\n".join([*lines, "", *_perplexity_table(models, screen)])
+
+
+def _perplexity_table(models: Mapping[str, Scores], screen: Screen) -> list[str]:
+    """Perplexity of all tokens, of the first ones up to each length, and how many tokens of how many texts."""
+    lengths = sorted({length for scores in models.values() for length in scores["lengths"]})
+    lengths = lengths[-max(1, (screen.width - 31) // 9) :]
+    names = [cut(name, max(6, screen.width - 25 - 9 * len(lengths)), screen.ellipsis) for name in models]
+    wide = max([len(name) for name in names] + [0])
+    heads = "".join(f"  {'to ' + length_name(length):>7}" for length in lengths)
+    lines = [f"       {'':{wide}}{heads}  {'texts':>5}  {'tokens':>9}"]
+    for number, (name, scores) in enumerate(zip(names, models.values(), strict=True)):
+        at = dict(zip(scores["lengths"], scores["at_length"], strict=True))
+        cells = "".join(f"  {_number(at.get(length)):>7}" for length in lengths)
+        key = sample(number, len(models), screen.unicode, screen.colour)
+        lines.append(f"  {key}{name:<{wide}}{cells}  {scores['texts']:>5}  {scores['n']:>9}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    """Three decimals below ten, then fewer: at most seven characters."""
+    if value is None:
+        return "-"
+    if value < 10:
+        return f"{value:.3f}"
+    return f"{value:.1f}" if value < 10_000 else f"{value:.1e}"
+
+
+TEXTS: Mapping[str, Callable[..., str]] = {
+    "curve": curve_text,
+    "grid": grid_text,
+    "lengths": lengths_text,
+    "perplexity": perplexity_text,
+    "table": table_text,
+}
+
+
+def task_text(task: str, models: Mapping[str, Scores], **options: Any) -> str:
+    """One task's results for a terminal. `options` are those of `curve_text`."""
+    show = TEXTS.get(view_of(models))
+    return "\n".join([task, *score_table(models)]) if show is None else show(models, title=task, **options)
+
+
+def tasks_text(tasks: Mapping[str, Mapping[str, Scores]], **options: Any) -> list[str]:
+    """A step's results for a terminal, a text a task; suites share a table."""
+    suites = {task: models for task, models in tasks.items() if view_of(models) == "table"}
+    texts = [task_text(task, models, **options) for task, models in tasks.items() if task not in suites]
+    if len(suites) == 1:
+        texts += [task_text(task, models, **options) for task, models in suites.items()]
+    elif suites:
+        texts.append(suites_text(suites, title="suites", **options))
+    return texts
