@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lcx.data.documents import Rejects, read_corpus
+from lcx.data.documents import read_corpus
+from lcx.data.files import Rejects
 from lcx.data.templates import Template
 from lcx.evaluation.settings import EvalSettings
 from lcx.evaluation.task import Measure, Probe, ProbeOptions, Reading, Suite, SuiteOptions
@@ -204,7 +205,13 @@ def from_corpus(
     )
     # Read anew for each probe, which stops as soon as it has enough: a corpus may be larger than memory.
     aside = Rejects()
-    documents = read_corpus(settings.corpus, limit=settings.documents, rejects=aside)
+    documents = read_corpus(
+        settings.corpus,
+        limit=settings.documents,
+        rejects=aside,
+        fields=settings.fields,
+        encoding=settings.encoding,
+    )
     built: Sequence[Bundle | Reading] = probe.build(documents, options, settings.seed)
     made = Material(task, probe, settings, template, answer, settings.too_long or "error")
     few = (settings.limit, settings.sample_seed, task)

@@ -28,15 +28,14 @@ def preview_step(step: Step, run: Run, ctx: Context, count: int) -> list[dict[st
 
     Raises MissingError for what is not there, UsageError for a step that trains by code of its own.
     """
-    from lcx.stages import bundles_folder, make_assembler, require_model
+    from lcx.data.assembly import open_assembler
 
     settings = step.settings
     if not isinstance(settings, TrainSettings):
         raise UsageError(f"step '{step.id}' trains by code of its own, which shows no rows")
-    data = bundles_folder(settings.input, step, run)
-    model = require_model(settings.model, step, run)
+    data, model = run.bundles(step), run.model(step)
     tokenizer = _tokenizer(model)
-    assembler = make_assembler(tokenizer, settings.template, settings.chat, data)
+    assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
     pairs = isinstance(settings, PreferenceSettings)
     found = training_bundles(data, step, run, ctx, supervised=not pairs, keep_rejects=False)
     limit = (

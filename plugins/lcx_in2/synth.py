@@ -103,6 +103,8 @@ def _table(settings: In2Synth, folder: Path, ctx: Context, counts: Counter[str])
         ngram=settings.ngram,
         counts=counts,
         log=ctx.log,
+        fields=settings.fields,
+        encoding=settings.encoding,
     )
 
 
@@ -184,7 +186,11 @@ def _makers(
     short = repeat(fine[cut:] or fine, wanted.get("short", 0), f"{seed}:short")
     general: list[Bundle] = []
     if settings.general is not None:
-        general = list(general_bundles(settings.general, wanted.get("general", 0), counts))
+        general = list(
+            general_bundles(
+                settings.general, wanted.get("general", 0), counts, settings.general_fields, notes
+            )
+        )
     if len(general) < wanted.get("general", 0):
         notes.append(f"the general data had {len(general):,} usable rows of the {wanted['general']:,} wanted")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.data.prepare import step_table
-from lcx.data.qa_rows import merged, qa_document
 from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
 from lcx.errors import LcxError
@@ -63,8 +62,9 @@ def synth(step: Step, run: Run, ctx: Context) -> StepResult:
         ngram=settings.ngram,
         counts=counts,
         log=ctx.log,
-        rows=qa_document,
-        change=merged,
+        questions=True,
+        fields=settings.fields,
+        encoding=settings.encoding,
     )
     with Journal(folder / "journal.jsonl") as journal, service:
         writer = Writer(

@@ -139,7 +139,7 @@ def _size(settings: LongRewardEval, task: str, run: Run) -> Size | None:
                 return Size(settings.questions, sum(asking(settings).context_tokens) / 2)
             if not Path(own).expanduser().is_file():
                 return None  # bundles of a step or folder
-            items = read_items(own, needs_reference=task == "chat", task=task)
+            items = read_items(own, needs_reference=task == "chat", task=task, fields=settings.fields)
     except LcxError as bad:
         if bad.exit_code == 4:
             return None

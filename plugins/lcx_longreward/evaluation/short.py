@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lcx import plugins
+from lcx.data.files import strict_rows
 from lcx.errors import MissingError, UsageError
 from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.evaluation.data import Item, digest_of, read_rows
+from lcx_longreward.evaluation.data import Item, digest_of
 from lcx_longreward.evaluation.desk import Desk
 from lcx_longreward.evaluation.results import Result, base_row, spread
 
@@ -60,7 +61,7 @@ def _result(desk: Desk, spec: str) -> Result:
     metric: Metric = OWN[name] if name in OWN else plugins.loaded().metrics.load(name)
     file = Path(path).expanduser()
     items, rows, nulls = [], [], 0
-    for number, given in enumerate(read_rows(file), 1):
+    for number, given in enumerate(strict_rows(file), 1):
         if not isinstance(given, Mapping) or "pred" not in given or not _answers(given):
             raise UsageError(f"{file}, row {number}: short needs pred and answer")
         item = Item(
