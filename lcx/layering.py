@@ -171,7 +171,7 @@ def _schema(raw: RawStep, recipe: Recipe, plugins: Plugins) -> type[Settings]:
             f"recipe '{recipe.name}', step '{raw.id}': method '{raw.method}' has no stage '{raw.stage}'",
             why=f"its stages: {', '.join(method.stages)}",
         )
-    return method.stages[raw.stage]
+    return method.stage(raw.stage).settings
 
 
 def _wire(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lcx.errors import PluginError, UsageError, suggestion
-from lcx.methods import STAGES
+from lcx.plugins import STAGES
 from lcx.settings import Settings
 
 if TYPE_CHECKING:

@@ -124,7 +124,7 @@ def _describe(path: str, loaded: Any) -> dict[str, Any]:
     steps = []
     for step in read.steps:
         try:
-            keys = list(loaded.method(step.method).stages[step.stage].model_fields)
+            keys = list(loaded.method(step.method).stage(step.stage).settings.model_fields)
         except Exception:
             keys = list(step.settings)
         steps.append({"id": step.id, "stage": step.stage, "keys": keys})

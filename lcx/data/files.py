@@ -141,7 +141,14 @@ class Raw:
 
     @property
     def number(self) -> str:
+        """The row's number in its file, from 1; `3.2` is the second question in row 3."""
         return self.where.split()[-1]
+
+    @property
+    def padded(self) -> str:
+        """The number for ids, which sort as the rows lie: `0000003.2`."""
+        whole, dot, part = self.number.partition(".")
+        return f"{int(whole):07d}{dot}{part}"
 
 
 def raw_rows(source: str | Path, rejects: Rejects) -> Iterator[Raw]:

@@ -835,16 +835,18 @@ class Tally:
 
     def examples_of(self, raw: Raw) -> Iterator[tuple[Raw, Example]]:
         """The examples of one row: several where it nests them."""
-        for row in rows_within(raw.row):
+        rows = rows_within(raw.row)
+        for place, row in enumerate(rows, 1):
+            where = raw.where if len(rows) == 1 else f"{raw.where}.{place}"
             if not self._first:
                 self._first = f"{raw.where} of {raw.source} has {described(row)}"
             try:
                 found = example_of(row, self.fields)
             except ValueError as bad:
-                self.rejects.add(raw.source, str(bad), where=raw.where)
+                self.rejects.add(raw.source, str(bad), where=where)
                 continue
             self.saw(row, found)
-            yield Raw(raw.source, raw.where, row), found
+            yield Raw(raw.source, where, row), found
 
     def saw(self, row: Mapping[str, Any], found: Example, *, documents: bool = False) -> None:
         """Count what a row says. Of documents only long fields beside the text are of interest."""
@@ -1006,6 +1008,11 @@ def _quietly(row: Any, fields: Fields) -> Iterator[Example]:
 NEEDED = 'A row: {"context": "...", "question": "...", "answer": "..."}, or "chosen" and "rejected" for the answer.'
 
 
+def name_of(source: str) -> str:
+    """What ids call a source: its file's name without endings, or the dataset."""
+    return source if source.startswith("hf:") else Path(source).name.partition(".")[0] or source
+
+
 def bundle_of(found: Example, name: str) -> Bundle:
     """The bundle of an example: a question, and either a chosen answer with rejected ones or a right one.
 
@@ -1037,14 +1044,13 @@ def read_bundles_of_rows(
     """
     tally = Tally(rejects, fields)
     found: list[Bundle] = []
-    stem = Path(str(source)).stem
-    for number, (raw, example) in enumerate(tally.examples_in(source), 1):
+    for raw, example in tally.examples_in(source):
         try:
             if pairs and example.chosen is not None and not example.rejected:
                 raise ValueError("no rejected answer")
             if pairs and example.chosen is None:
                 raise ValueError("no chosen answer")
-            found.append(bundle_of(example, f"{stem}-{number:07d}"))
+            found.append(bundle_of(example, f"{name_of(raw.source)}-{raw.padded}"))
         except ValueError as bad:
             rejects.add(raw.source, str(bad), where=raw.where)
     tally.check(source)

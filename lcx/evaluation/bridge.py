@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
-from lcx.evaluation.planning import BRIDGE, Planned
+from lcx.evaluation.planning import BRIDGE, PlannedTask
 from lcx.evaluation.settings import EvalSettings
 from lcx.paths import slug
 from lcx.work.files import make_folder, sha256_json, write_lines
@@ -38,7 +38,7 @@ def require_lm_eval(task: str) -> None:
 
 
 def run_bridge(
-    planned: Sequence[Planned], subject: Subject, out: Path, ctx: Context
+    planned: Sequence[PlannedTask], subject: Subject, out: Path, ctx: Context
 ) -> dict[str, dict[str, Any]]:
     """Scores by task, `lm-eval:NAME`; a group of lm-eval gives one for each of its tasks. Rows go to `out`.
 
@@ -54,13 +54,13 @@ def run_bridge(
     found: dict[str, dict[str, Any]] = {}
     with Journal(out / JOURNAL) as journal:
         for one in planned:
-            name = one.task.removeprefix(BRIDGE)
+            name = one.name.removeprefix(BRIDGE)
             mark = _mark(subject, settings)
-            held = journal.get(one.task)
+            held = journal.get(one.name)
             if held is None or held["fingerprint"] != mark:
-                ctx.log(f"{one.task}: handed to lm-eval")
+                ctx.log(f"{one.name}: handed to lm-eval")
                 results = _evaluate(name, subject, settings, bars=not ctx.console.quiet)
-                held = {"unit": one.task, "fingerprint": mark, "results": results}
+                held = {"unit": one.name, "fingerprint": mark, "results": results}
                 journal.append(held)
             for task, result in held["results"].items():
                 found[BRIDGE + task], rows = task_scores(BRIDGE + task, result)

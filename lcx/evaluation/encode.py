@@ -32,13 +32,13 @@ import numpy as np
 from lcx.data.assembly import Assembler
 from lcx.data.assembly import fit as fit_row
 from lcx.errors import UsageError
-from lcx.evaluation.task import Reading
+from lcx.evaluation.task import TextSample
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Job", "encode", "fit", "fit_reading", "mark_of_reading", "marks_of", "stop_ids", "subset"]
+__all__ = ["Job", "encode", "fit", "fit_text", "marks_of", "stop_ids", "subset", "text_fingerprint"]
 
 # ---- prompts
 
@@ -186,7 +186,7 @@ def fit(
     around = len(encoded.prefix) - sum(encoded.chunks) if encoded.chunks else 0
     if too_long == "error" or (too_long != "drop" and window - longest - max_new_tokens - around < 2):
         items = bundle.meta.get("items")
-        setting = bundle.meta.get("setting") or f"sizes.{bundle.kind.split(':')[-1]} or context_tokens"
+        setting = bundle.meta.get("setting") or f"options.{bundle.kind}.size or context_tokens"
         raise UsageError(
             f"{bundle.id} needs {needed} tokens, but the model's window is {window}",
             why=f"Context {len(encoded.prefix)}{f' ({items} items)' if items else ''}, question up to {longest}, "
@@ -198,20 +198,20 @@ def fit(
     return Job(bundle, short, 0 if short is None else len(encoded.prefix) - len(short.prefix))
 
 
-def fit_reading(reading: Reading, window: int | None, too_long: str) -> Reading | None:
+def fit_text(text: TextSample, window: int | None, too_long: str) -> TextSample | None:
     """A text that fits the window: whole, cut at its end under `truncate-middle`, or None under `drop`.
 
     Raises UsageError naming tokens, window and settings under `error`.
     """
-    if window is None or len(reading.ids) <= window:
-        return reading
+    if window is None or len(text.ids) <= window:
+        return text
     if too_long == "error":
         raise UsageError(
-            f"{reading.id} has {len(reading.ids)} tokens, but the model's window is {window}",
+            f"{text.id} has {len(text.ids)} tokens, but the model's window is {window}",
             hint="Set lengths lower, too_long to drop or truncate-middle, or window to what the model can really "
             "read.",
         )
-    return None if too_long == "drop" else replace(reading, ids=reading.ids[:window])
+    return None if too_long == "drop" else replace(text, ids=text.ids[:window])
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: str = "") -> set[int]:
@@ -256,8 +256,8 @@ def marks_of(encoded: EncodedBundle, follows: Any) -> list[str]:
     return marks
 
 
-def mark_of_reading(reading: Reading, weights: str) -> str:
+def text_fingerprint(text: TextSample, weights: str) -> str:
     """What the result of reading a text follows from."""
-    digest = hashlib.sha256(np.asarray(reading.ids, dtype=np.int64).tobytes())
-    digest.update(json.dumps([reading.meta, weights], sort_keys=True).encode())
+    digest = hashlib.sha256(np.asarray(text.ids, dtype=np.int64).tobytes())
+    digest.update(json.dumps([text.meta, weights], sort_keys=True).encode())
     return digest.hexdigest()[:32]

@@ -327,14 +327,14 @@ def _command(scores: Mapping[str, Any], recipe: str | None, given: Mapping[str, 
 
 def _task_names(tasks: Iterable[str], given: Iterable[str]) -> list[str]:
     """The tasks as a command line names them: a sized probe by its file."""
-    from lcx.evaluation.planning import read_sizing
+    from lcx.evaluation.planning import read_sized
     from lcx.evaluation.settings import sized_file
 
     files = {}
     for entry in given:
         if sized_file(entry):
             with contextlib.suppress(LcxError):  # the file is no longer there
-                files[read_sizing(entry).name] = entry
+                files[read_sized(entry).name] = entry
     return [files.get(task, task) for task in tasks]
 
 

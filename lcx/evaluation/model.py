@@ -14,7 +14,7 @@ from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import UsageError
 from lcx.evaluation.answer import Answerer, open_endpoint, open_local
 from lcx.evaluation.encode import Job, encode, fit, stop_ids
-from lcx.evaluation.samples import Words
+from lcx.evaluation.samples import TokenCounter
 from lcx.evaluation.settings import EvalSettings
 from lcx.llm.service import Service
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
@@ -37,7 +37,7 @@ class Subject(Protocol):
         """What identifies the model: a digest of its weights, or who serves it."""
         ...
 
-    def words(self, template: Template) -> Words: ...
+    def words(self, template: Template) -> TokenCounter: ...
 
     def job(self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str) -> Job:
         """The bundle in tokens, brought down to the window. Raises UsageError as `jobs.fit` does."""
@@ -117,7 +117,7 @@ class LocalSubject:
             self._assemblers[template.hash] = Assembler(self.tokenizer, chosen)
         return self._assemblers[template.hash]
 
-    def words(self, template: Template) -> Words:
+    def words(self, template: Template) -> TokenCounter:
         tokenizer = self.tokenizer
 
         def tokenize(text: str) -> list[int]:
@@ -129,7 +129,7 @@ class LocalSubject:
         opens = bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
         opening = (int(bos),) if opens and bos is not None else ()
         assembler = self.assembler(template)
-        return Words(tokenize, opening, lambda bundle: encode(assembler, bundle), self.window)
+        return TokenCounter(tokenize, opening, lambda bundle: encode(assembler, bundle), self.window)
 
     def job(self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str) -> Job:
         return fit(bundle, encode(self.assembler(template), bundle), self.window, max_new_tokens, too_long)
@@ -199,8 +199,8 @@ class ServedSubject:
             bundle.id, np.array(prefix, np.int64), tuple(branches), head=first, chunks=chunks
         )
 
-    def words(self, template: Template) -> Words:
-        return Words(self._ids, (), lambda bundle: self._encode(template, bundle), self.window)
+    def words(self, template: Template) -> TokenCounter:
+        return TokenCounter(self._ids, (), lambda bundle: self._encode(template, bundle), self.window)
 
     def job(self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str) -> Job:
         from dataclasses import replace

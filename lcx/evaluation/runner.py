@@ -15,12 +15,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from lcx.context import Context
 from lcx.errors import UsageError
 from lcx.evaluation.answer import Answer, Answerer, self_check
-from lcx.evaluation.encode import Job, fit_reading, mark_of_reading, marks_of, subset
+from lcx.evaluation.encode import Job, fit_text, marks_of, subset, text_fingerprint
 from lcx.evaluation.model import LocalSubject, Subject
 from lcx.evaluation.rows import make_row, score_rows
-from lcx.evaluation.samples import ITEM, Material
+from lcx.evaluation.samples import ITEM, TaskData
 from lcx.evaluation.scores import merge_answering
-from lcx.evaluation.task import Measure, Reading
+from lcx.evaluation.task import TextSample
 from lcx.paths import slug
 from lcx.work.files import make_folder, write_lines
 from lcx.work.journal import Journal
@@ -129,50 +129,50 @@ EVERY = 0.5
 
 
 def run_tasks(
-    materials: Sequence[Material], subject: Subject, out: Path, ctx: Context
+    data: Sequence[TaskData], subject: Subject, out: Path, ctx: Context
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Answer and score every task; returns the scores by task, and how the questions were answered.
 
     Writes `predictions-TASK.jsonl` for tasks that ask, and a journal of single answers. Raises UsageError before
     any decoding where something does not fit the window and may not be cut.
     """
-    jobs = {one.task: _jobs(one, subject) for one in materials if one.bundles and one.too_long == "error"}
+    jobs = {one.name: _jobs(one, subject) for one in data if one.bundles and one.truncation == "error"}
     texts = {
-        one.task: [(reading, fit_reading(reading, subject.window, one.too_long)) for reading in one.readings]
-        for one in materials
-        if isinstance(one.what, Measure)
+        one.name: [(text, fit_text(text, subject.window, one.truncation)) for text in one.texts]
+        for one in data
+        if one.task.reads
     }
     make_folder(out)
     scores: dict[str, dict[str, Any]] = {}
     spent: dict[str, Any] = {}
     with Journal(out / JOURNAL) as journal:
-        for one in materials:
-            if isinstance(one.what, Measure):
-                scores[one.task] = _read(one, one.what, texts[one.task], subject, journal, ctx)
+        for one in data:
+            if one.task.reads:
+                scores[one.name] = _read(one, texts[one.name], subject, journal, ctx)
                 continue
-            asked = jobs.pop(one.task, None) or _jobs(one, subject)
+            asked = jobs.pop(one.name, None) or _jobs(one, subject)
             desk = _Desk(one, subject, journal, ctx)
             given = desk.answers(asked)
             # Rows tell of the context as it was made: evidence has its places there, not in one that was cut to fit.
             told = [replace(job, bundle=bundle) for job, bundle in zip(asked, one.bundles, strict=True)]
             rows = [row for job, found in zip(told, given, strict=True) for row in _rows(one, job, found)]
-            scores[one.task] = score_rows(one, asked, rows) | {"prompt": _prompt(one, subject)}
+            scores[one.name] = score_rows(one, asked, rows) | {"prompt": _prompt(one, subject)}
             how = desk.describe(asked, given)
             spent |= {"calls": how.pop("calls")} if "calls" in how else {}  # of all tasks so far
-            scores[one.task]["answering"] = how
-            write_lines(out / f"predictions-{slug(one.task)}.jsonl", rows)
+            scores[one.name]["answering"] = how
+            write_lines(out / f"predictions-{slug(one.name)}.jsonl", rows)
     return scores, {**merge_answering(scores), **spent}
 
 
-def _jobs(one: Material, subject: Subject) -> list[Job]:
-    return [subject.job(bundle, one.template, one.max_new_tokens, one.too_long) for bundle in one.bundles]
+def _jobs(one: TaskData, subject: Subject) -> list[Job]:
+    return [subject.job(bundle, one.template, one.max_new_tokens, one.truncation) for bundle in one.bundles]
 
 
-def _prompt(one: Material, subject: Subject) -> dict[str, Any]:
+def _prompt(one: TaskData, subject: Subject) -> dict[str, Any]:
     return {**subject.prompt(one.template), "max_new_tokens": one.max_new_tokens}
 
 
-def _rows(one: Material, job: Job, answers: Sequence[Answer | None]) -> list[dict[str, Any]]:
+def _rows(one: TaskData, job: Job, answers: Sequence[Answer | None]) -> list[dict[str, Any]]:
     branches = job.bundle.branches
     found = answers if job.encoded is not None else [None] * len(branches)
     return [make_row(one, job, branch, answer) for branch, answer in zip(branches, found, strict=True)]
@@ -181,7 +181,7 @@ def _rows(one: Material, job: Job, answers: Sequence[Answer | None]) -> list[dic
 class _Desk:
     """Gets the answers of one task: from the journal what it holds, the rest from the model."""
 
-    def __init__(self, one: Material, subject: Subject, journal: Journal, ctx: Context) -> None:
+    def __init__(self, one: TaskData, subject: Subject, journal: Journal, ctx: Context) -> None:
         self.one, self.subject, self.journal, self.ctx = one, subject, journal, ctx
         self.follows = subject.follows(one.template, one.max_new_tokens)
         self.marks: list[list[str]] = []
@@ -204,7 +204,7 @@ class _Desk:
         ]
         todo = [(number, places) for number, places in todo if places]
         total = sum(len(job.bundle.branches) for job in jobs)
-        with Meter(self.ctx, self.one.task, len(jobs), total) as meter, _Notes(self.journal) as notes:
+        with Meter(self.ctx, self.one.name, len(jobs), total) as meter, _Notes(self.journal) as notes:
             missing = dict(todo)
             for number, job in enumerate(jobs):
                 known = len(job.bundle.branches) - len(missing.get(number, []))
@@ -226,7 +226,7 @@ class _Desk:
     ) -> None:
         left = [len(places) for _, places in todo]
         if not self.answerer.reuse:
-            self.ctx.log(f"{self.one.task}: {self.answerer.reason}")
+            self.ctx.log(f"{self.one.name}: {self.answerer.reason}")
 
         def told(job: int, place: int, answer: Answer) -> None:
             number, places = todo[job]
@@ -246,7 +246,7 @@ class _Desk:
         self.answerer.answer(asked, max_new_tokens=self.one.max_new_tokens, on_answer=told)
 
     def _unit(self, job: Job, place: int) -> str:
-        return f"{self.one.task} {job.bundle.branches[place].meta[ITEM]}"
+        return f"{self.one.name} {job.bundle.branches[place].meta[ITEM]}"
 
     def _held(self, job: Job, place: int, marks: Sequence[str]) -> Answer | None:
         entry = self.journal.get(self._unit(job, place)) if job.encoded is not None else None
@@ -259,7 +259,7 @@ class _Desk:
         settings = self.one.settings
         kept = [(job, answers) for job, answers in zip(jobs, given, strict=True) if job.encoded is not None]
         mark = f"{settings.check} {settings.seed} {[marks for marks in self.marks if marks]}"
-        unit = f"check {self.one.task}"
+        unit = f"check {self.one.name}"
         entry = self.journal.get(unit)
         if entry is None or entry["fingerprint"] != _short(mark):
             checked = self_check(
@@ -274,7 +274,7 @@ class _Desk:
             if checked:  # what a server did is its own of every run
                 self.journal.append({"unit": unit, "fingerprint": _short(mark), **entry})
         if warning := entry["check"].get("warning"):
-            self.ctx.log(f"warning: {self.one.task}: {warning}")
+            self.ctx.log(f"warning: {self.one.name}: {warning}")
         failed = Counter(one.error for answers in given for one in answers if one is not None and one.error)
         # An answerer counts failures of all tasks that it was asked.
         how = {key: value for key, value in entry["how"].items() if key != "failed"}
@@ -313,37 +313,42 @@ def _short(text: str) -> str:
 
 
 def _read(
-    one: Material,
-    measure: Measure,
-    texts: Sequence[tuple[Reading, Reading | None]],
+    one: TaskData,
+    texts: Sequence[tuple[TextSample, TextSample | None]],
     subject: Subject,
     journal: Journal,
     ctx: Context,
 ) -> dict[str, Any]:
-    """The result of a measure, from the journal where it has some of it. A text is with what of it is read."""
+    """The result of a task that reads texts, from the journal where it has some of it.
+
+    `texts` pairs each text with its truncated form, or None where it was dropped.
+    """
+    task = one.task
+    assert task.measure is not None
+    assert task.summarize_texts is not None
     if not isinstance(subject, LocalSubject):
-        raise UsageError(f"{measure.name} reads texts with a model in this process, not with a server")
-    readings = [reading for _, reading in texts if reading is not None]
+        raise UsageError(f"{one.name} reads texts with a model in this process, not with a server")
+    kept = [text for _, text in texts if text is not None]
     results = []
-    tokens = sum(len(reading.ids) - 1 for reading in readings)
-    with Meter(ctx, one.task, len(readings), tokens, words=("texts", "tokens")) as meter:
-        for reading in readings:
-            mark = mark_of_reading(reading, subject.weights)
-            unit = f"{one.task} {reading.id}"
+    tokens = sum(len(text.ids) - 1 for text in kept)
+    with Meter(ctx, one.name, len(kept), tokens, words=("texts", "tokens")) as meter:
+        for text in kept:
+            fingerprint = text_fingerprint(text, subject.weights)
+            unit = f"{one.name} {text.id}"
             held = journal.get(unit)
-            if held is not None and held["fingerprint"] == mark:
-                meter.skip(len(reading.ids) - 1)
+            if held is not None and held["fingerprint"] == fingerprint:
+                meter.skip(len(text.ids) - 1)
                 result = held["result"]
             else:
-                result = measure.measure(subject.model, reading, meter.answers)
-                journal.append({"unit": unit, "fingerprint": mark, "result": result})
+                result = task.measure(subject.model, text, meter.answers)
+                journal.append({"unit": unit, "fingerprint": fingerprint, "result": result})
                 meter.context()
             results.append(result)
     return {
-        "task": one.task,
-        "view": measure.view,
-        **measure.summarize(readings, results),
-        "data": one.data_hash,
-        "dropped": len(texts) - len(readings),
+        "task": one.name,
+        "view": task.view,
+        **task.summarize_texts(kept, results),
+        "data": one.samples_hash,
+        "dropped": len(texts) - len(kept),
         "truncated": sum(read is not None and len(read.ids) < len(whole.ids) for whole, read in texts),
     }

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from lcx.errors import PluginError, UsageError, suggestion
-from lcx.registry import Registry
+from lcx.plugins import Registry
 from lcx.training.answers import Answers, Judged, check_roles, metric_means, preference_metrics
 
 __all__ = [

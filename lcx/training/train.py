@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lcx.context import Context, StepResult
+from lcx.context import StepResult
 from lcx.data.assembly import open_assembler
-from lcx.recipe import Step
-from lcx.run import Run
 from lcx.training.data import TrainingData, training_bundles
+
+if TYPE_CHECKING:
+    from lcx.steps import StepWork
+    from lcx.training.preference_settings import PreferenceSettings
+    from lcx.training.settings import TrainSettings
 
 # On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
+def train_step(work: StepWork[TrainSettings]) -> StepResult:
     """Supervised fine-tuning on the bundles of `settings.input`; the model is saved in `STEP/model`."""
-    from lcx.training.settings import TrainSettings
-
-    settings = step.settings
-    assert isinstance(settings, TrainSettings)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
@@ -40,12 +40,9 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     return _completed(result, assembler, found)
 
 
-def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
+def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     """Preference optimisation on the bundles of `settings.input`; the model is saved in `STEP/model`."""
-    from lcx.training.preference_settings import PreferenceSettings
-
-    settings = step.settings
-    assert isinstance(settings, PreferenceSettings)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
@@ -88,9 +85,9 @@ def _completed(result: StepResult, assembler: Any, found: TrainingData) -> StepR
     return result
 
 
-def forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
+def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
     """The forecast of a train step from its settings, and from its data where that is there. Imports no torch."""
-    values = step.values()
+    run, ctx, values = work.run, work.ctx, work.step.values()
     found: dict[str, Any] = {
         "model": values["model"],
         "tuning": values["tuning"],

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lcx.llm.costs import costs
-from lcx.recipe import Step
-from lcx.run import Run
+from lcx.steps import StepWork
 from lcx_logo.settings import LogoScore, LogoSynth
 
 PROMPT_TOKENS = 150
@@ -19,10 +18,9 @@ CHUNK = 1.1
 """A chunk's tokens, of the least that it may have: lines are not cut."""
 
 
-def forecast_synth(step: Step) -> dict[str, Any]:
+def forecast_synth(work: StepWork[LogoSynth]) -> dict[str, Any]:
     """Calls and tokens by part, and the contexts. Assumes a question for every example, all of them written."""
-    settings = step.settings
-    assert isinstance(settings, LogoSynth)
+    settings = work.settings
     size = CHUNK * settings.segment_tokens
     context = min(settings.chunks * size, settings.context_tokens or float("inf"))
     read = min(settings.chunks * size, settings.read_tokens or float("inf"))
@@ -65,10 +63,9 @@ def forecast_synth(step: Step) -> dict[str, Any]:
     return found | costs(settings, parts)
 
 
-def forecast_score(step: Step, run: Run) -> dict[str, Any]:
+def forecast_score(work: StepWork[LogoScore]) -> dict[str, Any]:
     """The judge's calls, where the data is there to count."""
-    settings = step.settings
-    assert isinstance(settings, LogoScore)
+    run, settings = work.run, work.settings
     found: dict[str, Any] = {"judge": settings.judge, "data": settings.input}
     reference = str(settings.input or "")
     if not reference.startswith("step:"):

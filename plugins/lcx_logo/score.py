@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lcx.context import Context, StepResult
+from lcx.context import StepResult
 from lcx.data.bundles import BundleReader, read_bundles
 from lcx.data.segments import segment_spans
 from lcx.data.table import SegmentTable, link_table, load_table
@@ -18,9 +18,8 @@ from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker, batches_at_once
 from lcx.llm.costs import paid
 from lcx.llm.service import Service
-from lcx.recipe import Step
 from lcx.records import Branch, Bundle
-from lcx.run import Run
+from lcx.steps import StepWork
 from lcx.work.files import make_folder, write_lines, write_text
 from lcx.work.journal import Journal
 from lcx_logo.answers import Answer
@@ -37,10 +36,9 @@ MOST_EVIDENCE = 16
 """Critical chunks that the judge sees at most."""
 
 
-def score(step: Step, run: Run, ctx: Context) -> StepResult:
+def score(work: StepWork[LogoScore]) -> StepResult:
     """Score chunks and answers, filter, and write what stays to `STEP/data`, which train can take as its input."""
-    settings = step.settings
-    assert isinstance(settings, LogoScore)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     folder = run.folder(step)
     source = run.bundles(step)
     prompt = judge_prompt(settings.prompts)

@@ -16,9 +16,8 @@ from lcx.llm.costs import paid
 from lcx.llm.questions import Writer, load_prompt, writer_prompts
 from lcx.llm.rendering import Render, by_prompt, by_template
 from lcx.llm.service import Service
-from lcx.recipe import Step
 from lcx.records import Bundle
-from lcx.run import Run
+from lcx.steps import StepWork
 from lcx.work.journal import Journal
 from lcx_logo.answers import Answer, Policy
 from lcx_logo.bundles import candidate
@@ -34,10 +33,9 @@ SAMPLE = 2048
 PACKAGE = "lcx_logo"
 
 
-def synth(step: Step, run: Run, ctx: Context) -> StepResult:
+def synth(work: StepWork[LogoSynth]) -> StepResult:
     """Make LOGO's bundles in `STEP/data`. A killed step resumes and ends with the same bytes."""
-    settings = step.settings
-    assert isinstance(settings, LogoSynth)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     folder = run.folder(step)
     data = folder / "data"
     counts: Counter[str] = Counter()

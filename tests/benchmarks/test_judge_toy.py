@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks/results/judge_pipeline-cpu2.json"
 
 
+@pytest.mark.slow
 def test_toy_size(tmp_path: Path) -> None:
     toy = "--latency 0.2 --in-flight 16 --calls 48 --workers 4 --cases 2 --tokens 6000 --cache-tokens 20000"
     out = tmp_path / "out.json"

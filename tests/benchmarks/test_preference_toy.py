@@ -33,6 +33,7 @@ def bench(*flags: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_toy_size(tmp_path: Path) -> None:
     sizes = "--prompt 96 --answer 8 --layers 1 --width 32 --vocab 64 --threads 1 --repeats 1 --peaks logo"
     sweep = "--sweep 48 --sweep-repeats 1"

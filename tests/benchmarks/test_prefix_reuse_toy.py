@@ -33,6 +33,7 @@ def bench(*flags: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_toy_size(tmp_path: Path) -> None:
     out, picture = tmp_path / "out.json", tmp_path / "out.png"
     said = bench("--no-memory", "--json", str(out), "--plot", str(picture))

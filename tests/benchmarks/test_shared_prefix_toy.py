@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_toy_size(tmp_path: Path) -> None:
     sizes = "--context 96 --questions 3 --question 5 --answer 4 --layers 1 --width 32 --vocab 64 --repeats 1"
     flags = [*sizes.split(), "--threads", "1", "--json", str(tmp_path / "out.json")]

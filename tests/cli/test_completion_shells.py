@@ -101,7 +101,10 @@ class Terminal:
         return clean
 
 
-@pytest.fixture(scope="module", params=["bash", "zsh", "fish"])
+@pytest.fixture(
+    scope="module",
+    params=["bash", *(pytest.param(shell, marks=pytest.mark.slow) for shell in ("zsh", "fish"))],
+)
 def terminal(
     request: pytest.FixtureRequest, lcx_program: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Terminal]:

@@ -1,7 +1,7 @@
-"""A third party's distribution, installed by pip into this environment: listed, completed, run; a broken
-one beside it.
+"""A third party's distribution, installed by pip: listed, completed, run; a broken one beside it.
 
-The packages are always uninstalled again, also where a test fails.
+They are installed into a folder of their own, which only the processes started here have on their path: other tests
+run at the same time.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ def pip(*argv: str) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _installed(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    try:
-        for name in ("plugin_package", "broken_plugin"):
-            # from a copy: building leaves folders beside the sources
-            source = shutil.copytree(TESTS / name, tmp_path_factory.mktemp("source") / name)
-            pip("install", "--no-deps", "--no-build-isolation", "--no-index", str(source))
+    folder, sources = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("source")
+    # from copies: building leaves folders beside the sources
+    copies = [
+        str(shutil.copytree(TESTS / name, sources / name)) for name in ("plugin_package", "broken_plugin")
+    ]
+    pip("install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder), *copies)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        patch.setenv("LCX_CACHE", str(tmp_path_factory.mktemp("cache")))  # names that completion remembers
         yield
-    finally:
-        pip("uninstall", "--yes", "lcx-haystack", "lcx-broken")
 
 
 @pytest.fixture
@@ -110,14 +112,14 @@ def test_dry_run(lcx: Callable[..., Ran], tmp_path: Path) -> None:
 
 
 def test_its_probe_is_found_sized_and_scored(lcx: Callable[..., Ran], tmp_path: Path) -> None:
-    (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nsize: 30\nknobs: {words: 12}\n")
+    (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nsize: 30\nwords: 12\n")
     ran = lcx("eval --recipe haystack-tiny --task haystack:lines,long-lines.yaml --dry-run --json")
     assert ran.code == 0, ran.err
     assert ran.json["steps"][0]["settings"]["tasks"] == ["haystack:lines", "long-lines.yaml"]
-    (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nknobs: {wrods: 12}\n")
+    (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nwrods: 12\n")
     ran = lcx("eval --recipe haystack-tiny --task long-lines.yaml --dry-run")
     assert ran.code == 2
-    assert "has no knob 'wrods'. Did you mean 'words'?" in ran.err
+    assert "unknown key 'wrods'. Did you mean 'words'?" in ran.err
     rows = [
         {"set_id": 0, "position_id": place, "query": str(place), "value": "mill", "pred": pred}
         for place, pred in enumerate(["The mill.", "a windmill", None, "MILL"])

@@ -126,7 +126,7 @@ def test_a_probe_longer_than_the_window_is_refused_before_decoding(
     ran = cli(*words, "--task", "val:code", "--set", "eval.sizes={code: 60}", "--set", "eval.sets=1")
     assert ran.code == 2
     assert "256" in ran.json["error"]
-    assert "sizes" in ran.json["hint"]
+    assert "options.val:code.size" in ran.json["hint"]
 
 
 @as_root

@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 TRAINS = {"compare.md", "eval.md", "in2.md", "report.md"}
-"""Guides whose commands train the tiny model: a minute or two."""
+"""Guides whose commands need the trained tiny model."""
+LONG = TRAINS | {"longreward.md", "longreward-eval.md"}
+"""Guides with more than a few commands, each a process."""
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -37,14 +39,16 @@ def commands(path: Path) -> list[str]:
 
 
 CASES = [
-    pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in TRAINS else [])
+    pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in LONG else [])
     for path in GUIDES
     if commands(path)
 ]
 
 
 @pytest.mark.parametrize("path", CASES)
-def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str) -> None:
+def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str, tiny_model: Any) -> None:
+    if path.name in TRAINS:
+        tiny_model()
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in commands(path):
         done = subprocess.run(

@@ -19,11 +19,11 @@ from lcx.errors import UsageError
 from lcx.evaluation.encode import stop_ids
 from lcx.evaluation.model import LocalSubject
 from lcx.evaluation.runner import Meter, duration, run_tasks
-from lcx.evaluation.samples import Material, with_items
+from lcx.evaluation.samples import TaskData, with_items
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.task import ProbeOptions, get_probe
 from lcx.modeling.tiny import build_tokenizer, new_model
 from lcx.records import Bundle, Document
+from tests.evaluation.tasks import build, score_predictions, task
 
 NAME = "val:database"
 
@@ -52,7 +52,7 @@ def model(tokenizer: PreTrainedTokenizerFast) -> Any:
 @pytest.fixture(scope="module")
 def bundles() -> list[Bundle]:
     documents = [Document(**row) for row in catalogue_documents(20, 1)]
-    return get_probe(NAME).build(documents, ProbeOptions(12, sets=3, style="bare"), 0)
+    return build(NAME, documents, size=12, sets=3, style="bare")
 
 
 def context() -> tuple[Context, io.StringIO]:
@@ -70,8 +70,8 @@ def run(
     """The scores of one probe's bundles."""
     given = settings(**more)
     ctx = ctx or context()[0]
-    one = Material(
-        NAME, get_probe(NAME), given, load_template("tiny"), 3, given.too_long or "error", with_items(bundles)
+    one = TaskData(
+        NAME, task(NAME), given, load_template("tiny"), 3, given.too_long or "error", with_items(bundles)
     )
     scores, _ = run_tasks([one], LocalSubject.of(model, tokenizer, given, ctx), folder, ctx)
     return scores[NAME]
@@ -114,7 +114,6 @@ def test_what_is_written(tmp_path: Path, model: Any, tokenizer: Any, bundles: li
     assert all(row["question"] and "«" in row["excerpt"] for row in rows)
     assert task["average"] == pytest.approx(sum(row["score"] for row in rows) / 36)
     # The rows carry all that scoring needs.
-    from lcx.evaluation.offline import score_predictions
 
     again = score_predictions(NAME, folder / "predictions-val-database.jsonl", span=4)
     for key in ("average", "spans", "intervals", "estimate", "gap_test", "u_shape", "data"):
@@ -203,7 +202,7 @@ def test_the_self_check_is_reported_and_not_done_twice(
         runner, "self_check", lambda *args, **more: (asked.append(args[2]), real(*args, **more))[1]
     )
     given, ctx = settings(check=3), context()[0]
-    one = Material(NAME, get_probe(NAME), given, load_template("tiny"), 3, "error", with_items(bundles))
+    one = TaskData(NAME, task(NAME), given, load_template("tiny"), 3, "error", with_items(bundles))
     for _ in range(2):
         _, how = run_tasks([one], LocalSubject.of(model, tokenizer, given, ctx), tmp_path, ctx)
         assert (how["reuse"], how["check"]["checked"]) == (True, 3)
@@ -219,7 +218,7 @@ def test_too_long_contexts(tmp_path: Path, model: Any, tokenizer: Any, bundles: 
     words = error.value.what + error.value.hint
     assert "162" in error.value.what  # 155, a question of 4, an answer of 3
     assert "100" in error.value.what
-    assert "sizes.database" in words
+    assert "options.val:database.size" in words
     assert not (tmp_path / "e").exists()
     assert run(bundles, model, tokenizer, tmp_path / "x", window=162)["n"] == 36
 

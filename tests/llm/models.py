@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from tests.data.tokenizers_for_tests import byte_level
 
 WINDOW = 256
@@ -14,6 +11,9 @@ WINDOW = 256
 
 def tiny_llama(folder: Path) -> Path:
     """A Llama of two layers with a window of 256 tokens, and a byte-level tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="</s>", bos_token="<s>")
     tokenizer.save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):

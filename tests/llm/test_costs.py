@@ -47,7 +47,8 @@ def test_how_calls_are_made_is_no_part_of_any_step() -> None:
     found = [
         schema
         for name in loaded.methods.names()
-        for schema in loaded.method(name).stages.values()
+        for stage in loaded.method(name).stages
+        for schema in [loaded.method(name).stage(stage).settings]
         if issubclass(schema, Calling)
     ]
     assert len(found) >= 4

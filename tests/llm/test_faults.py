@@ -48,11 +48,21 @@ REASONS = {
 }
 
 
+QUICK = ("429", "truncated", "dropped", "none")
+"""One fault that a server tells, one in a reply, one of the connection; others are slow: their waits are real ones."""
+
+
 def answer(text: str) -> str:
     return f"[[{sum(map(ord, text)) % 11}]]"
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, "mixed", "none"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=[] if fault in QUICK else [pytest.mark.slow])
+        for fault in (*FAULTS, "mixed", "none")
+    ],
+)
 def test_nothing_is_lost_or_paid_twice(tmp_path: Path, fault: str) -> None:
     """Every request gets the reply of a fault-free run, from one usable answer, and every fault is on record."""
     rng = random.Random(fault)
@@ -179,6 +189,7 @@ with Service(folder, Calling(base_url=url, concurrency=8), Context()) as service
 """
 
 
+@pytest.mark.slow
 def test_a_killed_job_asks_again_only_what_was_in_flight(tmp_path: Path) -> None:
     rng = random.Random(5)
     count = 120

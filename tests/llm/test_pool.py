@@ -74,6 +74,7 @@ def test_both_processes_work(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(sent) == 8  # 15 rows, two at a time
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_an_error_and_takes_the_others_along(folder: Path) -> None:
     pool = open_llm(f"local:{folder}", {"device": "cpu", "gpus": 2})
     assert isinstance(pool, Pool)
@@ -87,6 +88,7 @@ def test_a_process_that_dies_is_an_error_and_takes_the_others_along(folder: Path
         pool.generate([ask("x")])
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_is_told_in_its_own_words(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
@@ -115,6 +117,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_their_parent(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     script = tmp_path / "parent.py"

@@ -11,12 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from lcx.modeling.load import load_model
-from lcx.modeling.tiny import load_world
-
 SETTINGS = {
     "epochs": "4",
     "batch": "64",
@@ -97,6 +91,11 @@ class Start:
 
 def prepare(program: str, folder: Path) -> Start:
     """40 contexts of 8 records each, and a model of two layers that never saw any."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from lcx.modeling.tiny import load_world
+
     sets = ["synth.examples=320", "synth.context_tokens=[103, 103]"]
     words = [program, "synth", "--recipe", "in2-tiny", "--run", str(folder / "run")]
     subprocess.run([*words, *(w for s in sets for w in ("--set", s))], check=True, capture_output=True)
@@ -133,6 +132,8 @@ def losses(run: Path) -> list[float]:
 
 def worst(one: Path, two: Path) -> float:
     """The largest relative distance between weights of the same name of two trained models."""
+    from lcx.modeling.load import load_model
+
     a, b = (dict(load_model(run / "train/model", device="cpu").state_dict()) for run in (one, two))
     assert a.keys() == b.keys()
     return max(float((a[name] - b[name]).norm() / b[name].norm().clamp(min=1e-12)) for name in a)

@@ -57,6 +57,14 @@ ALIVE: list[dict[str, Any]] = [
     {"loss": "dpo", "branches": 2, "tuning": "lora", "reference": "adapter"},
 ]
 
+FEW: list[dict[str, Any]] = [
+    {},
+    {"precision": "bf16", "checkpointing": True},
+    {"tuning": "lora"},
+    {"loss": "dpo", "branches": 2, "reference": "model"},
+]
+"""Each way of holding weights, gradients and activations once; the rest of ALIVE is slow."""
+
 
 def processes(cases: list[dict[str, Any]], folder: Path, environment: dict[str, str]) -> list[int]:
     """Peak resident memory of each case's training, above the process after imports."""
@@ -83,6 +91,7 @@ def assert_near(cases: list[dict[str, Any]], peaks: list[int]) -> None:
         assert forecast_of(case).total == pytest.approx(peak, rel=0.15), case
 
 
+@pytest.mark.slow
 def test_resident_memory_is_within_15_per_cent(tmp_path: Path) -> None:
     assert_near(QUICK, processes(QUICK, tmp_path, PLAIN))
 
@@ -138,7 +147,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model("small", tmp_path_factory.mktemp("small"))
 
 
-@pytest.mark.parametrize("case", ALIVE, ids=lambda case: "-".join(map(str, case.values())) or "full")
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case in FEW else [pytest.mark.slow]) for case in ALIVE],
+    ids=lambda case: "-".join(map(str, case.values())) or "full",
+)
 def test_tensors_alive_are_within_5_per_cent(case: dict[str, Any], small: Path, tmp_path: Path) -> None:
     case = {"shape": "small", "context": 640, "answer": 48, **case}
     assert forecast_of(case).tensors == pytest.approx(alive(case, small, tmp_path), rel=0.05)

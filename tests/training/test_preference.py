@@ -386,6 +386,7 @@ if world > 1:  # a process that just ended could abort in its exit
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

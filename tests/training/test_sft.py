@@ -444,6 +444,7 @@ if world > 1:  # a process that just ended could abort in its exit
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tiny: Path, tmp_path: Path) -> None:
     """11 contexts over two processes: the last step is uneven, and a filler of weight 0 makes it even."""
     _, curve = train(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import random
 
@@ -24,9 +26,13 @@ def starts(pace: Pace, sizes: list[float], settle: float | None = None) -> list[
 
 
 def most_in_a_minute(times: list[float], sizes: list[float]) -> float:
-    return max(
-        sum(size for at, size in zip(times, sizes, strict=True) if 0 <= at - start < 60) for start in times
+    """The most that starts in any window of 60 s that begins with a start; `times` rise."""
+    total = [0.0, *itertools.accumulate(sizes)]
+    ends = (
+        bisect.bisect_left(times, 60, first, key=lambda at, start=start: at - start)
+        for first, start in enumerate(times)
     )
+    return max(total[end] - total[bisect.bisect_left(times, times[first])] for first, end in enumerate(ends))
 
 
 @pytest.mark.parametrize("limit", [0.5, 1, 1.5, 2, 3, 7, 59, 60, 60.5, 90, 600, 5000])

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from lcx.context import Context, StepResult
+from lcx.context import StepResult
 from lcx.errors import MissingError
 from lcx.evaluation.scores import check_notes
 from lcx.evaluation.step import Prepared
@@ -15,6 +15,7 @@ from lcx.llm.service import Service
 from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.run import Run
+from lcx.steps import StepWork
 from lcx.work.files import write_lines
 from lcx.work.journal import Journal
 from lcx_longreward.eval_settings import TASKS, LongRewardEval
@@ -43,13 +44,12 @@ ASKING = ("reward", "chat", "qa", "summary", "versus", "support")
 DESCRIBED = "described"
 
 
-def evaluate(step: Step, run: Run, ctx: Context) -> StepResult:
+def evaluate(work: StepWork[LongRewardEval]) -> StepResult:
     """Ask the models, then the judge, and write scores, predictions, pictures and a report.
 
     Raises MissingError where no task has what it needs.
     """
-    settings = step.settings
-    assert isinstance(settings, LongRewardEval)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     settings = _resolved(settings, run)
     core = _prepared(settings, step, ctx.plugins)
     mine_too = [task for task in settings.tasks if task in TASKS]

@@ -13,9 +13,8 @@ from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.evaluation.planning import forecast_tasks
 from lcx.llm.prices import load_prices
-from lcx.plugins import Plugins
-from lcx.recipe import Step
 from lcx.run import Run
+from lcx.steps import StepWork
 from lcx_longreward.eval_settings import TASKS, LongRewardEval
 from lcx_longreward.evaluation.core_tasks import core_settings, core_tasks, why_no_model
 from lcx_longreward.evaluation.data import Item, read_items, read_longbench, thinned
@@ -39,10 +38,9 @@ class Size:
     context: float
 
 
-def forecast_eval(step: Step, run: Run, plugins: Plugins) -> dict[str, Any]:
+def forecast_eval(work: StepWork[LongRewardEval]) -> dict[str, Any]:
     """Calls, tokens and cost by task and by who is called; what is left out, and why."""
-    settings = step.settings
-    assert isinstance(settings, LongRewardEval)
+    step, run, plugins, settings = work.step, work.run, work.plugins, work.settings
     found: dict[str, Any] = {"model": settings.answers or settings.model, "judge": settings.judge}
     left_out = {task: lack for task in settings.tasks if (lack := lacking(task, settings, step.id))}
     missing: dict[str, str] = {}

@@ -25,7 +25,7 @@ def read_answer_rows(
     ids: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
     names: set[str] = set()
     tally = Tally(rejects, fields)
-    for number, (raw, example) in enumerate(tally.examples_in(path), 1):
+    for raw, example in tally.examples_in(path):
         try:
             context, question, answers = _parts(example)
         except ValueError as bad:
@@ -33,14 +33,14 @@ def read_answer_rows(
             continue
         key = (context, question)
         if key not in found:
-            name = example.id or f"{path.stem}-{number:07d}"
+            name = example.id or f"{path.stem}-{raw.padded}"
             if name in names:  # an id for each answer of a question is fine, one for several questions is not
-                name = f"{name}-{number}"
+                name = f"{name}-{raw.number}"
             names.add(name)
             ids[key] = (name, example.references if example.predictions else ())
             found[key] = []
         for role, answer in answers:
-            meta: dict[str, Any] = {"row": number, "sample": len(found[key])}
+            meta: dict[str, Any] = {"row": int(raw.number.partition(".")[0]), "sample": len(found[key])}
             if len(answers) == 1 and example.id is not None:
                 meta["id"] = raw.row.get("id", example.id)
             found[key].append(Branch(question, answer, role, meta=meta))

@@ -9,17 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lcx.context import Context, StepResult
+from lcx.context import StepResult
 from lcx.data.bundles import write_bundles
 from lcx.data.files import Rejects
 from lcx.data.table import link_table
 from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.llm.service import LOCAL, Service
-from lcx.recipe import Step
 from lcx.records import Bundle
 from lcx.retrieval import open_retriever
-from lcx.run import Run
+from lcx.steps import StepWork
 from lcx.work.files import make_folder, write_lines, write_text
 from lcx.work.journal import Journal
 from lcx_longreward.judge.judging import Case, Judge, together
@@ -39,10 +38,9 @@ with: both ratings and its statements.
 """
 
 
-def score(step: Step, run: Run, ctx: Context) -> StepResult:
+def score(work: StepWork[LongRewardScore]) -> StepResult:
     """Judge the answers and write pairs, scores and a report. A killed step resumes and ends with the same bytes."""
-    settings = step.settings
-    assert isinstance(settings, LongRewardScore)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     folder = run.folder(step)
     source = run.bundles(step)
     prompter = open_prompter(settings)

@@ -19,9 +19,8 @@ from lcx.llm.costs import paid
 from lcx.llm.questions import load_prompt
 from lcx.llm.rendering import Render, by_prompt, by_template
 from lcx.llm.service import Service
-from lcx.recipe import Step
 from lcx.records import Bundle
-from lcx.run import Run
+from lcx.steps import StepWork
 from lcx.work.files import write_lines, write_text
 from lcx.work.journal import Journal
 from lcx.work.shards import shard_path
@@ -36,10 +35,9 @@ DROPPED = "dropped.jsonl"
 JOURNAL = "journal.jsonl"
 
 
-def synth(step: Step, run: Run, ctx: Context) -> StepResult:
+def synth(work: StepWork[LongRewardSynth]) -> StepResult:
     """Make prompts with their candidates in `STEP/data`. A killed step resumes and ends with the same bytes."""
-    settings = step.settings
-    assert isinstance(settings, LongRewardSynth)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     folder = run.folder(step)
     if settings.candidates_file:
         return _given(settings, folder)

@@ -70,11 +70,20 @@ MORE: dict[str, Model] = {
 }
 
 
+TRIALS = [400, pytest.param(2000, marks=pytest.mark.slow)]
+
+
+def room(trials: int) -> float:
+    """Two standard deviations of the share of rejections in so many trials at the level of 5%."""
+    return 2 * (0.05 * 0.95 / trials) ** 0.5
+
+
+@pytest.mark.parametrize("trials", TRIALS)
 @pytest.mark.parametrize("model", FLAT.values(), ids=list(FLAT))
-def test_flat_models_are_rejected_at_the_level(model: Model) -> None:
-    gap, shape = rejected(model, 2000)
-    assert 0.04 <= gap <= 0.06
-    assert 0.04 <= shape <= 0.06
+def test_flat_models_are_rejected_at_the_level(model: Model, trials: int) -> None:
+    gap, shape = rejected(model, trials)
+    assert gap == pytest.approx(0.05, abs=room(trials))
+    assert shape == pytest.approx(0.05, abs=room(trials))
 
 
 @pytest.mark.slow
@@ -112,11 +121,11 @@ def test_a_smooth_bend_of_a_tenth_is_found() -> None:
     assert shape > 0.85
 
 
-def test_flat_grids_of_correlated_answers_are_rejected_at_the_level() -> None:
+@pytest.mark.parametrize("trials", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_flat_grids_of_correlated_answers_are_rejected_at_the_level(trials: int) -> None:
     """4 lengths x 5 depths x 6 contexts, of their own difficulty each; all depths of a context in it."""
     rng = np.random.default_rng(3)
     cells = depths = 0
-    trials = 400
     for _ in range(trials):
         chance = rng.beta(2, 1, (4, 6))
         right = rng.random((4, 6, 5)) < chance[:, :, None]
@@ -129,5 +138,5 @@ def test_flat_grids_of_correlated_answers_are_rejected_at_the_level() -> None:
         found = grid_evidence(rows, trials=99, seed=int(rng.integers(1 << 30)))
         cells += found["gap_test"]["p"] <= 0.05
         depths += found["depth_test"]["p"] <= 0.05
-    assert 0.03 <= cells / trials <= 0.075
-    assert 0.03 <= depths / trials <= 0.075
+    assert cells / trials == pytest.approx(0.05, abs=1.2 * room(trials))
+    assert depths / trials == pytest.approx(0.05, abs=1.2 * room(trials))

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from tokenizers import AddedToken
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from tests.data.tokenizers_for_tests import byte_level
 
 START = "1. A fact.\n<statement>A statement.</statement> [[Partially supported]] "
@@ -21,6 +17,10 @@ WIDTH, SURE = 32, 5.0
 
 def served_model(folder: Path) -> Path:
     """Save the model and its tokenizer, whose chat template joins the messages."""
+    import torch
+    from tokenizers import AddedToken
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="</s>", bos_token="<s>")
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in (START, *RATINGS)])
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"

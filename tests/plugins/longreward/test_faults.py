@@ -37,7 +37,10 @@ def judged(cli: Any, tmp_path: Path, script: judge.Faulty, name: str, **values: 
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] if kind in (*WAITS, "mixed") else []) for kind in CASES],
+)
 def test_faults_change_no_reward(kind: str, cli: Any, tmp_path: Path) -> None:
     faults = CASES[kind]
     script = judge.Faulty(faults)
