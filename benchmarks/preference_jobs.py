@@ -18,8 +18,8 @@ from lcx.modeling.load import add_lora
 from lcx.modeling.shared_prefix import use_shared_prefix
 from lcx.modeling.tiny import build_tokenizer
 from lcx.records import EncodedBranch, EncodedBundle
-from lcx.training.preference_losses import DPO, LOGO
-from lcx.training.preference_trainer import PreferenceTrainer
+from lcx.training.losses import DPO, LOGO
+from lcx.training.preference import PreferenceTrainer
 
 RANK, ALPHA = 32, 16
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -21,7 +21,7 @@ def main() -> None:
         "RANK" in os.environ and "LCX_LAUNCH_FOLDER" in os.environ
     ):  # one of the processes that a train step started
         from lcx.cli.boundary import attempt
-        from lcx.training.launch.worker import main as work
+        from lcx.training.launch import work
 
         raise SystemExit(work(attempt))
     from lcx.cli.boundary import run

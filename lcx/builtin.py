@@ -96,10 +96,10 @@ def lcx_register_retrievers(register: Callable[..., None]) -> None:
 
 @hookimpl
 def lcx_register_losses(register: Callable[..., None]) -> None:
-    register("logo", "lcx.training.preference_losses:LOGO")
-    register("simpo", "lcx.training.preference_losses:SIMPO")
-    register("dpo", "lcx.training.preference_losses:DPO")
-    register("orpo", "lcx.training.preference_losses:ORPO")
+    register("logo", "lcx.training.losses:LOGO")
+    register("simpo", "lcx.training.losses:SIMPO")
+    register("dpo", "lcx.training.losses:DPO")
+    register("orpo", "lcx.training.losses:ORPO")
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from typing import Any
 
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.paths import cache_folder
-from lcx.work.files import read_json
+from lcx.storage import read_json
 
 ADAPTER = "adapter_config.json"
 MODEL_FILES = ("config.json", ADAPTER)

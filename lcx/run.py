@@ -20,7 +20,7 @@ from lcx.errors import LcxError, MissingError, UsageError
 from lcx.hub import tiny_spec
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
-from lcx.work.files import disk_errors, make_folder, remove_leftovers, sha256_file, write_json, write_text
+from lcx.storage import disk_errors, make_folder, remove_leftovers, sha256_file, write_json, write_text
 
 __all__ = ["Run", "cache_folder", "differences", "digest", "fingerprint", "runs_folder", "slug", "versions"]
 
@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes
 LOOSE = "loose"
 """Part of a fingerprint that may change while the work in a step's folder stays good (`lcx.settings.KEEPS`)."""
 PAID = tuple(name + part for name in ("calls.sqlite", "embeddings.sqlite") for part in ("", "-wal", "-shm"))
-"""Journals of calls (`lcx.work.calls`) and of a server's embeddings in a step's folder; sqlite needs all its files."""
+"""Journals of calls (`lcx.llm.ledger`) and of a server's embeddings in a step's folder; sqlite needs all its files."""
 
 
 def digest(value: Any) -> str:

@@ -34,18 +34,14 @@ from lcx.plugins import Method, Plugins, Stage, load_function
 from lcx.recipe import Step
 from lcx.run import PAID, Run, fingerprint
 from lcx.settings import Settings
-from lcx.training.preference_settings import PreferenceSettings
-from lcx.training.settings import TrainSettings
-from lcx.work.files import make_folder, write_lines, write_text
-from lcx.work.journal import Journal
-from lcx.work.shards import shard_path
+from lcx.storage import Journal, make_folder, shard_path, write_lines, write_text
+from lcx.training.settings import PreferenceSettings, TrainSettings
 
 if TYPE_CHECKING:
     from lcx.data.bundles import BundleReader
     from lcx.data.rows import Example
     from lcx.data.table import SegmentTable
-    from lcx.llm.exchange import Exchange
-    from lcx.llm.service import Service
+    from lcx.llm.client import LLMClient, Service
     from lcx.records import Bundle
 
 __all__ = [
@@ -153,8 +149,8 @@ class StepWork(Generic[S]):
     def service(self) -> Service:
         """The step's models: clients, ledger, budget. Raises TypeError where the settings are no `Calling`."""
         if self._service is None:
-            from lcx.llm.calling import Serving
-            from lcx.llm.service import Service
+            from lcx.llm.client import Service
+            from lcx.llm.settings import Serving
 
             if not isinstance(self.settings, Serving):
                 raise TypeError(
@@ -168,7 +164,7 @@ class StepWork(Generic[S]):
         options = getattr(self.settings, f"{role}_options", None)
         return self.run.llm(str(getattr(self.settings, role))), dict(options or {})
 
-    def llm(self, role: str = "llm", spec: tuple[str, Mapping[str, Any]] | None = None) -> Exchange:
+    def llm(self, role: str = "llm", spec: tuple[str, Mapping[str, Any]] | None = None) -> LLMClient:
         """The client of a role's model, or of another spec with options; it is opened by the first call.
 
         A step that begins says at once what is missing: a model, a key, a price. Raises typed errors.
@@ -176,7 +172,7 @@ class StepWork(Generic[S]):
         name, options = self.spec(role) if spec is None else spec
         if not self.resumed:
             self.service.check(name, options)
-        return self.service.exchange(name, options)
+        return self.service.client(name, options)
 
     # -- data
 
@@ -329,7 +325,7 @@ class StepWork(Generic[S]):
     ) -> StepResult:
         """The step's result: what was counted and noted, what calls cost, and what was set aside and why."""
         if self._service is not None:
-            from lcx.llm.costs import paid
+            from lcx.llm.ledger import paid
 
             others, cost = paid(self._service.counts())
             self.counts.update(others)

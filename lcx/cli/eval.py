@@ -145,7 +145,7 @@ def evaluate(
 def _refuse_flags_of_a_model(flags: Mapping[str, Any]) -> None:
     """Raises UsageError for a flag that scoring a file would pass over in silence."""
     from lcx.errors import UsageError
-    from lcx.layering import flag_of
+    from lcx.recipe import flag_of
 
     for key, value in flags.items():
         if key not in ("tasks", "compat", "span") and value is not None:

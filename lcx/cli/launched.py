@@ -13,14 +13,14 @@ from lcx.errors import UsageError
 if TYPE_CHECKING:
     from lcx.cli.work import Request, RunJob
     from lcx.recipe import Step
-    from lcx.training.launch.plan import Ask, Plan
+    from lcx.training.plan import LaunchOptions, LaunchPlan
 
 
-def plan_for(job: RunJob, step: Step, ask: Ask) -> Plan | None:
+def plan_for(job: RunJob, step: Step, ask: LaunchOptions) -> LaunchPlan | None:
     """The plan of a train step, or None where it runs in this process. Raises UsageError, MissingError."""
     if not ask.given():
         return None
-    from lcx.training.launch.plan import make_plan
+    from lcx.training.plan import plan_launch
     from lcx.training.settings import TrainSettings
 
     if not isinstance(step.settings, TrainSettings):
@@ -29,10 +29,10 @@ def plan_for(job: RunJob, step: Step, ask: Ask) -> Plan | None:
             why=f"The method {step.method} brings a training of its own.",
             hint="Leave out --gpus, --strategy and their like.",
         )
-    return make_plan(ask, job.request.device, step.values(), step=step.id)
+    return plan_launch(ask, job.request.device, step.values(), step=step.id)
 
 
-def run_step(job: RunJob, step: Step, flags: Mapping[str, Any], plan: Plan | None) -> dict[str, Any]:
+def run_step(job: RunJob, step: Step, flags: Mapping[str, Any], plan: LaunchPlan | None) -> dict[str, Any]:
     """Run a train step by a plan and return what --json prints about it; `flags` are its settings by flags."""
     from lcx.cli import work
     from lcx.steps import fingerprint
@@ -43,7 +43,7 @@ def run_step(job: RunJob, step: Step, flags: Mapping[str, Any], plan: Plan | Non
     how = job.run.standing(step, fingerprint(step, job.run), force=job.request.force)
     if how == "done":
         return work.run_step(job, step)
-    from lcx.training.launch import start
+    from lcx.training import launch
 
     job.ctx.log(f"{step.id}: {plan.describe()}")
     if plan.strategy == "ddp" and step.values().get("tuning") == "full" and not plan.cpu:
@@ -51,7 +51,7 @@ def run_step(job: RunJob, step: Step, flags: Mapping[str, Any], plan: Plan | Non
             "    ddp keeps all weights and optimizer states on every GPU; --strategy fsdp shares them"
         )
     began = time.monotonic()
-    report = start.run(plan, words(job.request, step, str(job.run.path), flags))
+    report = launch.run(plan, words(job.request, step, str(job.run.path), flags))
     job.run.reload()
     return {**report, "seconds": round(time.monotonic() - began, 3)}
 
@@ -70,7 +70,7 @@ def words(request: Request, step: Step, run: str, flags: Mapping[str, Any]) -> l
     return found + (["--verbose"] if STATE.verbose else [])
 
 
-def planned(plan: Plan | None, job: RunJob, step: Step, flags: Mapping[str, Any]) -> dict[str, Any]:
+def planned(plan: LaunchPlan | None, job: RunJob, step: Step, flags: Mapping[str, Any]) -> dict[str, Any]:
     """What --dry-run --json adds to a step: the processes, their config and command; empty for one process."""
     if plan is None:
         return {}
@@ -78,7 +78,7 @@ def planned(plan: Plan | None, job: RunJob, step: Step, flags: Mapping[str, Any]
     return {"launch": {**plan.as_dict(), "command": command}}
 
 
-def described(planned: Mapping[str, Any], plan: Plan | None) -> str:
+def described(planned: Mapping[str, Any], plan: LaunchPlan | None) -> str:
     """What --dry-run prints about a step, and about the processes that it would start."""
     from lcx.cli import show
 

@@ -26,9 +26,9 @@ def presets() -> None:
 def list_presets(json: opt.Json = False) -> None:
     """List the presets with what they do."""
     from lcx.cli import show
-    from lcx.training.launch import presets
+    from lcx.training import plan
 
-    rows = [(name, presets.summary(name)) for name in presets.names()]
+    rows = [(name, plan.preset_summary(name)) for name in plan.preset_names()]
     if json:
         show.emit_json({"presets": [{"name": name, "summary": text} for name, text in rows]})
     else:
@@ -38,9 +38,9 @@ def list_presets(json: opt.Json = False) -> None:
 @app.command(epilog=opt.examples("lcx presets show zero3", "lcx presets show fsdp > mine.yaml"))
 def show(name: Name) -> None:
     """Print a preset's file."""
-    from lcx.training.launch import presets
+    from lcx.training import plan
 
-    print(presets.text(name), end="")
+    print(plan.preset_text(name), end="")
 
 
 @app.command(epilog=opt.examples("lcx presets copy fsdp mine.yaml", "lcx presets copy zero3 --force"))
@@ -53,10 +53,10 @@ def copy(
 ) -> None:
     """Copy a preset's file, to change it and name it by its path: --strategy mine.yaml."""
     from lcx.errors import UsageError
-    from lcx.training.launch import presets
-    from lcx.work.files import write_text
+    from lcx.storage import write_text
+    from lcx.training import plan
 
-    text = presets.text(name)
+    text = plan.preset_text(name)
     target = Path(dest).expanduser() if dest else Path(f"{name}.yaml")
     if target.is_dir():
         target = target / f"{name}.yaml"

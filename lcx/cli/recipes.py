@@ -111,7 +111,7 @@ def copy(
     """Copy a recipe's file, to change it and run it by its path."""
     from lcx import plugins, recipe
     from lcx.errors import UsageError
-    from lcx.work.files import write_text
+    from lcx.storage import write_text
 
     source = recipe.load(name, plugins.loaded()).path
     target = Path(dest).expanduser() if dest else Path(source.name)
@@ -186,11 +186,11 @@ def _places(targets: list[str], loaded: Plugins) -> list[str]:
 
 
 def _checked(place: str, loaded: Plugins) -> dict[str, Any]:
-    from lcx import layering, recipe
+    from lcx import recipe
     from lcx.errors import LcxError
 
     try:
-        layering.resolve(recipe.load(place, loaded), loaded, project={})
+        recipe.resolve(recipe.load(place, loaded), loaded, project={})
     except LcxError as bad:
         return {"recipe": place, "ok": False, "error": bad.what, "why": bad.why, "exit_code": bad.exit_code}
     return {"recipe": place, "ok": True, "error": "", "why": "", "exit_code": 0}

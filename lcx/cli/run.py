@@ -56,9 +56,9 @@ def run_recipe(
     """
     from lcx.cli import launched, show, work
     from lcx.errors import UsageError
-    from lcx.training.launch.plan import Ask
+    from lcx.training.plan import LaunchOptions
 
-    ask = Ask(gpus, strategy, offload)
+    ask = LaunchOptions(gpus, strategy, offload)
     flags: dict[str, Any] = {
         "model": model,
         "corpus": corpus,

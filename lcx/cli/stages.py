@@ -14,7 +14,7 @@ from lcx.cli.options import APP
 if TYPE_CHECKING:
     from lcx.cli.work import Request
     from lcx.recipe import Recipe
-    from lcx.training.launch.plan import Ask
+    from lcx.training.plan import LaunchOptions
 
 
 def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
@@ -93,7 +93,7 @@ def run_stage(
     stage: str,
     step_id: str | None,
     request: Request,
-    ask: Ask | None = None,
+    ask: LaunchOptions | None = None,
     after: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Run (or, with --dry-run, plan) the recipe's step of that stage and print what came of it.
@@ -101,7 +101,7 @@ def run_stage(
     `ask` says in how many processes, where they may be several; `after` may add to the report of a finished step.
     """
     from lcx.cli import launched, show, work
-    from lcx.training.launch import worker
+    from lcx.training import launch
 
     job = work.open_job(request)
     chosen = pick_step(job.recipe, stage, step_id)
@@ -120,7 +120,7 @@ def run_stage(
             print(launched.described(planned, plan))
         return
     report = launched.run_step(job, step, flags, plan)
-    if worker.hand_over(report) or job.ctx.rank or (plan is not None and plan.rank):
+    if launch.hand_over(report) or job.ctx.rank or (plan is not None and plan.rank):
         return  # the first process of all is the one that tells
     if after is not None:
         after(report)

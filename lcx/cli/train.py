@@ -52,7 +52,7 @@ def train(
     """Train a model on the data of an earlier step; interrupted training resumes with the same command."""
     from lcx.cli.stages import preview_stage, run_stage
     from lcx.cli.work import Request
-    from lcx.training.launch.plan import Ask
+    from lcx.training.plan import LaunchOptions
 
     flags = {
         "model": model,
@@ -68,4 +68,6 @@ def train(
     if preview is not None:
         preview_stage(step, request, preview)
         return
-    run_stage("train", step, request, Ask(gpus, strategy, offload, nodes, rank, main_address, main_port))
+    run_stage(
+        "train", step, request, LaunchOptions(gpus, strategy, offload, nodes, rank, main_address, main_port)
+    )

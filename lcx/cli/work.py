@@ -78,8 +78,8 @@ def open_job(request: Request) -> RunJob:
     """Find the recipe and the run. Nothing is written yet."""
     from lcx.context import Context, stderr_console
     from lcx.paths import runs_folder
+    from lcx.process import launched
     from lcx.run import Run, slug
-    from lcx.training.launch.worker import launched
 
     job = describe_job(request)
     place = launched()
@@ -104,16 +104,16 @@ def resolve(job: Job, flags: Mapping[str, Mapping[str, Any]], default: str | Non
     """All steps with the request's --set and the given flags; `default` is the step of a --set without
     one.
     """
-    from lcx import layering
+    from lcx import recipe
 
     ids = [step.id for step in job.recipe.steps]
-    sets = [layering.parse_set(text, ids, default) for text in job.request.sets]
-    return layering.resolve(job.recipe, job.plugins, flags=flags, sets=sets)
+    sets = [recipe.parse_set(text, ids, default) for text in job.request.sets]
+    return recipe.resolve(job.recipe, job.plugins, flags=flags, sets=sets)
 
 
 def refuse_unknown_flags(step: Step, given: Mapping[str, Any]) -> None:
     """Raise UsageError for a flag whose setting this step does not have."""
-    from lcx.layering import flag_of
+    from lcx.recipe import flag_of
 
     known = type(step.settings).model_fields
     for key in given:
@@ -129,7 +129,7 @@ def refuse_unknown_flags(step: Step, given: Mapping[str, Any]) -> None:
 def run_step(job: RunJob, step: Step) -> dict[str, Any]:
     """Run one step and return what --json prints about it."""
     from lcx.steps import execute
-    from lcx.training.launch.worker import joined
+    from lcx.training.launch import joined
 
     if job.ctx.world_size > 1 and step.stage != "train":
         raise UsageError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lcx.completion.scripts import SCRIPTS
 from lcx.errors import UsageError
-from lcx.work.files import write_text
+from lcx.storage import write_text
 
 
 def detect() -> str:

@@ -132,7 +132,7 @@ def files(current: str, endings: tuple[str, ...] | None = None) -> list[Candidat
 
 
 def _shapes() -> list[str]:
-    from lcx.forecast.shapes import NAMED
+    from lcx.forecast.model import NAMED
 
     return list(NAMED)
 

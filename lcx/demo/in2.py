@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import StepResult
-from lcx.demo.show import Show, closing
+from lcx.demo import Show, closing
 
 MAIN_PROBE = "val:database"
 """What the tiny model was taught; the other probes are reported beside it."""

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lcx.demo.show import Show, closing
+from lcx.demo import Show, closing
 from lcx.work.files import read_json
 
 TASK = "reward"

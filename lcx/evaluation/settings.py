@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.evaluation.task import Numbers, Style
-from lcx.llm.calling import Serving
+from lcx.llm.settings import Serving
 from lcx.modeling.rope import check_rope
 from lcx.settings import FILE, KEEPS, VOLATILE, setting
 

@@ -7,10 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lcx.forecast.cards import CARDS, GIB, Card, find_card, has_gpu
-from lcx.forecast.flops import Flops, step_flops
-from lcx.forecast.memory import FRAGMENTS, PARTS, Memory, largest_context, moments, step_memory
-from lcx.forecast.plans import Plan
-from lcx.forecast.states import STATES, state_bytes
+from lcx.forecast.memory import (
+    FRAGMENTS,
+    PARTS,
+    STATES,
+    Flops,
+    Memory,
+    largest_context,
+    moments,
+    state_bytes,
+    step_flops,
+    step_memory,
+)
+from lcx.forecast.model import Plan
 
 SHORTEST = 512
 """Context tokens below which a shorter context is no advice."""
@@ -242,8 +251,7 @@ def memory_line(values: Mapping[str, Any], device: str = "auto", context: int | 
     config.
     """
     from lcx.errors import LcxError
-    from lcx.forecast.configs import is_adapter, read_config
-    from lcx.forecast.shapes import shape_of_config
+    from lcx.forecast.model import is_adapter, read_config, shape_of_config
     from lcx.forecast.steps import Launch, plan_step
 
     spec = str(values.get("model") or "")

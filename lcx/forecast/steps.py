@@ -8,8 +8,7 @@ from typing import Any
 
 from lcx.errors import UsageError
 from lcx.forecast.cards import Card
-from lcx.forecast.plans import Plan, Row, packed_row, separate_rows
-from lcx.forecast.shapes import Shape
+from lcx.forecast.model import Plan, Row, Shape, packed_row, separate_rows
 
 CONTEXT_TOKENS = 8192
 ANSWER_TOKENS = 256

@@ -23,8 +23,8 @@ from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.hub import adapter_base, locate
 from lcx.modeling.load import add_lora, load_model, pick_device
+from lcx.training import sharding
 from lcx.training.collate import StepShape
-from lcx.training.launch import sharding
 from lcx.training.settings import TrainSettings
 from lcx.work.files import read_json, sha256_json, write_json
 

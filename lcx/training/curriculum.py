@@ -31,7 +31,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lcx.errors import LcxError
 from lcx.hub import TINY_VERSIONS, tiny_folder
-from lcx.modeling.load import few_threads
+from lcx.modeling.load import few_threads, quiet
 from lcx.modeling.tiny import (
     BRANCH,
     LINE_STARTS,
@@ -47,7 +47,6 @@ from lcx.modeling.tiny import (
     probe,
     with_queries,
 )
-from lcx.training.quiet import quiet
 from lcx.work.files import TEMPORARY, disk_errors, make_folder
 
 Progress = Callable[[str, int, int, float], None]

@@ -15,8 +15,7 @@ from lcx.recipe import Step
 from lcx.records import TURNS, Bundle, EncodedBundle
 from lcx.run import Run
 from lcx.training.data import LEARNT, training_bundles
-from lcx.training.preference_settings import PreferenceSettings
-from lcx.training.settings import TrainSettings
+from lcx.training.settings import PreferenceSettings, TrainSettings
 
 NO_LIMIT = 1 << 40
 SHOWN = 1200

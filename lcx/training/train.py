@@ -15,8 +15,7 @@ from lcx.training.data import TrainingData, training_bundles
 
 if TYPE_CHECKING:
     from lcx.steps import StepWork
-    from lcx.training.preference_settings import PreferenceSettings
-    from lcx.training.settings import TrainSettings
+    from lcx.training.settings import PreferenceSettings, TrainSettings
 
 # On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -28,7 +27,8 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
     model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
-    from lcx.training.sft import EncodedDataset, train_sft
+    from lcx.training.length import EncodedDataset
+    from lcx.training.runner import train_sft
 
     with ctx.main_first():
         settings = settings.model_copy(update={"model": ctx.ready_model(model)})
@@ -46,8 +46,8 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     model, data = run.model(step), run.bundles(step)
 
     from lcx.modeling.load import load_tokenizer
+    from lcx.training.losses import find_loss, loss_options
     from lcx.training.preference import train_preference
-    from lcx.training.preference_losses import find_loss, loss_options
 
     loss = find_loss(ctx.plugins.losses, settings.loss)
     named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}

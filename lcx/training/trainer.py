@@ -48,7 +48,8 @@ class SharedPrefixTrainer(Trainer):
         self.weighting = weighting
         self.count = len(bundles)
         self.tokens_seen = 0
-        self._latest: torch.Tensor | None = None
+        self._step_loss: torch.Tensor | None = None
+        self._step_weight = 0.0
         self.answer_head = AnswerHead(model) if has_plain_head(model.config) else None
         self.items = Items(bundles, shortest, self.padded, draw, reference)
         super().__init__(model=model, args=args, train_dataset=self.items, data_collator=collate, **options)
@@ -56,8 +57,8 @@ class SharedPrefixTrainer(Trainer):
 
     @property
     def latest_loss(self) -> float | None:
-        """Loss of the last forward passes, smoothed; reading it waits for the device."""
-        return None if self._latest is None else float(self._latest)
+        """Loss of the running or last optimizer step on this process; reading it waits for the device."""
+        return None if self._step_loss is None else float(self._step_loss) / max(self._step_weight, 1.0)
 
     def release(self) -> None:
         """Give the model its own output head back."""
@@ -95,6 +96,7 @@ class SharedPrefixTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         divisor = sum(self.batch_weight(batch) for batch in batches)
         self.tokens_seen += sum(batch["rows"] for batch in batches) * self.args.world_size
+        self._step_loss, self._step_weight = None, divisor
         if self.args.world_size > 1:
             divisor = self.accelerator.reduce(torch.tensor(divisor, device=device), "sum").item()
         return batches, divisor
@@ -104,8 +106,8 @@ class SharedPrefixTrainer(Trainer):
     ) -> Any:
         """This forward pass's share of the step's loss."""
         summed = self.batch_loss(self.logprobs(model, inputs), inputs)
-        mean = summed.detach() / max(self.batch_weight(inputs), 1.0)
-        self._latest = mean if self._latest is None else self._latest + 0.1 * (mean - self._latest)
+        detached = summed.detach()
+        self._step_loss = detached if self._step_loss is None else self._step_loss + detached
         divisor = num_items_in_batch or self.batch_weight(inputs)
         # DDP averages gradients over processes; their sum is wanted
         loss = summed * (self.args.world_size / divisor)

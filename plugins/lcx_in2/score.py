@@ -10,11 +10,11 @@ from typing import Any
 from lcx.data.bundles import BundleReader
 from lcx.data.table import SegmentTable, link_table, load_table
 from lcx.errors import LcxError, UsageError
-from lcx.llm.costs import costs
+from lcx.llm.ledger import costs
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
-from lcx.work.files import link_file
-from lcx_in2.checks import CHECKS, Checked, Item, Judge, load_prompts, texts_of
+from lcx.storage import link_file
+from lcx_in2.checks import CHECKS, Checked, Item, Judge, rubrics, texts_of
 from lcx_in2.settings import In2Score
 from lcx_in2.synth import ANSWER_TOKENS, PROMPT_TOKENS
 
@@ -40,14 +40,10 @@ async def score(work: StepWork[In2Score]) -> StepResult:
             "no judge is given, so that every question passes; one checks them: --judge openai:MODEL"
         )
         return work.done()
-    judge = Judge(
-        work.llm("judge"),
-        load_prompts(settings.prompts),
-        settings.attempts,
-        settings.reply_tokens,
-        settings.unclear,
-        settings.seed,
+    asking = rubrics(
+        settings.prompts, tries=settings.attempts, reply_tokens=settings.reply_tokens, seed=settings.seed
     )
+    judge = Judge(work.llm("judge"), asking, settings.unclear)
     asked = _Questions(settings, bundles, load_table(source) if (source / "table.json").is_file() else None)
     known = len(work.journal)
     work.service.expect(len(CHECKS) * (asked.count() - known))
@@ -62,7 +58,7 @@ async def score(work: StepWork[In2Score]) -> StepResult:
         keep=lambda row: not row["unchecked"],  # a call that failed is made again when the step resumes
     )
     _write(work, asked, found)
-    described = judge.exchange.describe() if len(found) > known else {"spec": settings.judge}
+    described = judge.client.describe() if len(found) > known else {"spec": settings.judge}
     return work.done(extra={"judge": described})
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
 
 KINDS = ("fine", "integration", "short", "general")

@@ -14,7 +14,7 @@ from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.formatting import sparkline
 from lcx.llm.asking import batches_at_once
-from lcx.llm.costs import costs
+from lcx.llm.ledger import costs
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork

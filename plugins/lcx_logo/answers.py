@@ -11,8 +11,8 @@ from typing import Any
 from lcx.data.table import SegmentTable
 from lcx.data.tokens import SEPARATOR
 from lcx.llm.asking import Asker
+from lcx.llm.prompts import Render
 from lcx.llm.protocol import Request
-from lcx.llm.rendering import Render
 from lcx_logo.chunks import Case, Reading
 
 CORPUS = "corpus"

@@ -12,8 +12,7 @@ from lcx.data.bundles import read_bundles, write_bundles
 from lcx.data.table import SegmentTable
 from lcx.errors import LcxError
 from lcx.records import Bundle
-from lcx.work.files import write_lines, write_text
-from lcx.work.shards import shard_path
+from lcx.storage import shard_path, write_lines, write_text
 from lcx_logo.bundles import dropped_row, kept
 from lcx_logo.preview import preview, summary
 from lcx_logo.settings import LogoSynth

@@ -12,7 +12,7 @@ from lcx.data.plans import neighbour_runs, shuffle
 from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer
-from lcx.work.shards import ShardReader
+from lcx.storage import ShardReader
 from lcx_logo.chunks import Asked
 from lcx_logo.settings import LogoSynth
 

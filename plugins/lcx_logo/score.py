@@ -16,12 +16,11 @@ from lcx.data.table import SegmentTable, link_table, load_table
 from lcx.data.tokenizing import BUILTIN
 from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker, batches_at_once
-from lcx.llm.costs import paid
-from lcx.llm.service import Service
+from lcx.llm.client import Service
+from lcx.llm.ledger import paid
 from lcx.records import Branch, Bundle
 from lcx.steps import StepWork
-from lcx.work.files import make_folder, write_lines, write_text
-from lcx.work.journal import Journal
+from lcx.storage import Journal, make_folder, write_lines, write_text
 from lcx_logo.answers import Answer
 from lcx_logo.bundles import CHOSEN, REJECTED, dropped_row
 from lcx_logo.filter import Judge, Judged, Verdict, sift

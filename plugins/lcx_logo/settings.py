@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.training.settings import PreferenceSettings
 
 PROMPTS = "a folder whose answer.txt, judge.txt, fine.txt or integration.txt replace the bundled ones"
 

@@ -12,13 +12,13 @@ from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
 from lcx.errors import LcxError
 from lcx.llm.asking import Asker, batches_at_once
-from lcx.llm.costs import paid
-from lcx.llm.questions import Writer, load_prompt, writer_prompts
-from lcx.llm.rendering import Render, by_prompt, by_template
-from lcx.llm.service import Service
+from lcx.llm.client import Service
+from lcx.llm.ledger import paid
+from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
+from lcx.llm.questions import Writer, writer_prompts
 from lcx.records import Bundle
 from lcx.steps import StepWork
-from lcx.work.journal import Journal
+from lcx.storage import Journal
 from lcx_logo.answers import Answer, Policy
 from lcx_logo.bundles import candidate
 from lcx_logo.chunks import Asked, Case, Rules, build_case

@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.errors import suggestion
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, VOLATILE, setting
 
 __all__ = ["TASKS", "LongRewardEval"]

@@ -134,7 +134,7 @@ def test_a_full_disk_is_said_and_the_step_goes_on_elsewhere(tmp_path: Path, lcx_
     corpus, disk = texts(tmp_path / "corpus", files=30), tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True
     ).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
@@ -174,8 +174,8 @@ def test_a_read_only_run_folder_is_said(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from lcx import plugins; plugins.loaded()\n"
-        "import pyarrow.parquet, lcx.cli.synth, lcx.cli.stages, lcx.cli.work, lcx_in2.synth, lcx.evaluation.settings\n"
-        "import lcx.training.settings, lcx.layering, lcx.steps, lcx.cli.show, lcx.cli.boundary, typer, rich.console\n"
+        "import pyarrow.parquet, lcx.cli.synth, lcx.cli.stages, lcx.cli.work, lcx_in2.synth, lcx.data.prepare\n"
+        "import lcx.training.settings, lcx.recipe, lcx.steps, lcx.cli.show, lcx.cli.boundary, typer, rich.console\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "from lcx.cli.boundary import run\n"
         "sys.exit(run(sys.argv[1:]))\n"

@@ -13,7 +13,7 @@ import pytest
 from lcx import hookimpl, plugins
 from lcx.context import Context
 from lcx.errors import LcxError, PluginError
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.plugins import Method, Stage
 from lcx.recipe import Step
 from lcx.records import Branch, Bundle

@@ -15,7 +15,6 @@ from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 from lcx.settings import validate
 from lcx.training.collate import EpochOrder, Item, collate, step_shape
 from lcx.training.length import EncodedDataset, fit_all, span
-from lcx.training.progress import clock, count
 from lcx.training.settings import TrainSettings
 
 
@@ -126,8 +125,3 @@ def test_span_counts_positions() -> None:
     branches = (EncodedBranch([1, 2], 0), EncodedBranch([1, 2, 3], 0))
     assert span(EncodedBundle("a", np.arange(5), branches)) == 8
     assert span(EncodedBundle("a", np.arange(5), branches, np.array([0, 1, 5, 6, 40]))) == 44
-
-
-def test_words() -> None:
-    assert [clock(s) for s in (0, 75.4, 3723)] == ["0:00", "1:15", "1:02:03"]
-    assert [count(n) for n in (950, 12_345, 4.5e6, 2e9)] == ["950", "12.3K", "4.5M", "2.0G"]

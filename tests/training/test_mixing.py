@@ -12,9 +12,8 @@ from lcx.context import Context, StepResult
 from lcx.data.bundles import write_bundles
 from lcx.data.files import Rejects
 from lcx.errors import MissingError
-from lcx.layering import resolve
 from lcx.plugins import loaded
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.records import Branch, Bundle
 from lcx.run import Run
 from lcx.steps import execute

@@ -253,7 +253,7 @@ def split_prompt(text: str, name: str, *, chat: bool = True, places: str = "{inp
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
     """The text with its places filled in one pass, so that braces in a value stay as they are."""
-    from lcx.llm.rendering import fill
+    from lcx.llm.prompts import fill
 
     return fill(text, values)
 

@@ -13,9 +13,9 @@ from lcx.context import Context
 from lcx.data.templates import Template, load_template
 from lcx.data.tokenizing import FastTokenizer, SpanTokenizer, open_span_tokenizer
 from lcx.errors import UsageError
+from lcx.llm.client import Service
+from lcx.llm.prompts import Render, by_template
 from lcx.llm.protocol import Request, Response
-from lcx.llm.rendering import Render, by_template
-from lcx.llm.service import Service
 from lcx.run import Run
 from lcx.work.files import sha256_json, sha256_text
 from lcx.work.journal import Journal
@@ -148,7 +148,7 @@ class Answerer:
         self, subject: Subject, missing: Mapping[str, Item], sampling: Sampling, part: str
     ) -> dict[str, list[Answer]]:
         """Ask what the journal lacks. Calls that failed are returned: a step that goes on asks them again."""
-        exchange = self.service.exchange(subject.spec, subject.options)
+        exchange = self.service.client(subject.spec, subject.options)
         render = render_of(self.template, bool(exchange.describe().get("chat_template", True)))
         fitter = self._fitter(subject, render)
         if fitter is not None and fitter.how == "error":

@@ -8,7 +8,7 @@ from typing import Any
 from lcx.context import Context
 from lcx.evaluation.planning import was_named
 from lcx.evaluation.settings import ENDPOINT, EvalSettings
-from lcx.evaluation.step import Found, Prepared, answer_eval, prepare_eval
+from lcx.evaluation.step import Findings, Prepared, answer_eval, prepare_eval
 from lcx.paths import slug
 from lcx.plugins import Plugins, loaded
 from lcx.recipe import Step
@@ -61,12 +61,12 @@ def prepare_core(settings: LongRewardEval, step: Step, plugins: Plugins) -> Prep
     return prepare_eval(core_settings(settings, step), plugins, named=was_named(step))
 
 
-def answer_core(prepared: Prepared, spec: str, folder: Path, ctx: Context) -> Found:
+def answer_core(prepared: Prepared, spec: str, folder: Path, ctx: Context) -> Findings:
     """Ask the model the core's tasks."""
     return answer_eval(prepared, spec, folder, ctx)
 
 
-def core_results(found: Found, folder: Path) -> list[Result]:
+def core_results(found: Findings, folder: Path) -> list[Result]:
     """The core's scores as results of this step: mean and interval under its names, a row for each question."""
     results = []
     for task, scores in found.scores.items():

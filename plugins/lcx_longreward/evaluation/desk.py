@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lcx.context import Context
-from lcx.llm.exchange import Exchange
-from lcx.llm.service import Service
+from lcx.llm.client import LLMClient, Service
 from lcx.work.journal import Journal
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.evaluation.answers import Answerer, Subject
@@ -35,8 +34,8 @@ class Desk:
         return Statistics.of(self.settings)
 
     @property
-    def judge(self) -> Exchange:
-        return self.service.exchange(self.settings.judge, self.settings.judge_options)
+    def judge(self) -> LLMClient:
+        return self.service.client(self.settings.judge, self.settings.judge_options)
 
     @property
     def lanes(self) -> int:

@@ -11,7 +11,7 @@ from lcx.context import StepResult
 from lcx.errors import MissingError
 from lcx.evaluation.scores import check_notes
 from lcx.evaluation.step import Prepared
-from lcx.llm.service import Service
+from lcx.llm.client import Service
 from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.run import Run

@@ -12,7 +12,7 @@ from typing import Any
 from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.evaluation.planning import forecast_tasks
-from lcx.llm.prices import load_prices
+from lcx.llm.ledger import load_prices
 from lcx.run import Run
 from lcx.steps import StepWork
 from lcx_longreward.eval_settings import TASKS, LongRewardEval

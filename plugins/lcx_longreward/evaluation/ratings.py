@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lcx.llm.prompts import fill, load_prompt, visible
 from lcx.llm.protocol import Request
-from lcx.llm.questions import load_prompt
-from lcx.llm.rendering import fill
-from lcx.llm.thoughts import visible
 from lcx.work.files import sha256_text
 from lcx_longreward.judge.attempts import Asks, Health, Reply, ask_until_read, tally
 from lcx_longreward.judge.prompting import LANGUAGES, fenced, language_of

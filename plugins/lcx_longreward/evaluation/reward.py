@@ -14,7 +14,7 @@ from lcx.data.tokenizing import open_span_tokenizer
 from lcx.data.words import clean, scan, words
 from lcx.evaluation.text_metrics import contains
 from lcx.llm.asking import Asker
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.retrieval import open_retriever
 from lcx.settings import validate
 from lcx.work.files import sha256_json

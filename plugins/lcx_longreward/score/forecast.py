@@ -8,7 +8,7 @@ from typing import Any
 
 from lcx.data.files import Rejects
 from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
-from lcx.llm.prices import load_prices
+from lcx.llm.ledger import load_prices
 from lcx.run import Run
 from lcx.steps import StepWork
 from lcx_longreward.judge.prompting import (

@@ -15,7 +15,7 @@ from lcx.data.files import Rejects
 from lcx.data.table import link_table
 from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
-from lcx.llm.service import LOCAL, Service
+from lcx.llm.client import LOCAL, Service
 from lcx.records import Bundle
 from lcx.retrieval import open_retriever
 from lcx.steps import StepWork
@@ -60,7 +60,7 @@ def score(work: StepWork[LongRewardScore]) -> StepResult:
         ctx.log(f"{len(material):,} contexts with answers from {source}")
         for note in material.notes:
             ctx.log(f"    {note}")
-        exchange = service.exchange(spec, settings.judge_options)
+        exchange = service.client(spec, settings.judge_options)
         judge = make_judge(settings, exchange, prompter, retriever, tokenizer)
         with Journal(folder / JUDGED) as done:
             judge.health.read += len(done)  # what is left may be just what always fails

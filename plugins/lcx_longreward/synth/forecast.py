@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lcx.llm.costs import costs
+from lcx.llm.ledger import costs
 from lcx.steps import StepWork
 from lcx_longreward.synth_settings import LongRewardSynth
 

@@ -15,10 +15,9 @@ from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker
-from lcx.llm.costs import paid
-from lcx.llm.questions import load_prompt
-from lcx.llm.rendering import Render, by_prompt, by_template
-from lcx.llm.service import Service
+from lcx.llm.client import Service
+from lcx.llm.ledger import paid
+from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
 from lcx.records import Bundle
 from lcx.steps import StepWork
 from lcx.work.files import write_lines, write_text

@@ -13,7 +13,7 @@ from lcx_longreward.evaluation.data import Item, read_items, read_longbench, sav
 from lcx.data.templates import load_template
 from lcx.data.tokenizing import BUILTIN
 from lcx.errors import MissingError, UsageError
-from lcx.llm.rendering import by_template
+from lcx.llm.prompts import by_template
 
 
 def write(path: Path, *rows: Any) -> str:

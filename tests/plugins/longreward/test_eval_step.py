@@ -229,7 +229,7 @@ def test_a_model_made_again_shares_no_answers(tmp_path: Path) -> None:
     from lcx_longreward.evaluation.data import Item
 
     from lcx.context import Context
-    from lcx.llm.service import Service
+    from lcx.llm.client import Service
     from lcx.run import Run
     from lcx.work.journal import Journal
 
