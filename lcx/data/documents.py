@@ -47,7 +47,10 @@ CODE = frozenset(
 )
 ENCODINGS = ("utf-8", "auto")
 """How the bytes of text files are read; `auto` takes those that are no UTF-8 for Windows' Western encoding."""
-ACCEPTED = "text, Markdown, HTML and code files, PDF (with the extra pdf), JSONL, JSON, Parquet, CSV; .gz and .zst of them"
+ACCEPTED = (
+    "text, Markdown, HTML and code files, PDF (with the extra pdf), JSONL, JSON, Parquet and CSV, "
+    "and .gz and .zst of them"
+)
 
 _RECORDS = re.compile(r"stdlib:(?P<kind>records|stale)(:(?P<count>\d+))?(@(?P<seed>\d+))?")
 _SPECS = (
