@@ -276,7 +276,7 @@ def given_items(settings: LongRewardEval, tasks: Sequence[str]) -> dict[str, lis
         elif task == "reward" and settings.reward:
             found[task] = given_questions(settings.reward)
         elif task in ("chat", "versus", "support") and (own := getattr(settings, task) or settings.chat):
-            found[task] = read_items(own, needs_reference=task == "chat", task=task)
+            found[task] = read_items(own, needs_reference=task == "chat", task=task, fields=settings.fields)
     return {task: thinned(items, settings.limit) for task, items in found.items()}
 
 

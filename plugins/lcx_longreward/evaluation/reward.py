@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lcx.data.files import Rejects
 from lcx.data.prepare import step_table
-from lcx.data.qa_rows import merged, qa_document
-from lcx.data.readers import Rejects
 from lcx.data.tokenizing import open_span_tokenizer
 from lcx.data.words import clean, scan, words
 from lcx.evaluation.text_metrics import contains
@@ -129,8 +128,7 @@ def written_items(desk: EvalContext) -> list[Item]:
         ngram=known.ngram,
         counts=counts,
         log=desk.ctx.log,
-        rows=qa_document,
-        change=merged,
+        questions=True,
     )
     writer = Asker(desk.service.opener(known.writer or known.llm, known.writer_options), desk.journal)
     prompts = gather(known, table, folder / "data", writer, counts, desk.ctx)
