@@ -188,6 +188,7 @@ class PreferenceSettings(TrainSettings):
         description="rows of short pairs (prompt, chosen, rejected) that are mixed into the data: JSONL or Parquet",
         json_schema_extra=FILE,
     )
+    short_fields: RowFields = setting({}, description="as fields, for the short pairs")
     batch: int = setting(
         64, ge=1, description="contexts, each with its answers, an optimizer step, over all processes"
     )

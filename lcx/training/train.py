@@ -67,7 +67,7 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
         from lcx.data.files import Rejects
         from lcx.training.mixing import with_short
 
-        bundles, mixed = with_short(bundles, settings.short, rejects := Rejects())
+        bundles, mixed = with_short(bundles, settings.short, rejects := Rejects(), settings.short_fields)
         if len(rejects) and ctx.rank == 0:
             rejects.write(run.folder(step) / "rejected-short.jsonl")
         ctx.log(f"{mixed['short bundles mixed in']:,} short pairs mixed in from {settings.short}")

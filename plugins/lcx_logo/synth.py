@@ -11,7 +11,6 @@ from typing import Any
 
 from lcx.data.bundles import read_bundles
 from lcx.data.plans import neighbour_runs, shuffle
-from lcx.data.qa_rows import merged, qa_document
 from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
@@ -57,9 +56,7 @@ def synth(work: StepWork[LogoSynth]) -> StepResult:
     }  # what is missing is said before the
     if not work.resumed and settings.importance != "builtin":  # corpus is read
         open_extractor(settings.importance)
-    table = work.table(
-        min_tokens=settings.segment_tokens, mode=settings.segment_by, rows=qa_document, change=merged
-    )
+    table = work.table(min_tokens=settings.segment_tokens, mode=settings.segment_by, questions=True)
     writer = Writer(
         lambda: clients["writer"],
         work.journal,

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lcx.data.readers import Rejects
+from lcx.data.files import Rejects
 from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.llm.ledger import load_prices
 from lcx.run import Run
@@ -44,7 +44,7 @@ def forecast_score(work: StepWork[LongRewardScore]) -> dict[str, Any]:
         return {**found, "note": f"the data ({settings.input}) is not there yet"}
     rejects = Rejects()
     tokenizer = open_span_tokenizer(settings.tokenizer)
-    calls, sent = _by_part(settings, Material(source, rejects), tokenizer, found)
+    calls, sent = _by_part(settings, Material(source, rejects, settings.fields), tokenizer, found)
     made = {
         part: calls[part] * REPLY.get(part, round(1.3 * found["answer_tokens"]) + STATEMENT) for part in PARTS
     }

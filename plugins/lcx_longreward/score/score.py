@@ -11,7 +11,7 @@ from typing import Any
 
 from lcx.context import StepResult
 from lcx.data.bundles import write_bundles
-from lcx.data.readers import Rejects
+from lcx.data.files import Rejects
 from lcx.data.table import link_table
 from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
@@ -54,10 +54,12 @@ def score(work: StepWork[LongRewardScore]) -> StepResult:
         service.check(
             spec, settings.judge_options
         )  # what is not there should be said before the data is read
-        material = Material(source, rejects)
+        material = Material(source, rejects, settings.fields)
         if len(rejects):
             rejects.write(folder / "rejected.jsonl")
         ctx.log(f"{len(material):,} contexts with answers from {source}")
+        for note in material.notes:
+            ctx.log(f"    {note}")
         exchange = service.client(spec, settings.judge_options)
         judge = make_judge(settings, exchange, prompter, retriever, tokenizer)
         with Journal(folder / JUDGED) as done:

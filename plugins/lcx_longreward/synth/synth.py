@@ -9,9 +9,8 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles, write_bundles
+from lcx.data.files import Rejects
 from lcx.data.prepare import step_table
-from lcx.data.qa_rows import merged, qa_document
-from lcx.data.readers import Rejects
 from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
@@ -86,8 +85,9 @@ def document_table(
         ngram=settings.ngram,
         counts=counts,
         log=ctx.log,
-        rows=qa_document,
-        change=merged,
+        questions=True,
+        fields=settings.fields,
+        encoding=settings.encoding,
     )
 
 
@@ -184,7 +184,8 @@ def _given(settings: LongRewardSynth, folder: Path) -> StepResult:
     if not path.is_file():
         raise UsageError(f"there is no file '{path}'", hint="--set synth.candidates_file=FILE.jsonl")
     rejects = Rejects()
-    bundles = read_answer_rows(path, rejects)[: settings.examples]
+    notes: list[str] = []
+    bundles = read_answer_rows(path, rejects, settings.fields, notes)[: settings.examples]
     counts: Counter[str] = Counter({f"rows set aside: {reason}": n for reason, n in rejects.counts.items()})
     if len(rejects):
         rejects.write(folder / "rejected.jsonl")

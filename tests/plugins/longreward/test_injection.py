@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lcx_longreward import judge
-from lcx_longreward.evaluation import ratings
+from lcx_longreward.evaluation import judged as ratings
 from lcx_longreward.judge.judging import Case, Judge
 from lcx_longreward.judge.prompting import (
     LANGUAGES,
