@@ -39,11 +39,10 @@ from lcx.training.settings import PreferenceSettings, TrainSettings
 
 if TYPE_CHECKING:
     from lcx.data.bundles import BundleReader
-    from lcx.data.documents import RowReader
     from lcx.data.rows import Example
     from lcx.data.table import SegmentTable
     from lcx.llm.client import LLMClient, Service
-    from lcx.records import Bundle, Document
+    from lcx.records import Bundle
 
 __all__ = [
     "EVAL",
@@ -193,15 +192,8 @@ class StepWork(Generic[S]):
             )
         return place
 
-    def table(
-        self,
-        *,
-        min_tokens: int,
-        mode: str,
-        rows: RowReader | None = None,
-        change: Callable[[Iterator[Document]], Iterator[Document]] | None = None,
-    ) -> SegmentTable:
-        """The corpus cut into segments, in `data`; see `lcx.data.prepare.step_table` for `rows` and `change`."""
+    def table(self, *, min_tokens: int, mode: str, questions: bool = False) -> SegmentTable:
+        """The corpus cut into segments, in `data`; `questions` keeps those of the corpus' rows (`read_corpus`)."""
         from lcx.data.prepare import step_table
 
         settings: Any = self.settings
@@ -216,8 +208,9 @@ class StepWork(Generic[S]):
             ngram=settings.ngram,
             counts=self.counts,
             log=self.ctx.log,
-            rows=rows,
-            change=change,
+            questions=questions,
+            fields=getattr(settings, "fields", None),
+            encoding=getattr(settings, "encoding", "utf-8"),
         )
 
     def rows(self, source: str | Path) -> Iterator[Example]:

@@ -36,6 +36,7 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
         max_tokens: opt.MaxTokens = None,
         max_cost: opt.MaxCost = None,
         input: opt.Input = None,
+        fields: opt.Fields = None,
         tokenizer: opt.Tokenizer = None,
         seed: opt.Seed = None,
         device: opt.Device = "auto",
@@ -60,6 +61,7 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
             "max_cost": max_cost,
             "gpus": gpus,
             "input": input,
+            "fields": fields,
             "tokenizer": tokenizer,
             "seed": seed,
         }
@@ -67,6 +69,24 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
 
     app.command(name=stage, help=help_text, epilog=opt.examples(*examples))(command)
     return app
+
+
+def preview_stage(step_id: str | None, request: Request, count: int) -> None:
+    """Print the first rows of a train step's data as training would see them; with --json a row a line."""
+    import json
+
+    from lcx.cli import work
+    from lcx.training.preview import preview_step, printed
+
+    job = work.open_job(request)
+    chosen = pick_step(job.recipe, "train", step_id)
+    plain = {s.id: s for s in work.resolve(job, {}, chosen)}[chosen]
+    work.refuse_unknown_flags(plain, request.given())
+    step = {s.id: s for s in work.resolve(job, {chosen: request.of_step(plain)}, chosen)}[chosen]
+    views = preview_step(step, job.run, job.ctx, count)
+    print(
+        "\n".join(json.dumps(view, ensure_ascii=False) for view in views) if request.json else printed(views)
+    )
 
 
 def run_stage(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from lcx.data.decontaminate import Decontaminator
-from lcx.data.documents import Rejects, RowReader, read_corpus
+from lcx.data.documents import ACCEPTED, Rejects, read_corpus
 from lcx.data.table import SegmentTable, build_table, load_table
 from lcx.data.tokenizing import open_span_tokenizer
 from lcx.errors import UsageError
 from lcx.records import Document
 from lcx.work.files import read_json, write_json, write_lines
+
+DOUBLE = "dropped: same text as an earlier document"
 
 
 def step_table(
@@ -28,22 +31,34 @@ def step_table(
     ngram: int,
     counts: Counter[str],
     log: Callable[[str], None],
-    rows: RowReader | None = None,
-    change: Callable[[Iterator[Document]], Iterator[Document]] | None = None,
+    questions: bool = False,
+    fields: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
 ) -> SegmentTable:
     """The table in `folder/data`: loaded where an earlier process finished it, else built from the corpus.
 
-    What could not be read goes to `rejected.jsonl`, what shares text with an evaluation item to
-    `contaminated.jsonl`, the numbers into `counts`. `rows` reads rows (see `read_corpus`), and `change` may merge
-    or leave out documents. Raises UsageError where nothing is left.
+    What could not be read goes to `rejected.jsonl`, what shares text with an evaluation item to `contaminated.jsonl`,
+    the numbers into `counts`. `questions`, `fields` and `encoding` are those of `read_corpus`. A text that an earlier
+    document has is dropped and counted: twice in one context, it would be evidence twice. Raises UsageError where
+    nothing is left.
     """
     data = folder / "data"
     if not (data / "table.json").is_file():
         log(f"reading {corpus}")
         cutter = open_span_tokenizer(tokenizer)
         rejects = Rejects()
-        stream = read_corpus(corpus, limit=documents, rejects=rejects, rows=rows)
-        stream = change(stream) if change else stream
+        notes: list[str] = []
+        doubles: Counter[str] = Counter()
+        stream = read_corpus(
+            corpus,
+            limit=documents,
+            rejects=rejects,
+            questions=questions,
+            fields=fields,
+            encoding=encoding,
+            notes=notes,
+        )
+        stream = once_each(stream, doubles)
         sieves = [Decontaminator(path, ngram) for path in decontaminate]
         for sieve in sieves:
             stream = sieve.filter(stream)
@@ -58,7 +73,11 @@ def step_table(
                 ) from None
             raise
         finally:
-            _set_aside(folder, sieves, rejects)
+            _set_aside(folder, sieves, rejects, doubles)
+        for note in notes:
+            log(f"    {note}")
+        if len(rejects):
+            log(f"    set aside ({folder / 'rejected.jsonl'}): {rejects.summary()}; accepted: {ACCEPTED}")
         built.save(data)  # last: a table that is there says that the counts are, too
     table = load_table(data)
     if (folder / "corpus.json").is_file():
@@ -68,9 +87,24 @@ def step_table(
     return table
 
 
-def _set_aside(folder: Path, sieves: Sequence[Decontaminator], rejects: Rejects) -> None:
+def once_each(documents: Iterator[Document], counts: Counter[str]) -> Iterator[Document]:
+    """The documents without those whose text and questions an earlier one has; they are counted."""
+    seen: set[bytes] = set()
+    for document in documents:
+        said = f"{document.text}\0{document.meta.get('qa')}".encode()
+        digest = hashlib.blake2b(said, digest_size=16).digest()
+        if digest in seen:
+            counts[DOUBLE] += 1
+        else:
+            seen.add(digest)
+            yield document
+
+
+def _set_aside(
+    folder: Path, sieves: Sequence[Decontaminator], rejects: Rejects, doubles: Counter[str]
+) -> None:
     """Write down what the corpus lost and why: counts, contaminated documents, rows that could not be read."""
-    found = {f"set aside: {reason}": n for reason, n in rejects.counts.items()}
+    found = {f"set aside: {reason}": n for reason, n in rejects.counts.items()} | dict(doubles)
     dropped = [drop for sieve in sieves for drop in sieve.dropped]
     if dropped:
         found["dropped: shares text with an evaluation item"] = len(dropped)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lcx.data.documents import Rejects, read_corpus
+from lcx.data.documents import read_corpus
+from lcx.data.files import Rejects
 from lcx.data.templates import Template
 from lcx.evaluation.settings import EvalSettings
 from lcx.evaluation.task import Samples, Source, Task, TextSample
@@ -190,7 +191,13 @@ def make_samples(
     # Read anew for each probe, which stops as soon as it has enough: a corpus may be larger than memory.
     rejects = Rejects()
     source = Source(
-        documents=read_corpus(settings.corpus, limit=settings.documents, rejects=rejects),
+        documents=read_corpus(
+            settings.corpus,
+            limit=settings.documents,
+            rejects=rejects,
+            fields=settings.fields,
+            encoding=settings.encoding,
+        ),
         seed=settings.seed,
         tokenize=counter.tokenize,
         opening=counter.opening,

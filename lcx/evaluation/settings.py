@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.evaluation.task import Numbers, Style
 from lcx.llm.settings import Serving
 from lcx.modeling.rope import check_rope
@@ -42,6 +43,11 @@ class EvalSettings(Serving):
     )
     corpus: str = setting(
         "stdlib", description="where the contexts come from: stdlib, a file, a folder, hf:NAME"
+    )
+    fields: RowFields = setting({}, description=FIELDS_HELP)
+    encoding: Literal["utf-8", "auto"] = setting(
+        "utf-8",
+        description="of the corpus' text files; auto takes what is no UTF-8 for Windows' Western encoding",
     )
     documents: int | None = setting(None, ge=1, description="read at most so many documents of it")
     tasks: tuple[str, ...] = setting(

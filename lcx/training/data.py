@@ -66,11 +66,11 @@ def holds_bundles(data: Path) -> bool:
 
 
 def training_bundles(
-    data: Path, step: Step, run: Run, ctx: Context, *, supervised: bool = False
+    data: Path, step: Step, run: Run, ctx: Context, *, supervised: bool = False, keep_rejects: bool = True
 ) -> TrainingData:
-    """The data of a train step; what is worth saying is logged, rows set aside go to `rejected.jsonl`."""
+    """The data of a train step; what is worth saying is logged, and rows set aside go to `rejected.jsonl`."""
     found = read_training_data(data, getattr(step.settings, "fields", None), supervised=supervised)
-    if len(found.rejects) and ctx.rank == 0:
+    if len(found.rejects) and ctx.rank == 0 and keep_rejects:
         found.rejects.write(run.folder(step) / "rejected.jsonl")
     ctx.log(f"{len(found.bundles):,} bundles from {data}")
     if len(found.rejects):

@@ -7,7 +7,7 @@ They are laid end to end; the order of training is one permutation of all of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -39,7 +39,9 @@ class Joined(Sequence[Bundle]):
         return self.first[place] if place < len(self.first) else self.second[place - len(self.first)]
 
 
-def with_short(long: Sequence[Bundle], short: str, rejects: Rejects) -> tuple[Joined, Counter[str]]:
+def with_short(
+    long: Sequence[Bundle], short: str, rejects: Rejects, fields: Mapping[str, str] | None = None
+) -> tuple[Joined, Counter[str]]:
     """The bundles with the pairs of a file of rows behind them, and how many there are of each.
 
     Rows that are no pair go into `rejects` with the reason. Raises MissingError where there is no file, UsageError
@@ -51,7 +53,7 @@ def with_short(long: Sequence[Bundle], short: str, rejects: Rejects) -> tuple[Jo
             f"no file of short pairs at '{short}'",
             hint='--set STEP.short=FILE.jsonl; a row: {"prompt": "...", "chosen": "...", "rejected": "..."}',
         )
-    found, _ = read_bundles_of_rows(short, rejects, pairs=True)
+    found, _ = read_bundles_of_rows(short, rejects, fields, pairs=True)
     counts = Counter({"long bundles": len(long), "short bundles mixed in": len(found)})
     counts.update({f"short rows set aside: {reason}": n for reason, n in rejects.counts.items()})
     return Joined(long, found), counts

@@ -36,9 +36,8 @@ from lcx.training.arguments import (
     start_over,
     training_arguments,
 )
-from lcx.training.collate import StepShape, step_shape
 from lcx.training.length import Fitted, fit_all
-from lcx.training.settings import TrainSettings
+from lcx.training.settings import StepShape, TrainSettings, step_shape, warmup_steps
 from lcx.training.trainer import SharedPrefixTrainer
 from lcx.work.files import atomic_path, write_json
 
@@ -48,6 +47,8 @@ ADAPTER_ROPE = (
     "the adapter belongs to its base with {rope}; lcx reads that from its lcx.json, "
     "other programs have to be told"
 )
+
+WARMUP_CUT = "warmup: {wanted:,} steps cut to {left:,}, since the training has {steps:,} in all"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def prepare(
     )
     mean = sum(data.branches) / len(data) if branches_count else 1.0
     shape = step_shape(settings.batch, settings.micro_batch, ctx.world_size, mean)
+    if unused := settings.unused_lora():
+        ctx.log(unused)
     ctx.log(describe(data, shape, settings.batch, mean, window(config)))
     if ctx.force:
         start_over(out, ctx)
@@ -142,7 +145,8 @@ def refuse_engine(settings: TrainSettings, config: Any) -> None:
 
 def describe(data: Fitted, shape: StepShape, batch: int, mean: float, limit: int) -> str:
     """One line on what is going to be trained on. `mean` is what a context counts in a batch of `batch`."""
-    bundles, branches, per_step = len(data), sum(data.branches), shape.bundles
+    bundles, branches = len(data), sum(data.branches)
+    per_step = min(shape.bundles, bundles)
     text = (
         f"{bundles:,} contexts, {branches:,} answers, {short_count(sum(data.lengths))} tokens; longest row "
         f"{max(data.lengths):,} of {limit:,}; a step has {per_step:,} contexts, about "
@@ -160,7 +164,7 @@ def train(
     KeyboardInterrupt once a checkpoint is saved.
     """
     settings, data = prepared.settings, prepared.data
-    said = list(notes)
+    said = [*notes, *filter(None, [settings.unused_lora()])]
     if (settings.rope_theta or settings.rope) and settings.tuning != "full":
         rope = {**settings.rope, **({"rope_theta": settings.rope_theta} if settings.rope_theta else {})}
         said.append(ADAPTER_ROPE.format(rope=", ".join(f"{key}={value}" for key, value in rope.items())))
@@ -170,6 +174,9 @@ def train(
             trainer.release()
         restore(prepared.model)
         save(trainer, tokenizer, out)
+    steps = trainer.state.max_steps
+    if settings.schedule != "constant" and settings.warmup >= 1 and settings.warmup > steps - 1:
+        said.append(WARMUP_CUT.format(wanted=int(settings.warmup), left=steps - 1, steps=steps))
     points = curve(trainer)
     if trainer.is_world_process_zero():
         write_json(out / CURVE, points)
@@ -187,7 +194,7 @@ def train(
             "loss": round(metrics["train_loss"], 6),
             "last_loss": points[-1]["loss"] if points else None,
             "seconds": round(metrics["train_runtime"], 2),
-            "bundles_per_step": prepared.shape.bundles,
+            "bundles_per_step": min(prepared.shape.bundles, len(data)),
             "longest_bundle": max(data.lengths),
         },
         files={"model": MODEL, "curve": CURVE, **({"picture": PICTURE} if points else {})},
@@ -313,6 +320,11 @@ class ShowProgress(TrainerCallback):
         """Say how many steps there are; start the clock, and the bar where there is a terminal."""
         if not state.is_world_process_zero:
             return
+        warm = warmup_steps(args.warmup_steps, state.max_steps) if args.lr_scheduler_type != "constant" else 0
+        self.ctx.log(
+            f"{state.max_steps:,} step{'s' if state.max_steps != 1 else ''} in all"
+            + (f", {warm:,} of them warm-up" if warm else "")
+        )
         if state.global_step:
             self.ctx.log(f"resumed at step {state.global_step} of {state.max_steps}")
         self.shown = self.ctx.progress("training", state.max_steps, "steps", done=state.global_step)

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from lcx.modeling.logprobs import AnswerHead, has_plain_head, token_logprobs
 from lcx.records import EncodedBundle
+from lcx.training.arguments import RateSchedule
 from lcx.training.collate import Draw, EpochOrder, Items, collate
 from lcx.training.losses import summed_sft_loss
 
@@ -18,7 +19,7 @@ MODEL_KEYS = ("input_ids", "position_ids", "segments", "logits_to_keep")
 """What of a batch the model itself is given."""
 
 
-class SharedPrefixTrainer(Trainer):
+class SharedPrefixTrainer(RateSchedule, Trainer):
     """transformers' Trainer over packed rows of bundles.
 
     The loss of an optimizer step is a sum over all micro-batches and processes divided by what the whole

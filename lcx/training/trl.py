@@ -13,18 +13,17 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from lcx.context import Context
 from lcx.errors import UsageError
 from lcx.records import EncodedBundle
-from lcx.training.arguments import training_arguments
-from lcx.training.collate import step_shape
+from lcx.training.arguments import RateSchedule, training_arguments
 from lcx.training.length import Fitted
 from lcx.training.losses import Loss
-from lcx.training.settings import PreferenceSettings, TrainSettings
+from lcx.training.settings import PreferenceSettings, TrainSettings, step_shape
 
 ROWS_WEIGH_ALIKE = (
     "engine trl weighs every answer token alike (loss_weighting: token); long answers count for more"
 )
 
 
-class StepLoss:
+class StepLoss(RateSchedule):
     """What the progress line reads of TRL's trainers: tokens seen, and the loss of the running or last step."""
 
     args: Any

@@ -140,7 +140,15 @@ def _makers(
     short = repeat(fine[cut:] or fine, wanted.get("short", 0), f"{seed}:short")
     general: list[Bundle] = []
     if settings.general is not None:
-        general = list(general_bundles(settings.general, wanted.get("general", 0), work.counts))
+        general = list(
+            general_bundles(
+                settings.general,
+                wanted.get("general", 0),
+                work.counts,
+                settings.general_fields,
+                work.notes,
+            )
+        )
     if len(general) < wanted.get("general", 0):
         work.notes.append(
             f"the general data had {len(general):,} usable rows of the {wanted['general']:,} wanted"

@@ -23,8 +23,8 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
             "logo",
             "Preference of answers from the right chunks over answers from wrong ones, in a widened window",
             stages={
-                "synth": Stage(LogoSynth, "lcx_logo.synth:synth", "lcx_logo.forecast:forecast_synth"),
-                "score": Stage(LogoScore, "lcx_logo.score:score", "lcx_logo.forecast:forecast_score"),
+                "synth": Stage(LogoSynth, "lcx_logo.synth:synth", "lcx_logo.synth:forecast"),
+                "score": Stage(LogoScore, "lcx_logo.score:score", "lcx_logo.score:forecast"),
                 "train": replace(PREFERENCE, settings=LogoTrain),
                 "eval": EVAL,
             },

@@ -38,7 +38,7 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
                 "eval": Stage(
                     LongRewardEval,
                     "lcx_longreward.evaluation.evaluate:evaluate",
-                    "lcx_longreward.evaluation.forecast:forecast_eval",
+                    "lcx_longreward.evaluation.evaluate:forecast_eval",
                 ),
             },
             paper="https://arxiv.org/abs/2410.21252",

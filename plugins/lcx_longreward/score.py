@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from lcx.data.bundles import write_bundles
-from lcx.data.readers import Rejects
+from lcx.data.files import Rejects
 from lcx.data.table import link_table
 from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
@@ -59,8 +59,10 @@ async def score(work: StepWork[LongRewardScore]) -> StepResult:
     client = work.llm("judge")  # what is not there is said before the data is read
     options = retriever_options(settings, folder, work.ctx)
     with closing(open_retriever(settings.retriever, options, work.plugins)) as retriever:
-        material = Material(source, work.rejects)
+        material = Material(source, work.rejects, settings.fields)
         work.ctx.log(f"{len(material):,} contexts with answers from {source}")
+        for note in material.notes:
+            work.ctx.log(f"    {note}")
         judge = make_judge(settings, client, rubrics, retriever, tokenizer)
         with Journal(folder / JUDGED) as found:
             judge.health.read += len(found)  # what is left may be just what always fails
@@ -208,7 +210,7 @@ def forecast(work: StepWork[LongRewardScore]) -> dict[str, Any]:
         return {**found, "note": f"the data ({settings.input}) is not there yet"}
     rejects = Rejects()
     tokenizer = open_span_tokenizer(settings.tokenizer)
-    calls, sent = _by_part(settings, Material(source, rejects), tokenizer, found)
+    calls, sent = _by_part(settings, Material(source, rejects, settings.fields), tokenizer, found)
     made = {
         part: calls[part] * REPLY.get(part, round(1.3 * found["answer_tokens"]) + STATEMENT) for part in PARTS
     }

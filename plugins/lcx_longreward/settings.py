@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.llm.settings import Calling
 from lcx.settings import FILE, VOLATILE, setting
 from lcx.training.settings import PreferenceSettings
@@ -31,6 +32,11 @@ class LongRewardSynth(Calling):
     corpus: str = setting(
         "stdlib",
         description="your long texts, or rows with context and question: a file, a folder, hf:NAME, stdlib",
+    )
+    fields: RowFields = setting({}, description=FIELDS_HELP)
+    encoding: Literal["utf-8", "auto"] = setting(
+        "utf-8",
+        description="of the corpus' text files; auto takes what is no UTF-8 for Windows' Western encoding",
     )
     documents: int | None = setting(None, ge=1, description="read at most so many documents (or rows)")
     tokenizer: str = setting(
@@ -151,6 +157,7 @@ class LongRewardScore(Calling):
         description="what is scored: step:ID, a folder of bundles, or a file of rows with context, query and "
         "answer or answers",
     )
+    fields: RowFields = setting({}, description=FIELDS_HELP)
     judge: str = setting(
         "builtin",
         description="rates answers: openai:MODEL, local:PATH_OR_ID, or builtin (overlap of words)",

@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import Any
 
 from lcx.data.bundles import read_bundles
-from lcx.data.qa_rows import merged, qa_document
 from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
@@ -37,9 +36,7 @@ def synth(work: StepWork[LongRewardSynth]) -> StepResult:
     # What is not there is said before the corpus is read
     writer = work.llm("writer") if settings.writer else work.llm(spec=policy_of)
     policy = work.llm(spec=policy_of)
-    table = work.table(
-        min_tokens=settings.segment_tokens, mode=settings.segment_by, rows=qa_document, change=merged
-    )
+    table = work.table(min_tokens=settings.segment_tokens, mode=settings.segment_by, questions=True)
     prompts = gather(settings, table, work.data, writer, counts, work.ctx)
     counts["writer calls"] = writer.used.calls
     work.service.close(policy_of)
@@ -135,7 +132,7 @@ def _given(work: StepWork[LongRewardSynth]) -> StepResult:
     path = Path(str(work.settings.candidates_file)).expanduser()
     if not path.is_file():
         raise UsageError(f"there is no file '{path}'", hint="--set synth.candidates_file=FILE.jsonl")
-    bundles = read_answer_rows(path, work.rejects)[: work.settings.examples]
+    bundles = read_answer_rows(path, work.rejects, work.settings.fields, work.notes)[: work.settings.examples]
     for shard in work.shards(1, fresh=True):
         shard.write(bundles)
     return _finish(work, [], {"candidates": str(path)})

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from lcx.context import Context
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
-from lcx.evaluation.model import LocalSubject
+from lcx.evaluation.model import LocalModel
 from lcx.evaluation.probes import perplexity
 from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges, sums_between
 from lcx.evaluation.runner import run_tasks
@@ -197,9 +197,7 @@ def run(folder: Path, readings: list[TextSample], measure: Task | None = None, *
         settings.too_long or "error",
         texts=readings,
     )
-    scores, answering = run_tasks(
-        [one], LocalSubject.of(llama(), None, settings, context()), folder, context()
-    )
+    scores, answering = run_tasks([one], LocalModel.of(llama(), None, settings, context()), folder, context())
     assert answering == {}
     return scores[measure.name]
 

@@ -20,7 +20,7 @@ from lcx.forecast.steps import passes_a_step
 from lcx.modeling.load import add_lora
 from lcx.modeling.shared_prefix import branch_mask, pack
 from lcx.records import EncodedBranch, EncodedBundle
-from lcx.training.collate import step_shape
+from lcx.training.settings import step_shape
 
 SMALL = Shape(layers=3, hidden=64, heads=4, kv_heads=2, intermediate=176, vocab=512)
 ROW = packed_row(300, 20, 30, 2)

@@ -107,6 +107,26 @@ def losses(curve: list[dict[str, float]]) -> list[float]:
     return [point["loss"] for point in curve]
 
 
+@pytest.mark.parametrize("engine", ["shared-prefix", "trl"])
+def test_a_training_of_one_step_trains(tiny: Path, tmp_path: Path, engine: str) -> None:
+    """transformers would take the only step as a step of warm-up, at the rate 0."""
+    ctx = context()
+    result, curve = train(settings(tiny, engine=engine, warmup=0.03, max_steps=1), bundles(), tmp_path, ctx)
+    assert [point["learning_rate"] for point in curve] == [1e-2]
+    after, before = weights(tmp_path / "model"), weights(tiny)
+    assert all(not torch.equal(after[name], before[name]) for name in after if "proj" in name)
+    assert "1 step in all\n" in ctx.console.file.getvalue()  # type: ignore[attr-defined]
+    assert not result.notes or engine == "trl"
+
+
+def test_a_warm_up_longer_than_the_training_is_cut_and_said(tiny: Path, tmp_path: Path) -> None:
+    ctx = context()
+    result, curve = train(settings(tiny, warmup=100, max_steps=3), bundles(), tmp_path, ctx)
+    assert [point["learning_rate"] for point in curve] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
+    assert result.notes == ["warmup: 100 steps cut to 2, since the training has 3 in all"]
+    assert "3 steps in all, 2 of them warm-up\n" in ctx.console.file.getvalue()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("weighting", ["branch", "token"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_accumulation_equals_one_big_batch(

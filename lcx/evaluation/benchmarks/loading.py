@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lcx.data.files import strict_bytes, strict_rows
 from lcx.data.templates import Template
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
-from lcx.evaluation.offline import parse_rows, read_rows
 from lcx.evaluation.task import Samples
 from lcx.records import Branch, Bundle
 from lcx.work.files import sha256_json
@@ -93,15 +93,7 @@ def read_source(source: Published, data: str | None) -> list[Row]:
 
 def read_published(path: Path) -> list[Row]:
     """The rows of a JSONL, JSON or Parquet file. Raises UsageError naming a broken line."""
-    if path.suffix.lower() != ".parquet":
-        return read_rows(path)
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            return [row for batch in file.iter_batches(256) for row in batch.to_pylist()]
-    except (OSError, ValueError) as bad:  # pyarrow's own errors are ValueErrors
-        raise UsageError(f"cannot read {path}", why=str(bad).splitlines()[0]) from None
+    return strict_rows(path)
 
 
 def _folder(source: Published, folder: Path) -> list[Row]:
@@ -128,7 +120,7 @@ def _archive(source: Published, path: Path) -> list[Row]:
             for name in source.names:
                 for ending in ENDINGS[:2]:
                     if f"{name}{ending}" in inside:
-                        return parse_rows(archive.read(inside[f"{name}{ending}"]), f"{path}/{name}{ending}")
+                        return strict_bytes(archive.read(inside[f"{name}{ending}"]), f"{path}/{name}{ending}")
     except (OSError, zipfile.BadZipFile) as bad:
         raise UsageError(f"cannot read {path}", why=str(bad)) from None
     raise source.missing(f"no {source.names[0]}.jsonl in {path} for {source.task}")
@@ -136,12 +128,11 @@ def _archive(source: Published, path: Path) -> list[Row]:
 
 def _hub(source: Published, data: str) -> list[Row]:
     """Rows through `datasets`; a dataset that is only a script and an archive is read from the archive."""
-    from lcx.data.documents import hub_name
-    from lcx.data.hub import hub_rows
+    from lcx.data.files import hub_name, hub_rows
 
     name, config, split = hub_name(data)
     try:
-        return list(hub_rows(name, config or source.config, split or source.split, columns=None))
+        return list(hub_rows(name, config or source.config, split or source.split))
     except LcxError as bad:
         rows = _zipped(name, source.names) if config is None else None
         if rows is None:

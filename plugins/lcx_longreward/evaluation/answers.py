@@ -1,9 +1,11 @@
-"""Answers of the models under evaluation: what they are asked, how a context is made to fit, and their journal."""
+"""The questions of judged tasks, and the models' answers: what is asked, how a context is made to fit, the journal."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from lcx import plugins
 from lcx.context import Context
 from lcx.data.templates import Template, load_template
 from lcx.data.tokenizing import FastTokenizer, SpanTokenizer, open_span_tokenizer
-from lcx.errors import UsageError
+from lcx.errors import MissingError, UsageError
 from lcx.llm.client import Service
 from lcx.llm.prompts import Render, by_template
 from lcx.llm.protocol import Request, Response
@@ -20,14 +22,244 @@ from lcx.run import Run
 from lcx.work.files import sha256_json, sha256_text
 from lcx.work.journal import Journal
 from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.evaluation.data import Item, saved_answers
 from lcx_longreward.judge import together
 from lcx_longreward.sampling import GUESSING
 
 __all__ = [
-    "Answer", "Answerer", "Fitter", "Sampling", "Subject", "counted", "middle_cut", "open_subjects",
+    "Answer",
+    "Answerer",
+    "Fitter",
+    "Sampling",
+    "Subject",
+    "counted",
+    "middle_cut",
+    "open_subjects",
     "subject_of",
-]  # fmt: skip
+]
+
+# ---- questions
+
+CONTEXTS = ("context", "document", "text")
+QUESTIONS = ("query", "question", "input", "instruction")
+REFERENCES = ("answers", "answer", "reference", "outputs", "output")
+FILES = (".jsonl", ".json", ".parquet")
+
+QA_SETS = {
+    **dict.fromkeys(("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"), "single-document"),
+    **dict.fromkeys(("hotpotqa", "2wikimqa", "musique", "dureader"), "multi-document"),
+}
+"""LongBench's question-answering sets, and the column of the paper's table that each belongs to."""
+SUMMARY_SETS = dict.fromkeys(("gov_report", "qmsum", "multi_news", "vcsum"), "summary")
+SETS = {"qa": QA_SETS, "summary": SUMMARY_SETS}
+SUMMARIZE = {
+    "en": "Write a summary of the text above: all of its main points, and nothing that it does not say.",
+    "zh": "请为以上文本写一份摘要，涵盖其全部要点，不要写文中没有的内容。",
+}
+"""What is asked where a row of a summary set has no question."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one context, with its right answers where they are known."""
+
+    id: str
+    context: str
+    question: str
+    references: tuple[str, ...] = ()
+    dataset: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """What stands for the context: answers about one context are alike."""
+        return hashlib.sha256(self.context.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def key(self) -> str:
+        """What stands for context and question."""
+        return sha256_text(f"{self.group}\0{self.question}")[:24]
+
+
+def digest_of(items: Iterable[Item]) -> str:
+    """What two results must share to be compared: the same questions about the same contexts."""
+    return sha256_json([(item.id, item.key, item.references) for item in items])[:16]
+
+
+def thinned(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` items, spread evenly."""
+    count = len(items)
+    if limit is None or limit >= count:
+        return list(items)
+    return [items[(2 * number + 1) * count // (2 * limit)] for number in range(limit)]
+
+
+def read_items(path: str | Path, *, needs_reference: bool, task: str) -> list[Item]:
+    """The items of a file of rows. Raises MissingError for no file, UsageError naming a row that lacks something."""
+    file = _file(path, task)
+    items = [
+        item_of(row, f"{file}, row {number}", number, file.stem, needs_reference=needs_reference, task=task)
+        for number, row in enumerate(read_rows(file), 1)
+    ]
+    if not items:
+        raise UsageError(f"{file} has no row", hint=f"Give {task} rows with context, query and answer.")
+    return _unique(items, str(file))
+
+
+def read_longbench(task: str, folders: Sequence[str], files: Sequence[str]) -> list[Item]:
+    """The items of a task's LongBench sets: those in `folders` that are its own by name, and all of `files`.
+
+    Raises MissingError for a path that is not there, UsageError for a row that lacks something.
+    """
+    found: list[Item] = []
+    for path in folders:
+        place = Path(path).expanduser()
+        if not place.exists():
+            raise MissingError(
+                f"no LongBench data at '{path}'", hint="--set eval.longbench=[FOLDER of its JSONL files]"
+            )
+        inside = (
+            sorted(p for p in place.iterdir() if p.suffix in FILES and not p.name.startswith("."))
+            if place.is_dir()
+            else [place]
+        )
+        for file in inside:
+            if _set_name(file) in SETS[task]:
+                found += read_items(file, needs_reference=True, task=task)
+    for path in files:
+        found += read_items(path, needs_reference=True, task=task)
+    return _unique(found, task)
+
+
+def item_of(row: Any, where: str, number: int, name: str, *, needs_reference: bool, task: str) -> Item:
+    """The item in a row. Raises UsageError naming what is missing."""
+    if not isinstance(row, Mapping):
+        raise UsageError(f"{where}: a row is a JSON object, not {type(row).__name__}")
+    context = _text(row, CONTEXTS)
+    # LongBench's rows call the question `input`; it is empty where the whole set asks for one thing.
+    question = _text(row, QUESTIONS)
+    if not question and task == "summary":
+        question = SUMMARIZE["zh" if row.get("language") == "zh" else "en"]
+    references = _texts(row)
+    lacks = [
+        what
+        for what, there in (
+            ("context", context),
+            ("query", question),
+            ("answer", references or not needs_reference),
+        )
+        if not there
+    ]
+    if lacks:
+        raise UsageError(
+            f"{where}: {task} needs {' and '.join(lacks)}",
+            why=f"The row has {', '.join(map(str, row))}.",
+            hint=f"context: {', '.join(CONTEXTS)}; query: {', '.join(QUESTIONS)}; answer: {', '.join(REFERENCES)}",
+        )
+    given = row.get("_id", row.get("id"))
+    meta = {key: row[key] for key in ("language", "length") if row.get(key) is not None}
+    dataset = str(row.get("dataset") or _set_name(Path(name)))
+    return Item(
+        str(given) if given is not None else f"{name}-{number:05d}",
+        context,
+        question,
+        references,
+        dataset,
+        meta,
+    )
+
+
+def read_rows(path: Path) -> Iterator[Any]:
+    """The rows of a JSONL file (or one JSON list) or Parquet file. Raises UsageError naming a broken line."""
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(256):
+                    yield from batch.to_pylist()
+            return
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as bad:  # pyarrow's own errors and broken UTF-8 are ValueErrors
+        raise UsageError(f"cannot read {path}", why=str(bad).splitlines()[0]) from None
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        try:
+            yield from json.loads(text)
+        except ValueError as bad:
+            raise UsageError(f"{path} is not valid JSON", why=str(bad)) from None
+        return
+    # Split at newlines only: str.splitlines would also cut at separators that JSON allows inside a string.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as bad:
+                raise UsageError(f"{path}, line {number}: not JSON", why=str(bad)) from None
+
+
+def saved_answers(path: str | Path) -> dict[str, str]:
+    """Saved answers by id and by question (the first of a question counts). Raises as `read_items`.
+
+    An answer that is null or not there is an empty one. Rows of our own predictions with `sample` above 0 are
+    further answers to a question: the first one counts.
+    """
+    file = _file(path, "answers")
+    found: dict[str, str] = {}
+    for number, row in enumerate(read_rows(file), 1):
+        if not isinstance(row, Mapping):
+            raise UsageError(f"{file}, row {number}: a row is a JSON object, not {type(row).__name__}")
+        names = [str(row[key]) for key in ("_id", "id") if row.get(key) is not None]
+        question = _text(row, QUESTIONS)
+        names += [f"question:{question}"] if question else []
+        fields = [key for key in ("answer", "pred", "prediction", "response") if key in row]
+        if not names or not fields:
+            raise UsageError(
+                f"{file}, row {number}: a saved answer needs id (or question) and answer",
+                why=f"The row has {', '.join(map(str, row))}.",
+            )
+        for name in names:
+            found.setdefault(name, str(row[fields[0]] or ""))
+    return found
+
+
+def _file(path: str | Path, task: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise MissingError(f"no file '{path}' for {task}", hint=f"--set eval.{task}=FILE.jsonl")
+    return file
+
+
+def _set_name(path: Path) -> str:
+    """The set that a file of LongBench holds: LongBench-E's files end in `_e`."""
+    return path.name.split(".")[0].removesuffix("_e")
+
+
+def _text(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    return next(
+        (row[name].strip() for name in names if isinstance(row.get(name), str) and row[name].strip()), ""
+    )
+
+
+def _texts(row: Mapping[str, Any]) -> tuple[str, ...]:
+    for name in REFERENCES:
+        value = row.get(name)
+        texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        found = tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+        if found:
+            return found
+    return ()
+
+
+def _unique(items: Sequence[Item], where: str) -> list[Item]:
+    """The items, where no two have one id. Raises UsageError naming one that occurs twice."""
+    seen: dict[str, Item] = {}
+    for item in items:
+        if item.id in seen:
+            raise UsageError(f"{where}: two rows have the id '{item.id}'", hint="Give each row its own `id`.")
+        seen[item.id] = item
+    return list(seen.values())
+
+
+# ---- answers
 
 SPARE = 16
 """Tokens kept free for what a chat template puts around a prompt, and for joins."""

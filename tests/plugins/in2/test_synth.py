@@ -225,11 +225,13 @@ def test_general_data_and_bad_rows(tmp_path: Path, corpus: Path) -> None:
     general = [b for b in read_bundles(tmp_path / "run" / "synth" / "data") if b.kind == "general"]
     assert {(b.branches[0].question, b.branches[0].answer, b.context) for b in general} == {
         ("Add 2 and 3.", "5", ""),
-        ("Be brief.\n\nCapital of France?", "Paris", ""),
+        ("Capital of France?", "Paris", ""),
         ("Hi", "Hello", ""),
     }
-    assert result.counts["general row skipped: not a JSON object"] == 1
-    assert result.counts["general row skipped: no question and answer in it"] == 1
+    turns = {b.branches[0].answer: b.meta.get("turns") for b in general}
+    assert turns == {"5": None, "Paris": [["system", "Be brief."]], "Hello": None}
+    assert result.counts["general row skipped: not JSON"] == 1
+    assert result.counts["general row skipped: no question"] == 1
     assert any("3 usable rows of the 7 wanted" in note for note in result.notes)
 
 

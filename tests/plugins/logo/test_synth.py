@@ -190,7 +190,7 @@ def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
 def test_a_kill_between_shards_loses_nothing(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lcx_logo.output as module
+    import lcx.data.bundles as module
 
     synth(tmp_path / "whole", corpus=str(corpus), shards=4)
     real, written = module.write_bundles, []
