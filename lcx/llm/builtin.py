@@ -27,7 +27,7 @@ from lcx.llm.protocol import Completion, Request, Response, Usage
 _FRESH_RECORD = re.compile(r"^\* (\S+) (\S+)( |$)")
 _STALE = re.compile(r"^~ \S+ \S+( |$)")
 _DEF = re.compile(r"^\s*(?:async\s+)?def\s+(\w+)|^\s*class\s+(\w+)", re.M)
-_PAIR = re.compile(r"^\s*[-*]?\s*([A-Za-z][\w ./-]{2,40}?):[ \t]+(\S[^\n]{1,80})$", re.M)
+_KEY_VALUE = re.compile(r"^\s*[-*]?\s*([A-Za-z][\w ./-]{2,40}?):[ \t]+(\S[^\n]{1,80})$", re.M)
 _STATEMENT = re.compile(r"(if|elif|else|for|while|try|except|with|return|lambda|case)\b")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]{4,}|\d[\d.,]{2,}|[一-鿿]{2,6}")
@@ -92,7 +92,7 @@ def definitions(text: str) -> list[tuple[str, str]]:
 
 def pairs(text: str) -> list[tuple[str, str]]:
     """Lines `key: value`."""
-    found = [(m[1].strip(), m[2].strip()) for m in _PAIR.finditer(text)]
+    found = [(m[1].strip(), m[2].strip()) for m in _KEY_VALUE.finditer(text)]
     return [(key, value) for key, value in found if not _STATEMENT.match(key)]
 
 
