@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+import tests.data.tokenizers_for_tests as kinds
 from lcx.data.documents import read_corpus
 from lcx.data.files import Raw, Rejects, raw_rows, strict_rows
 from lcx.data.rows import Tally, example_of, parse_fields, read_bundles_of_rows
 from lcx.errors import UsageError
-from tests.data import tokenizers_for_tests as kinds
 
 CASES = Path("/work/shared/cases/rows")
 TEXT = "The mill at the river has the gate code 4711, and the old orchard lies behind it. " * 8
