@@ -31,7 +31,7 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
 
     from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
-    from lcx.training.length import EncodedDataset
+    from lcx.training.data import EncodedDataset
     from lcx.training.runner import train_sft
 
     with ctx.main_first():
@@ -66,7 +66,7 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     mixed: dict[str, int] = {}
     if settings.short:
         from lcx.data.files import Rejects
-        from lcx.training.mixing import with_short
+        from lcx.training.data import with_short
 
         bundles, mixed = with_short(bundles, settings.short, rejects := Rejects(), settings.short_fields)
         if len(rejects) and ctx.rank == 0:
