@@ -11,7 +11,7 @@ from lcx_longreward.judge import Case, Judge, Judged
 from lcx_longreward.pairs import DIMENSIONS, Rules, pick
 from lcx_longreward.rubrics import Rubrics, load_prompts
 
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.llm.judge import Asks
 from lcx.llm.protocol import Completion, Request, Response
 from lcx.retrieval import open_retriever

@@ -42,7 +42,7 @@ def install(
     ] = None,
 ) -> None:
     """Write the completion script to the place where your shell looks for it."""
-    from lcx.completion.install import detect, install_script
+    from lcx.completion.scripts import detect, install_script
 
     for line in install_script(shell or detect()):
         print(line)

@@ -1,5 +1,6 @@
 """The answer to one press of the Tab key. Imports next to nothing: it has to be there before the finger
-leaves the key.
+leaves the key. Three parts: the words of a line, the candidates for what stands there, and the values of options
+and arguments by their kind.
 
 The scripts set `_LCX_COMPLETE` to the shell's name and hand over the words: bash its whole line up to the
 cursor (`_LCX_LINE`, since it splits words at colons), the others the words before the current one, a
@@ -11,14 +12,26 @@ from __future__ import annotations
 import os
 import sys
 
-from lcx.completion import values
-from lcx.completion.values import Candidate
-from lcx.completion.words import break_prefix, split_line
+from lcx.completion import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
+
+
+class Candidate:
+    """A word that the current one may become. `open` ones expect more (a folder, `local:`); `path` ones
+    are files.
+    """
+
+    __slots__ = ("help", "open", "path", "text")
+
+    def __init__(self, text: str, help: str = "", open: bool = False, path: bool = False) -> None:
+        self.text = text
+        self.help = " ".join(help.split())
+        self.open = open
+        self.path = path
 
 
 def answer(environment: Mapping[str, str]) -> int:
@@ -92,7 +105,7 @@ def candidates(words: list[str]) -> list[Candidate]:
         else:
             positions += 1
     if pending is not None:
-        return values.of_kind(pending["kind"], current, used)
+        return of_kind(pending["kind"], current, used)
     if current.startswith("-") and not only_arguments:
         return _options(node, current, used)
     if "commands" in node:
@@ -103,7 +116,7 @@ def candidates(words: list[str]) -> list[Candidate]:
         ]
     arguments = node.get("arguments", [])
     if arguments and (positions < len(arguments) or arguments[-1]["multiple"]):
-        return values.of_kind(arguments[min(positions, len(arguments) - 1)]["kind"], current, used)
+        return of_kind(arguments[min(positions, len(arguments) - 1)]["kind"], current, used)
     return [] if current or arguments else _options(node, current, used)
 
 
@@ -115,10 +128,210 @@ def _options(node: dict[str, Any], current: str, used: dict[str, list[str]]) -> 
     name, equals, value = current.partition("=")
     option = _option(node, name)
     if equals and option is not None and option["kind"]:
-        found = values.of_kind(option["kind"], value, used)
+        found = of_kind(option["kind"], value, used)
         return [Candidate(f"{name}={c.text}", c.help, c.open) for c in found]
     return [
         Candidate(option["names"][-1], option["help"])
         for option in node["options"]
         if option["names"][-1].startswith(current) and (option["multiple"] or option["names"][-1] not in used)
     ]
+
+
+# ---- values by their kind
+
+Used = dict[str, list[str]]
+
+
+def of_kind(kind: str, current: str, used: Used) -> list[Candidate]:
+    """Candidates of a kind that begin with what is typed; for some kinds the other options matter too."""
+    if kind.startswith("="):  # the choices themselves, as the table gives them
+        return _starting(kind[1:].split("|"), current)
+    maker = KINDS.get(kind)
+    return maker(current, used) if maker else []
+
+
+def _starting(words: Iterable[str] | Mapping[str, str], current: str) -> list[Candidate]:
+    helps = words if isinstance(words, dict) else {}
+    return [
+        Candidate(word, helps.get(word, ""), open=word.endswith((":", "=")))
+        for word in words
+        if word.startswith(current)
+    ]
+
+
+def _recipes(current: str, used: Used) -> list[Candidate]:
+    known = {name: row["summary"] for name, row in names.read()["recipes"].items()}
+    return _starting(known, current) + files(current, endings=(".yaml", ".yml"))
+
+
+def _steps(current: str, used: Used) -> list[Candidate]:
+    return _starting([step["id"] for step in _recipe_steps(used)], current)
+
+
+def _sets(current: str, used: Used) -> list[Candidate]:
+    """`step.` first, then `step.key=`."""
+    steps = {step["id"]: step["keys"] for step in _recipe_steps(used)}
+    head, dot, _ = current.partition(".")
+    if dot and head in steps:
+        return _starting([f"{head}.{key}=" for key in steps[head]], current)
+    return [Candidate(f"{step}.", open=True) for step in steps if step.startswith(current)]
+
+
+def _recipe_steps(used: Used) -> list[dict[str, Any]]:
+    # Only eval has tasks, and without a recipe it takes this one.
+    named = (used.get("--recipe") or ["probe" if "--task" in used else ""])[-1]
+    return list(names.read()["recipes"].get(named, {}).get("steps", []))
+
+
+def _references(fixed: Iterable[str], stages: tuple[str, ...]) -> Callable[[str, Used], list[Candidate]]:
+    """Fixed words, earlier steps as `step:ID`, and files."""
+
+    def make(current: str, used: Used) -> list[Candidate]:
+        makers = [f"step:{step['id']}" for step in _recipe_steps(used) if step["stage"] in stages]
+        return _starting([*fixed, *makers], current) + files(current)
+
+    return make
+
+
+def _llms(current: str, used: Used) -> list[Candidate]:
+    known = [name if name == "builtin" else f"{name}:" for name in names.read()["llms"]]
+    if current.startswith("local:"):
+        return [Candidate(f"local:{c.text}", open=c.open) for c in files(current.removeprefix("local:"))]
+    return _starting(known, current)
+
+
+def _presets() -> list[str]:
+    """Names of the accelerate configs that ship with lcx."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "training", "presets")
+    return sorted(name.removesuffix(".yaml") for name in os.listdir(folder) if name.endswith(".yaml"))
+
+
+def _tasks(current: str, used: Used) -> list[Candidate]:
+    """The last of tasks with commas between them; what stands before it is kept."""
+    before, comma, last = current.rpartition(",")
+    known = [name for name in [*names.read()["tasks"], "lm-eval:"] if name not in before.split(",")]
+    found = _starting(known, last)
+    if "/" in last:
+        found += files(last, endings=(".yaml", ".yml"))
+    return [Candidate(before + comma + one.text, one.help, one.open, one.path and not comma) for one in found]
+
+
+def _folders(current: str, used: Used) -> list[Candidate]:
+    return files(current, endings=())
+
+
+def files(current: str, endings: tuple[str, ...] | None = None) -> list[Candidate]:
+    """Folders, and files (with one of these endings, where given), that begin with the path typed so far."""
+    parent, typed = os.path.split(current)
+    place = os.path.expanduser(parent) or "."
+    found = []
+    try:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if not entry.name.startswith(typed) or (
+                    entry.name.startswith(".") and not typed.startswith(".")
+                ):
+                    continue
+                text = os.path.join(parent, entry.name)
+                if entry.is_dir():
+                    found.append(Candidate(text + "/", open=True, path=True))
+                elif endings is None or entry.name.endswith(endings):
+                    found.append(Candidate(text, path=True))
+    except OSError:
+        return []
+    return sorted(found, key=lambda c: c.text)
+
+
+def _shapes() -> list[str]:
+    from lcx.forecast.model import NAMED
+
+    return list(NAMED)
+
+
+def _cards() -> list[str]:
+    from lcx.forecast.cards import CARDS
+
+    return [*CARDS, "cpu"]
+
+
+KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
+    "RECIPE": _recipes,
+    "STEP": _steps,
+    "KEY=VALUE": _sets,
+    "DIR": _folders,
+    "FILE": lambda current, used: files(current),
+    "MODEL": _references(["tiny", "tiny16", "tiny8"], ("train",)),
+    "INPUT": _references([], ("synth", "score")),
+    "CORPUS": _references(["stdlib", "stdlib:records", "stdlib:stale", "hf:"], ()),
+    "TOKENIZER": _references(["simple", "words"], ()),
+    "LLM": _llms,
+    "DEVICE": lambda current, used: _starting(["auto", "cpu", "cuda"], current),
+    "STRATEGY": lambda current, used: (
+        _starting(["ddp", "fsdp", "zero2", "zero3"], current) + files(current, endings=(".yaml", ".yml"))
+    ),
+    "PRESET": lambda current, used: _starting(_presets(), current),
+    "TASK": _tasks,
+    "RUN": _folders,
+    "RUN_A": _folders,
+    "RUN_B": _folders,
+    "KIND": lambda current, used: _starting(["lm-eval", "markdown"], current),
+    "SHAPE": lambda current, used: _starting(_shapes(), current),
+    "CARD": lambda current, used: _starting(_cards(), current),
+    "PLUGIN": lambda current, used: _starting(names.read()["plugins"], current),
+}
+
+
+# ---- the words of a bash line
+
+BLANKS = " \t\n"
+
+
+def split_line(line: str) -> list[str]:
+    """The words of a line up to the cursor, unquoted; the last one is the word being typed, empty after a
+    blank.
+
+    Assignments before the command (`LCX_RUNS=x lcx ...`) are left out.
+    """
+    words: list[str] = []
+    word: str | None = None
+    quote = ""
+    position = 0
+    while position < len(line):
+        letter = line[position]
+        position += 1
+        if quote:
+            if letter == quote:
+                quote = ""
+            elif letter == "\\" and quote == '"' and line[position : position + 1] in ('"', "\\", "$", "`"):
+                word = (word or "") + line[position]
+                position += 1
+            else:
+                word = (word or "") + letter
+        elif letter in BLANKS:
+            if word is not None:
+                words.append(word)
+            word = None
+        elif letter in "\"'":
+            quote, word = letter, word or ""
+        elif letter == "\\":
+            word = (word or "") + line[position : position + 1]
+            position += 1
+        else:
+            word = (word or "") + letter
+    words.append(word or "")
+    while len(words) > 1 and _is_assignment(words[0]):
+        words.pop(0)
+    return words
+
+
+def _is_assignment(word: str) -> bool:
+    name, equals, _ = word.partition("=")
+    return bool(equals) and name.isidentifier()
+
+
+def break_prefix(word: str, breaks: str) -> str:
+    """The part of a word that bash regards as already done: up to the last `:` or `=` at which it splits
+    words.
+    """
+    end = max([word.rfind(sign) for sign in ":=" if sign in breaks], default=-1)
+    return word[: end + 1]

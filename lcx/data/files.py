@@ -334,23 +334,19 @@ def _listed(value: Any) -> Iterable[Any]:
     """The rows in a JSON value: a list's members, the members of the list that an object holds, or the object."""
     if isinstance(value, list):
         return value
-    if not isinstance(value, Mapping) or any(key in value for key in ROW_SIGNS):
+    if not isinstance(value, Mapping):
         return [value]
+    columns = [one for one in value.values() if isinstance(one, list) and not is_list_of_objects(one)]
+    if len(columns) == len(value) > 1 and len({len(one) for one in columns}) == 1 < len(columns[0]):
+        return [
+            dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)
+        ]  # as pandas writes columns
     lists = {key: inner for key, inner in value.items() if is_list_of_objects(inner)}
     known = [key for key in lists if key in LIST_KEYS] or list(lists)
-    if len(known) == 1:
-        rows = lists[known[0]]
-        return [
-            one["row"] if isinstance(one.get("row"), Mapping) and "row_idx" in one else one for one in rows
-        ]
-    columns = list(value.values())
-    if len(columns) < 2 or lists or not all(isinstance(one, list) and len(one) > 1 for one in columns):
+    if len(known) != 1 or any(key in value for key in ROW_SIGNS):
         return [value]
-    if len({len(one) for one in columns}) > 1:
-        return [value]
-    return [
-        dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)
-    ]  # by columns, as pandas writes
+    rows = lists[known[0]]
+    return [one["row"] if isinstance(one.get("row"), Mapping) and "row_idx" in one else one for one in rows]
 
 
 def is_list_of_objects(value: Any) -> bool:

@@ -538,9 +538,9 @@ def _context_and_prompt(take: _Taker, notes: list[str]) -> tuple[str, list[Turn]
             notes.append(MARKED)
             prompt = turns
         else:
-            if name == "instruction" and "question" not in take.fields:
-                _, more = take.find("question", ("question", "query"))
-                question = "\n\n".join(filter(None, (question, *texts_of(more))))
+            if name in ("question", "query") and "question" not in take.fields:
+                _, task = take.find("question", ("instruction",))
+                question = "\n\n".join([*texts_of(task), question])
             context, question = _input(take, name, context, question)
             prompt = [Turn("user", question)] if question.strip() else []
     if not context and (messages is not None or is_chat(asked)):

@@ -38,9 +38,8 @@ from lcx.records import Bundle, EncodedBundle
 from lcx.training import sharding
 from lcx.training.arguments import compute_precision, training_arguments
 from lcx.training.collate import Draw, Item, collate
-from lcx.training.length import Encoder
+from lcx.training.data import Encoder, PairDataset, Spread, screen
 from lcx.training.losses import Answers, Loss, branch_sums, metric_means, preference_metrics
-from lcx.training.pairs import PairDataset, Spread, screen
 from lcx.training.runner import Prepared, prepare, train
 from lcx.training.settings import PreferenceSettings
 from lcx.training.trainer import SharedPrefixTrainer

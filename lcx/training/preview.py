@@ -48,7 +48,7 @@ def _views(
     bundles: Sequence[Bundle], assembler: Any, count: int, limit: int, policy: str, pairs: bool
 ) -> Iterator[dict[str, Any]]:
     from lcx.data.assembly import fit, share_question
-    from lcx.training.pairs import comparable
+    from lcx.training.data import comparable
 
     shown = 0
     for given in bundles:

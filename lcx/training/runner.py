@@ -36,7 +36,7 @@ from lcx.training.arguments import (
     start_over,
     training_arguments,
 )
-from lcx.training.length import Fitted, fit_all
+from lcx.training.data import Fitted, fit_all
 from lcx.training.settings import StepShape, TrainSettings, step_shape, warmup_steps
 from lcx.training.trainer import SharedPrefixTrainer
 from lcx.work.files import atomic_path, write_json

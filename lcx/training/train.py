@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.context import StepResult
-from lcx.data.assembly import open_assembler
 from lcx.training.data import TrainingData, read_training_data, training_bundles
 
 if TYPE_CHECKING:
@@ -30,8 +29,9 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
     step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
 
+    from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
-    from lcx.training.length import EncodedDataset
+    from lcx.training.data import EncodedDataset
     from lcx.training.runner import train_sft
 
     with ctx.main_first():
@@ -49,6 +49,7 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
 
+    from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
     from lcx.training.losses import find_loss, loss_options
     from lcx.training.preference import train_preference
@@ -65,7 +66,7 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     mixed: dict[str, int] = {}
     if settings.short:
         from lcx.data.files import Rejects
-        from lcx.training.mixing import with_short
+        from lcx.training.data import with_short
 
         bundles, mixed = with_short(bundles, settings.short, rejects := Rejects(), settings.short_fields)
         if len(rejects) and ctx.rank == 0:

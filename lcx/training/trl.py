@@ -14,7 +14,7 @@ from lcx.context import Context
 from lcx.errors import UsageError
 from lcx.records import EncodedBundle
 from lcx.training.arguments import RateSchedule, training_arguments
-from lcx.training.length import Fitted
+from lcx.training.data import Fitted
 from lcx.training.losses import Loss
 from lcx.training.settings import PreferenceSettings, TrainSettings, step_shape
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lcx.context import Context
-from lcx.data.segments import safe_cut
-from lcx.data.tokenizing import SpanTokenizer
+from lcx.data.table import safe_cut
+from lcx.data.tokens import SpanTokenizer
 from lcx.llm.judge import Asks, Health, Judgement
 from lcx.retrieval import Index, Retriever
 from lcx_longreward.early import Standing, first, needed

@@ -11,7 +11,7 @@ from typing import Any
 from lcx.data.bundles import write_bundles
 from lcx.data.files import Rejects
 from lcx.data.table import link_table
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.llm.client import LOCAL
 from lcx.llm.ledger import load_prices

@@ -96,7 +96,7 @@ def trainer_of(case: dict[str, Any], folder: Path, out: Path) -> Any:
     from lcx.plugins import loaded
     from lcx.records import EncodedBranch, EncodedBundle
     from lcx.training.arguments import build_model
-    from lcx.training.length import fit_all
+    from lcx.training.data import fit_all
     from lcx.training.losses import find_loss, loss_options
     from lcx.training.preference import preference_trainer
     from lcx.training.runner import Prepared, shared_prefix_trainer

@@ -14,7 +14,7 @@ from lcx.errors import UsageError
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 from lcx.settings import validate
 from lcx.training.collate import EpochOrder, Item, collate
-from lcx.training.length import EncodedDataset, fit_all, span
+from lcx.training.data import EncodedDataset, fit_all, span
 from lcx.training.settings import TrainSettings, rate_factor, step_shape, warmup_steps
 
 

@@ -18,7 +18,7 @@ from lcx.records import Branch, Bundle
 from lcx.run import Run
 from lcx.steps import execute
 from lcx.training import collate, runner
-from lcx.training.mixing import with_short
+from lcx.training.data import with_short
 from tests.training.preference_data import small_model
 
 RECIPE = "name: mixed\nmethod: preference\nsteps:\n  - stage: train\n    loss: dpo\n    template: plain\n"

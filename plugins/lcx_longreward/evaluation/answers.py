@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lcx import plugins
 from lcx.context import Context
+from lcx.data.files import Strict, file_rows, strict_rows
+from lcx.data.rows import Example, Tally
 from lcx.data.templates import Template, load_template
-from lcx.data.tokenizing import FastTokenizer, SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import FastTokenizer, SpanTokenizer, open_span_tokenizer
 from lcx.errors import MissingError, UsageError
 from lcx.llm.client import Service
 from lcx.llm.prompts import Render, by_template
@@ -39,9 +40,7 @@ __all__ = [
 
 # ---- questions
 
-CONTEXTS = ("context", "document", "text")
 QUESTIONS = ("query", "question", "input", "instruction")
-REFERENCES = ("answers", "answer", "reference", "outputs", "output")
 FILES = (".jsonl", ".json", ".parquet")
 
 QA_SETS = {
@@ -93,13 +92,18 @@ def thinned(items: Sequence[Item], limit: int | None) -> list[Item]:
     return [items[(2 * number + 1) * count // (2 * limit)] for number in range(limit)]
 
 
-def read_items(path: str | Path, *, needs_reference: bool, task: str) -> list[Item]:
+def read_items(
+    path: str | Path, *, needs_reference: bool, task: str, fields: Mapping[str, str] | None = None
+) -> list[Item]:
     """The items of a file of rows. Raises MissingError for no file, UsageError naming a row that lacks something."""
     file = _file(path, task)
-    items = [
-        item_of(row, f"{file}, row {number}", number, file.stem, needs_reference=needs_reference, task=task)
-        for number, row in enumerate(read_rows(file), 1)
-    ]
+    tally = Tally(Strict(), fields)
+    items: list[Item] = []
+    for raw in file_rows(str(file), file, tally.rejects):
+        for inner, example in tally.examples_of(raw):
+            where = f"{file}, row {len(items) + 1}"
+            items.append(item_of(inner.row, example, where, len(items) + 1, file.stem, needs_reference, task))
+    tally.check(file)
     if not items:
         raise UsageError(f"{file} has no row", hint=f"Give {task} rows with context, query and answer.")
     return _unique(items, str(file))
@@ -130,16 +134,21 @@ def read_longbench(task: str, folders: Sequence[str], files: Sequence[str]) -> l
     return _unique(found, task)
 
 
-def item_of(row: Any, where: str, number: int, name: str, *, needs_reference: bool, task: str) -> Item:
-    """The item in a row. Raises UsageError naming what is missing."""
-    if not isinstance(row, Mapping):
-        raise UsageError(f"{where}: a row is a JSON object, not {type(row).__name__}")
-    context = _text(row, CONTEXTS)
+def item_of(
+    row: Mapping[str, Any],
+    example: Example,
+    where: str,
+    number: int,
+    name: str,
+    needs_reference: bool,
+    task: str,
+) -> Item:
+    """The item in a row, read as an example. Raises UsageError naming what is missing."""
     # LongBench's rows call the question `input`; it is empty where the whole set asks for one thing.
-    question = _text(row, QUESTIONS)
+    context, question = example.context.strip(), example.plain_question.strip()
     if not question and task == "summary":
         question = SUMMARIZE["zh" if row.get("language") == "zh" else "en"]
-    references = _texts(row)
+    references = tuple(text.strip() for text in example.answers or example.references if text.strip())
     lacks = [
         what
         for what, there in (
@@ -153,7 +162,7 @@ def item_of(row: Any, where: str, number: int, name: str, *, needs_reference: bo
         raise UsageError(
             f"{where}: {task} needs {' and '.join(lacks)}",
             why=f"The row has {', '.join(map(str, row))}.",
-            hint=f"context: {', '.join(CONTEXTS)}; query: {', '.join(QUESTIONS)}; answer: {', '.join(REFERENCES)}",
+            hint="--fields context=FIELD,question=FIELD,answer=FIELD names fields that go by other names.",
         )
     given = row.get("_id", row.get("id"))
     meta = {key: row[key] for key in ("language", "length") if row.get(key) is not None}
@@ -168,34 +177,6 @@ def item_of(row: Any, where: str, number: int, name: str, *, needs_reference: bo
     )
 
 
-def read_rows(path: Path) -> Iterator[Any]:
-    """The rows of a JSONL file (or one JSON list) or Parquet file. Raises UsageError naming a broken line."""
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(256):
-                    yield from batch.to_pylist()
-            return
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as bad:  # pyarrow's own errors and broken UTF-8 are ValueErrors
-        raise UsageError(f"cannot read {path}", why=str(bad).splitlines()[0]) from None
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        try:
-            yield from json.loads(text)
-        except ValueError as bad:
-            raise UsageError(f"{path} is not valid JSON", why=str(bad)) from None
-        return
-    # Split at newlines only: str.splitlines would also cut at separators that JSON allows inside a string.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except ValueError as bad:
-                raise UsageError(f"{path}, line {number}: not JSON", why=str(bad)) from None
-
-
 def saved_answers(path: str | Path) -> dict[str, str]:
     """Saved answers by id and by question (the first of a question counts). Raises as `read_items`.
 
@@ -204,11 +185,10 @@ def saved_answers(path: str | Path) -> dict[str, str]:
     """
     file = _file(path, "answers")
     found: dict[str, str] = {}
-    for number, row in enumerate(read_rows(file), 1):
-        if not isinstance(row, Mapping):
-            raise UsageError(f"{file}, row {number}: a row is a JSON object, not {type(row).__name__}")
+    for number, row in enumerate(strict_rows(file), 1):
         names = [str(row[key]) for key in ("_id", "id") if row.get(key) is not None]
-        question = _text(row, QUESTIONS)
+        asked = (row.get(key) for key in QUESTIONS)
+        question = next((text.strip() for text in asked if isinstance(text, str) and text.strip()), "")
         names += [f"question:{question}"] if question else []
         fields = [key for key in ("answer", "pred", "prediction", "response") if key in row]
         if not names or not fields:
@@ -231,22 +211,6 @@ def _file(path: str | Path, task: str) -> Path:
 def _set_name(path: Path) -> str:
     """The set that a file of LongBench holds: LongBench-E's files end in `_e`."""
     return path.name.split(".")[0].removesuffix("_e")
-
-
-def _text(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return next(
-        (row[name].strip() for name in names if isinstance(row.get(name), str) and row[name].strip()), ""
-    )
-
-
-def _texts(row: Mapping[str, Any]) -> tuple[str, ...]:
-    for name in REFERENCES:
-        value = row.get(name)
-        texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        found = tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
-        if found:
-            return found
-    return ()
 
 
 def _unique(items: Sequence[Item], where: str) -> list[Item]:

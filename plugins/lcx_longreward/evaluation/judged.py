@@ -21,7 +21,8 @@ from typing import Any, Literal, TypeVar
 
 from lcx import plugins
 from lcx.context import Context
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.files import strict_rows
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import MissingError, UsageError
 from lcx.evaluation.statistics.intervals import Estimate, mean_interval
 from lcx.formatting import histogram
@@ -44,7 +45,6 @@ from lcx_longreward.evaluation.answers import (
     Subject,
     counted,
     digest_of,
-    read_rows,
 )
 from lcx_longreward.judge import cut, retriever_options, together
 from lcx_longreward.pairs import (
@@ -660,7 +660,7 @@ def _result(desk: EvalContext, spec: str) -> Result:
     metric: Metric = OWN[name] if name in OWN else plugins.loaded().metrics.load(name)
     file = Path(path).expanduser()
     items, rows, nulls = [], [], 0
-    for number, given in enumerate(read_rows(file), 1):
+    for number, given in enumerate(strict_rows(file), 1):
         if not isinstance(given, Mapping) or "pred" not in given or not _answers(given):
             raise UsageError(f"{file}, row {number}: short needs pred and answer")
         item = Item(

@@ -9,7 +9,7 @@ import pytest
 from lcx_longreward.sampling import ROLE, Prompt, Sample, Window, candidate_bundle, text_of, windows
 
 from lcx.data.table import SegmentTable, build_table
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.llm.asking import samples_of
 from lcx.records import Document
 

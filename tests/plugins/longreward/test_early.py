@@ -13,9 +13,9 @@ from lcx_longreward.judge import Case, Judge, Judged
 from lcx_longreward.pairs import Pair, Rules, pick
 from lcx_longreward.rubrics import Rubrics, load_prompts
 
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.tokens import BUILTIN
 from lcx.llm.protocol import Completion, Request, Response
-from lcx.retrieval.bm25 import BM25
+from lcx.retrieval import BM25
 
 PROMPTS = load_prompts(None)
 RATING = st.sampled_from([*range(11), "broken"])
