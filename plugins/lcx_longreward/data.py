@@ -42,7 +42,8 @@ def read_answer_rows(
             if name in names:  # an id for each answer of a question is fine, one for several questions is not
                 name = f"{name}-{raw.number}"
             names.add(name)
-            ids[key] = (name, example.references if example.predictions else ())
+            judged = example.predictions or example.answers
+            ids[key] = (name, example.references if example.references != judged else ())
             found[key] = []
         for role, answer in answers:
             meta: dict[str, Any] = {"row": int(raw.number.partition(".")[0]), "sample": len(found[key])}

@@ -303,7 +303,7 @@ def test_own_answers_need_no_model(tmp_path: Path) -> None:
     found = bundles_of(tmp_path / "run")
     assert [[b.answer for b in bundle.branches] for bundle in found] == [["a", "b", "c"], ["x", "y"]]
     assert found[0].meta["reference"] == "a"
-    assert result.counts["rows set aside: no context"] == 1
+    assert result.counts["set aside: no context"] == 1
     with pytest.raises(UsageError, match="no file"):
         synth(tmp_path / "other", candidates_file=str(tmp_path / "nothing.jsonl"))
 
