@@ -193,7 +193,7 @@ class StepWork(Generic[S]):
 
     def table(self, *, min_tokens: int, mode: str, questions: bool = False) -> SegmentTable:
         """The corpus cut into segments, in `data`; `questions` keeps those of the corpus' rows (`read_corpus`)."""
-        from lcx.data.prepare import step_table
+        from lcx.data.table import step_table
 
         settings: Any = self.settings
         return step_table(

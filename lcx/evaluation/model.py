@@ -10,7 +10,7 @@ import numpy as np
 
 from lcx.context import Context
 from lcx.data.templates import Template, without_chat
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import UsageError
 from lcx.evaluation.answer import Answerer, open_endpoint, open_local
 from lcx.evaluation.encode import ContextPrompts, encode, fit, stop_ids

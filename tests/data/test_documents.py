@@ -289,7 +289,7 @@ def test_a_stream_that_breaks_off_is_missing() -> None:
 
 def test_importing_the_room_is_light() -> None:
     code = (
-        "import sys, lcx.hub, lcx.data.tokenizing, lcx.data.documents, lcx.data.table, lcx.data.assembly,"
+        "import sys, lcx.hub, lcx.data.tokens, lcx.data.documents, lcx.data.table, lcx.data.assembly,"
         "lcx.data.plans,"
         "lcx.data.bundles, lcx.data.decontaminate, lcx.work.journal;"
         "print(sorted({'torch','pyarrow','transformers','datasets','tokenizers'} & set(sys.modules)))"

@@ -14,7 +14,7 @@ from lcx.context import Context
 from lcx.data.files import Strict, file_rows, strict_rows
 from lcx.data.rows import Example, Tally
 from lcx.data.templates import Template, load_template
-from lcx.data.tokenizing import FastTokenizer, SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import FastTokenizer, SpanTokenizer, open_span_tokenizer
 from lcx.errors import MissingError, UsageError
 from lcx.llm.client import Service
 from lcx.llm.prompts import Render, by_template

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import LcxError, MissingError
 from lcx.evaluation.planning import forecast_tasks, was_named
 from lcx.evaluation.scores import check_notes

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 from lcx import plugins
 from lcx.context import Context
 from lcx.data.files import strict_rows
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import MissingError, UsageError
 from lcx.evaluation.statistics.intervals import Estimate, mean_interval
 from lcx.formatting import histogram

@@ -13,7 +13,7 @@ from lcx.context import StepResult
 from lcx.data.bundles import write_bundles
 from lcx.data.files import Rejects
 from lcx.data.table import link_table
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.llm.client import LOCAL, Service
 from lcx.records import Bundle

@@ -10,8 +10,7 @@ from typing import Any
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles, write_bundles
 from lcx.data.files import Rejects
-from lcx.data.prepare import step_table
-from lcx.data.table import SegmentTable
+from lcx.data.table import SegmentTable, step_table
 from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker
