@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.demo import Show, closing
-from lcx.work.files import read_json
+from lcx.storage import read_json
 
 TASK = "reward"
 BEFORE, AFTER = "before", "after LongReward"

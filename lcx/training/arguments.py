@@ -25,9 +25,9 @@ from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.hub import adapter_base, locate
 from lcx.modeling.load import add_lora, load_model, pick_device
+from lcx.storage import read_json, sha256_json, write_json
 from lcx.training import sharding
 from lcx.training.settings import StepShape, TrainSettings, rate_factor, warmup_steps
-from lcx.work.files import read_json, sha256_json, write_json
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"

@@ -47,7 +47,7 @@ from lcx.modeling.tiny import (
     probe,
     with_queries,
 )
-from lcx.work.files import TEMPORARY, disk_errors, make_folder
+from lcx.storage import TEMPORARY, disk_errors, make_folder
 
 Progress = Callable[[str, int, int, float], None]
 """Called after each step with the stage's name, the step (from 1), the stage's limit of steps, and the

@@ -35,6 +35,7 @@ from lcx.modeling.positions import check_room
 from lcx.modeling.shared_prefix import use_shared_prefix
 from lcx.paths import cache_folder
 from lcx.records import Bundle, EncodedBundle
+from lcx.storage import atomic_path, write_lines
 from lcx.training import sharding
 from lcx.training.arguments import compute_precision, training_arguments
 from lcx.training.collate import Draw, Item, collate
@@ -43,7 +44,6 @@ from lcx.training.losses import Answers, Loss, branch_sums, metric_means, prefer
 from lcx.training.runner import Prepared, prepare, train
 from lcx.training.settings import PreferenceSettings
 from lcx.training.trainer import SharedPrefixTrainer
-from lcx.work.files import atomic_path, write_lines
 
 ASIDE = "skipped.jsonl"
 CHECKED_TOKENS = 2048
