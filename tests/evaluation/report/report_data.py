@@ -12,7 +12,7 @@ from lcx.evaluation.statistics.curves import curve_evidence, span_curve
 from lcx.evaluation.statistics.grids import grid, grid_evidence
 from lcx.evaluation.statistics.resampling import group_evidence
 from lcx.paths import slug
-from lcx.work.files import write_json, write_lines, write_text
+from lcx.storage import write_json, write_lines, write_text
 
 MODELS = {"base-7b": "base/model-7b", "train": "step:train"}
 SETS, ITEMS, SPAN = 12, 80, 10
