@@ -104,9 +104,9 @@ def lcx_register_losses(register: Callable[..., None]) -> None:
 
 @hookimpl
 def lcx_register_probes(register: Callable[..., None]) -> None:
-    from lcx.evaluation.benchmarks.groups import SUITES
+    from lcx.evaluation.benchmarks.groups import BENCHMARKS
 
-    for name, target in (PROBES | SUITES).items():
+    for name, target in (PROBES | BENCHMARKS).items():
         register(name, target)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from lcx.data.words import words
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.openai import find_endpoint, redact
-from lcx.work.files import make_folder, sha256_json
+from lcx.storage import make_folder, sha256_json
 
 if TYPE_CHECKING:
     from lcx.plugins import Plugins

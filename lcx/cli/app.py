@@ -32,6 +32,7 @@ PLACES = {
     "synth": "stages:synth_app",
     "score": "stages:score_app",
     "train": "stages:train_app",
+    "report": "compare:report_app",
     "demo": "run:demo_app",
     "plugins": "recipes:plugins_app",
     "presets": "recipes:presets_app",

@@ -20,7 +20,7 @@ from lcx.data.documents import ACCEPTED, Rejects, read_corpus
 from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError, UsageError
 from lcx.records import Document, Segment
-from lcx.work.files import link_file, make_folder, read_json, write_json, write_lines
+from lcx.storage import link_file, make_folder, read_json, write_json, write_lines
 
 Span = tuple[int, int, int]
 """(start, end, tokens): a segment's characters `[start, end)` and how many tokens start in them."""
@@ -265,7 +265,7 @@ class SegmentTable:
         """
         import pyarrow as pa
 
-        from lcx.work.shards import write_parquet, write_tables
+        from lcx.storage import write_parquet, write_tables
 
         place = make_folder(folder)
         schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("meta", pa.string())])
@@ -400,7 +400,7 @@ def load_table(folder: str | Path, *, cache_bytes: int = 256 << 20) -> SegmentTa
     """
     import pyarrow.parquet as pq
 
-    from lcx.work.shards import ShardReader, list_shards
+    from lcx.storage import ShardReader, list_shards
 
     place = Path(folder)
     if not (place / "table.json").is_file():

@@ -26,7 +26,7 @@ import numpy as np
 
 from lcx.errors import LcxError
 from lcx.hub import load_tokenizer
-from lcx.work.files import disk_errors, make_folder, read_json, sha256_text, write_json
+from lcx.storage import disk_errors, make_folder, read_json, sha256_text, write_json
 
 if TYPE_CHECKING:
     from lcx.data.table import SegmentTable

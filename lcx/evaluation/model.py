@@ -18,7 +18,7 @@ from lcx.evaluation.samples import TokenCounter
 from lcx.evaluation.settings import EvalSettings
 from lcx.llm.client import Service
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
-from lcx.work.files import sha256_text
+from lcx.storage import sha256_text
 
 if TYPE_CHECKING:
     from lcx.data.assembly import Assembler

@@ -87,7 +87,7 @@ def read_training_data(
 
 
 def holds_bundles(data: Path) -> bool:
-    """Whether a folder is one of bundles that a step wrote."""
+    """True if a folder is one of bundles that a step wrote."""
     return data.is_dir() and (any(data.glob("bundles-*.parquet")) or (data / "table.json").is_file())
 
 
@@ -192,7 +192,7 @@ def comparable(bundle: Bundle) -> tuple[Bundle | None, str, int]:
 
 @dataclass
 class Screened:
-    """What preference training can use: numbers of bundles, and what was left out and why."""
+    """The numbers of the bundles that preference training can use; the others are counted and listed with reasons."""
 
     kept: list[int]
     counts: Counter[str]

@@ -107,7 +107,7 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
     if reference.startswith("step:") and run.state(reference.removeprefix("step:")) != "done":
         found["note"] = f"the data of {reference} is not there yet"
         return found
-    from lcx.work.files import read_json
+    from lcx.storage import read_json
 
     if reference.startswith("step:"):
         metrics = run.manifest["steps"][reference.removeprefix("step:")].get("metrics", {})

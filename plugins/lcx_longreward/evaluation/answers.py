@@ -20,8 +20,7 @@ from lcx.llm.client import Service
 from lcx.llm.prompts import Render, by_template
 from lcx.llm.protocol import Request, Response
 from lcx.run import Run
-from lcx.work.files import sha256_json, sha256_text
-from lcx.work.journal import Journal
+from lcx.storage import Journal, sha256_json, sha256_text
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.judge.judging import together
 from lcx_longreward.synth.candidates import GUESSING

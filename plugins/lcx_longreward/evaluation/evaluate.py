@@ -28,9 +28,7 @@ from lcx.recipe import Step
 from lcx.run import Run
 from lcx.settings import validate
 from lcx.steps import StepWork
-from lcx.work.files import write_lines
-from lcx.work.journal import Journal
-from lcx.work.shards import read_jsonl
+from lcx.storage import Journal, read_jsonl, write_lines
 from lcx_longreward.eval_settings import TASKS, LongRewardEval
 from lcx_longreward.evaluation.answers import (
     Answer,

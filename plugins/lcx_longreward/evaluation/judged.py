@@ -32,8 +32,7 @@ from lcx.llm.protocol import Request
 from lcx.llm.settings import Calling
 from lcx.retrieval import Retriever, open_retriever
 from lcx.settings import validate
-from lcx.work.files import sha256_json, sha256_text
-from lcx.work.journal import Journal
+from lcx.storage import Journal, sha256_json, sha256_text
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.evaluation.answers import (
     QA_SETS,

@@ -19,8 +19,7 @@ from lcx.llm.client import LOCAL, Service
 from lcx.records import Bundle
 from lcx.retrieval import open_retriever
 from lcx.steps import StepWork
-from lcx.work.files import make_folder, write_lines, write_text
-from lcx.work.journal import Journal
+from lcx.storage import Journal, make_folder, write_lines, write_text
 from lcx_longreward.judge.judging import Case, Judge, together
 from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
 from lcx_longreward.judge.pairs import Rules
