@@ -102,7 +102,6 @@ class LongRewardSynth(Calling):
         description="files of evaluation items; documents that share text are dropped",
         json_schema_extra=FILE,
     )
-    ngram: int = setting(10, ge=2, description="words in a row that count as shared text")
     shards: int = setting(1, ge=1, description="files that the bundles are cut into")
     seed: int = setting(0, description="everything random follows from it")
     batch: int = setting(256, ge=1, description="prompts whose requests are sent at a time")

@@ -79,7 +79,6 @@ def document_table(
         min_tokens=settings.segment_tokens,
         mode=settings.segment_by,
         decontaminate=settings.decontaminate,
-        ngram=settings.ngram,
         counts=counts,
         log=ctx.log,
         questions=True,
