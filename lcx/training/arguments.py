@@ -34,7 +34,7 @@ MODEL = "model"
 OWNER = "model.json"
 """Beside the checkpoints: whose they are."""
 TRACKER_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml"}
-"""Where a tracker's package is called otherwise than the tracker."""
+"""Packages of trackers whose package has another name than the tracker."""
 
 
 def compute_precision(settings: TrainSettings, device: torch.device) -> str:

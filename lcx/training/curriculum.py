@@ -73,7 +73,7 @@ RESTARTS = 4
 
 @dataclass(frozen=True)
 class Course:
-    """What a base is taught, and its name.
+    """A curriculum of a tiny base, under its name.
 
     `stages` are (records, limit of steps) of each stage, `settle` the steps with a falling learning rate that end
     them: at the full rate the loss hovers at 0.2. `starts` are the words that may start a line; `version` is part of

@@ -204,7 +204,7 @@ def host(argv: Sequence[str]) -> int:
 
 
 def has_launcher() -> bool:
-    """Whether `lcx` itself started this process and prints its result."""
+    """True if `lcx` itself started this process and prints its result."""
     return FOLDER in os.environ
 
 

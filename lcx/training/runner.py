@@ -53,7 +53,7 @@ WARMUP_CUT = "warmup: {wanted:,} steps cut to {left:,}, since the training has {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a trainer is made of: the model ready to be trained, the fitted bundles, and the shape of a step."""
+    """The parts of a trainer: the model ready to be trained, the fitted bundles, and the shape of a step."""
 
     settings: TrainSettings
     model: Any

@@ -7,6 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lcx_longreward.score.rows import read_answer_rows
+from lcx_longreward.synth.candidates import Policy, Sample, candidate_bundle
+from lcx_longreward.synth.preview import preview, summary
+from lcx_longreward.synth.questions import Prompt, gather, writer_prompts
+from lcx_longreward.synth.windows import text_of
+from lcx_longreward.synth_settings import LongRewardSynth
+
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles, write_bundles
 from lcx.data.files import Rejects
@@ -20,12 +27,6 @@ from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
 from lcx.records import Bundle
 from lcx.steps import StepWork
 from lcx.storage import Journal, shard_path, write_lines, write_text
-from lcx_longreward.score.rows import read_answer_rows
-from lcx_longreward.synth.candidates import Policy, Sample, candidate_bundle
-from lcx_longreward.synth.preview import preview, summary
-from lcx_longreward.synth.questions import Prompt, gather, writer_prompts
-from lcx_longreward.synth.windows import text_of
-from lcx_longreward.synth_settings import LongRewardSynth
 
 DROPPED = "dropped.jsonl"
 JOURNAL = "journal.jsonl"
