@@ -10,11 +10,11 @@ from typing import Any
 
 from lcx.errors import LcxError
 from lcx.llm.builtin import open_builtin
-from lcx.llm.desk import Desk
-from lcx.llm.dispatch import Call
+from lcx.llm.client import ServerClient
+from lcx.llm.ledger import CallLedger
 from lcx.llm.openai import Failed, Good
-from lcx.llm.posting import Posting
 from lcx.llm.protocol import Request, Response
+from lcx.llm.scheduler import Call
 
 BLOCK = 64
 """Characters of a block, about 16 tokens: vLLM's default."""
@@ -45,7 +45,7 @@ class PrefixCache:
 
 
 class Simulated:
-    """A backend for `Posting` whose answers are those of the builtin rules, and whose cost is the uncached prefix."""
+    """A server whose answers are those of the builtin rules, and whose cost is the uncached prefix."""
 
     def __init__(
         self, cache: PrefixCache, concurrency: int, answer: Callable[[Request], Response] | None
@@ -88,7 +88,7 @@ class Simulated:
 
 
 class Arrival:
-    """The order of arrival, in place of `lcx.work.waiting.Elevator`."""
+    """The order of arrival, in place of `lcx.llm.scheduler.PrefixQueue`."""
 
     def __init__(self) -> None:
         self._items: OrderedDict[int, Call] = OrderedDict()
@@ -113,10 +113,10 @@ class Arrival:
 
 def exchange(
     cache: int, concurrency: int, *, sorted_by_text: bool, answer: Callable[[Request], Response] | None = None
-) -> tuple[Posting, Simulated]:
+) -> tuple[ServerClient, Simulated]:
     """An exchange with a simulated server, in our order or in that of arrival."""
     server = Simulated(PrefixCache(cache), concurrency, answer)
-    posting = Posting(lambda: server, spec="openai:simulated", desk=Desk())
+    served = ServerClient(lambda: server, spec="openai:simulated", ledger=CallLedger())
     if not sorted_by_text:
-        posting.dispatch.waiting = Arrival()  # type: ignore[assignment]
-    return posting, server
+        served.scheduler.waiting = Arrival()  # type: ignore[assignment]
+    return served, server

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, stderr_console
-from lcx.llm.calling import Calling
+from lcx.llm.client import Service
 from lcx.llm.protocol import Request
-from lcx.llm.service import Service
+from lcx.llm.settings import Calling
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,7 +42,7 @@ def ours(url: str, prompts: Sequence[str], flight: int, folder: Path, warm: int)
     """lcx: journal, limits, retries and all. `warm` calls open the connections first."""
     settings = Calling(base_url=url, concurrency=flight)
     with Service(folder, settings, Context(console=stderr_console(quiet=True))) as service:
-        exchange = service.exchange("openai:m", {})
+        exchange = service.client("openai:m", {})
         exchange.generate([as_request(f"warm {i}") for i in range(warm)])
         many = [as_request(prompt) for prompt in prompts]
         began, cpu = time.perf_counter(), time.process_time()

@@ -27,8 +27,8 @@ from lcx.modeling.shared_prefix import use_shared_prefix
 from lcx.modeling.tiny import build_tokenizer
 from lcx.records import EncodedBranch, EncodedBundle
 from lcx.training.collate import Item, collate
-from lcx.training.preference_losses import DPO, LOGO, SIMPO, Loss
-from lcx.training.preference_trainer import PreferenceTrainer
+from lcx.training.losses import DPO, LOGO, SIMPO, Loss
+from lcx.training.preference import PreferenceTrainer
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 with warnings.catch_warnings():

@@ -18,10 +18,13 @@ held after the same at toy size. On a GPU it is what the allocator held at most,
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,15 +32,111 @@ from typing import Any
 import prefix_ways as ways
 import torch
 from machine import machine
-from prefix_peaks import PEAKS, measure_peak, peaks
-from prefix_plot import plot
 from prefix_ways import LmEval, Material, Sizes, timed
 from rich.console import Console
 from rich.table import Table
 
 from lcx.evaluation.answer import TIES, verdict
 from lcx.modeling.decode import trace
-from lcx.work.files import write_json
+from lcx.storage import atomic_path, write_json
+
+TOY = Sizes(context=64, queries=4, question=4, new=2, layers=1, width=32, heads=2, intermediate=32, vocab=64)
+
+PEAKS = {"lcx": 0, "lcx, one query": 1, "generate, one query": 1, "copies, one batch": 0}
+
+
+def run_peak(name: str, sizes: Sizes, device: torch.device) -> Material:
+    """What a way does while its memory is measured."""
+    material = Material(sizes, device)
+    if name.startswith("lcx"):
+        ways.lcx(material, range(1 if "one" in name else sizes.queries))
+    elif name.startswith("generate"):
+        ways.generate(material, [0])
+    else:
+        few = range(min(sizes.copy_batch, sizes.queries))
+        ways.from_copies(material, ways.prefilled(material), few)
+    return material
+
+
+def measure_peak(name: str, sizes: Sizes, device: torch.device) -> int:
+    """Peak bytes of a way; on a CPU above what its process held after the same at toy size."""
+    run_peak(name, TOY, device)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        run_peak(name, sizes, device)
+        return int(torch.cuda.max_memory_allocated(device))
+    before = resident("VmRSS")
+    run_peak(name, sizes, device)
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """This process's memory in bytes: VmRSS now, VmHWM at its highest."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def peaks(sizes: Sizes, device: str, threads: int) -> dict[str, int]:
+    """Peak memory of every way, each from a process of its own."""
+    flags = [
+        word for key, value in asdict(sizes).items() for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    program = Path(__file__).with_name("prefix_reuse.py")
+    found = {}
+    for name in PEAKS:
+        command = [sys.executable, str(program), *flags, "--threads", str(threads)]
+        command += ["--device", device, "--measure", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"measuring {name} failed: {done.stderr[-2000:]}")
+        found[name] = int(done.stdout.split()[-1])
+    return found
+
+
+CURVES = (
+    ("lm_eval", "lm-eval's HF backend", "#D55E00", "^", "--"),
+    ("generate", "generate on each whole prompt", "#0072B2", "o", "-"),
+    ("copies", "generate from copies of the context's cache", "#009E73", "s", "-."),
+    ("lcx", "lcx: one copy of the context's KV", "#222222", "D", "-"),
+)
+"""Way, label, colour, mark, stroke. Okabe and Ito's palette."""
+
+
+def plot(path: Path, curve: Sequence[Mapping[str, Any]], title: str) -> Path:
+    """Draw the seconds of every way over the number of questions, both axes logarithmic."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for way, label, colour, mark, stroke in CURVES:
+        points = [(row["queries"], row["seconds"][way]) for row in curve if way in row["seconds"]]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), stroke, color=colour, marker=mark, markersize=5, label=label
+            )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    counts = [row["queries"] for row in curve]
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_xlabel("questions on one context")
+    axes.set_ylabel("seconds")
+    axes.set_title(title, fontsize=10, color="#444444")
+    axes.grid(color="#D9D9D9", linewidth=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, fontsize=8.5)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        # The creation date and library version would make equal curves give different files.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return path
+
 
 TARGETS = {"generate": 35.0, "lm_eval": 20.0}
 """Times that lcx must be faster."""

@@ -17,7 +17,7 @@ from random_models import random_model, shape_of
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from lcx.evaluation.answer import open_local
-from lcx.evaluation.encode import Job
+from lcx.evaluation.encode import ContextPrompts
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -126,7 +126,7 @@ def lcx(material: Material, numbers: Sequence[int]) -> Answers:
     answerer = open_local(material.model, material.tokenizer, stops=[END], batch=material.sizes.batch)
     assert answerer.name == "shared", answerer.reason
     [found] = answerer.answer(
-        [Job(Bundle("b", branches, context=""), encoded)], max_new_tokens=material.sizes.new
+        [ContextPrompts(Bundle("b", branches, context=""), encoded)], max_new_tokens=material.sizes.new
     )
     return [list(one.ids) for one in found]
 

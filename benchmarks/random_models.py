@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from lcx.forecast.shapes import Shape, parse_shape
+from lcx.forecast.model import Shape, parse_shape
 
 TOY = "layers=2,hidden=64,heads=4,kv_heads=2,intermediate=128,vocab=512"
 KINDS = ("llama", "mistral", "qwen3")

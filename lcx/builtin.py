@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lcx import hookimpl
-from lcx.methods import Method
 
 if TYPE_CHECKING:
     from lcx.context import Context, StepResult
@@ -62,22 +61,21 @@ def lcx_register_recipes(register: Callable[..., None]) -> None:
 
 @hookimpl
 def lcx_register_methods(register: Callable[..., None]) -> None:
-    from lcx.evaluation.settings import EvalSettings
-    from lcx.training.preference_settings import PreferenceSettings
-    from lcx.training.settings import TrainSettings
+    from lcx.steps import EVAL, TRAIN, Method
+    from lcx.steps import PREFERENCE as PREFER
 
     register(
         Method(
             name=PREFERENCE,
             summary="Preference optimisation by any registered loss: one chosen, any number of rejected answers",
-            stages={"train": PreferenceSettings, "eval": EvalSettings},
+            stages={"train": PREFER, "eval": EVAL},
         )
     )
     register(
         Method(
             name=SFT,
             summary="Supervised fine-tuning on any bundles: answer tokens only, the context paid for once",
-            stages={"train": TrainSettings, "eval": EvalSettings},
+            stages={"train": TRAIN, "eval": EVAL},
         )
     )
 
@@ -91,24 +89,24 @@ def lcx_register_llms(register: Callable[..., None]) -> None:
 
 @hookimpl
 def lcx_register_retrievers(register: Callable[..., None]) -> None:
-    register("bm25", "lcx.retrieval.bm25:open_bm25")
-    register("openai", "lcx.retrieval.dense:open_endpoint")
-    register("sentence-transformers", "lcx.retrieval.dense:open_sentence_transformers")
+    register("bm25", "lcx.retrieval:open_bm25")
+    register("openai", "lcx.retrieval:open_endpoint")
+    register("sentence-transformers", "lcx.retrieval:open_sentence_transformers")
 
 
 @hookimpl
 def lcx_register_losses(register: Callable[..., None]) -> None:
-    register("logo", "lcx.training.preference_losses:LOGO")
-    register("simpo", "lcx.training.preference_losses:SIMPO")
-    register("dpo", "lcx.training.preference_losses:DPO")
-    register("orpo", "lcx.training.preference_losses:ORPO")
+    register("logo", "lcx.training.losses:LOGO")
+    register("simpo", "lcx.training.losses:SIMPO")
+    register("dpo", "lcx.training.losses:DPO")
+    register("orpo", "lcx.training.losses:ORPO")
 
 
 @hookimpl
 def lcx_register_probes(register: Callable[..., None]) -> None:
-    from lcx.evaluation.benchmarks.groups import SUITES
+    from lcx.evaluation.benchmarks.groups import BENCHMARKS
 
-    for name, target in (PROBES | SUITES).items():
+    for name, target in (PROBES | BENCHMARKS).items():
         register(name, target)
 
 
@@ -118,32 +116,37 @@ def lcx_register_metrics(register: Callable[..., None]) -> None:
         register(name, f"lcx.evaluation.metrics:{name}")
 
 
-@hookimpl
+# The stages' own hooks come last: whatever a plugin does about a step goes first, and they look the method up.
+
+
+@hookimpl(trylast=True)
+def lcx_synth(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    return _run_stage(step, run, ctx)
+
+
+@hookimpl(trylast=True)
+def lcx_score(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    return _run_stage(step, run, ctx)
+
+
+@hookimpl(trylast=True)
 def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    if step.method == PREFERENCE:
-        from lcx.training.train import preference_step
-
-        return preference_step(step, run, ctx)
-    if step.method != SFT:
-        return None
-    from lcx.training.train import train_step
-
-    return train_step(step, run, ctx)
+    return _run_stage(step, run, ctx)
 
 
-@hookimpl
+@hookimpl(trylast=True)
 def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    if step.method not in (SFT, PREFERENCE):
-        return None
-    from lcx.evaluation.step import eval_step
-
-    return eval_step(step, run, ctx)
+    return _run_stage(step, run, ctx)
 
 
-@hookimpl
+@hookimpl(trylast=True)
 def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
-    if step.method not in (SFT, PREFERENCE):
-        return None
-    from lcx.steps import forecast_step
+    from lcx.steps import forecast_stage
 
-    return forecast_step(step, run, ctx)
+    return forecast_stage(step, run, ctx)
+
+
+def _run_stage(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    from lcx.steps import run_stage
+
+    return run_stage(step, run, ctx)

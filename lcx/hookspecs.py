@@ -68,7 +68,7 @@ def lcx_register_retrievers(register: Callable[..., None]) -> None:
 @hookspec
 def lcx_register_losses(register: Callable[..., None]) -> None:
     """Register preference losses: `register("name", loss)`, where `loss` is a `Loss` of
-    `lcx.training.preference_losses`, or the "module:attribute" of one.
+    `lcx.training.losses`, or the "module:attribute" of one.
     """
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.paths import cache_folder
-from lcx.work.files import read_json
+from lcx.storage import read_json
 
 ADAPTER = "adapter_config.json"
 MODEL_FILES = ("config.json", ADAPTER)
@@ -40,7 +40,7 @@ def tiny_spec(spec: str) -> tuple[str, int] | None:
 
 
 def tiny_folder(name: str, seed: int, *, cache: str | Path | None = None, version: int | None = None) -> Path:
-    """Where the tiny model of a seed lies once it is trained: below `cache` (default: lcx's own)."""
+    """The folder of the tiny model of a seed, once it is trained: below `cache` (default: lcx's own)."""
     key = f"{TINY_VERSIONS[name] if version is None else version}|{sys.version_info[:3]}|{seed}"
     place = cache_folder() / "tiny" if cache is None else Path(cache)
     return place / f"{name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

@@ -1,5 +1,6 @@
-"""Plugins: found by the entry-point group `lcx`, loaded one at a time so that a broken one breaks nothing
-else.
+"""Plugins: what they register (methods with their stages, names with their owners), and how they are found.
+
+They are found by the entry-point group `lcx` and loaded one at a time, so that a broken one breaks nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib.metadata
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from typing import Any
 import pluggy
 
 from lcx import hookspecs
-from lcx.errors import PluginError
-from lcx.registry import Registry
+from lcx.errors import PluginError, UsageError, suggestion
+from lcx.settings import Settings
 
 GROUP = "lcx"
 CORE = "lcx-core"
@@ -35,6 +36,113 @@ _REGISTRIES = {
     "lcx_register_probes": "probes",
     "lcx_register_metrics": "metrics",
 }
+
+
+STAGES = ("synth", "score", "train", "eval")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a method: the class of its settings, and where the functions that run and forecast it are.
+
+    `run` is "module:function" of a function, asynchronous or not, that takes a `lcx.steps.StepWork` and returns a
+    StepResult; without one, a hook of the plugin (`lcx_synth`, `lcx_score`, `lcx_train`, `lcx_eval`) runs the stage.
+    `forecast` takes the same and returns what --dry-run prints; it must import no torch.
+    """
+
+    settings: type[Settings]
+    run: str = ""
+    forecast: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a plugin registers so that recipes can name it. `stages` maps a stage's name to its `Stage`.
+
+    A class of settings in place of a Stage stands for a stage that a hook runs. Raises ValueError for an unknown stage.
+    """
+
+    name: str
+    summary: str
+    stages: Mapping[str, Stage | type[Settings]]
+    paper: str = ""
+
+    def __post_init__(self) -> None:
+        wrong = set(self.stages) - set(STAGES)
+        if wrong:
+            raise ValueError(f"method {self.name}: no such stage: {', '.join(sorted(wrong))}")
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises KeyError where the method has none."""
+        found = self.stages[name]
+        return found if isinstance(found, Stage) else Stage(found)
+
+
+def load_function(target: str) -> Any:
+    """What a lazy "module:attribute" names, imported now."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+class Registry:
+    """Values by name, with their owner. `kind` is the word that errors use ("method", "text generator")."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._claims: dict[str, list[tuple[str, Any]]] = {}
+
+    def add(self, name: str, value: Any, owner: str) -> None:
+        self._claims.setdefault(name, []).append((owner, value))
+
+    def drop_owner(self, owner: str) -> None:
+        """Forget what a plugin claimed, after it failed to load."""
+        for name in list(self._claims):
+            kept = [claim for claim in self._claims[name] if claim[0] != owner]
+            if kept:
+                self._claims[name] = kept
+            else:
+                del self._claims[name]
+
+    def names(self) -> list[str]:
+        return sorted(self._claims)
+
+    def owner(self, name: str) -> str:
+        return self._claims[name][0][0]
+
+    def owned_by(self, owner: str) -> list[str]:
+        return sorted(name for name, claims in self._claims.items() if any(o == owner for o, _ in claims))
+
+    def clashes(self) -> dict[str, list[str]]:
+        """Names claimed more than once, with their owners."""
+        return {name: [o for o, _ in claims] for name, claims in self._claims.items() if len(claims) > 1}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._claims
+
+    def get(self, name: str) -> Any:
+        """The value of a name. Raises UsageError where unknown, PluginError where two plugins claim it."""
+        if name not in self._claims:
+            known = ", ".join(self.names()) or "none"
+            raise UsageError(
+                f"unknown {self.kind} '{name}'. {suggestion(name, self._claims)}".rstrip(),
+                why=f"known: {known}",
+                hint="`lcx plugins list` shows what is installed.",
+            )
+        claims = self._claims[name]
+        if len(claims) > 1:
+            owners = " and ".join(f"'{o}'" for o, _ in claims)
+            raise PluginError(
+                f"two plugins claim the {self.kind} '{name}': {owners}",
+                hint="Uninstall one, or leave one out: LCX_PLUGINS=a,b lists the plugins to load.",
+            )
+        return claims[0][1]
+
+    def load(self, name: str) -> Any:
+        """As `get`, importing a lazy `module:attribute`."""
+        value = self.get(name)
+        if isinstance(value, str):
+            return load_function(value)
+        return value
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Processes that lcx starts must not outlive whoever started them."""
+"""A process among others: its number in a launch, and its end with whoever started it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,32 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = "LCX_LAUNCH_FOLDER"
+"""Variable of processes that `lcx train --gpus N` started: where each leaves its outcome."""
 
 WATCH_SECONDS = 0.5
+
+
+class Rank(NamedTuple):
+    """A process among others: its number over all machines, how many there are, its number on this one."""
+
+    rank: int
+    processes: int
+    local: int
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Rank | None:
+    """This process's rank as accelerate and torchrun tell it, or None where it is alone."""
+    try:
+        rank = Rank(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    except (KeyError, ValueError):
+        return None
+    alone = rank.processes < 2 and FOLDER not in environment
+    return None if alone else rank
 
 
 def die_with(parent: int, folder: Path | None = None) -> None:

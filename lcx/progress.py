@@ -46,7 +46,7 @@ class Display:
 
     @property
     def draws(self) -> bool:
-        """Whether bars can be drawn: on a terminal that can move its cursor, and that is to be written to."""
+        """True if bars can be drawn: on a terminal that can move its cursor, and that is to be written to."""
         console = self.console
         return console.is_terminal and not console.is_dumb_terminal and not console.quiet
 
@@ -111,11 +111,20 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close(said=error is None)
+
+    def close(self, *, said: bool = True) -> None:
+        """Take the bar away; `said` lets the closing line be printed."""
         if self._bar is not None:
             self._display.close(self._bar)
             self._bar = None
-        if error is None and self._closing:
+        if said and self._closing:
             self._say()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the work began."""
+        return self._clock() - self._began
 
     def skip(self, count: int) -> None:
         """Count units that an earlier run has done."""
@@ -138,14 +147,18 @@ class Progress:
             self._say()
 
     def text(self) -> str:
-        """`2,100 of 3,000 answers, 88.1/s, 10s left`, with the note behind the counts; at the end `in 35s`."""
-        spent = max(1e-9, self._clock() - self._began)
+        """`2,100 of 3,000 answers, 88.1 answers/s, 10s left`, with the note behind the counts; at the end `in 35s`."""
+        spent = max(1e-9, self.seconds)
         fresh, left = self.done - self._before, self.total - self.done
         parts = [f"{self.done:,} of {self.total:,} {self.unit}".rstrip()]
         if self.note:
             parts.append(self.note)
         if fresh > 0:
-            parts.append(f"{fresh / spent:.1f}/s" if fresh > spent else f"{duration(spent / fresh)} each")
+            parts.append(
+                f"{fresh / spent:.1f} {self.unit}".rstrip() + "/s"
+                if fresh > spent
+                else f"{duration(spent / fresh)} each"
+            )
             parts.append(f"{duration(left * spent / fresh)} left" if left > 0 else f"in {duration(spent)}")
         return ", ".join(parts)
 

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,18 +17,19 @@ from lcx import __version__
 from lcx.context import StepResult
 from lcx.data.files import ROW_ENDINGS, is_row_file
 from lcx.errors import LcxError, MissingError, UsageError
+from lcx.hub import tiny_spec
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
-from lcx.work.files import disk_errors, make_folder, remove_leftovers, write_json, write_text
+from lcx.storage import disk_errors, make_folder, remove_leftovers, sha256_file, write_json, write_text
 
-__all__ = ["Run", "cache_folder", "differences", "digest", "runs_folder", "slug", "versions"]
+__all__ = ["Run", "cache_folder", "differences", "digest", "fingerprint", "runs_folder", "slug", "versions"]
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
 
 LOOSE = "loose"
 """Part of a fingerprint that may change while the work in a step's folder stays good (`lcx.settings.KEEPS`)."""
 PAID = tuple(name + part for name in ("calls.sqlite", "embeddings.sqlite") for part in ("", "-wal", "-shm"))
-"""Journals of calls (`lcx.work.calls`) and of a server's embeddings in a step's folder; sqlite needs all its files."""
+"""Journals of calls (`lcx.llm.ledger`) and of a server's embeddings in a step's folder; sqlite needs all its files."""
 
 
 def digest(value: Any) -> str:
@@ -355,3 +357,88 @@ def _remove(folder: Path, others: set[Path]) -> None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+# What a step's outputs follow from
+
+STEP_FILES = {"input": "data", "model": "model"}
+HASHED_WHOLE = 16 << 20
+"""Bytes up to which a file's contents enter a fingerprint."""
+
+
+def fingerprint(step: Step, run: Run) -> dict[str, Any]:
+    """What a step's outputs follow from: its settings, and a digest of every input. Raises MissingError
+    early.
+    """
+    values = step.values()
+    volatile, keeps = type(step.settings).volatile(), type(step.settings).keeps()
+    inputs: dict[str, str] = {}
+    others: dict[str, str] = {}
+    for key, what in STEP_FILES.items():
+        reference = values.get(key)
+        if not reference or (key == "model" and values.get("answers")):  # saved answers need no model
+            continue
+        if str(reference).startswith("step:"):
+            run.resolve(reference, what)
+            inputs[key] = run.digest_of(str(reference).removeprefix("step:"))
+        elif step_id := _named_step(reference):  # local:step:ID
+            run.llm(str(reference))
+            inputs[key] = run.digest_of(step_id)
+        elif Path(str(reference)).expanduser().exists():
+            inputs[key] = digest(_listing(Path(str(reference)).expanduser()))
+        elif tiny_spec(str(reference)) is not None:  # trained here, by this version from this library's text
+            inputs[key] = f"lcx {__version__}, python {platform.python_version()}"
+    if values.get("corpus"):
+        from lcx.data.documents import corpus_fingerprint
+
+        inputs["corpus"] = corpus_fingerprint(str(values["corpus"]))
+    for key in sorted(type(step.settings).files() - {"input", "model", "corpus"}):
+        given = values[key]
+        several = isinstance(given, list | tuple | Mapping)
+        names = list(given.values()) if isinstance(given, Mapping) else list(given) if several else [given]
+        for name in names:
+            if step_id := _named_step(name):
+                if not name.startswith("step:"):
+                    run.llm(name)
+                inputs[f"{key} {name}" if several else key] = run.digest_of(step_id)
+                continue
+            path = _named_path(name)
+            if path is not None:
+                (others if key in keeps else inputs)[f"{key} {name}"] = digest(_listing(path))
+    found = {
+        "stage": step.stage,
+        "method": step.method,
+        "settings": {k: v for k, v in values.items() if k not in volatile | keeps},
+        "inputs": inputs,
+    }
+    for key, name in step.settings.paths():
+        if (path := _named_path(name)) is not None:
+            (others if keeps else inputs)[key] = digest(_listing(path))
+    if not keeps:
+        return found
+    return found | {LOOSE: {k: values[k] for k in sorted(keeps)} | {"inputs": others}}
+
+
+def _named_step(value: Any) -> str:
+    """The id in `step:ID` and `local:step:ID`, which stand for what another step made; else an empty text."""
+    return f":{value}".partition(":step:")[2] if isinstance(value, str) else ""
+
+
+def _named_path(value: Any) -> Path | None:
+    """The file or folder that a setting names, also behind a backend's name (`local:PATH`), if it is there."""
+    if not isinstance(value, str) or not value:
+        return None
+    for text in (value, value.partition(":")[2]):
+        if text and Path(text).expanduser().exists():
+            return Path(text).expanduser()
+    return None
+
+
+def _listing(path: Path) -> list[tuple[str, int, str]]:
+    """Names, sizes and contents of a file or folder; large files (weights) by their time in place of contents."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [(p.name, (found := p.stat()).st_size, _file_digest(p, found)) for p in files]
+
+
+def _file_digest(path: Path, found: os.stat_result) -> str:
+    return sha256_file(path) if found.st_size <= HASHED_WHOLE else str(found.st_mtime_ns)

@@ -59,6 +59,11 @@ class Settings(BaseModel):
         return iter(())
 
     @classmethod
+    def names_elsewhere(cls) -> Mapping[str, str]:
+        """Names that other tools have for these settings, each with the sentence that leads to ours."""
+        return {}
+
+    @classmethod
     def _marked(cls, mark: str) -> frozenset[str]:
         extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
         return frozenset(
@@ -78,7 +83,8 @@ def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -
             key = ".".join(str(part) for part in error["loc"])
             if error["type"] == "extra_forbidden":
                 *outer, last = error["loc"]
-                near = suggestion(str(last), _fields(schema, outer))
+                known = schema.names_elsewhere() if not outer else {}
+                near = known.get(str(last)) or suggestion(str(last), _fields(schema, outer))
                 lines.append(f"unknown key '{key}'{'. ' if near else ''}{near}")
             elif error["type"] == "value_error":  # a validator's own words
                 message = error["msg"].removeprefix("Value error, ")

@@ -1,110 +1,372 @@
-"""Running steps: check what they need, fingerprint their inputs, call the stage's hook, record the
-outcome.
+"""The frame of every step: what a stage's function is given, and how steps are run, resumed, counted and recorded.
+
+A method names a function for each of its stages (`lcx.plugins.Stage`). It takes a `StepWork` and returns `work.done()`:
+
+    async def score(work: StepWork[MyScore]) -> StepResult:
+        judge = work.llm("judge")
+        rated = await work.each(work.bundles(), rate, key=lambda bundle: bundle.id)
+        work.write("scores", rated.values())
+        return work.done({"mean": ...})
+
+The hooks `lcx_synth`, `lcx_score`, `lcx_train` and `lcx_eval` are asked first, so that a plugin can wrap a stage or run
+one by itself; the core's own implementation comes last and looks the method up.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import inspect
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from lcx import __version__
 from lcx.context import Context, StepResult
-from lcx.errors import LcxError, PluginError
+from lcx.data.files import Rejects
+from lcx.errors import LcxError, PluginError, UsageError
+from lcx.evaluation.settings import EvalSettings
 from lcx.hub import tiny_folder, tiny_spec
 from lcx.paths import cache_folder
+from lcx.plugins import Method, Plugins, Stage, load_function
 from lcx.recipe import Step
-from lcx.run import LOOSE, Run, digest
-from lcx.work.files import sha256_file
+from lcx.run import PAID, Run, fingerprint
+from lcx.settings import Settings
+from lcx.storage import Journal, make_folder, shard_path, write_lines, write_text
+from lcx.training.settings import PreferenceSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from lcx.plugins import Plugins
+    from lcx.data.bundles import BundleReader
+    from lcx.data.rows import Example
+    from lcx.data.table import SegmentTable
+    from lcx.llm.client import LLMClient, Service
+    from lcx.records import Bundle
 
-STEP_FILES = {"input": "data", "model": "model"}
-HASHED_WHOLE = 16 << 20
-"""Bytes up to which a file's contents enter a fingerprint."""
+__all__ = [
+    "EVAL",
+    "PREFERENCE",
+    "TRAIN",
+    "Method",
+    "SetAside",
+    "Stage",
+    "StepResult",
+    "StepWork",
+    "ensure_tiny",
+    "execute",
+    "forecast",
+    "train_tiny",
+]
+
+TRAIN = Stage(TrainSettings, "lcx.training.train:train_step", "lcx.training.train:forecast")
+"""Supervised fine-tuning on bundles: the core's own train stage."""
+PREFERENCE = Stage(PreferenceSettings, "lcx.training.train:preference_step", "lcx.training.train:forecast")
+"""Preference optimisation by a registered loss; `replace(PREFERENCE, settings=MyTrain)` gives it other defaults."""
+EVAL = Stage(EvalSettings, "lcx.evaluation.step:eval_step", "lcx.evaluation.planning:eval_forecast")
+"""The core's own eval stage."""
+
+JOURNAL = "journal.jsonl"
+OPEN = 256
+"""Items under way at a time in `StepWork.each`, unless it is told otherwise."""
+
+S = TypeVar("S", bound=Settings)
+T = TypeVar("T")
 
 
-def fingerprint(step: Step, run: Run) -> dict[str, Any]:
-    """What a step's outputs follow from: its settings, and a digest of every input. Raises MissingError
-    early.
+class SetAside(Exception):
+    """An item that cannot be used: the step goes on without it. `reason` is a category that is counted."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of the files that a step's bundles are cut into. `places` are the numbers of the examples in it."""
+
+    folder: Path
+    index: int
+    count: int
+    places: range
+
+    def write(self, bundles: Iterable[Bundle], name: str = "bundles") -> None:
+        """Write this shard of `name`, whole or not at all. What other names hold is written before `bundles`."""
+        from lcx.data.bundles import write_bundles
+
+        write_bundles(self.folder, bundles, name=name, index=self.index, count=self.count)
+
+
+class StepWork(Generic[S]):
+    """What a stage's function works with: settings, folder, models, journal, and what is counted and noted.
+
+    `counts`, `metrics`, `files`, `notes` and `extra` may be filled on the way; `done` adds what calls cost and what
+    was set aside, and makes the result of it all. The journal and the models are opened when they are first used,
+    and closed when the function has returned.
     """
-    values = step.values()
-    volatile, keeps = type(step.settings).volatile(), type(step.settings).keeps()
-    inputs: dict[str, str] = {}
-    others: dict[str, str] = {}
-    for key, what in STEP_FILES.items():
-        reference = values.get(key)
-        if not reference or (key == "model" and values.get("answers")):  # saved answers need no model
-            continue
-        if str(reference).startswith("step:"):
-            run.resolve(reference, what)
-            inputs[key] = run.digest_of(str(reference).removeprefix("step:"))
-        elif step_id := _named_step(reference):  # local:step:ID
-            run.llm(str(reference))
-            inputs[key] = run.digest_of(step_id)
-        elif Path(str(reference)).expanduser().exists():
-            inputs[key] = digest(_listing(Path(str(reference)).expanduser()))
-        elif tiny_spec(str(reference)) is not None:  # trained here, by this version from this library's text
-            inputs[key] = f"lcx {__version__}, python {platform.python_version()}"
-    if values.get("corpus"):
-        from lcx.data.documents import corpus_fingerprint
 
-        inputs["corpus"] = corpus_fingerprint(str(values["corpus"]))
-    for key in sorted(type(step.settings).files() - {"input", "model", "corpus"}):
-        given = values[key]
-        several = isinstance(given, list | tuple | Mapping)
-        names = list(given.values()) if isinstance(given, Mapping) else list(given) if several else [given]
-        for name in names:
-            if step_id := _named_step(name):
-                if not name.startswith("step:"):
-                    run.llm(name)
-                inputs[f"{key} {name}" if several else key] = run.digest_of(step_id)
-                continue
-            path = _named_path(name)
-            if path is not None:
-                (others if key in keeps else inputs)[f"{key} {name}"] = digest(_listing(path))
-    found = {
-        "stage": step.stage,
-        "method": step.method,
-        "settings": {k: v for k, v in values.items() if k not in volatile | keeps},
-        "inputs": inputs,
-    }
-    for key, name in step.settings.paths():
-        if (path := _named_path(name)) is not None:
-            (others if keeps else inputs)[key] = digest(_listing(path))
-    if not keeps:
+    def __init__(self, step: Step, run: Run, ctx: Context) -> None:
+        self.step, self.run, self.ctx = step, run, ctx
+        self.counts: Counter[str] = Counter()
+        self.metrics: dict[str, Any] = {}
+        self.files: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.extra: dict[str, Any] = {}
+        self.rejects = Rejects()
+        self._open = contextlib.ExitStack()
+        self._service: Service | None = None
+
+    @property
+    def settings(self) -> S:
+        """The step's checked settings."""
+        return cast(S, self.step.settings)
+
+    @property
+    def plugins(self) -> Plugins:
+        """The registries of losses, tasks, metrics, models and retrievers."""
+        return self.ctx.plugins
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the step's outputs."""
+        return self.run.folder(self.step)
+
+    @property
+    def data(self) -> Path:
+        """The folder `data` in it, which the next step takes as its input."""
+        return make_folder(self.folder / "data")
+
+    @cached_property
+    def resumed(self) -> bool:
+        """True if an earlier process left work here, apart from replies that were paid for."""
+        known = {"settings.yaml", *PAID}
+        return self.folder.is_dir() and any(path.name not in known for path in self.folder.iterdir())
+
+    # -- models
+
+    @property
+    def service(self) -> Service:
+        """The step's models: clients, ledger, budget. Raises TypeError where the settings are no `Calling`."""
+        if self._service is None:
+            from lcx.llm.client import Service
+            from lcx.llm.settings import Serving
+
+            if not isinstance(self.settings, Serving):
+                raise TypeError(
+                    f"{type(self.settings).__name__} asks a model, and does not inherit from Calling"
+                )
+            self._service = self._open.enter_context(Service(self.folder, self.settings, self.ctx))
+        return self._service
+
+    def spec(self, role: str) -> tuple[str, dict[str, Any]]:
+        """Spec and options of a role's model: the settings `ROLE` and `ROLE_options`, `local:step:ID` by its folder."""
+        options = getattr(self.settings, f"{role}_options", None)
+        return self.run.llm(str(getattr(self.settings, role))), dict(options or {})
+
+    def llm(self, role: str = "llm", spec: tuple[str, Mapping[str, Any]] | None = None) -> LLMClient:
+        """The client of a role's model, or of another spec with options; it is opened by the first call.
+
+        A step that begins says at once what is missing: a model, a key, a price. Raises typed errors.
+        """
+        name, options = self.spec(role) if spec is None else spec
+        if not self.resumed:
+            self.service.check(name, options)
+        return self.service.client(name, options)
+
+    # -- data
+
+    def bundles(self, name: str = "bundles") -> BundleReader:
+        """The bundles that `input` names. Raises MissingError, and UsageError where it is no folder of bundles."""
+        from lcx.data.bundles import read_bundles
+
+        return read_bundles(self.source, name)
+
+    @cached_property
+    def source(self) -> Path:
+        """The folder of bundles that `input` names. Raises MissingError, and UsageError where it is another thing."""
+        place = self.run.bundles(self.step)
+        if not place.is_dir():
+            raise UsageError(
+                f"{place} is no folder of bundles", hint="--input FOLDER, as `lcx synth` leaves one"
+            )
+        return place
+
+    def table(self, *, min_tokens: int, mode: str, questions: bool = False) -> SegmentTable:
+        """The corpus cut into segments, in `data`; `questions` keeps those of the corpus' rows (`read_corpus`)."""
+        from lcx.data.table import step_table
+
+        settings: Any = self.settings
+        return step_table(
+            self.folder,
+            settings.corpus,
+            documents=settings.documents,
+            tokenizer=settings.tokenizer,
+            min_tokens=min_tokens,
+            mode=mode,
+            decontaminate=settings.decontaminate,
+            ngram=settings.ngram,
+            counts=self.counts,
+            log=self.ctx.log,
+            questions=questions,
+            fields=getattr(settings, "fields", None),
+            encoding=getattr(settings, "encoding", "utf-8"),
+        )
+
+    def rows(self, source: str | Path) -> Iterator[Example]:
+        """The rows of a file, a folder or `hf:NAME`, whatever their fields are called; broken ones are set aside."""
+        from lcx.data.rows import Tally
+
+        tally = Tally(self.rejects, getattr(self.settings, "fields", None))
+        for _, example in tally.examples_in(source):
+            yield example
+        self.notes += tally.notes()
+        tally.check(source)
+
+    def shards(self, examples: int, *, fresh: bool = False) -> Iterator[Shard]:
+        """The shards of `data` that are not there yet, each a contiguous block of examples; `fresh`: all of them."""
+        count = min(getattr(self.settings, "shards", 1), max(1, examples))
+        if fresh:
+            for path in self.data.glob("bundles-*-of-*"):
+                path.unlink()  # an earlier finish of this step may have known less
+        for index in range(count):
+            if not shard_path(self.data, "bundles", index, count).is_file():
+                places = range(index * examples // count, (index + 1) * examples // count)
+                yield Shard(self.data, index, count, places)
+
+    def write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows to `NAME.jsonl` in the step's folder, and name the file in the result."""
+        write_lines(self.folder / f"{name}.jsonl", rows)
+        self.files[name] = f"{name}.jsonl"
+
+    def write_text(self, file: str, text: str) -> None:
+        """Write a file for people, such as `preview.md`, and name it in the result by its stem."""
+        write_text(self.folder / file, text)
+        self.files[Path(file).stem] = file
+
+    # -- items
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The step's journal of finished items, on disk: `unit in journal`, `journal[unit]`, `journal.append(row)`."""
+        return self._open.enter_context(Journal(self.folder / JOURNAL))
+
+    async def each(
+        self,
+        items: Iterable[T],
+        one: Callable[[T], Awaitable[Mapping[str, Any]]],
+        *,
+        key: Callable[[T], Hashable],
+        weight: Callable[[T], int] = lambda item: 1,
+        most: int = OPEN,
+        keep: Callable[[Mapping[str, Any]], bool] = lambda row: True,
+        label: str = "",
+    ) -> dict[str, dict[str, Any]]:
+        """What `one` makes of every item, by the item's key, in the order of the items.
+
+        A finished item is in the journal at once, and a resumed step does not do it again, unless `keep` refuses its
+        row. Items are begun in order while the weights of those under way stay within `most`. One that raises
+        SetAside is counted among the rejects; any other error ends the others and is raised.
+        """
+        import asyncio  # a dry run needs none of it
+
+        found: dict[str, dict[str, Any]] = {}
+        running: dict[asyncio.Task[None], int] = {}
+        shown = self.ctx.progress(label, len(items)) if label and isinstance(items, Sequence) else None
+
+        async def work(unit: str, item: T) -> None:
+            try:
+                row = {"unit": unit, **await one(item)}
+            except SetAside as bad:
+                self.rejects.add(self.step.id, bad.reason, where=unit, detail=bad.detail)
+                del found[unit]
+                return
+            if keep(row):
+                self.journal.append(row)
+            found[unit] = row
+            if shown:
+                shown.advance()
+
+        async def settle() -> None:
+            finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished:
+                del running[task]
+                task.result()
+
+        with shown or contextlib.nullcontext():
+            try:
+                for item in items:
+                    unit = str(key(item))
+                    if (known := self.journal.get(unit)) is not None:
+                        found[unit] = known
+                        if shown:
+                            shown.skip(1)
+                        continue
+                    found[unit] = {}  # holds its place in the order
+                    heavy = weight(item)
+                    while running and sum(running.values()) + heavy > most:
+                        await settle()
+                    running[asyncio.create_task(work(unit, item))] = heavy
+                while running:
+                    await settle()
+            except BaseException:
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                raise
         return found
-    return found | {LOOSE: {k: values[k] for k in sorted(keeps)} | {"inputs": others}}
+
+    # -- the end
+
+    def done(
+        self,
+        metrics: Mapping[str, Any] | None = None,
+        *,
+        notes: Iterable[str] = (),
+        extra: Mapping[str, Any] | None = None,
+    ) -> StepResult:
+        """The step's result: what was counted and noted, what calls cost, and what was set aside and why."""
+        if self._service is not None:
+            from lcx.llm.ledger import paid
+
+            others, cost = paid(self._service.counts())
+            self.counts.update(others)
+            self.metrics |= cost
+        if len(self.rejects):
+            self.rejects.write(self.folder / "rejected.jsonl")
+            self.files["rejected"] = "rejected.jsonl"
+            self.counts.update({f"set aside: {why}": number for why, number in self.rejects.counts.items()})
+        if (self.folder / "data").is_dir():
+            self.files = {"data": "data", **self.files}
+        return StepResult(
+            counts=dict(sorted(self.counts.items())),
+            metrics={**(metrics or {}), **self.metrics},
+            files=self.files,
+            notes=[*self.notes, *notes],
+            extra={**self.extra, **(extra or {})},
+        )
+
+    def close(self) -> None:
+        """Close the journal and the models."""
+        self._open.close()
 
 
-def _named_step(value: Any) -> str:
-    """The id in `step:ID` and `local:step:ID`, which stand for what another step made; else an empty text."""
-    return f":{value}".partition(":step:")[2] if isinstance(value, str) else ""
-
-
-def _named_path(value: Any) -> Path | None:
-    """The file or folder that a setting names, also behind a backend's name (`local:PATH`), if it is there."""
-    if not isinstance(value, str) or not value:
+def run_stage(step: Step, run: Run, ctx: Context) -> StepResult | None:
+    """Run the function that the step's method names for its stage; None where it names none, and a hook must do it."""
+    stage = ctx.plugins.method(step.method).stage(step.stage)
+    if not stage.run:
         return None
-    for text in (value, value.partition(":")[2]):
-        if text and Path(text).expanduser().exists():
-            return Path(text).expanduser()
-    return None
+    work: StepWork[Any] = StepWork(step, run, ctx)
+    with contextlib.closing(work):
+        result = load_function(stage.run)(work)
+        if inspect.iscoroutine(result):
+            result = work.service.run(result)
+        return cast(StepResult, result)
 
 
-def _listing(path: Path) -> list[tuple[str, int, str]]:
-    """Names, sizes and contents of a file or folder; large files (weights) by their time in place of contents."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return [(p.name, (found := p.stat()).st_size, _mark(p, found)) for p in files]
-
-
-def _mark(path: Path, found: os.stat_result) -> str:
-    return sha256_file(path) if found.st_size <= HASHED_WHOLE else str(found.st_mtime_ns)
+def forecast_stage(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
+    """What the step will cost, by the function that its method names; None where it names none."""
+    stage = ctx.plugins.method(step.method).stage(step.stage)
+    return dict(load_function(stage.forecast)(StepWork(step, run, ctx))) if stage.forecast else None
 
 
 def ensure_tiny(spec: str, ctx: Context) -> str:
@@ -170,15 +432,5 @@ def _call(hook: Callable[..., StepResult | None], step: Step, run: Run, ctx: Con
 
 def forecast(step: Step, run: Run, ctx: Context, plugins: Plugins) -> Mapping[str, Any]:
     """What a step would cost, for --dry-run; empty where its method has no forecast."""
+    ctx = replace(ctx, plugins=plugins)
     return plugins.manager.hook.lcx_forecast(step=step, run=run, ctx=ctx) or {}
-
-
-def forecast_step(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
-    """What a train or eval step of the core's will do, from its settings and the data if that is there. Torch-free."""
-    if step.stage == "eval":
-        from lcx.evaluation.planning import eval_forecast
-
-        return eval_forecast(step, ctx.plugins)
-    from lcx.training.train import forecast
-
-    return forecast(step, run, ctx)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lcx import hookimpl
 from lcx.context import Context, StepResult
-from lcx.methods import Method
+from lcx.plugins import Method
 from lcx.recipe import Step
 from lcx.run import Run
 from lcx.settings import Settings, setting

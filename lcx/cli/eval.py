@@ -1,4 +1,7 @@
-"""`lcx eval`: evaluate a model by a recipe's eval step or by tasks, or score files of predictions without any model."""
+"""`lcx eval`: evaluate a model by a recipe's eval step or by tasks, or score files of predictions without any model.
+
+Offline scoring takes one file of a task, or a folder of LongBench's sets; it needs no model and no torch.
+"""
 
 from __future__ import annotations
 
@@ -135,8 +138,7 @@ def evaluate(
             hint="lcx eval --recipe in2-tiny; lcx eval --model PATH --task needle",
         )
     _check_exports(export or ())
-    from lcx.cli.stages import run_stage
-    from lcx.cli.work import Request
+    from lcx.cli.stages import Request, run_stage
 
     request = Request(recipe or PLAIN, run, sets or (), flags, device, force, dry_run, json)
     run_stage("eval", step, request, after=lambda report: _export(report, export or ()))
@@ -145,7 +147,7 @@ def evaluate(
 def _refuse_flags_of_a_model(flags: Mapping[str, Any]) -> None:
     """Raises UsageError for a flag that scoring a file would pass over in silence."""
     from lcx.errors import UsageError
-    from lcx.layering import flag_of
+    from lcx.recipe import flag_of
 
     for key, value in flags.items():
         if key not in ("tasks", "compat", "span") and value is not None:
@@ -166,7 +168,6 @@ def _score_saved(
     rows: bool,
     as_json: bool,
 ) -> None:
-    from lcx.cli.saved import score_file
     from lcx.errors import UsageError
 
     if recipe is not None:
@@ -208,3 +209,232 @@ def _export(report: dict[str, Any], kinds: list[str] | tuple[()]) -> None:
 
     made = export(Path(report["folder"]), kinds)
     report["files"] = {**report["files"], **{kind: str(path) for kind, path in made.items()}}
+
+
+# ---- offline scoring
+
+COUNTS = {
+    "nulls": "had no prediction",
+    "skipped": "left out: ambiguous, or nothing to score by",
+    "refused": "begin as a refusal (scored as any other)",
+    "truncated": "cut off at their length limit",
+    "duplicates": "share their key with another row",
+}
+"""What is always said about the rows of a file."""
+
+
+def score_file(
+    task: str,
+    path: Path,
+    compat: str | None = None,
+    span: int | None = None,
+    *,
+    rows: bool = False,
+    references: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Score a saved file of predictions (or a folder, for a group of tasks) and print the numbers.
+
+    `rows` adds each row's score, `references` names the published rows that the predictions answer. Raises
+    UsageError for an unknown task or a broken file.
+    """
+    from lcx.cli import show
+    from lcx.errors import UsageError
+    from lcx.evaluation.benchmarks.groups import groups
+    from lcx.evaluation.planning import BRIDGE, find_task
+    from lcx.plugins import loaded
+
+    if task.startswith(BRIDGE):
+        raise UsageError(
+            f"{task} is scored by lm-eval while it runs, not from a file",
+            hint=f"lcx eval --model PATH_OR_HUB_ID --task {task}",
+        )
+    if task in groups():
+        if rows or references:
+            flag = "--rows" if rows else "--references"
+            raise UsageError(f"{flag} is for one task", hint=f"--task {groups()[task][0]} {flag} ...")
+        _score_folder(task, path, compat, as_json=as_json)
+        return
+    found = find_task(task, loaded())  # an unknown one ends here, with a suggestion
+    _is_file(path, task)
+    from lcx.evaluation.offline import score_rows
+
+    places: dict[str, Any] = {} if span is None else {"span": span}
+    if references is not None:
+        places["references_name"] = str(references)
+    scores, values = score_rows(found, path, compat, references=_references(references), **places)
+    if as_json:
+        show.emit_json({**scores, "rows": values} if rows else scores)
+        return
+    print(_result_text(task, path, scores, rows))
+    if rows:
+        print("\n" + show.table([(str(n), show.number(v)) for n, v in enumerate(values)], ("row", "score")))
+
+
+def _is_file(path: Path, task: str) -> None:
+    from lcx.errors import UsageError
+
+    if path.is_dir():
+        raise UsageError(
+            f"'{path}' is a folder, and {task} is scored from one file",
+            hint=f"--predictions {path}/FILE.jsonl, or --task longbench for a folder of SET.jsonl files",
+        )
+    if not path.is_file():
+        raise UsageError(
+            f"no predictions file '{path}'", hint="--predictions FILE takes JSON Lines, one row a question."
+        )
+
+
+def _references(path: Path | None) -> list[dict[str, Any]] | None:
+    """The published rows that predictions are matched to. Raises UsageError for a broken file."""
+    if path is None:
+        return None
+    from lcx.errors import MissingError
+    from lcx.evaluation.benchmarks.loading import read_published
+
+    if not path.is_file():
+        raise MissingError(
+            f"no references at '{path}'", hint="--references FILE takes the published rows of the set."
+        )
+    return read_published(path)
+
+
+def _score_folder(group: str, folder: Path, compat: str | None, *, as_json: bool) -> None:
+    """Every SET.jsonl of a group in a folder, with the means by category."""
+    from lcx import plugins
+    from lcx.cli import show
+    from lcx.errors import UsageError
+    from lcx.evaluation.benchmarks.groups import groups, summarize
+    from lcx.evaluation.offline import score_predictions
+
+    if not folder.is_dir():
+        raise UsageError(
+            f"--task {group} takes a folder of SET.jsonl files, and '{folder}' is none",
+            hint=f"One file: --task {groups()[group][0]} --predictions FILE",
+        )
+    family = group.partition(":")[0]
+    tasks = groups()[group]
+    there = {task: file for task in tasks if (file := _file_of(folder, task)) is not None}
+    if not there:
+        names = ", ".join(f"{task.partition(':')[2]}.jsonl" for task in tasks[:4])
+        raise UsageError(
+            f"no file in {folder} is named after a set of {group}",
+            hint=f"Names are {names}{', ...' if len(tasks) > 4 else ''}",
+        )
+    known = plugins.loaded().probes
+    scores = {task: score_predictions(known.load(task), file, compat) for task, file in there.items()}
+    absent = [task for task in tasks if task not in there]
+    total = {"task": group, "compat": compat, "tasks": scores, "absent": absent, **summarize(scores, family)}
+    if as_json:
+        show.emit_json(total)
+    else:
+        print(_table(group, total))
+
+
+def _file_of(folder: Path, task: str) -> Path | None:
+    """The file of a set: SET.jsonl (SET_e.jsonl of LongBench-E), or as lcx's own runs name it."""
+    from lcx.paths import slug
+
+    family, _, name = task.partition(":")
+    ending = [f"{name}_e.jsonl"] if family == "longbench_e" else []
+    for one in (f"predictions-{slug(task)}.jsonl", *ending, f"{name}.jsonl"):
+        if (folder / one).is_file():
+            return folder / one
+    return None
+
+
+def _result_text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -> str:
+    """One task's result for a person: the mean with its interval, the groups, and what was counted."""
+    from lcx.cli import show
+
+    lines = []
+    if scores.get("view") == "table":
+        lines += [f"{task}  {path.name}", "", *_mean_lines(scores)]
+    else:
+        from lcx.evaluation.show.terminal import task_text
+
+        lines += [task_text(task, {path.stem: scores}), ""]
+        if "spans" in scores:
+            spans = " ".join("none" if span is None else f"{span:.3f}" for span in scores["spans"])
+            lines += [*_wrapped(spans, "  spans     "), ""]
+        found = scores.get("estimate") or {}
+        ends = (
+            "" if found.get("low") is None else f"  ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+        )
+        lines.append(f"  score     {show.number(scores['score'])}{ends}")
+    counted = [(name, scores[name], words) for name, words in COUNTS.items() if scores.get(name) is not None]
+    lines += [f"  {name:<10}{count:>6}  {words}" for name, count, words in counted]
+    for name in ("compat", "decoys", "matched", "reordered", "similarity"):
+        if scores.get(name) is not None:
+            lines.append(f"  {name:<10} {show.number(scores[name]):>5}")
+    return "\n".join([*lines, *_advice(scores, rows)])
+
+
+def _mean_lines(scores: Mapping[str, Any]) -> list[str]:
+    """The mean and those of the groups, in percent, with 95% intervals and the number of rows."""
+    rows = [("all", scores["estimate"], scores["score"])]
+    for field, groups in (scores.get("by") or {}).items():
+        for name, found in groups.items():
+            mean = None if found["mean"] is None else 100 * found["mean"]
+            rows.append((f"{field} {name}", found, mean))
+    width = min(36, max(len(name) for name, _, _ in rows))
+    lines = [f"  {'':{width}}   score   95% interval      n"]
+    for name, found, mean in rows:
+        score = "-" if mean is None else f"{mean:.2f}"
+        ends = "-" if found["low"] is None else f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+        lines.append(f"  {name[:width]:<{width}}  {score:>6}  {ends:>13}  {found['n']:>5}")
+    return [*lines, ""]
+
+
+def _advice(scores: Mapping[str, Any], rows: bool) -> list[str]:
+    """What to look at next, where something in the numbers asks for it."""
+    found = []
+    published = scores.get("published_rows")
+    answered = scores["n"] + scores["duplicates"] + scores["skipped"]
+    if published and answered != published:
+        found.append(f"The published set has {published} rows: this is not a score of all of it.")
+    if scores.get("missing"):
+        found.append(
+            f"{scores['missing']} places have no row, the first is {scores['first_missing']}: is the file whole?"
+        )
+    if scores["duplicates"] and scores.get("view") == "table":
+        found.append("Of rows with one id the first was scored.")
+    if scores["nulls"] and scores.get("compat") != "film":
+        leave = (
+            "" if scores["task"] == "longbench_v2" else "; --compat film leaves them out"
+        )  # it has no such mode
+        found.append(f"Rows without a prediction score 0{leave}.")
+    if not rows and (scores["nulls"] or scores["skipped"] or scores["refused"]):
+        found.append("--rows --json says which rows scored what.")
+    return ["", *found] if found else []
+
+
+def _table(group: str, total: Mapping[str, Any]) -> str:
+    """The sets of a group with their scores and counts, and the means by category."""
+    head = f"  {'set':<22} {'score':>6}  {'95% interval':>13}  {'n':>5} {'nulls':>6} {'refused':>8}"
+    lines = [group + (f"  (compat {total['compat']})" if total["compat"] else ""), "", head]
+    for task, scores in total["tasks"].items():
+        found = scores["estimate"]
+        ends = "-" if found["low"] is None else f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+        score = "-" if scores["score"] is None else f"{scores['score']:.2f}"
+        lines.append(
+            f"  {task.partition(':')[2]:<22} {score:>6}  {ends:>13}  {scores['n']:>5} {scores['nulls']:>6}"
+            f" {scores['refused']:>8}"
+        )
+    lines += ["", f"  {'category':<22} {'score':>6}  sets"]
+    for name, found in total["categories"].items():
+        lines.append(f"  {name:<22} {found['score']:>6.2f}  {found['sets']} of {found['of']}")
+    for name, words in (("average", "mean of sets"), ("category_average", "mean of categories")):
+        if total[name] is not None:
+            lines.append(f"  {words:<22} {total[name]:>6.2f}")
+    if total["absent"]:
+        names = ", ".join(task.partition(":")[2] for task in total["absent"])
+        lines += ["", *_wrapped(f"No file: {names}. Means are over the sets that are there.")]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, first: str = "  ") -> list[str]:
+    """The text in lines of 80 columns, those after the first one indented as far as `first`."""
+    import textwrap
+
+    return textwrap.wrap(text, 80, initial_indent=first, subsequent_indent=" " * len(first))

@@ -13,9 +13,8 @@ from lcx.cli.options import APP
 
 if TYPE_CHECKING:
     from lcx.forecast.cards import Card
-    from lcx.forecast.plans import Plan
+    from lcx.forecast.model import Plan, Shape
     from lcx.forecast.report import Forecast
-    from lcx.forecast.shapes import Shape
     from lcx.forecast.steps import Launch
     from lcx.recipe import Step
 
@@ -103,12 +102,12 @@ def forecast(
 def _strategy(text: str | None) -> str | None:
     """ddp, fsdp, zero2 or zero3 for what --strategy names: one of these, or an accelerate config."""
     from lcx.errors import UsageError
-    from lcx.forecast.plans import STRATEGIES
-    from lcx.training.launch import presets
+    from lcx.forecast.model import STRATEGIES
+    from lcx.training.plan import find_config, strategy_of
 
     if text is None:
         return None
-    found = presets.strategy_of(presets.find(text))
+    found = strategy_of(find_config(text))
     if found not in STRATEGIES:
         raise UsageError(f"no forecast for the strategy {found} of {text}", hint="--strategy fsdp")
     return found
@@ -135,12 +134,11 @@ class Asked:
         """The train step, and the values of the recipe's step that makes its data."""
         if self.recipe is None:
             return _bare_step(self.sets, preference=self.launch.rejected is not None), None
-        from lcx.cli import work
-        from lcx.cli.stages import pick_step
+        from lcx.cli import stages
 
-        job = work.describe_job(work.Request(self.recipe, sets=self.sets))
-        chosen = pick_step(job.recipe, "train", self.step)
-        steps = {one.id: one for one in work.resolve(job, {}, chosen)}
+        job = stages.describe_job(stages.Request(self.recipe, sets=self.sets))
+        chosen = stages.pick_step(job.recipe, "train", self.step)
+        steps = {one.id: one for one in stages.resolve(job, {}, chosen)}
         maker = next((one for one in steps.values() if one.stage == "synth"), None)
         return steps[chosen], maker.values() if maker else None
 
@@ -163,8 +161,7 @@ class Asked:
     def _shape(self, values: dict[str, Any]) -> tuple[Shape, bool]:
         """The model's shape, and whether the model is an adapter already."""
         from lcx.errors import MissingError, UsageError
-        from lcx.forecast.configs import SHAPE_HINT, is_adapter, read_config
-        from lcx.forecast.shapes import parse_shape, shape_of_config
+        from lcx.forecast.model import SHAPE_HINT, is_adapter, parse_shape, read_config, shape_of_config
 
         if self.shape_text and self.model:
             raise UsageError("--model and --shape both say what the model is", hint="Give one of them.")
@@ -206,11 +203,9 @@ class Asked:
 
 def _bare_step(sets: tuple[str, ...], preference: bool) -> Step:
     """A train step without a recipe: the settings' own defaults, with --set on top."""
-    from lcx.layering import parse_set
-    from lcx.recipe import Step
+    from lcx.recipe import Step, parse_set
     from lcx.settings import validate
-    from lcx.training.preference_settings import PreferenceSettings
-    from lcx.training.settings import TrainSettings
+    from lcx.training.settings import PreferenceSettings, TrainSettings
 
     given = {key: value for _, key, value in (parse_set(text, ["train"], "train") for text in sets)}
     preference = preference or "loss" in given

@@ -109,6 +109,23 @@ LlmGpus = Annotated[
 Input = Annotated[
     str | None, typer.Option("--input", metavar="INPUT", help="Data to start from: step:ID or a path.")
 ]
+Fields = Annotated[
+    str | None,
+    typer.Option(
+        "--fields",
+        metavar="PART=FIELD,...",
+        help="Fields of rows by other names: context=passage,answer=target.",
+    ),
+]
+Preview = Annotated[
+    int | None,
+    typer.Option(
+        "--preview",
+        metavar="N",
+        min=1,
+        help="Show N rows decoded from the tokens training would see; train nothing.",
+    ),
+]
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", metavar="TOKENIZER", help="A path or a hub id.")
 ]

@@ -1,25 +1,57 @@
-"""Corpus specs: a file or folder, `hf:NAME`, `stdlib`, `stdlib:records` and `stdlib:stale`, all read as documents."""
+"""Corpora as documents: a file or folder, `hf:NAME`, `stdlib`, `stdlib:records` and `stdlib:stale`.
+
+A folder is anybody's: text, Markdown, code and HTML files whole, PDF with the extra `pdf`, and files of rows, of which
+the context is the document's text. What cannot be used is set aside with the reason.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from lcx.data.files import Reject, Rejects, list_files
-from lcx.data.readers import RowReader, read_file, row_document, usable
+from lcx.data.files import (
+    PACKED,
+    Raw,
+    Reject,
+    Rejects,
+    decoded,
+    ending,
+    file_rows,
+    hub_rows_of,
+    is_row_file,
+    list_files,
+    opened,
+)
+from lcx.data.rows import Tally, document_text
 from lcx.errors import MissingError, UsageError, suggestion
 from lcx.records import Document
 
-__all__ = ["Reject", "Rejects", "RowReader", "corpus_fingerprint", "read_corpus"]
+__all__ = ["Reject", "Rejects", "corpus_fingerprint", "read_corpus"]
 
 RECORD_DOCUMENTS = 64
 """Documents that `stdlib:records` and `stdlib:stale` yield where nothing else is asked for."""
 HASHED_WHOLE = 64 << 20
 """Files up to this many bytes enter a fingerprint whole; of larger ones the size and three samples do."""
+HTML = frozenset({".html", ".htm", ".xhtml"})
+CODE = frozenset(
+    f".{name}"
+    for name in """
+    py pyi ipy js mjs jsx ts tsx java kt scala groovy c h cc cpp cxx hpp hh cs go rs swift rb
+    php pl pm lua r jl hs ml mli fs clj ex exs erl el lisp scm sh bash zsh fish ps1 sql css scss
+    vue zig nim d dart m mm f90 f v sv vhd proto cmake tex
+    """.split()  # noqa: SIM905
+)
+ENCODINGS = ("utf-8", "auto")
+"""How the bytes of text files are read; `auto` takes those that are no UTF-8 for Windows' Western encoding."""
+ACCEPTED = (
+    "text, Markdown, HTML and code files, PDF (with the extra pdf), JSONL, JSON, Parquet and CSV, "
+    "and .gz and .zst of them"
+)
 
-_HF = re.compile(r"hf:(?P<name>[^:@]+)(:(?P<config>[^@]+))?(@(?P<split>.+))?")
 _RECORDS = re.compile(r"stdlib:(?P<kind>records|stale)(:(?P<count>\d+))?(@(?P<seed>\d+))?")
 _SPECS = (
     "a file or a folder, `hf:NAME[:CONFIG][@SPLIT]`, `stdlib`, or `stdlib:records[:COUNT][@SEED]` or "
@@ -32,18 +64,24 @@ def read_corpus(
     *,
     limit: int | None = None,
     rejects: Rejects | None = None,
-    rows: RowReader | None = None,
+    questions: bool = False,
+    fields: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    notes: list[str] | None = None,
 ) -> Iterator[Document]:
     """Documents of a corpus, lazily, at most `limit`; what cannot be used goes into `rejects`.
 
-    `rows` makes documents of the rows of JSONL, Parquet and datasets, in place of `row_document`.
-    Raises UsageError at once for an unknown spec, and after the last document for a corpus that had no usable
-    one; MissingError where a dataset cannot be reached.
+    `questions` keeps the questions of rows as `meta["qa"]`, [[question, answer or None], ...], and makes neighbours of
+    one text one document. `fields` names fields of rows by part, and `notes` gets what is worth saying about them.
+    Raises UsageError at once for an unknown spec, and after the last document for a corpus that had no usable one;
+    MissingError where a dataset cannot be reached.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"a corpus limit must be at least 1, not {limit}")
     aside = rejects if rejects is not None else Rejects()
-    return _guarded(str(spec), _open(str(spec), limit, aside, rows), limit, aside)
+    tally = Tally(aside, fields)
+    documents = _open(str(spec), limit, tally, questions, encoding)
+    return _guarded(str(spec), _merged(documents) if questions else documents, limit, tally, notes)
 
 
 def corpus_fingerprint(spec: str | Path) -> str:
@@ -59,7 +97,7 @@ def corpus_fingerprint(spec: str | Path) -> str:
 
         digest.update(f"{text}\0{stdlib_fingerprint()}".encode())
     elif text.startswith("hf:"):
-        from lcx.data.hub import dataset_revision
+        from lcx.data.files import dataset_revision, hub_name
 
         digest.update(f"{text}\0{dataset_revision(hub_name(text)[0])}".encode())
     else:
@@ -69,7 +107,7 @@ def corpus_fingerprint(spec: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _open(spec: str, limit: int | None, rejects: Rejects, rows: RowReader | None) -> Iterator[Document]:
+def _open(spec: str, limit: int | None, tally: Tally, questions: bool, encoding: str) -> Iterator[Document]:
     if spec == "stdlib":
         from lcx.data.stdlib import stdlib_documents
 
@@ -77,33 +115,225 @@ def _open(spec: str, limit: int | None, rejects: Rejects, rows: RowReader | None
     if records := _RECORDS.fullmatch(spec):
         count = int(records["count"] or RECORD_DOCUMENTS)
         count = count if limit is None else min(count, limit)
-        return _records(records["kind"], count, int(records["seed"] or 0), rejects)
+        return _records(records["kind"], count, int(records["seed"] or 0), tally.rejects)
     if spec.startswith("hf:"):
-        from lcx.data.hub import hub_rows
-
-        found = hub_rows(*hub_name(spec)) if rows is None else hub_rows(*hub_name(spec), columns=None)
-        return _hub_documents(spec, found, rejects, rows or row_document)
+        return _of_rows(hub_rows_of(spec), tally, questions)
     files = _files(spec)
     named = Path(spec).expanduser().is_file()
-    return (doc for name, path in files for doc in read_file(name, path, rejects, named=named, rows=rows))
+    return (
+        document
+        for name, path in files
+        for document in _of_file(name, path, tally, questions, encoding, named=named)
+    )
 
 
 def _guarded(
-    spec: str, documents: Iterator[Document], limit: int | None, rejects: Rejects
+    spec: str, documents: Iterator[Document], limit: int | None, tally: Tally, notes: list[str] | None
 ) -> Iterator[Document]:
     count = 0
     for document in documents:
         count += 1
         yield document
         if count == limit:
-            return
+            break
+    if notes is not None:
+        notes += tally.notes()
     if not count:
-        looked = _looked_at(spec)
         raise UsageError(
             f"the corpus '{spec}' has no usable document",
-            why=f"{looked}. {rejects.summary() or 'Nothing was found there.'}",
-            hint=f"Give {_SPECS}; rows need one of the fields text, content, document.",
+            why=f"{_looked_at(spec)}. {tally.rejects.summary() or 'Nothing was found there.'}",
+            hint=f"Give {_SPECS}; files: {ACCEPTED}. Rows need a field text, context, document or the like: "
+            "--fields context=FIELD names another.",
         )
+
+
+def _of_file(
+    name: str, path: Path, tally: Tally, questions: bool, encoding: str, *, named: bool
+) -> Iterator[Document]:
+    """Documents of one file; `named` says that the user named this very file."""
+    if is_row_file(path):
+        yield from _of_rows(file_rows(name, path, tally.rejects), tally, questions)
+        return
+    kind = ending(path)
+    try:
+        if kind == ".pdf":
+            text = _pdf(name, path, tally.rejects)
+        else:
+            with opened(path) as file:
+                text = _text(name, file.read(), tally.rejects, encoding, kind if not named else "")
+    except OSError as bad:
+        what = "broken archive" if path.suffix.lower() in PACKED else "unreadable file"
+        tally.rejects.add(name, what, detail=bad.strerror or str(bad))
+        return
+    if text is None:
+        return
+    text = html_text(text) if kind in HTML else text
+    # One newline everywhere: segments are joined by it, and a carriage return would differ at the joins.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    meta = {"kind": "code" if kind in CODE else "text"}
+    document = usable(Document(name, text, meta), name, "", tally.rejects)
+    if document is not None:
+        yield document
+
+
+def _text(name: str, data: bytes, rejects: Rejects, encoding: str, kind: str) -> str | None:
+    """The text of a file's bytes; None, with the reason set aside, for what is none."""
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    zero = -1 if wide else data.find(b"\0")
+    if zero >= 0:
+        rejects.add(
+            name, "binary file", detail=f"zero byte at {zero}" if not kind else f"{kind}, zero byte at {zero}"
+        )
+        return None
+    if encoding == "auto":
+        aside = Rejects()
+        text = decoded(data, name, "", aside)
+        return text if text is not None else data.decode("cp1252", "replace")
+    return decoded(data, name, "", rejects)
+
+
+def _pdf(name: str, path: Path, rejects: Rejects) -> str | None:
+    try:
+        import pypdf
+    except ImportError:
+        rejects.add(name, "PDF, which needs the extra pdf", detail="pip install 'lcx[pdf]'")
+        return None
+    try:
+        return "\n\n".join(page.extract_text() for page in pypdf.PdfReader(path).pages)
+    except Exception as bad:  # whatever its parser raises for a broken file
+        rejects.add(name, "broken PDF", detail=(str(bad).splitlines() or [type(bad).__name__])[0])
+        return None
+
+
+_BLOCKS = frozenset(
+    (
+        "p",
+        "div",
+        "br",
+        "li",
+        "tr",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "section",
+        "article",
+        "table",
+        "ul",
+        "ol",
+        "pre",
+    )
+)
+
+
+def html_text(text: str) -> str:
+    """The words of an HTML page: no tags, scripts, styles or comments; blocks on lines of their own."""
+    from html.parser import HTMLParser
+
+    parts: list[str] = []
+    silent = 0
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            nonlocal silent
+            silent += tag in ("script", "style", "template", "noscript")
+            if tag in _BLOCKS:
+                parts.append("\n")
+
+        def handle_endtag(self, tag: str) -> None:
+            nonlocal silent
+            silent -= tag in ("script", "style", "template", "noscript") and silent > 0
+            if tag in _BLOCKS:
+                parts.append("\n")
+
+        def handle_data(self, data: str) -> None:
+            if not silent:
+                parts.append(data)
+
+    reader = Reader(convert_charrefs=True)
+    reader.feed(text)
+    reader.close()
+    lines = [" ".join(line.split()) for line in "".join(parts).split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _of_rows(rows: Iterable[Raw], tally: Tally, questions: bool) -> Iterator[Document]:
+    for raw in rows:
+        document = document_of(raw, tally, questions)
+        if document is not None:
+            yield document
+
+
+def document_of(raw: Raw, tally: Tally, questions: bool = False) -> Document | None:
+    """The document in a row, or None with the reason set aside."""
+    rejects = tally.rejects
+    if not isinstance(raw.row, Mapping):
+        rejects.add(raw.source, "not an object", where=raw.where, detail=type(raw.row).__name__)
+        return None
+    try:
+        text, asked = document_text(raw.row, tally, questions)
+    except ValueError as bad:
+        rejects.add(raw.source, str(bad), where=raw.where)
+        return None
+    if text is None:
+        have = ", ".join(str(key) for key in list(raw.row)[:8])
+        rejects.add(
+            raw.source, "no text field", where=raw.where, detail=f"has {have}" if have else "no fields"
+        )
+        return None
+    known = raw.row.get("meta")
+    meta = dict(known) if isinstance(known, Mapping) else {}
+    kind = raw.row.get("kind")
+    meta.setdefault("kind", kind if isinstance(kind, str) else "text")
+    if questions:
+        meta.pop("qa", None)
+        if asked:
+            meta["qa"] = asked
+    given = raw.row.get("id", raw.row.get("_id"))
+    own = str(given) if isinstance(given, str | int) and str(given) else f"{raw.source}:{raw.number}"
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return usable(
+        Document(own, text.strip("\n") if questions else text, meta), raw.source, raw.where, rejects
+    )
+
+
+def usable(document: Document, name: str, where: str, rejects: Rejects) -> Document | None:
+    """The document, or None (set aside) where it is empty or holds what UTF-8 cannot carry."""
+    if not document.text or document.text.isspace():
+        rejects.add(name, "empty document", where=where)
+        return None
+    try:
+        document.text.encode()
+    except UnicodeEncodeError as bad:
+        rejects.add(name, "lone surrogate", where=where, detail=f"character {bad.start}")
+        return None
+    keys = document.meta.get("keys")
+    if keys is not None:
+        lines = sum(1 for line in document.text.split("\n") if line.strip())
+        if not isinstance(keys, list | tuple) or len(keys) != lines:
+            count = len(keys) if isinstance(keys, list | tuple) else "no list of"
+            rejects.add(
+                name, "keys do not match the lines", where=where, detail=f"{count} keys, {lines} lines"
+            )
+            return None
+    return document
+
+
+def _merged(documents: Iterator[Document]) -> Iterator[Document]:
+    """The documents with neighbours of one text as one: such rows ask several questions about it."""
+    held: Document | None = None
+    for document in documents:
+        if held is not None and document.text == held.text and "qa" in document.meta:
+            asked = [*held.meta.get("qa", []), *document.meta["qa"]]
+            held = replace(held, meta={**held.meta, "qa": asked})
+            continue
+        if held is not None:
+            yield held
+        held = document
+    if held is not None:
+        yield held
 
 
 def _looked_at(spec: str) -> str:
@@ -139,21 +369,6 @@ def _files(spec: str) -> list[tuple[str, Path]]:
         why="It is no file or folder, and no known spec.",
         hint=f"{near} Give {_SPECS}.".strip(),
     )
-
-
-def hub_name(spec: str) -> tuple[str, str | None, str | None]:
-    """Name, config and split of an `hf:` spec. Raises UsageError where it is none."""
-    match = _HF.fullmatch(spec)
-    if match is None:
-        raise UsageError(f"'{spec}' is not a dataset spec", hint="Write hf:NAME[:CONFIG][@SPLIT].")
-    return match["name"], match["config"], match["split"]
-
-
-def _hub_documents(spec: str, found: Iterator[dict], rejects: Rejects, rows: RowReader) -> Iterator[Document]:
-    for number, row in enumerate(found):
-        document = rows(row, spec, f"row {number}", rejects, fallback_id=f"{spec}#{number}")
-        if document is not None:
-            yield document
 
 
 def _records(kind: str, count: int, seed: int, rejects: Rejects) -> Iterator[Document]:

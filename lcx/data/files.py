@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from lcx.errors import MissingError, UsageError
+from lcx.hub import out_of_reach
 
 # What cannot be used
 
@@ -59,15 +60,20 @@ class Rejects:
 
     def write(self, path: str | Path) -> Path:
         """Write all of them as JSONL (`rejected.jsonl`), atomically."""
-        from lcx.work.files import write_lines
+        from lcx.storage import write_lines
 
         return write_lines(path, (asdict(item) for item in self.items))
+
+
+EMPTY = "empty file"
 
 
 class Strict(Rejects):
     """Rejects that raise UsageError at once: for files in which every row counts, such as predictions."""
 
     def add(self, source: str, reason: str, *, where: str = "", detail: str = "") -> None:
+        if reason == EMPTY:
+            return
         raise UsageError(
             f"{source}{', ' if where else ''}{where}: {reason}", why=detail, hint=HINTS.get(reason, "")
         )
@@ -135,7 +141,14 @@ class Raw:
 
     @property
     def number(self) -> str:
+        """The row's number in its file, from 1; `3.2` is the second question in row 3."""
         return self.where.split()[-1]
+
+    @property
+    def padded(self) -> str:
+        """The number for ids, which sort as the rows lie: `0000003.2`."""
+        whole, dot, part = self.number.partition(".")
+        return f"{int(whole):07d}{dot}{part}"
 
 
 def raw_rows(source: str | Path, rejects: Rejects) -> Iterator[Raw]:
@@ -146,9 +159,7 @@ def raw_rows(source: str | Path, rejects: Rejects) -> Iterator[Raw]:
     """
     text = str(source)
     if text.startswith("hf:"):
-        from lcx.data.hub import hub_rows
-
-        yield from (Raw(text, f"row {n}", row) for n, row in enumerate(hub_rows(*hub_name(text)), 1))
+        yield from hub_rows_of(text)
         return
     path = Path(text).expanduser()
     if path.is_dir():
@@ -164,17 +175,6 @@ def raw_rows(source: str | Path, rejects: Rejects) -> Iterator[Raw]:
         yield from file_rows(path.name, path, rejects)
     else:
         raise MissingError(f"no file of rows at '{path}'", hint="Give a file, a folder of files, or hf:NAME.")
-
-
-_HF = re.compile(r"hf:(?P<name>[^:@]+)(:(?P<config>[^@]+))?(@(?P<split>.+))?")
-
-
-def hub_name(spec: str) -> tuple[str, str | None, str | None]:
-    """Name, config and split of an `hf:` spec. Raises UsageError where it is none."""
-    match = _HF.fullmatch(spec)
-    if match is None:
-        raise UsageError(f"'{spec}' is not a dataset spec", hint="Write hf:NAME[:CONFIG][@SPLIT].")
-    return match["name"], match["config"], match["split"]
 
 
 def file_rows(name: str, path: Path, rejects: Rejects) -> Iterator[Raw]:
@@ -260,7 +260,7 @@ def stream_rows(name: str, file: IO[bytes], rejects: Rejects, *, lines: bool = F
         start = file.getvalue()[: 1 << 16]
     begins = start[skip:].lstrip()
     if not begins and not file.read().strip():
-        rejects.add(name, "empty file")
+        rejects.add(name, EMPTY)
     elif begins.startswith(b"[") or not (lines or _one_a_line(begins)):
         text = decoded(file.read(), name, "", rejects)
         if text is not None:
@@ -334,23 +334,19 @@ def _listed(value: Any) -> Iterable[Any]:
     """The rows in a JSON value: a list's members, the members of the list that an object holds, or the object."""
     if isinstance(value, list):
         return value
-    if not isinstance(value, Mapping) or any(key in value for key in ROW_SIGNS):
+    if not isinstance(value, Mapping):
         return [value]
+    columns = [one for one in value.values() if isinstance(one, list) and not is_list_of_objects(one)]
+    if len(columns) == len(value) > 1 and len({len(one) for one in columns}) == 1 < len(columns[0]):
+        return [
+            dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)
+        ]  # as pandas writes columns
     lists = {key: inner for key, inner in value.items() if is_list_of_objects(inner)}
     known = [key for key in lists if key in LIST_KEYS] or list(lists)
-    if len(known) == 1:
-        rows = lists[known[0]]
-        return [
-            one["row"] if isinstance(one.get("row"), Mapping) and "row_idx" in one else one for one in rows
-        ]
-    columns = list(value.values())
-    if len(columns) < 2 or lists or not all(isinstance(one, list) and len(one) > 1 for one in columns):
+    if len(known) != 1 or any(key in value for key in ROW_SIGNS):
         return [value]
-    if len({len(one) for one in columns}) > 1:
-        return [value]
-    return [
-        dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)
-    ]  # by columns, as pandas writes
+    rows = lists[known[0]]
+    return [one["row"] if isinstance(one.get("row"), Mapping) and "row_idx" in one else one for one in rows]
 
 
 def is_list_of_objects(value: Any) -> bool:
@@ -378,7 +374,7 @@ def _parquet(name: str, file: IO[bytes], rejects: Rejects) -> Iterator[Raw]:
         rejects.add(name, "broken Parquet", where=f"after row {number}", detail=str(bad).splitlines()[0])
         return
     if number == 0:
-        rejects.add(name, "empty file")
+        rejects.add(name, EMPTY)
 
 
 def _table(name: str, file: IO[bytes], comma: str, rejects: Rejects) -> Iterator[Raw]:
@@ -408,7 +404,7 @@ def _table(name: str, file: IO[bytes], comma: str, rejects: Rejects) -> Iterator
             continue
         yield Raw(name, f"row {number}", {key: _cell(value) for key, value in row.items()})
     if number == 0:
-        rejects.add(name, "empty file")
+        rejects.add(name, EMPTY)
 
 
 def _cell(value: Any) -> Any:
@@ -428,15 +424,11 @@ def strict_rows(path: str | Path) -> list[dict[str, Any]]:
         raise UsageError(f"cannot read the rows in {path}: it is a folder", hint="Name one file of it.")
     if not file.is_file():
         raise UsageError(f"cannot read the rows in {path}", why="There is no such file.")
-    if not file.stat().st_size:
-        return []
     return _objects_only(file_rows(str(path), file, Strict()))
 
 
 def strict_bytes(data: bytes, name: str) -> list[dict[str, Any]]:
     """As `strict_rows`, of bytes that were a file of an archive."""
-    if not data.strip():
-        return []
     return _objects_only(stream_rows(name, io.BytesIO(data), Strict(), lines=not name.endswith(".json")))
 
 
@@ -449,3 +441,101 @@ def _objects_only(rows: Iterable[Raw]) -> list[dict[str, Any]]:
             )
         found.append(raw.row)
     return found
+
+
+# Datasets of the Hugging Face hub
+
+_HF = re.compile(r"hf:(?P<name>[^:@]+)(:(?P<config>[^@]+))?(@(?P<split>.+))?")
+
+
+def hub_name(spec: str) -> tuple[str, str | None, str | None]:
+    """Name, config and split of an `hf:` spec. Raises UsageError where it is none."""
+    match = _HF.fullmatch(spec)
+    if match is None:
+        raise UsageError(f"'{spec}' is not a dataset spec", hint="Write hf:NAME[:CONFIG][@SPLIT].")
+    return match["name"], match["config"], match["split"]
+
+
+def hub_rows_of(spec: str) -> Iterator[Raw]:
+    """The rows of `hf:NAME[:CONFIG][@SPLIT]` with their numbers. Raises as `hub_rows`."""
+    return (Raw(spec, f"row {number}", row) for number, row in enumerate(hub_rows(*hub_name(spec)), 1))
+
+
+def hub_rows(name: str, config: str | None, split: str | None) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset's split (`train` by default), streamed where the hub is reachable, else from the local cache.
+
+    Raises MissingError where it cannot be reached, UsageError for a wrong name, config or split.
+    """
+    return _stream(name, _load(name, config, split or "train"))
+
+
+def dataset_revision(name: str) -> str:
+    """The dataset's commit on the hub, or `unknown` where the hub does not answer."""
+    if out_of_reach():
+        return "unknown"
+    try:
+        from huggingface_hub import HfApi
+
+        return str(HfApi().dataset_info(name, timeout=5).sha)
+    except Exception:  # offline, unknown or private: the name alone has to do
+        return "unknown"
+
+
+def _stream(name: str, data: Any) -> Iterator[dict[str, Any]]:
+    rows = iter(data)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except Exception as bad:
+            raise _unreachable(name, bad) from bad
+        yield row
+
+
+def _load(name: str, config: str | None, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError as bad:
+        raise MissingError(
+            "the `datasets` library is not installed", hint="Run `pip install datasets`."
+        ) from bad
+    try:
+        if not out_of_reach():
+            return datasets.load_dataset(name, config, split=split, streaming=True)
+        with _offline():
+            return datasets.load_dataset(name, config, split=split)
+    except ValueError as bad:
+        raise UsageError(
+            f"the dataset '{name}' cannot be opened as asked",
+            why=str(bad).splitlines()[0],
+            hint="Write hf:NAME[:CONFIG][@SPLIT] with a config and a split that it has.",
+        ) from bad
+    except Exception as bad:
+        raise _unreachable(name, bad) from bad
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Make the libraries look into their caches only: they read the environment once, when imported."""
+    import datasets
+    import huggingface_hub.constants
+
+    places = [datasets.config, huggingface_hub.constants]
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def _unreachable(name: str, bad: Exception) -> MissingError:
+    return MissingError(
+        f"the dataset '{name}' cannot be reached",
+        why=f"{type(bad).__name__}: {(str(bad).splitlines() or [''])[0]}",
+        hint=f"With a network run `hf download {name} --repo-type dataset --local-dir DIR`, then"
+        " `--corpus DIR`; check the name and HF_TOKEN; `--corpus stdlib` needs no network.",
+    )

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -537,9 +538,9 @@ def _context_and_prompt(take: _Taker, notes: list[str]) -> tuple[str, list[Turn]
             notes.append(MARKED)
             prompt = turns
         else:
-            if name == "instruction" and "question" not in take.fields:
-                _, more = take.find("question", ("question", "query"))
-                question = "\n\n".join(filter(None, (question, *texts_of(more))))
+            if name in ("question", "query") and "question" not in take.fields:
+                _, task = take.find("question", ("instruction",))
+                question = "\n\n".join([*texts_of(task), question])
             context, question = _input(take, name, context, question)
             prompt = [Turn("user", question)] if question.strip() else []
     if not context and (messages is not None or is_chat(asked)):
@@ -834,19 +835,27 @@ class Tally:
 
     def examples_of(self, raw: Raw) -> Iterator[tuple[Raw, Example]]:
         """The examples of one row: several where it nests them."""
-        for row in rows_within(raw.row):
+        rows = rows_within(raw.row)
+        for place, row in enumerate(rows, 1):
+            where = raw.where if len(rows) == 1 else f"{raw.where}.{place}"
             if not self._first:
                 self._first = f"{raw.where} of {raw.source} has {described(row)}"
             try:
                 found = example_of(row, self.fields)
             except ValueError as bad:
-                self.rejects.add(raw.source, str(bad), where=raw.where)
+                self.rejects.add(raw.source, str(bad), where=where)
                 continue
-            self._see(row, found)
-            yield Raw(raw.source, raw.where, row), found
+            self.saw(row, found)
+            yield Raw(raw.source, where, row), found
 
-    def _see(self, row: Mapping[str, Any], found: Example) -> None:
+    def saw(self, row: Mapping[str, Any], found: Example, *, documents: bool = False) -> None:
+        """Count what a row says. Of documents only long fields beside the text are of interest."""
         self.examples += 1
+        if documents:
+            for key, value in row.items():
+                if key not in found.used and key not in self._ignored and _plain(key) not in _NEVER_CONTEXT:
+                    self._count(str(key), value, bare=False)
+            return
         self.counts.update(found.notes)
         said = (found.context, found.turns, found.question, found.answers, found.chosen, found.rejected)
         digest = hashlib.blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=12).digest()
@@ -857,14 +866,16 @@ class Tally:
         for key, value in row.items():
             if key in found.used or key in self._ignored:
                 continue
+            lost = not found.context and _plain(key) not in ASIDE and _plain(key) not in _NEVER_CONTEXT
             size = text_size(value)
-            if not size:
-                continue
-            unread = self._unread.setdefault(str(key), _Unread())
+            self._count(str(key), value, bare=lost and size >= LONG and prompt < size)
+
+    def _count(self, key: str, value: Any, *, bare: bool) -> None:
+        if size := text_size(value):
+            unread = self._unread.setdefault(key, _Unread())
             unread.rows += 1
             unread.characters += size
-            bare = size >= LONG and not found.context and prompt < size
-            unread.bare += bare and _plain(key) not in ASIDE and _plain(key) not in _NEVER_CONTEXT
+            unread.bare += bare
 
     def unread(self) -> dict[str, int]:
         """Fields that nobody read and that are long, or named like a part of a row; with their mean of characters."""
@@ -947,9 +958,59 @@ def text_size(value: Any) -> int:
     return 0
 
 
+# Rows as documents
+
+
+def document_text(
+    row: Mapping[str, Any], tally: Tally, questions: bool
+) -> tuple[str | None, list[list[str | None]]]:
+    """A row's text for a corpus, and the questions that it asks about it, [question, answer or None], if wanted.
+
+    The text is what holds the context, whatever else the row has; chat formats inside it are text. None where no field
+    holds a text. Raises ValueError for a row whose text is none.
+    """
+    take = _Taker(row, tally.fields)
+    name, value = take.find("context", NAMES["context"], lambda one: not is_chat(one))
+    text = joined_text(value) if value is not None else None
+    if name and isinstance(value, int | float):
+        raise ValueError("text is not a string")
+    found = Example(context=text or "", used=frozenset(take.used))
+    if questions or text is None:
+        try:
+            found = next((example_of(one, tally.fields) for one in rows_within(row)), found)
+        except ValueError:
+            if text is None:
+                raise
+    if text is None:
+        blank = any(_plain(key) in NAMES["context"] for key in row)
+        return (found.context or ("" if blank else None)), _asked(found) if questions else []
+    tally.saw(row, replace(found, context=text, used=found.used | take.used), documents=True)
+    if not questions:
+        return text, []
+    several = [example for one in rows_within(row)[1:] for example in _quietly(one, tally.fields)]
+    return text, [pair for example in (found, *several) for pair in _asked(example)]
+
+
+def _asked(found: Example) -> list[list[str | None]]:
+    """The question of an example with its answer, where it has one."""
+    question = found.plain_question.strip()
+    answer = found.chosen if found.chosen is not None else next(iter(found.answers), None)
+    return [[question, answer.strip() if answer and answer.strip() else None]] if question else []
+
+
+def _quietly(row: Any, fields: Fields) -> Iterator[Example]:
+    with suppress(ValueError):
+        yield example_of(row, fields)
+
+
 # Rows as training data
 
 NEEDED = 'A row: {"context": "...", "question": "...", "answer": "..."}, or "chosen" and "rejected" for the answer.'
+
+
+def name_of(source: str) -> str:
+    """What ids call a source: its file's name without endings, or the dataset."""
+    return source if source.startswith("hf:") else Path(source).name.partition(".")[0] or source
 
 
 def bundle_of(found: Example, name: str) -> Bundle:
@@ -983,14 +1044,13 @@ def read_bundles_of_rows(
     """
     tally = Tally(rejects, fields)
     found: list[Bundle] = []
-    stem = Path(str(source)).stem
-    for number, (raw, example) in enumerate(tally.examples_in(source), 1):
+    for raw, example in tally.examples_in(source):
         try:
             if pairs and example.chosen is not None and not example.rejected:
                 raise ValueError("no rejected answer")
             if pairs and example.chosen is None:
                 raise ValueError("no chosen answer")
-            found.append(bundle_of(example, f"{stem}-{number:07d}"))
+            found.append(bundle_of(example, f"{name_of(raw.source)}-{raw.padded}"))
         except ValueError as bad:
             rejects.add(raw.source, str(bad), where=raw.where)
     tally.check(source)

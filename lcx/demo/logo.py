@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcx.demo.show import Show, closing
+from lcx.demo import Show, closing
 
 PROBE = "needle"
 BEFORE, AFTER = "before", "after LOGO"

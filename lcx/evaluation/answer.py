@@ -27,11 +27,11 @@ import numpy as np
 from lcx.context import Context
 from lcx.data.templates import Template, load_template
 from lcx.errors import UsageError
-from lcx.evaluation.encode import Job, subset
-from lcx.llm.calling import Serving
+from lcx.evaluation.encode import ContextPrompts, subset
+from lcx.llm.client import Service
+from lcx.llm.prompts import by_template
 from lcx.llm.protocol import Request, Response
-from lcx.llm.rendering import by_template
-from lcx.llm.service import Service
+from lcx.llm.settings import Serving
 from lcx.records import Bundle
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ __all__ = [
     "TIES",
     "Answer",
     "Answerer",
-    "Endpoint",
-    "Told",
+    "OnAnswer",
+    "ServerAnswerer",
     "check_local",
+    "ignore",
     "open_endpoint",
     "self_check",
-    "untold",
     "verdict",
 ]
 
@@ -68,16 +68,16 @@ class Answer:
     error: str = ""
 
 
-Told = Callable[[int, int, Answer], None]
-"""Is told each answer as it comes: the job's number, the branch's place in its bundle, the answer."""
+OnAnswer = Callable[[int, int, Answer], None]
+"""Called with each answer as it comes: the context's number, the branch's place in its bundle, the answer."""
 
 
-def untold(job: int, place: int, answer: Answer) -> None:
-    """Nobody is told."""
+def ignore(context: int, place: int, answer: Answer) -> None:
+    """Default callback: ignores the answer."""
 
 
 class Answerer(Protocol):
-    """Answers every branch of jobs, greedily."""
+    """Answers every question on contexts, greedily."""
 
     name: str
     """How questions on one context are answered: `shared`, `copied`, `whole` or `endpoint`."""
@@ -87,16 +87,22 @@ class Answerer(Protocol):
     """Why that way was taken, in words."""
 
     def answer(
-        self, jobs: Sequence[Job], *, max_new_tokens: int, on_answer: Told = untold
+        self, contexts: Sequence[ContextPrompts], *, max_new_tokens: int, on_answer: OnAnswer = ignore
     ) -> list[list[Answer]]:
-        """The answers of each job in the order of its branches; none for a job whose `encoded` is None.
+        """The answers for each context in the order of its branches; none for a context whose `encoded` is None.
 
-        Hand over all jobs of a task at once: a server is then kept busy, and short contexts share batches.
+        Hand over all contexts of a task at once: a server is then kept busy, and short contexts share batches.
         """
         ...
 
     def check(
-        self, jobs: Sequence[Job], k: int, seed: int, *, max_new_tokens: int, given: Given = None
+        self,
+        contexts: Sequence[ContextPrompts],
+        k: int,
+        seed: int,
+        *,
+        max_new_tokens: int,
+        previous: Previous = None,
     ) -> dict[str, Any]:
         """`self_check` of this answerer; empty where there is nothing to check it against."""
         ...
@@ -108,8 +114,8 @@ class Answerer(Protocol):
     def close(self) -> None: ...
 
 
-Given = Sequence[Sequence[Answer | None]] | None
-"""Answers given to jobs before: those that are checked. None, or a place of None: it is answered again."""
+Previous = Sequence[Sequence[Answer | None]] | None
+"""Answers of an earlier pass, which are to be checked. A None entry is answered again."""
 
 
 # ---- a model in this process
@@ -133,10 +139,10 @@ def open_local(
             f"'{model.config.model_type}' is an encoder-decoder, not a causal language model",
             hint="--model takes a model that continues a text, such as Llama, Qwen or Mistral.",
         )
-    return Local(model, tokenizer, sorted(set(stops)), batch, pick_strategy(model, reuse=reuse))
+    return LocalAnswerer(model, tokenizer, sorted(set(stops)), batch, pick_strategy(model, reuse=reuse))
 
 
-class Local:
+class LocalAnswerer:
     """Greedy answers of one model."""
 
     def __init__(
@@ -150,58 +156,66 @@ class Local:
         self._padded = way.name in (SHARED, WHOLE)
 
     def answer(
-        self, jobs: Sequence[Job], *, max_new_tokens: int, on_answer: Told = untold
+        self, contexts: Sequence[ContextPrompts], *, max_new_tokens: int, on_answer: OnAnswer = ignore
     ) -> list[list[Answer]]:
-        """The answers of each job in the order of its branches; none for a job whose `encoded` is None."""
-        found: list[dict[int, Answer]] = [{} for _ in jobs]
+        """The answers for each context in the order of its branches; none for a context whose `encoded` is None."""
+        found: list[dict[int, Answer]] = [{} for _ in contexts]
 
-        def note(job: int, place: int, ids: list[int]) -> None:
-            found[job][place] = self._answer(ids, max_new_tokens)
-            on_answer(job, place, found[job][place])
+        def note(number: int, place: int, ids: list[int]) -> None:
+            found[number][place] = self._answer(ids, max_new_tokens)
+            on_answer(number, place, found[number][place])
 
-        alone = [number for number, job in enumerate(jobs) if self._goes_whole(job)]
+        alone = [number for number, prompts in enumerate(contexts) if self._goes_whole(prompts)]
         if alone:
-            self._whole(jobs, [(number, 0) for number in alone], max_new_tokens, note)
-        for number, job in enumerate(jobs):
-            if job.encoded is not None and not found[number]:
-                self._context(number, job, max_new_tokens, note)
+            self._whole(contexts, [(number, 0) for number in alone], max_new_tokens, note)
+        for number, prompts in enumerate(contexts):
+            if prompts.encoded is not None and not found[number]:
+                self._context(number, prompts, max_new_tokens, note)
         return [[answers[place] for place in sorted(answers)] for answers in found]
 
     def describe(self) -> Mapping[str, Any]:
         return {"way": self.name, "reuse": self.reuse, "reason": self.reason}
 
     def check(
-        self, jobs: Sequence[Job], k: int, seed: int, *, max_new_tokens: int, given: Given = None
+        self,
+        contexts: Sequence[ContextPrompts],
+        k: int,
+        seed: int,
+        *,
+        max_new_tokens: int,
+        previous: Previous = None,
     ) -> dict[str, Any]:
-        return check_local(self, jobs, k, seed, max_new_tokens, given)
+        return check_local(self, contexts, k, seed, max_new_tokens, previous)
 
     def close(self) -> None:
         """The model stays with whoever loaded it."""
 
-    def _goes_whole(self, job: Job) -> bool:
-        encoded = job.encoded
+    def _goes_whole(self, prompts: ContextPrompts) -> bool:
+        encoded = prompts.encoded
         if encoded is None or encoded.positions is not None or len(encoded.branches) > 1:
             return False
         return self._padded and len(encoded.prefix) + encoded.branches[0].answer_start <= SHORT
 
-    def _whole(self, jobs: Sequence[Job], items: Sequence[tuple[int, int]], limit: int, note: Any) -> None:
+    def _whole(
+        self, contexts: Sequence[ContextPrompts], items: Sequence[tuple[int, int]], limit: int, note: Any
+    ) -> None:
         """Items of any contexts in batches of whole prompts."""
         from lcx.modeling.decode import generate_rows
 
         generate_rows(
             self.model,
-            [row_of_item(jobs[number], place) for number, place in items],
+            [prompt_ids(contexts[number], place) for number, place in items],
             max_new_tokens=limit,
             eos_ids=self.stops,
             batch=self.batch,
             on_answer=lambda at, ids: note(*items[at], ids),
         )
 
-    def _context(self, number: int, job: Job, limit: int, note: Any) -> None:
+    def _context(self, number: int, prompts: ContextPrompts, limit: int, note: Any) -> None:
         """All items of one context."""
         from lcx.modeling.decode import decode_branches
 
-        encoded = job.encoded
+        encoded = prompts.encoded
         assert encoded is not None
         decode_branches(
             self.way,
@@ -220,11 +234,11 @@ class Local:
         return Answer(text, "stop" if len(ids) < limit else "length", len(ids), tuple(ids))
 
 
-def row_of_item(job: Job, place: int) -> list[int]:
+def prompt_ids(prompts: ContextPrompts, place: int) -> list[int]:
     """The whole prompt of one item in tokens."""
-    assert job.encoded is not None
-    branch = job.encoded.branches[place]
-    return [*np.asarray(job.encoded.prefix, dtype=np.int64).tolist(), *branch.ids[: branch.answer_start]]
+    assert prompts.encoded is not None
+    branch = prompts.encoded.branches[place]
+    return [*np.asarray(prompts.encoded.prefix, dtype=np.int64).tolist(), *branch.ids[: branch.answer_start]]
 
 
 # ---- self-check
@@ -241,7 +255,13 @@ logit of a random Llama of 16 layers changed by when it was computed in another 
 
 
 def self_check(
-    answerer: Answerer, jobs: Sequence[Job], k: int, seed: int, *, max_new_tokens: int, given: Given = None
+    answerer: Answerer,
+    contexts: Sequence[ContextPrompts],
+    k: int,
+    seed: int,
+    *,
+    max_new_tokens: int,
+    previous: Previous = None,
 ) -> dict[str, Any]:
     """Compare `k` answers with `model.generate` on their whole prompts, plain attention and no reuse.
 
@@ -250,19 +270,26 @@ def self_check(
     what a difference means and is absent where there is none. Empty where there is nothing to check against (`k`
     0, an endpoint, synthetic positions).
     """
-    return answerer.check(jobs, k, seed, max_new_tokens=max_new_tokens, given=given) if k > 0 else {}
+    return (
+        answerer.check(contexts, k, seed, max_new_tokens=max_new_tokens, previous=previous) if k > 0 else {}
+    )
 
 
 def check_local(
-    answerer: Local, jobs: Sequence[Job], k: int, seed: int, max_new_tokens: int, given: Given
+    answerer: LocalAnswerer,
+    contexts: Sequence[ContextPrompts],
+    k: int,
+    seed: int,
+    max_new_tokens: int,
+    previous: Previous,
 ) -> dict[str, Any]:
     """`self_check` for a model in this process. Answers without their tokens are made again first."""
     from lcx.modeling.decode import trace
 
-    items = _drawn(jobs, k, seed, given)
+    items = _drawn(contexts, k, seed, previous)
     if not items:
         return {}
-    ours = _known(answerer, jobs, items, max_new_tokens, given)
+    ours = _known(answerer, contexts, items, max_new_tokens, previous)
     dtype = str(answerer.model.dtype)
     tolerance = TIES.get(dtype, TIES["torch.bfloat16"])
     counts = {"equal": 0, "ties": 0}
@@ -270,13 +297,13 @@ def check_local(
     for number, place in items:
         traced = trace(
             answerer.model,
-            row_of_item(jobs[number], place),
+            prompt_ids(contexts[number], place),
             max_new_tokens=max_new_tokens,
             eos_ids=answerer.stops,
         )
         found = verdict(ours[number, place].ids, traced, answerer.stops, max_new_tokens, tolerance)
         if found == "different":
-            different.append(f"{jobs[number].bundle.id}#{place}")
+            different.append(f"{contexts[number].bundle.id}#{place}")
         else:
             counts[found] += 1
     result: dict[str, Any] = {
@@ -322,17 +349,19 @@ def verdict(
     return "equal" if len(ids) == len(traced.ids) else "different"
 
 
-def _drawn(jobs: Sequence[Job], k: int, seed: int, given: Given) -> list[tuple[int, int]]:
-    """Items to check: (job, place), at most `k`, from as many contexts as there are."""
+def _drawn(
+    contexts: Sequence[ContextPrompts], k: int, seed: int, previous: Previous
+) -> list[tuple[int, int]]:
+    """Items to check: (context, place), at most `k`, from as many contexts as there are."""
     rng = random.Random(seed)
     known = [
         [
             (number, place)
-            for place in range(len(job.encoded.branches))
-            if given is None or place < len(given[number])
+            for place in range(len(prompts.encoded.branches))
+            if previous is None or place < len(previous[number])
         ]
-        for number, job in enumerate(jobs)
-        if job.encoded is not None and job.encoded.positions is None
+        for number, prompts in enumerate(contexts)
+        if prompts.encoded is not None and prompts.encoded.positions is None
     ]
     for places in known:
         rng.shuffle(places)
@@ -342,19 +371,23 @@ def _drawn(jobs: Sequence[Job], k: int, seed: int, given: Given) -> list[tuple[i
 
 
 def _known(
-    answerer: Local, jobs: Sequence[Job], items: Sequence[tuple[int, int]], limit: int, given: Given
+    answerer: LocalAnswerer,
+    contexts: Sequence[ContextPrompts],
+    items: Sequence[tuple[int, int]],
+    limit: int,
+    previous: Previous,
 ) -> dict[tuple[int, int], Answer]:
-    """The answers to the items, from those given where they have their tokens, else made again together."""
+    """The answers to the items, from those previous where they have their tokens, else made again together."""
     found: dict[tuple[int, int], Answer] = {}
     for number, place in items:
-        one = given[number][place] if given is not None else None
+        one = previous[number][place] if previous is not None else None
         if one is not None and (one.ids or not one.tokens):
             found[number, place] = one
     missing: dict[int, list[int]] = {}
     for number, place in items:
         if (number, place) not in found:
             missing.setdefault(number, []).append(place)
-    again = [subset(jobs[number], places) for number, places in missing.items()]
+    again = [subset(contexts[number], places) for number, places in missing.items()]
     made = answerer.answer(again, max_new_tokens=limit)
     for (number, places), answers in zip(missing.items(), made, strict=True):
         for place, answer in zip(places, answers, strict=True):
@@ -394,7 +427,7 @@ def open_endpoint(
     """
     held = service or Service(Path(folder), calling, ctx)
     held.check(spec, options or {})
-    made = Endpoint(spec, load_template(template), held, options or {}, context_text or _plain_context)
+    made = ServerAnswerer(spec, load_template(template), held, options or {}, context_text or _plain_context)
     made.closes = service is None
     return made
 
@@ -408,7 +441,7 @@ def _plain_context(bundle: Bundle) -> str:
     return bundle.context or ""
 
 
-class Endpoint:
+class ServerAnswerer:
     """Greedy answers of a model behind a server (temperature 0)."""
 
     name = "endpoint"
@@ -430,37 +463,41 @@ class Endpoint:
         """Items without an answer, by reason."""
 
     def answer(
-        self, jobs: Sequence[Job], *, max_new_tokens: int, on_answer: Told = untold
+        self, contexts: Sequence[ContextPrompts], *, max_new_tokens: int, on_answer: OnAnswer = ignore
     ) -> list[list[Answer]]:
-        """The answers of each job in the order of its branches; a failed call is an answer with an `error`.
+        """The answers for each context in the order of its branches; a failed call is an answer with an `error`.
 
-        A job that was dropped (`encoded` None and `cut` 0 after a length policy) has none. Raises LcxError for
+        A context that was dropped (`encoded` None and `cut` 0 after a length policy) has none. Raises LcxError for
         what every call would meet: a wrong key or address, a server that is gone, a spent budget.
         """
         asked = sorted(
-            (number for number, job in enumerate(jobs) if job.encoded is not None),
-            key=lambda number: (self._context_text(jobs[number].bundle), number),
+            (number for number, prompts in enumerate(contexts) if prompts.encoded is not None),
+            key=lambda number: (self._context_text(contexts[number].bundle), number),
         )
-        self.service.expect(sum(len(jobs[number].bundle.branches) for number in asked))
+        self.service.expect(sum(len(contexts[number].bundle.branches) for number in asked))
         found: dict[tuple[int, int], Answer] = {}
-        exchange = self.service.exchange(self.spec, self.options)
+        exchange = self.service.client(self.spec, self.options)
 
         async def one(number: int, place: int) -> None:
-            request = self.request(jobs[number].bundle, place, max_new_tokens)
+            request = self.request(contexts[number].bundle, place, max_new_tokens)
             answer = _read(await exchange.ask(request, part=PART))
             found[number, place] = answer
             on_answer(number, place, answer)
 
         if asked:
             calls = self.service.settings.concurrency
-            sizes = [(number, len(jobs[number].bundle.branches)) for number in asked]
+            sizes = [(number, len(contexts[number].bundle.branches)) for number in asked]
             self.service.run(_by_context(sizes, one, calls))
         for answer in found.values():
             if answer.error:
                 self.failed[answer.error] = self.failed.get(answer.error, 0) + 1
         return [
-            [found[number, place] for place in range(len(job.bundle.branches)) if (number, place) in found]
-            for number, job in enumerate(jobs)
+            [
+                found[number, place]
+                for place in range(len(prompts.bundle.branches))
+                if (number, place) in found
+            ]
+            for number, prompts in enumerate(contexts)
         ]
 
     def request(self, bundle: Bundle, place: int, max_new_tokens: int) -> Request:
@@ -482,7 +519,13 @@ class Endpoint:
         return {**found, "calls": self.service.counts()}
 
     def check(
-        self, jobs: Sequence[Job], k: int, seed: int, *, max_new_tokens: int, given: Given = None
+        self,
+        contexts: Sequence[ContextPrompts],
+        k: int,
+        seed: int,
+        *,
+        max_new_tokens: int,
+        previous: Previous = None,
     ) -> dict[str, Any]:
         """Nothing: how a server computes is its own affair."""
         return {}

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
-from lcx.evaluation.planning import BRIDGE, Planned
+from lcx.evaluation.planning import BRIDGE, PlannedTask
 from lcx.evaluation.settings import EvalSettings
 from lcx.paths import slug
-from lcx.work.files import make_folder, sha256_json, write_lines
-from lcx.work.journal import Journal
+from lcx.storage import Journal, make_folder, sha256_json, write_lines
 
 if TYPE_CHECKING:
-    from lcx.evaluation.model import Subject
+    from lcx.evaluation.model import ModelUnderTest
 
 __all__ = ["require_lm_eval", "run_bridge", "task_scores"]
 
@@ -38,29 +37,29 @@ def require_lm_eval(task: str) -> None:
 
 
 def run_bridge(
-    planned: Sequence[Planned], subject: Subject, out: Path, ctx: Context
+    planned: Sequence[PlannedTask], tested: ModelUnderTest, out: Path, ctx: Context
 ) -> dict[str, dict[str, Any]]:
     """Scores by task, `lm-eval:NAME`; a group of lm-eval gives one for each of its tasks. Rows go to `out`.
 
     What the journal has is not done again. Raises UsageError for a task that lm-eval does not know, and
     MissingError where its data cannot be had.
     """
-    from lcx.evaluation.model import LocalSubject
+    from lcx.evaluation.model import LocalModel
     from lcx.evaluation.runner import JOURNAL
 
-    assert isinstance(subject, LocalSubject)
+    assert isinstance(tested, LocalModel)
     settings = planned[0].settings
     make_folder(out)
     found: dict[str, dict[str, Any]] = {}
     with Journal(out / JOURNAL) as journal:
         for one in planned:
-            name = one.task.removeprefix(BRIDGE)
-            mark = _mark(subject, settings)
-            held = journal.get(one.task)
+            name = one.name.removeprefix(BRIDGE)
+            mark = _mark(tested, settings)
+            held = journal.get(one.name)
             if held is None or held["fingerprint"] != mark:
-                ctx.log(f"{one.task}: handed to lm-eval")
-                results = _evaluate(name, subject, settings, bars=not ctx.console.quiet)
-                held = {"unit": one.task, "fingerprint": mark, "results": results}
+                ctx.log(f"{one.name}: handed to lm-eval")
+                results = _evaluate(name, tested, settings, bars=not ctx.console.quiet)
+                held = {"unit": one.name, "fingerprint": mark, "results": results}
                 journal.append(held)
             for task, result in held["results"].items():
                 found[BRIDGE + task], rows = task_scores(BRIDGE + task, result)
@@ -69,11 +68,11 @@ def run_bridge(
     return found
 
 
-def _mark(subject: Any, settings: EvalSettings) -> str:
+def _mark(tested: Any, settings: EvalSettings) -> str:
     folder = settings.data.get(FAMILY)
     files = sorted(Path(folder).expanduser().rglob("*")) if folder else []
     own = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files if path.is_file()]
-    return sha256_json([subject.weights, settings.limit, settings.chat, _version(), own])[:32]
+    return sha256_json([tested.weights, settings.limit, settings.chat, _version(), own])[:32]
 
 
 def _version() -> str:
@@ -82,7 +81,7 @@ def _version() -> str:
     return importlib.metadata.version("lm_eval")
 
 
-def _evaluate(name: str, subject: Any, settings: EvalSettings, *, bars: bool) -> dict[str, Any]:
+def _evaluate(name: str, tested: Any, settings: EvalSettings, *, bars: bool) -> dict[str, Any]:
     """{task: {"values": metrics, "better": which are better high, "samples": rows, "version"}}, as JSON."""
     with _quiet(bars):
         import lm_eval
@@ -100,8 +99,8 @@ def _evaluate(name: str, subject: Any, settings: EvalSettings, *, bars: bool) ->
                 f"lm-eval has no task '{name}'. {near}".rstrip(),
                 hint="lm-eval ls tasks shows all; --set eval.data.lm-eval=FOLDER adds task files of your own.",
             )
-        chat = settings.chat != "never" and bool(getattr(subject.tokenizer, "chat_template", None))
-        model = HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=BATCH)
+        chat = settings.chat != "never" and bool(getattr(tested.tokenizer, "chat_template", None))
+        model = HFLM(pretrained=tested.model, tokenizer=tested.tokenizer, batch_size=BATCH)
         try:
             made = lm_eval.simple_evaluate(
                 model=model,

@@ -101,14 +101,13 @@ def load_rows(result: EvalResult, task: str) -> list[dict[str, Any]]:
 def _scored(result: EvalResult, task: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows that were saved without scores, scored by their task."""
     from lcx.evaluation.offline import score_rows
-    from lcx.evaluation.task import Measure
     from lcx.plugins import loaded
 
     try:
         known = loaded().probes
         known.get(task)
         what = known.load(task)
-        if isinstance(what, Measure) or not all("pred" in row for row in rows):
+        if what.reads or not all("pred" in row for row in rows):
             raise NotComparable(f"its rows in {result.folder} have no scores")
         _, values = score_rows(what, rows)
     except LcxError as bad:

@@ -32,13 +32,22 @@ import numpy as np
 from lcx.data.assembly import Assembler
 from lcx.data.assembly import fit as fit_row
 from lcx.errors import UsageError
-from lcx.evaluation.task import Reading
+from lcx.evaluation.task import TextSample
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Job", "encode", "fit", "fit_reading", "mark_of_reading", "marks_of", "stop_ids", "subset"]
+__all__ = [
+    "ContextPrompts",
+    "encode",
+    "fit",
+    "fit_text",
+    "prompt_fingerprints",
+    "stop_ids",
+    "subset",
+    "text_fingerprint",
+]
 
 # ---- prompts
 
@@ -162,8 +171,8 @@ def _common(rows: Sequence[Sequence[int] | np.ndarray]) -> int:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One context to answer. `encoded` is None where it was dropped; `cut` tokens were taken out to fit."""
+class ContextPrompts:
+    """The prompts of one context. `encoded` is None where it was dropped; `cut` tokens were taken out to fit."""
 
     bundle: Bundle
     encoded: EncodedBundle | None
@@ -172,8 +181,8 @@ class Job:
 
 def fit(
     bundle: Bundle, encoded: EncodedBundle, window: int | None, max_new_tokens: int, too_long: str
-) -> Job:
-    """A job that fits a window of so many tokens (None: no limit).
+) -> ContextPrompts:
+    """Prompts that fit a window of so many tokens (None: no limit).
 
     Raises UsageError naming the tokens needed, the window and the settings where `too_long` is `error`, or
     where not even the questions fit.
@@ -181,12 +190,12 @@ def fit(
     longest = max(branch.answer_start for branch in encoded.branches)
     needed = len(encoded.prefix) + longest + max_new_tokens
     if window is None or needed <= window:
-        return Job(bundle, encoded)
+        return ContextPrompts(bundle, encoded)
     # What the prefix has besides the context: instructions, and what all questions begin with.
     around = len(encoded.prefix) - sum(encoded.chunks) if encoded.chunks else 0
     if too_long == "error" or (too_long != "drop" and window - longest - max_new_tokens - around < 2):
         items = bundle.meta.get("items")
-        setting = bundle.meta.get("setting") or f"sizes.{bundle.kind.split(':')[-1]} or context_tokens"
+        setting = bundle.meta.get("setting") or f"options.{bundle.kind}.size or context_tokens"
         raise UsageError(
             f"{bundle.id} needs {needed} tokens, but the model's window is {window}",
             why=f"Context {len(encoded.prefix)}{f' ({items} items)' if items else ''}, question up to {longest}, "
@@ -195,23 +204,23 @@ def fit(
             "really read.",
         )
     short = fit_row(encoded, window - max_new_tokens, too_long)
-    return Job(bundle, short, 0 if short is None else len(encoded.prefix) - len(short.prefix))
+    return ContextPrompts(bundle, short, 0 if short is None else len(encoded.prefix) - len(short.prefix))
 
 
-def fit_reading(reading: Reading, window: int | None, too_long: str) -> Reading | None:
+def fit_text(text: TextSample, window: int | None, too_long: str) -> TextSample | None:
     """A text that fits the window: whole, cut at its end under `truncate-middle`, or None under `drop`.
 
     Raises UsageError naming tokens, window and settings under `error`.
     """
-    if window is None or len(reading.ids) <= window:
-        return reading
+    if window is None or len(text.ids) <= window:
+        return text
     if too_long == "error":
         raise UsageError(
-            f"{reading.id} has {len(reading.ids)} tokens, but the model's window is {window}",
+            f"{text.id} has {len(text.ids)} tokens, but the model's window is {window}",
             hint="Set lengths lower, too_long to drop or truncate-middle, or window to what the model can really "
             "read.",
         )
-    return None if too_long == "drop" else replace(reading, ids=reading.ids[:window])
+    return None if too_long == "drop" else replace(text, ids=text.ids[:window])
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: str = "") -> set[int]:
@@ -230,21 +239,23 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: st
     return {int(token) for token in found}
 
 
-def subset(job: Job, places: Sequence[int]) -> Job:
-    """The job with only the branches at these places."""
-    assert job.encoded is not None
-    if len(places) == len(job.bundle.branches):
-        return job
-    branches = tuple(job.bundle.branches[place] for place in places)
-    encoded = tuple(job.encoded.branches[place] for place in places)
+def subset(prompts: ContextPrompts, places: Sequence[int]) -> ContextPrompts:
+    """The prompts with only the branches at these places."""
+    assert prompts.encoded is not None
+    if len(places) == len(prompts.bundle.branches):
+        return prompts
+    branches = tuple(prompts.bundle.branches[place] for place in places)
+    encoded = tuple(prompts.encoded.branches[place] for place in places)
     return replace(
-        job, bundle=replace(job.bundle, branches=branches), encoded=replace(job.encoded, branches=encoded)
+        prompts,
+        bundle=replace(prompts.bundle, branches=branches),
+        encoded=replace(prompts.encoded, branches=encoded),
     )
 
 
-def marks_of(encoded: EncodedBundle, follows: Any) -> list[str]:
-    """What the answer to each branch follows from: its whole prompt, and `follows` (weights, stops, limits)."""
-    whole = hashlib.sha256(json.dumps(follows, sort_keys=True).encode())
+def prompt_fingerprints(encoded: EncodedBundle, answer_key: Any) -> list[str]:
+    """What the answer to each branch follows from: its whole prompt, and `answer_key` (weights, stops, limits)."""
+    whole = hashlib.sha256(json.dumps(answer_key, sort_keys=True).encode())
     if encoded.positions is not None:
         whole.update(np.asarray(encoded.positions, dtype=np.int64).tobytes())
     whole.update(np.asarray(encoded.prefix, dtype=np.int64).tobytes())
@@ -256,8 +267,8 @@ def marks_of(encoded: EncodedBundle, follows: Any) -> list[str]:
     return marks
 
 
-def mark_of_reading(reading: Reading, weights: str) -> str:
+def text_fingerprint(text: TextSample, weights: str) -> str:
     """What the result of reading a text follows from."""
-    digest = hashlib.sha256(np.asarray(reading.ids, dtype=np.int64).tobytes())
-    digest.update(json.dumps([reading.meta, weights], sort_keys=True).encode())
+    digest = hashlib.sha256(np.asarray(text.ids, dtype=np.int64).tobytes())
+    digest.update(json.dumps([text.meta, weights], sort_keys=True).encode())
     return digest.hexdigest()[:32]

@@ -15,8 +15,7 @@ from typing import Any
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.formatting import level_bars
 from lcx.paths import slug
-from lcx.work.files import make_folder, read_json, write_json, write_lines, write_text
-from lcx.work.shards import read_jsonl
+from lcx.storage import make_folder, read_json, read_jsonl, write_json, write_lines, write_text
 
 __all__ = [
     "KINDS",
@@ -327,14 +326,14 @@ def _command(scores: Mapping[str, Any], recipe: str | None, given: Mapping[str, 
 
 def _task_names(tasks: Iterable[str], given: Iterable[str]) -> list[str]:
     """The tasks as a command line names them: a sized probe by its file."""
-    from lcx.evaluation.planning import read_sizing
+    from lcx.evaluation.planning import read_sized
     from lcx.evaluation.settings import sized_file
 
     files = {}
     for entry in given:
         if sized_file(entry):
             with contextlib.suppress(LcxError):  # the file is no longer there
-                files[read_sizing(entry).name] = entry
+                files[read_sized(entry).name] = entry
     return [files.get(task, task) for task in tasks]
 
 

@@ -10,23 +10,23 @@ import numpy as np
 
 from lcx.context import Context
 from lcx.data.templates import Template, without_chat
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import UsageError
 from lcx.evaluation.answer import Answerer, open_endpoint, open_local
-from lcx.evaluation.encode import Job, encode, fit, stop_ids
-from lcx.evaluation.samples import Words
+from lcx.evaluation.encode import ContextPrompts, encode, fit, stop_ids
+from lcx.evaluation.samples import TokenCounter
 from lcx.evaluation.settings import EvalSettings
-from lcx.llm.service import Service
+from lcx.llm.client import Service
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
-from lcx.work.files import sha256_text
+from lcx.storage import sha256_text
 
 if TYPE_CHECKING:
     from lcx.data.assembly import Assembler
 
-__all__ = ["LocalSubject", "ServedSubject", "Subject"]
+__all__ = ["LocalModel", "ModelUnderTest", "ServedModel"]
 
 
-class Subject(Protocol):
+class ModelUnderTest(Protocol):
     """A model under evaluation. `window` is in tokens, None where nobody said."""
 
     window: int | None
@@ -37,18 +37,20 @@ class Subject(Protocol):
         """What identifies the model: a digest of its weights, or who serves it."""
         ...
 
-    def words(self, template: Template) -> Words: ...
+    def token_counter(self, template: Template) -> TokenCounter: ...
 
-    def job(self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str) -> Job:
-        """The bundle in tokens, brought down to the window. Raises UsageError as `jobs.fit` does."""
+    def encode(
+        self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str
+    ) -> ContextPrompts:
+        """The bundle in tokens, brought down to the window. Raises UsageError as `contexts.fit` does."""
         ...
 
     def answerer(self, template: Template) -> Answerer:
         """Who answers; it is opened once for each template."""
         ...
 
-    def follows(self, template: Template, max_new_tokens: int) -> Any:
-        """What answers follow from besides their prompts, as JSON."""
+    def answer_key(self, template: Template, max_new_tokens: int) -> Any:
+        """Cache key of an answer besides its prompt, as JSON: weights, stop strings and limits."""
         ...
 
     def prompt(self, template: Template) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class Subject(Protocol):
     def close(self) -> None: ...
 
 
-class LocalSubject:
+class LocalModel:
     """A model that this process loads. `spec` is a folder or a hub id; the tiny model is ready by then."""
 
     def __init__(self, spec: str, settings: EvalSettings, ctx: Context) -> None:
@@ -75,7 +77,7 @@ class LocalSubject:
         self._answerers: dict[str, Answerer] = {}
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, settings: EvalSettings, ctx: Context) -> LocalSubject:
+    def of(cls, model: Any, tokenizer: Any, settings: EvalSettings, ctx: Context) -> LocalModel:
         """A model that is loaded already."""
         made = cls.__new__(cls)
         made.spec, made.settings, made.ctx = settings.model or "model", settings, ctx
@@ -117,7 +119,7 @@ class LocalSubject:
             self._assemblers[template.hash] = Assembler(self.tokenizer, chosen)
         return self._assemblers[template.hash]
 
-    def words(self, template: Template) -> Words:
+    def token_counter(self, template: Template) -> TokenCounter:
         tokenizer = self.tokenizer
 
         def tokenize(text: str) -> list[int]:
@@ -129,9 +131,11 @@ class LocalSubject:
         opens = bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
         opening = (int(bos),) if opens and bos is not None else ()
         assembler = self.assembler(template)
-        return Words(tokenize, opening, lambda bundle: encode(assembler, bundle), self.window)
+        return TokenCounter(tokenize, opening, lambda bundle: encode(assembler, bundle), self.window)
 
-    def job(self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str) -> Job:
+    def encode(
+        self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str
+    ) -> ContextPrompts:
         return fit(bundle, encode(self.assembler(template), bundle), self.window, max_new_tokens, too_long)
 
     def stops(self, template: Template) -> list[int]:
@@ -150,7 +154,7 @@ class LocalSubject:
             )
         return self._answerers[template.hash]
 
-    def follows(self, template: Template, max_new_tokens: int) -> Any:
+    def answer_key(self, template: Template, max_new_tokens: int) -> Any:
         return [self.weights, self.stops(template), max_new_tokens, self.settings.reuse]
 
     def prompt(self, template: Template) -> dict[str, Any]:
@@ -166,7 +170,7 @@ class LocalSubject:
             answerer.close()
 
 
-class ServedSubject:
+class ServedModel:
     """A model behind a server, `openai:NAME`. It counts tokens by a tokenizer of ours, roughly where none is named."""
 
     def __init__(self, spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> None:
@@ -199,10 +203,12 @@ class ServedSubject:
             bundle.id, np.array(prefix, np.int64), tuple(branches), head=first, chunks=chunks
         )
 
-    def words(self, template: Template) -> Words:
-        return Words(self._ids, (), lambda bundle: self._encode(template, bundle), self.window)
+    def token_counter(self, template: Template) -> TokenCounter:
+        return TokenCounter(self._ids, (), lambda bundle: self._encode(template, bundle), self.window)
 
-    def job(self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str) -> Job:
+    def encode(
+        self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str
+    ) -> ContextPrompts:
         from dataclasses import replace
 
         whole = fit(bundle, self._encode(template, bundle), self.window, max_new_tokens, too_long)
@@ -213,7 +219,7 @@ class ServedSubject:
         left, right = (keep + 1) // 2, keep // 2
         text = bundle.context or ""
         short = replace(bundle, context=text[: spans[left - 1][1]] + text[spans[len(spans) - right][0] :])
-        return Job(short, self._encode(template, short), whole.cut)
+        return ContextPrompts(short, self._encode(template, short), whole.cut)
 
     def answerer(self, template: Template) -> Answerer:
         if template.hash not in self._answerers:
@@ -228,7 +234,7 @@ class ServedSubject:
             )
         return self._answerers[template.hash]
 
-    def follows(self, template: Template, max_new_tokens: int) -> Any:
+    def answer_key(self, template: Template, max_new_tokens: int) -> Any:
         return [self.spec, template.hash, max_new_tokens]
 
     def prompt(self, template: Template) -> dict[str, Any]:

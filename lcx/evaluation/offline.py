@@ -18,12 +18,11 @@ Rows of probes have `set_id` and `position_id` too (whole numbers from 0). `matc
 answer was cut off) and `context` (what names the context they were asked about), rows of probes `decoy`: a text, or a
 list of them, that would be named by a model that was misled. Of rows with one `item` (or one `id`, in a benchmark) the
 first counts; two rows of a set that share the key of their task (query or id) are ambiguous, and neither counts. A
-live run scores its own rows by the same functions (`score_probe`, `score_suite`).
+live run scores its own rows by the same functions (`score_probe`, `score_benchmark`).
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import math
@@ -33,15 +32,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lcx.errors import UsageError
-from lcx.evaluation.benchmarks.groups import SUITES
 from lcx.evaluation.statistics.curves import Compat, span_curve
-from lcx.evaluation.task import Measure, Probe, Scored, Suite, get_probe
+from lcx.evaluation.task import Scored, Task
 from lcx.evaluation.text_metrics import contains, refuses
-from lcx.work.files import sha256_json
+from lcx.storage import sha256_json
 
 __all__ = [
+    "check_benchmark_row",
     "check_probe_row",
-    "check_suite_row",
     "count_rows",
     "data_digest",
     "length_bucket",
@@ -50,10 +48,10 @@ __all__ = [
     "parse_rows",
     "read_rows",
     "row_id",
+    "score_benchmark",
     "score_predictions",
     "score_probe",
     "score_rows",
-    "score_suite",
 ]
 
 Row = Mapping[str, Any]
@@ -158,7 +156,7 @@ def _constant(where: str) -> Callable[[str], NoReturn]:
 
 COUNTED = "(counted from 0)"
 TEXTS = ("answers", "candidates", "all_classes")
-"""Fields of suites that are lists of texts."""
+"""Fields of benchmarks that are lists of texts."""
 NAMES = ("context", "item")
 """Fields that only tell rows apart: a file of others may have a list of passages there, which is as good a name."""
 LAST_PLACE = 250_000
@@ -171,15 +169,15 @@ def row_id(row: Mapping[str, Any]) -> str | None:
     return None if value is None else str(value)
 
 
-def check_probe_row(probe: Probe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+def check_probe_row(task: Task, row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The row with its fields under their own names. Raises UsageError where one is missing or wrong."""
     row = _named(row)
-    for other, name in (probe.aliases or {}).items():
+    for other, name in (task.aliases or {}).items():
         if name not in row and other in row:
             row[name] = row[other]
-    lists = probe.list_fields
-    needed = ("set_id", "position_id", "pred", *probe.row_fields, *probe.number_fields, *lists)
-    _has(row, needed, probe.name, where)
+    lists = task.list_fields
+    needed = ("set_id", "position_id", "pred", *task.row_fields, *task.number_fields, *lists)
+    _has(row, needed, task.name, where)
     for name in ("set_id", "position_id"):
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -188,12 +186,12 @@ def check_probe_row(probe: Probe, row: Mapping[str, Any], where: str) -> dict[st
         raise UsageError(
             f"{where} {COUNTED}: 'position_id' is a place in a context, and {_short(row['position_id'])} is none"
         )
-    for name in probe.number_fields:
+    for name in task.number_fields:
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UsageError(f"{where} {COUNTED}: '{name}' is a number, not {_short(value)}")
-    _texts(row, probe.row_fields, where)
-    _texts(row, [name for name in ("pred", probe.key_field) if name and row.get(name) is not None], where)
+    _texts(row, task.row_fields, where)
+    _texts(row, [name for name in ("pred", task.key_field) if name and row.get(name) is not None], where)
     _lists(row, lists, where)
     decoys = row.get("decoy") or ""
     if not isinstance(decoys, str) and not _is_list_of_texts(decoys):
@@ -201,24 +199,24 @@ def check_probe_row(probe: Probe, row: Mapping[str, Any], where: str) -> dict[st
     return row
 
 
-def check_suite_row(suite: Suite, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The row in the suite's own form. Raises UsageError where a field is missing or wrong."""
+def check_benchmark_row(task: Task, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The row in the benchmark's own form. Raises UsageError where a field is missing or wrong."""
     row = _named(row)
-    if suite.fields is not None:
-        row |= suite.fields(row)
-    _has(row, ("pred", *suite.row_fields), suite.name, where)
+    if task.fields is not None:
+        row |= task.fields(row)
+    _has(row, ("pred", *task.row_fields), task.name, where)
     if row["pred"] is not None:
         _texts(row, ("pred",), where)
     for name in TEXTS:
-        if name in row and (row[name] is not None or name in suite.row_fields):
+        if name in row and (row[name] is not None or name in task.row_fields):
             _lists(row, (name,), where)
-    _texts(row, [name for name in suite.row_fields if name not in TEXTS and name != "length"], where)
-    _texts(row, [name for name in suite.groups if name != "length" and row.get(name) is not None], where)
+    _texts(row, [name for name in task.row_fields if name not in TEXTS and name != "length"], where)
+    _texts(row, [name for name in task.groups if name != "length" and row.get(name) is not None], where)
     length = row.get("length")
     if length is not None and not _is_length(length):
         raise UsageError(f"{where} {COUNTED}: 'length' is a number or a word, not {_short(length)}")
-    if "length" in suite.row_fields and length is None:
-        raise UsageError(f"{where} {COUNTED}: {suite.name} needs the field 'length'", why="It is null.")
+    if "length" in task.row_fields and length is None:
+        raise UsageError(f"{where} {COUNTED}: {task.name} needs the field 'length'", why="It is null.")
     return row
 
 
@@ -294,7 +292,7 @@ def no_rows(task: str, where: str) -> UsageError:
 
 
 def match(
-    suite: Suite, rows: Sequence[Row], references: Sequence[Row], where: str, name: str
+    task: Task, rows: Sequence[Row], references: Sequence[Row], where: str, name: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The prediction rows with the fields of their references, and how they were matched.
 
@@ -302,9 +300,9 @@ def match(
     where there are fewer or more predictions than references, where an id is not among them, and where a row's own
     answers are not its reference's.
     """
-    if suite.fields is None:
-        raise UsageError(f"{suite.name} has no published rows that --references could be")
-    known = [dict(row) | dict(suite.fields(row)) for row in references]
+    if task.fields is None:
+        raise UsageError(f"{task.name} has no published rows that --references could be")
+    known = [dict(row) | dict(task.fields(row)) for row in references]
     if not known:
         raise UsageError(f"there is no row in the references {name}")
     ids = [row_id(row) for row in rows]
@@ -315,23 +313,23 @@ def match(
     merged = []
     for number, place in enumerate(found):
         row, reference = rows[number], known[place]
-        own = dict(row) | dict(suite.fields(row))
-        for field in suite.row_fields:
+        own = dict(row) | dict(task.fields(row))
+        for field in task.row_fields:
             if field in own and own[field] != reference.get(field):
                 raise UsageError(
                     f"{where} {number} {COUNTED}: its '{field}' is not that of row {place} of {name}",
                     why=f"{_short(own[field])} against {_short(reference.get(field))}.",
                     hint="Put the predictions in the order of the references, or give both an `_id`.",
                 )
-        taken = {key: value for key, value in reference.items() if key in _fields(suite)}
+        taken = {key: value for key, value in reference.items() if key in _fields(task)}
         merged.append({**taken, **row, "_reference": place})
     how = "id" if any(one is not None for one in ids) else "order"
     moved = sum(place != number for number, place in enumerate(found))
     return merged, {"matched": how, "references": len(known), "reordered": moved}
 
 
-def _fields(suite: Suite) -> set[str]:
-    return {*suite.row_fields, *suite.groups, "all_classes", "candidates"}
+def _fields(task: Task) -> set[str]:
+    return {*task.row_fields, *task.groups, "all_classes", "candidates"}
 
 
 def _by_id(ids: Sequence[str | None], known: Sequence[Row], where: str, name: str) -> list[int]:
@@ -382,28 +380,28 @@ def _by_order(rows: int, known: int, where: str, name: str) -> list[int]:
 
 
 def score_probe(
-    probe: Probe, rows: Sequence[Row], where: str, compat: str | None, *, span: int, positions: int | None
+    task: Task, rows: Sequence[Row], where: str, compat: str | None, *, span: int, positions: int | None
 ) -> tuple[dict[str, Any], list[float | None]]:
     """The scores of a probe's rows, and each row's own. Raises UsageError naming a row that lacks a field."""
     if compat not in (None, "film"):
         raise UsageError(
-            f"there is no compat mode '{compat}' for {probe.name}", hint="Leave it out, or say 'film'."
+            f"there is no compat mode '{compat}' for {task.name}", hint="Leave it out, or say 'film'."
         )
-    mode: Compat | None = "film" if compat == "film" and probe.summarize is None else None
-    checked = [check_probe_row(probe, row, f"{where} {number}") for number, row in enumerate(rows)]
+    mode: Compat | None = "film" if compat == "film" and task.summarize is None else None
+    checked = [check_probe_row(task, row, f"{where} {number}") for number, row in enumerate(rows)]
     if not checked:
-        raise no_rows(probe.name, where)
+        raise no_rows(task.name, where)
     counts = count_rows(checked)
-    scored = _scored(probe, checked, mode, counts)
-    if probe.summarize is None:
+    scored = _scored(task, checked, mode, counts)
+    if task.summarize is None:
         found = _curve(scored, span, positions or 0, mode)
     else:
-        found = {"n": sum(value is not None for _, value in scored), **probe.summarize(scored)}
+        found = {"n": sum(value is not None for _, value in scored), **task.summarize(scored)}
     if "estimate" not in found:
         found["estimate"] = _estimate(scored)
     scores = {
-        "task": probe.name,
-        "view": probe.view,
+        "task": task.name,
+        "view": task.view,
         "n": found.pop("n"),
         "score": None if found["average"] is None else 100 * found["average"],
         "nulls": counts["nulls"],
@@ -412,24 +410,25 @@ def score_probe(
         "truncated": counts["truncated"],
         "duplicates": counts["duplicates"],
         "compat": mode,
-        "data": data_digest(checked, ("set_id", "position_id", *probe.row_fields, *probe.number_fields)),
+        "data": data_digest(checked, ("set_id", "position_id", *task.row_fields, *task.number_fields)),
         **_decoys(counts),
-        **(_missing(checked) if probe.summarize is None else {}),
+        **(_missing(checked) if task.summarize is None else {}),
         **found,
     }
     return scores, [value for _, value in scored]
 
 
-def _scored(probe: Probe, rows: Sequence[Row], compat: Compat | None, counts: Counter[str]) -> list[Scored]:
+def _scored(task: Task, rows: Sequence[Row], compat: Compat | None, counts: Counter[str]) -> list[Scored]:
     """Every row with its score, or None where it does not count; why not goes into `counts`."""
-    field = probe.key_field or ""
-    again = _repeated(probe, rows)
+    field = task.key_field or ""
+    again = _repeated(task, rows)
     keys = Counter(
         (row["set_id"], row[field])
         for row, repeat in zip(rows, again, strict=True)
         if not repeat and row.get(field)
     )
-    score = probe.compat if compat == "film" and probe.compat else probe.score
+    score = task.compat.get("film", task.score) if compat == "film" else task.score
+    assert score is not None
     scored: list[Scored] = []
     for row, repeat in zip(rows, again, strict=True):
         pred = row["pred"]
@@ -452,9 +451,9 @@ def _scored(probe: Probe, rows: Sequence[Row], compat: Compat | None, counts: Co
     return scored
 
 
-def _repeated(probe: Probe, rows: Sequence[Row]) -> list[bool]:
+def _repeated(task: Task, rows: Sequence[Row]) -> list[bool]:
     """Whether an earlier row answers the same item: its name, or else its place and all that the task needs."""
-    fields = (*probe.row_fields, *probe.number_fields, *probe.list_fields, "length", "depth", "query")
+    fields = (*task.row_fields, *task.number_fields, *task.list_fields, "length", "depth", "query")
     seen: set[Hashable] = set()
     found = []
     for row in rows:
@@ -527,33 +526,33 @@ ORDER = {
 }
 
 
-def score_suite(
-    suite: Suite, rows: Sequence[Row], where: str, compat: str | None
+def score_benchmark(
+    task: Task, rows: Sequence[Row], where: str, compat: str | None
 ) -> tuple[dict[str, Any], list[float | None]]:
-    """The scores of a suite's rows, and each row's own. Raises UsageError naming a row that lacks a field.
+    """The scores of a benchmark's rows, and each row's own. Raises UsageError naming a row that lacks a field.
 
     Of several rows with one id the first counts. A null prediction scores 0, or is left out with `film`.
     """
-    if compat is not None and compat not in suite.compat:
-        modes = " or ".join(f"'{mode}'" for mode in suite.compat)
+    if compat is not None and compat not in task.compat:
+        modes = " or ".join(f"'{mode}'" for mode in task.compat)
         raise UsageError(
-            f"there is no compat mode '{compat}' for {suite.name}",
+            f"there is no compat mode '{compat}' for {task.name}",
             hint=f"Leave it out, or say {modes}." if modes else "Leave it out.",
         )
-    checked = [check_suite_row(suite, row, f"{where} {number}") for number, row in enumerate(rows)]
+    checked = [check_benchmark_row(task, row, f"{where} {number}") for number, row in enumerate(rows)]
     if not checked:
-        raise no_rows(suite.name, where)
+        raise no_rows(task.name, where)
     counts = count_rows(checked)
-    values = _values(suite, checked, compat, counts)
+    values = _values(task, checked, compat, counts)
     known = [value for value in values if value is not None]
     average = sum(known) / len(known) if known else None
     score = None if average is None else 100 * average
-    if compat is not None and suite.digits is not None and known:
-        score = round(100 * sum(known) / len(known), suite.digits)
-    contexts = [_context(suite, row, number) for number, row in enumerate(checked)]
+    if compat is not None and task.digits is not None and known:
+        score = round(100 * sum(known) / len(known), task.digits)
+    contexts = [_context(task, row, number) for number, row in enumerate(checked)]
     scores = {
-        "task": suite.name,
-        "view": suite.view,
+        "task": task.name,
+        "view": task.view,
         "n": len(known),
         "score": score,
         "average": average,
@@ -563,18 +562,17 @@ def score_suite(
         "truncated": counts["truncated"],
         "duplicates": counts["duplicates"],
         "compat": compat,
-        **suite.info,
-        "data": data_digest(checked, suite.row_fields),
-        **_evidence(suite, checked, values, contexts),
+        **task.info,
+        "data": data_digest(checked, task.row_fields),
+        **_evidence(task, checked, values, contexts),
     }
     return scores, values
 
 
-def _values(
-    suite: Suite, rows: Sequence[Row], compat: str | None, counts: Counter[str]
-) -> list[float | None]:
+def _values(task: Task, rows: Sequence[Row], compat: str | None, counts: Counter[str]) -> list[float | None]:
     """The score of every row, None where it does not count; why not goes into `counts`."""
-    score = suite.compat[compat] if compat is not None else suite.score
+    score = task.compat[compat] if compat is not None else task.score
+    assert score is not None
     seen: set[str] = set()
     values: list[float | None] = []
     for row in rows:
@@ -596,19 +594,19 @@ def _values(
     return values
 
 
-def _context(suite: Suite, row: Row, number: int) -> Hashable:
+def _context(task: Task, row: Row, number: int) -> Hashable:
     """What names a row's context. Files of others do not say which rows share one: each then stands for itself."""
-    return number if suite.shots else row.get("context") or number
+    return number if task.shots else row.get("context") or number
 
 
 def _evidence(
-    suite: Suite, rows: Sequence[Row], values: Sequence[float | None], contexts: Sequence[Hashable]
+    task: Task, rows: Sequence[Row], values: Sequence[float | None], contexts: Sequence[Hashable]
 ) -> dict[str, Any]:
     """The mean with its interval, and those of each group."""
     from lcx.evaluation.statistics.resampling import estimate_mean, group_evidence
 
     by = {}
-    for field in suite.groups:
+    for field in task.groups:
         known = [
             (_group(row[field]), context, value)
             for row, context, value in zip(rows, contexts, values, strict=True)
@@ -635,7 +633,7 @@ Rows = Iterable[Mapping[str, Any]] | str | Path
 
 
 def score_predictions(
-    task: str | Probe | Suite | Measure,
+    task: Task,
     rows: Rows,
     compat: str | None = None,
     *,
@@ -647,7 +645,7 @@ def score_predictions(
 
 
 def score_rows(
-    task: str | Probe | Suite | Measure,
+    task: Task,
     rows: Rows,
     compat: str | None = None,
     *,
@@ -662,39 +660,29 @@ def score_rows(
     an ambiguous key or could not be scored, `duplicates` share their key with another row, `refused` begin as a
     refusal, `truncated` were cut off at their length. A null prediction scores 0; with `compat="film"` it is left out,
     as is the last position of every span. `estimate` is the mean with its interval, and the rest (`spans` of a curve,
-    `cells` of a grid, `by` of a table) is what the task makes of its rows. `references` are a suite's published rows,
-    for predictions that do not have the answers beside them; errors call them `references_name`. Raises UsageError
-    naming a row that is wrong.
+    `cells` of a grid, `by` of a table) is what the task makes of its rows. `references` are a benchmark's published
+    rows, for predictions that do not have the answers beside them; errors call them `references_name`. Raises
+    UsageError naming a row that is wrong.
     """
-    found = _task(task) if isinstance(task, str) else task
-    if isinstance(found, Measure):
+    if task.reads:
         raise UsageError(
-            f"{found.name} has no predictions to score: it reads texts with a model",
-            hint="lcx eval --recipe in2 --model PATH_OR_HUB_ID --task " + found.name,
+            f"{task.name} has no predictions to score: it reads texts with a model",
+            hint="lcx eval --recipe in2 --model PATH_OR_HUB_ID --task " + task.name,
         )
     given, where = _given(rows)
-    if isinstance(found, Probe):
+    if not task.published:
         if references is not None:
-            raise UsageError(f"rows of {found.name} carry their answers: leave --references out")
-        return score_probe(found, given, where, compat, span=span, positions=positions)
+            raise UsageError(f"rows of {task.name} carry their answers: leave --references out")
+        return score_probe(task, given, where, compat, span=span, positions=positions)
     matched: dict[str, Any] = {}
     if references is not None:
         known, place = _given(references)
         if not given:
-            raise UsageError(f"there are no {found.name} predictions to score", why=f"In {rows}.")
+            raise UsageError(f"there are no {task.name} predictions to score", why=f"In {rows}.")
         name = references_name if place == "row" else place.removesuffix(", row")
-        given, matched = match(found, given, known, where, name)
-    scores, values = score_suite(found, given, where, compat)
+        given, matched = match(task, given, known, where, name)
+    scores, values = score_benchmark(task, given, where, compat)
     return {**scores, **matched}, values
-
-
-def _task(name: str) -> Probe | Suite | Measure:
-    """The built-in task of that name. Raises UsageError."""
-    if name not in SUITES:
-        return get_probe(name)
-    module, _, attribute = SUITES[name].partition(":")
-    found: Suite = getattr(importlib.import_module(module), attribute)
-    return found
 
 
 def _given(rows: Rows) -> tuple[Sequence[Mapping[str, Any]], str]:

@@ -1,6 +1,7 @@
 """Which tasks an eval step has, and what it will do: groups spelt out, sized probes read, unknown names refused.
 
-A probe may have a size of its own, from a YAML file: `probe` names it, the other keys say how large it is.
+A probe may have a size of its own, from a YAML file: `probe` names it, the other keys are its options, or settings of
+the step that hold for it alone.
 
 probe: needle
 name: needle-64k
@@ -14,83 +15,177 @@ Torch-free.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.benchmarks.groups import expand, groups
-from lcx.evaluation.samples import limited
-from lcx.evaluation.settings import DEFAULT_SIZES, EvalSettings, sized_file
-from lcx.evaluation.task import Measure, Probe, ProbeOptions, Reading, Suite, SuiteOptions, knob_values
+from lcx.evaluation.settings import EvalSettings, sized_file
+from lcx.evaluation.task import Task, TaskOptions, options_of
 from lcx.plugins import Plugins
 from lcx.recipe import Step
-from lcx.records import Bundle
+from lcx.settings import validate
+
+if TYPE_CHECKING:
+    from lcx.steps import StepWork
 
 __all__ = [
     "BRIDGE",
-    "Planned",
-    "Sized",
+    "PlannedTask",
+    "SizedProbe",
     "eval_forecast",
     "find_task",
     "forecast_tasks",
     "left_out",
-    "named",
     "plan_tasks",
-    "read_sizing",
+    "read_sized",
     "was_named",
 ]
 
-# ---- sized probes
-
-SETTINGS = (
-    "sets",
-    "lengths",
-    "records",
-    "depths",
-    "needle_contexts",
-    "buckets",
-    "context_tokens",
-    "style",
-    "span",
-    "limit",
-    "max_new_tokens",
-    "too_long",
-    "corpus",
-    "seed",
-)
-"""Settings of an eval step that a file may give for its probe alone."""
-KEYS = ("probe", "name", "size", *SETTINGS, "knobs")
+BRIDGE = "lm-eval:"
+"""What comes before the name of a task of lm-eval."""
 
 
 @dataclass(frozen=True)
-class Sized:
-    """What a sizing file says: the name that results go by, the probe, and what it sets in place of the step.
+class PlannedTask:
+    """A task of a step, under the name that its results go by; `task` is None for one of lm-eval.
 
-    `overrides` has settings of an eval step by name, `size` (items a context) and `knobs` (by name).
+    `named` says that the name was given, not a group's; `group` is the entry of the setting `tasks` that it comes from.
     """
 
     name: str
+    task: Task | None
+    settings: EvalSettings
+    options: TaskOptions
+    named: bool
+    group: str
+
+
+def was_named(step: Step) -> bool:
+    """Whether a command line names the tasks of an eval step, and not its recipe."""
+    return step.origins.get("tasks", "").startswith("--")
+
+
+def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[PlannedTask]:
+    """The tasks of an eval step, each once, in the order given. Raises UsageError for an unknown one, and for an
+    option that its task does not have: what is wrong is said before anything is built.
+    """
+    found: dict[str, PlannedTask] = {}
+    for entry in settings.tasks:
+        if sized_file(entry):
+            one = _sized(entry, settings, plugins)
+            found.setdefault(one.name, one)
+            continue
+        for name in [entry] if entry.startswith(BRIDGE) else expand([entry]):
+            task = None if name.startswith(BRIDGE) else find_task(name, plugins)
+            options = _options(task, settings, settings.options.get(name, {}))
+            found.setdefault(name, PlannedTask(name, task, settings, options, name == entry, entry))
+    _check_options(settings, list(found.values()), plugins)
+    _check_families(settings, list(found.values()), plugins)
+    return list(found.values())
+
+
+def _options(task: Task | None, settings: EvalSettings, values: Mapping[str, Any]) -> TaskOptions:
+    if task is None:
+        return TaskOptions()
+    found: TaskOptions = options_of(task, values, settings.shared())
+    return found
+
+
+def _check_options(settings: EvalSettings, planned: Sequence[PlannedTask], plugins: Plugins) -> None:
+    """Raises UsageError for options of a task that there is not; a recipe may have some for tasks not run now."""
+    known = {name for one in planned for name in (one.name, one.task.name if one.task else "") if name}
+    for name in settings.options:
+        if name not in known and name not in plugins.probes:
+            near = suggestion(name, known)
+            raise UsageError(
+                f"options: no task here is named '{name}'. {near}".rstrip(),
+                why=f"tasks: {', '.join(one.name for one in planned)}",
+            )
+
+
+def _check_families(settings: EvalSettings, planned: Sequence[PlannedTask], plugins: Plugins) -> None:
+    """Raises UsageError where `data` or `prompts` seems to misspell a family: its benchmark would miss them."""
+    known = {name.partition(":")[0] for name in plugins.probes.names()} | {BRIDGE.rstrip(":")}
+    known |= {one.task.family for one in planned if one.task is not None and one.task.published}
+    for setting, values in (("data", settings.data), ("prompts", settings.prompts)):
+        for name in values:
+            if name not in known and (near := suggestion(name, known)):
+                raise UsageError(
+                    f"{setting}: no task is of the family '{name}'. {near}",
+                    hint=f"--set eval.{setting}.FAMILY=PATH; the family of longbench:qasper is longbench",
+                )
+
+
+def find_task(name: str, plugins: Plugins) -> Task:
+    """The task of a name. Raises UsageError for an unknown one, with what is near it."""
+    probes = plugins.probes
+    if name in probes:
+        found: Task = probes.load(name)
+        return found
+    known = list(dict.fromkeys([*groups(), *probes.names()]))
+    raise UsageError(
+        f"there is no task '{name}'. {suggestion(name, known)}".rstrip(),
+        hint=f"Tasks: {', '.join(_families(known))}; lm-eval:TASK; or a probe's YAML file.",
+    )
+
+
+def _families(names: list[str]) -> list[str]:
+    """The names without the members of families that are named themselves."""
+    families = {name for name in groups() if ":" not in name}
+    return [name for name in names if ":" not in name or name.partition(":")[0] not in families]
+
+
+def left_out(planned: Sequence[PlannedTask], lacks: Mapping[str, LcxError]) -> dict[str, str]:
+    """What is left out and why, one entry for all that lack the same; groups by their names where all of one lack it.
+
+    The reason ends with the line that mends it.
+    """
+    by_line: dict[str, list[str]] = {}
+    for task, lack in lacks.items():
+        by_line.setdefault(lack.hint or lack.what, []).append(task)
+    found = {}
+    for tasks in by_line.values():
+        names: dict[str, None] = {}
+        for one in planned:
+            if one.name in tasks:
+                members = [other.name for other in planned if other.group == one.group]
+                names[one.group if all(member in tasks for member in members) else one.name] = None
+        first = lacks[tasks[0]]
+        more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
+        line = "; ".join(first.hint.split("\n"))
+        found[", ".join(names)] = f"{first.what}{more}{f' ({line})' if line else ''}"
+    return found
+
+
+# ---- sized probes
+
+SETTINGS = ("span", "limit", "max_new_tokens", "too_long", "corpus", "documents", "seed")
+"""Settings of an eval step that a file may give for its probe alone."""
+OLD = {"needle_contexts": "contexts"}
+"""What options were called in files for earlier versions."""
+
+
+@dataclass(frozen=True)
+class SizedProbe:
+    """What the file of a sized probe says: the name that results go by, the probe, and its keys with their lines."""
+
+    name: str
     probe: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_sizing(path: str | Path) -> Sized:
+def read_sized(path: str | Path) -> SizedProbe:
     """The sized probe of a YAML file; its name is the file's where it gives none.
 
-    Raises UsageError where the file is not there or no YAML (naming the line), for an unknown key (with a
-    suggestion), and for a value of the wrong kind.
+    Raises UsageError where the file is not there or no YAML (naming the line), and where it names no probe.
     """
     file = Path(path).expanduser()
-    lines, data = _read(file)
-    for key in data:
-        if key not in KEYS:
-            raise UsageError(
-                f"{path}, line {lines[key]}: unknown key '{key}'. {suggestion(str(key), KEYS)}".rstrip(),
-                hint=f"Keys: {', '.join(KEYS)}. A probe's own settings go under knobs.",
-            )
+    lines, data = _read_yaml(file)
     if not isinstance(data.get("probe"), str):
         raise UsageError(
             f"{path}: 'probe' names the probe that is sized", hint="For instance `probe: needle`."
@@ -98,20 +193,45 @@ def read_sizing(path: str | Path) -> Sized:
     name = data.get("name", file.stem)
     if not isinstance(name, str) or not name.strip():
         raise UsageError(f"{path}, line {lines.get('name', 1)}: 'name' is a text, not {name!r}")
-    knobs = data.get("knobs", {})
+    knobs = data.pop("knobs", {})  # what options that no other probe has were under, once
     if not isinstance(knobs, dict):
         raise UsageError(
             f"{path}, line {lines['knobs']}: 'knobs' is a mapping, such as {{keys: 8}}, not {knobs!r}"
         )
-    _check_values(path, {key: data[key] for key in SETTINGS if key in data})
-    size = data.get("size", 1)
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UsageError(f"{path}, line {lines['size']}: 'size' is a number of items from 1, not {size!r}")
-    overrides = {key: value for key, value in data.items() if key not in ("probe", "name")}
-    return Sized(name.strip(), data["probe"], overrides)
+    values = {OLD.get(key, key): value for key, value in {**data, **knobs}.items()}
+    lines |= {OLD[key]: line for key, line in lines.items() if key in OLD}
+    kept = {key: value for key, value in values.items() if key not in ("probe", "name")}
+    return SizedProbe(name.strip(), data["probe"], kept, lines)
 
 
-def _read(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
+def _sized(path: str, settings: EvalSettings, plugins: Plugins) -> PlannedTask:
+    """A probe whose size is in a YAML file: the file's values in place of the step's."""
+    sized = read_sized(path)
+    task = find_task(sized.probe, plugins)
+    if task.published:
+        raise UsageError(
+            f"{path}: {task.name} has published questions, and no size", hint="--limit N asks fewer"
+        )
+    known = (*SETTINGS, *task.options.model_fields)
+    for key in sized.values:
+        if key not in known:
+            line = f", line {sized.lines[key]}" if key in sized.lines else ""
+            raise UsageError(
+                f"{path}{line}: unknown key '{key}'. {suggestion(str(key), known)}".rstrip(),
+                hint=f"Keys: probe, name, {', '.join(known)}.",
+            )
+    own = {key: value for key, value in sized.values.items() if key not in SETTINGS}
+    step = {key: value for key, value in sized.values.items() if key in SETTINGS}
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    validate(EvalSettings, step, where=path)  # so that an error names the file
+    checked = validate(EvalSettings, {**given, **step}, where="eval")
+    assert isinstance(checked, EvalSettings)
+    validate(task.options, own, where=path)
+    asked = {**settings.options.get(sized.probe, {}), **settings.options.get(sized.name, {}), **own}
+    return PlannedTask(sized.name, task, checked, _options(task, settings, asked), True, path)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Lines of the keys of a YAML mapping, and the mapping. Raises UsageError."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -137,181 +257,13 @@ def _read(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     return lines, {str(key): value for key, value in data.items()}
 
 
-def _check_values(path: str | Path, values: dict[str, Any]) -> None:
-    """Check the values as those of an eval step are. Raises UsageError naming the file."""
-    from lcx.evaluation.settings import EvalSettings
-    from lcx.settings import validate
-
-    validate(EvalSettings, values, where=str(path))
-
-
-def named(probe: Probe | Measure, name: str) -> Probe | Measure:
-    """The probe under another name: its bundles and texts are named so too, and no two sizes of it are mixed up."""
-    if isinstance(probe, Measure):
-
-        def read(documents: Any, options: ProbeOptions, seed: int) -> list[Reading]:
-            return [
-                replace(one, id=_renamed(one.id, probe.name, name))
-                for one in whole.build(documents, options, seed)
-            ]
-
-        whole = probe
-        return replace(probe, name=name, build=read)
-    asks = probe
-
-    def build(documents: Any, options: ProbeOptions, seed: int) -> list[Bundle]:
-        bundles = asks.build(documents, options, seed)
-        return [replace(one, id=_renamed(one.id, asks.name, name), kind=name) for one in bundles]
-
-    return replace(probe, name=name, build=build)
-
-
-def _renamed(id: str, old: str, new: str) -> str:
-    return f"{new}:{id.removeprefix(old).lstrip(':')}"
-
-
-# ---- tasks
-
-BRIDGE = "lm-eval:"
-"""What comes before the name of a task of lm-eval."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A task with what it is (None: a task of lm-eval) and its settings.
-
-    `named` says that its name was given, not a group's; `group` is the entry of `tasks` that it comes from, and
-    `base` the probe that a sized one is.
-    """
-
-    task: str
-    what: Probe | Suite | Measure | None
-    settings: EvalSettings
-    named: bool
-    group: str
-    base: str = ""
-
-
-def was_named(step: Step) -> bool:
-    """Whether a command line names the tasks of an eval step, and not its recipe."""
-    return step.origins.get("tasks", "").startswith("--")
-
-
-def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[Planned]:
-    """The tasks of an eval step, each once, in the order given. Raises UsageError for an unknown one."""
-    found: dict[str, Planned] = {}
-    for entry in settings.tasks:
-        if sized_file(entry):
-            one = _sized(entry, settings, plugins)
-            found.setdefault(one.task, one)
-            continue
-        for task in [entry] if entry.startswith(BRIDGE) else expand([entry]):
-            what = None if task.startswith(BRIDGE) else find_task(task, plugins)
-            found.setdefault(task, Planned(task, what, settings, task == entry, entry))
-    known = {name for one in found.values() for name in (one.task, one.base) if name}
-    for name in settings.options:
-        if name not in known:
-            near = suggestion(name, known)
-            raise UsageError(
-                f"options: no task here is named '{name}'. {near}".rstrip(), why=f"tasks: {', '.join(found)}"
-            )
-    _check_families(settings, list(found.values()), plugins)
-    for one in found.values():
-        # What is wrong with a knob is said before anything is built.
-        knob_values(one.task, getattr(one.what, "knobs", {}), one.settings.options.get(one.task, {}))
-    return list(found.values())
-
-
-def _check_families(settings: EvalSettings, planned: Sequence[Planned], plugins: Plugins) -> None:
-    """Raises UsageError where `data` or `prompts` seems to misspell a family: its suite would miss them."""
-    known = {name.partition(":")[0] for name in plugins.probes.names()} | {BRIDGE.rstrip(":")}
-    known |= {one.what.family for one in planned if isinstance(one.what, Suite)}
-    for setting, values in (("data", settings.data), ("prompts", settings.prompts)):
-        for name in values:
-            if name not in known and (near := suggestion(name, known)):
-                raise UsageError(
-                    f"{setting}: no task is of the family '{name}'. {near}",
-                    hint=f"--set eval.{setting}.FAMILY=PATH; the family of longbench:qasper is longbench",
-                )
-
-
-def find_task(name: str, plugins: Plugins) -> Probe | Suite | Measure:
-    """The probe, suite or measure of a name. Raises UsageError for an unknown one, with what is near it."""
-    probes = plugins.probes
-    if name in probes:
-        found: Probe | Suite | Measure = probes.load(name)
-        return found
-    known = list(dict.fromkeys([*groups(), *probes.names()]))
-    raise UsageError(
-        f"there is no task '{name}'. {suggestion(name, known)}".rstrip(),
-        hint=f"Tasks: {', '.join(_short(known))}; lm-eval:TASK; or a probe's YAML file.",
-    )
-
-
-def _short(names: list[str]) -> list[str]:
-    """The names without the members of families that are named themselves."""
-    families = {name for name in groups() if ":" not in name}
-    return [name for name in names if ":" not in name or name.partition(":")[0] not in families]
-
-
-def left_out(planned: Sequence[Planned], lacks: Mapping[str, LcxError]) -> dict[str, str]:
-    """What is left out and why, one entry for all that lack the same; groups by their names where all of one lack it.
-
-    The reason ends with the line that mends it.
-    """
-    by_line: dict[str, list[str]] = {}
-    for task, lack in lacks.items():
-        by_line.setdefault(lack.hint or lack.what, []).append(task)
-    found = {}
-    for tasks in by_line.values():
-        names: dict[str, None] = {}
-        for one in planned:
-            if one.task in tasks:
-                members = [other.task for other in planned if other.group == one.group]
-                names[one.group if all(member in tasks for member in members) else one.task] = None
-        first = lacks[tasks[0]]
-        more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
-        line = "; ".join(first.hint.split("\n"))
-        found[", ".join(names)] = f"{first.what}{more}{f' ({line})' if line else ''}"
-    return found
-
-
-def _sized(path: str, settings: EvalSettings, plugins: Plugins) -> Planned:
-    """A probe whose size is in a YAML file: the file's values in place of the step's."""
-    sized = read_sizing(path)
-    what = find_task(sized.probe, plugins)
-    if isinstance(what, Suite):
-        raise UsageError(
-            f"{path}: {what.name} has published questions, and no size", hint="--limit N asks fewer"
-        )
-    values: dict[str, Any] = dict(sized.overrides)
-    if "size" in values:
-        values["sizes"] = {sized.name: values.pop("size")}
-    elif sized.probe in settings.sizes or sized.probe in DEFAULT_SIZES:
-        values["sizes"] = {sized.name: settings.size(sized.probe)}
-    knobs = {**settings.options.get(sized.probe, {}), **values.pop("knobs", {})}
-    values |= {"tasks": (sized.name,), "options": {sized.name: knobs}}
-    return Planned(sized.name, named(what, sized.name), updated(settings, values), True, path, sized.probe)
-
-
-def updated(settings: EvalSettings, values: Mapping[str, Any]) -> EvalSettings:
-    """The settings with other values, checked. Raises UsageError as `validate` does."""
-    from lcx.settings import validate
-
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    checked = validate(EvalSettings, {**given, **values}, where="eval")
-    assert isinstance(checked, EvalSettings)
-    return checked
-
-
 # ---- forecast
 
 
-def eval_forecast(step: Step, plugins: Plugins) -> dict[str, Any]:
+def eval_forecast(work: StepWork[EvalSettings]) -> dict[str, Any]:
     """Contexts and questions by task, and the tasks that would be left out with the line that gets their data."""
-    settings = step.settings
-    assert isinstance(settings, EvalSettings)
-    asked = forecast_tasks(settings, plugins)
+    settings = work.settings
+    asked = forecast_tasks(settings, work.plugins)
     found: dict[str, Any] = {"model": settings.model}
     if asked["contexts"] or not asked["unknown"]:
         found |= {"contexts": asked["contexts"], "queries": asked["queries"]}
@@ -333,49 +285,32 @@ def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
         try:
             counted = _counts(one)
         except MissingError as lack:
-            lacks[one.task] = lack
+            lacks[one.name] = lack
             continue
         if counted is None:
-            found["unknown"].append(one.task)
+            found["unknown"].append(one.name)
             continue
         found["contexts"] += counted[0]
         if counted[1]:
-            found["queries"][one.task] = counted[1]
+            found["queries"][one.name] = counted[1]
     found["left out"] = left_out(planned, lacks)
     return found
 
 
-def _counts(one: Planned) -> tuple[int, int] | None:
+def _counts(one: PlannedTask) -> tuple[int, int] | None:
     """Contexts and questions of a task; None where only the model's window tells."""
-    settings = one.settings
-    if one.what is None:
+    if one.task is None:
         from lcx.evaluation.bridge import require_lm_eval
 
-        require_lm_eval(one.task)
+        require_lm_eval(one.name)
         return None
-    if isinstance(one.what, Suite):
-        options = SuiteOptions(
-            settings.data.get(one.what.family),
-            settings.prompts.get(one.what.family),
-            settings.limit,
-            settings.sample_seed,
-        )
-        bundles = limited(one.what.load(options).bundles, settings.limit)
+    if one.task.published:
+        from lcx.evaluation.samples import load_benchmark
+
+        bundles = load_benchmark(one.name, one.task, one.settings, one.options).bundles
         return len(bundles), sum(len(bundle.branches) for bundle in bundles)
-    contexts, questions = settings.questions(one.base or one.task)
-    if contexts is not None and questions is not None:
-        return contexts, questions
-    if not isinstance(one.what, Probe) or one.what.questions is None or not settings.lengths:
-        return None
-    size = ProbeOptions(
-        settings.size(one.task),
-        sets=settings.sets,
-        lengths=settings.lengths,
-        depths=settings.depths,
-        knobs=settings.options.get(one.task, {}),
-    )
-    contexts = settings.sets * len(settings.lengths)
-    questions = contexts * one.what.questions(size)
-    if settings.limit is not None:
-        return min(contexts, settings.limit), min(questions, settings.limit)
-    return contexts, questions
+    counted = one.task.count(one.options) if one.task.count is not None else None
+    limit = one.settings.limit
+    if counted is None or limit is None:
+        return counted
+    return min(counted[0], limit), min(counted[1], limit)

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lcx.evaluation.answer import Answer
-from lcx.evaluation.encode import Job
-from lcx.evaluation.offline import score_probe, score_suite
-from lcx.evaluation.samples import ITEM, Material
-from lcx.evaluation.task import Measure, Suite
+from lcx.evaluation.encode import ContextPrompts
+from lcx.evaluation.offline import score_benchmark, score_probe
+from lcx.evaluation.samples import ITEM, TaskData
 from lcx.records import Branch
 
 __all__ = ["CLOSE", "CUT", "OPEN", "excerpt", "make_row", "score_rows"]
@@ -18,12 +17,12 @@ OWN = ("set", "position", "gold", ITEM)
 """Fields of a branch's meta that a row has under another name, or in another form."""
 
 
-def make_row(one: Material, job: Job, branch: Branch, answer: Answer | None) -> dict[str, Any]:
+def make_row(one: TaskData, prompts: ContextPrompts, branch: Branch, answer: Answer | None) -> dict[str, Any]:
     """The row of one item. A context that was dropped is marked `skip`: what was never asked is no wrong answer."""
     meta = branch.meta
     gold = [tuple(span) for span in meta.get("gold") or ()]
-    context = job.bundle.context or ""
-    row: dict[str, Any] = {"item": meta[ITEM], "context": job.bundle.id}
+    context = prompts.bundle.context or ""
+    row: dict[str, Any] = {"item": meta[ITEM], "context": prompts.bundle.id}
     if "set" in meta:
         row |= {"set_id": meta["set"], "position_id": meta["position"]}
     row |= {key: value for key, value in meta.items() if key not in OWN}
@@ -39,35 +38,36 @@ def make_row(one: Material, job: Job, branch: Branch, answer: Answer | None) -> 
         row["excerpt"] = excerpt(context, gold)
     if answer is not None and answer.error:
         row["error"] = answer.error
-    if job.encoded is None:
+    if prompts.encoded is None:
         row["skip"] = True
     return row
 
 
-def score_rows(one: Material, jobs: Sequence[Job], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def score_rows(
+    one: TaskData, contexts: Sequence[ContextPrompts], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
     """The scores of a task; each row is given its own score."""
-    what, settings = one.what, one.settings
-    assert not isinstance(what, Measure)
-    positions = max((job.bundle.meta.get("items", 0) for job in jobs), default=0)
-    if isinstance(what, Suite):
-        scored, values = score_suite(what, rows, "row", _compat(one))
+    task, settings = one.task, one.settings
+    positions = max((prompts.bundle.meta.get("items", 0) for prompts in contexts), default=0)
+    if task.published:
+        scored, values = score_benchmark(task, rows, "row", _compat(one))
     else:
-        scored, values = score_probe(what, rows, "row", _compat(one), span=settings.span, positions=positions)
+        scored, values = score_probe(task, rows, "row", _compat(one), span=settings.span, positions=positions)
     for row, value in zip(rows, values, strict=True):
         row["score"] = value
-    prefixes = [len(job.encoded.prefix) for job in jobs if job.encoded is not None]
-    places = {} if isinstance(what, Suite) else {"positions": positions}
+    prefixes = [len(prompts.encoded.prefix) for prompts in contexts if prompts.encoded is not None]
+    places = {} if task.published else {"positions": positions}
     aside = {reason: count for reason, count in one.counts.items() if count}
     return {
-        "data": one.data_hash,
+        "data": one.samples_hash,
         **scored,
-        "material": one.data_hash,
-        "task": one.task,
+        "material": one.samples_hash,
+        "task": one.name,
         **places,
-        "ambiguous": sum(job.bundle.meta.get("skipped", 0) for job in jobs),
-        "contexts": len(jobs),
-        "dropped": sum(job.encoded is None for job in jobs),
-        "truncated": sum(job.cut > 0 for job in jobs),
+        "ambiguous": sum(prompts.bundle.meta.get("skipped", 0) for prompts in contexts),
+        "contexts": len(contexts),
+        "dropped": sum(prompts.encoded is None for prompts in contexts),
+        "truncated": sum(prompts.cut > 0 for prompts in contexts),
         "unfinished": sum(row["finish"] == "length" for row in rows),
         "errors": sum(row["finish"] == "error" for row in rows),
         "context_tokens": round(sum(prefixes) / len(prefixes)) if prefixes else None,
@@ -75,12 +75,12 @@ def score_rows(one: Material, jobs: Sequence[Job], rows: list[dict[str, Any]]) -
     }
 
 
-def _compat(one: Material) -> Any:
+def _compat(one: TaskData) -> Any:
     """The published arithmetic that was asked for, where this task has one."""
     mode = one.settings.compat
-    if isinstance(one.what, Suite):
-        return mode if mode in one.what.compat else None
-    return mode if mode == "film" and one.what.view == "curve" else None
+    if one.task.published:
+        return mode if mode in one.task.compat else None
+    return mode if mode == "film" and one.task.view == "curve" else None
 
 
 # ---- the part of a context around its evidence

@@ -7,121 +7,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-from rich.progress import BarColumn, Progress, TextColumn
 
 from lcx.context import Context
 from lcx.errors import UsageError
 from lcx.evaluation.answer import Answer, Answerer, self_check
-from lcx.evaluation.encode import Job, fit_reading, mark_of_reading, marks_of, subset
-from lcx.evaluation.model import LocalSubject, Subject
+from lcx.evaluation.encode import ContextPrompts, fit_text, prompt_fingerprints, subset, text_fingerprint
+from lcx.evaluation.model import LocalModel, ModelUnderTest
 from lcx.evaluation.rows import make_row, score_rows
-from lcx.evaluation.samples import ITEM, Material
+from lcx.evaluation.samples import ITEM, TaskData
 from lcx.evaluation.scores import merge_answering
-from lcx.evaluation.task import Measure, Reading
+from lcx.evaluation.task import TextSample
 from lcx.paths import slug
-from lcx.work.files import make_folder, write_lines
-from lcx.work.journal import Journal
+from lcx.progress import Progress
+from lcx.storage import Journal, make_folder, write_lines
 
-__all__ = ["JOURNAL", "Meter", "duration", "run_tasks"]
-
-# ---- progress
-
-LINE_EVERY = 10.0
-"""Seconds between two plain lines."""
-
-
-def duration(seconds: float) -> str:
-    """A length of time in words: `45s`, `3m20s`, `2h05m`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-class Meter:
-    """Counts contexts and answers of one task, or what `words` calls them.
-
-    Work of an earlier process does not enter the speed.
-    """
-
-    def __init__(
-        self,
-        ctx: Context,
-        label: str,
-        contexts: int,
-        answers: int,
-        *,
-        words: tuple[str, str] = ("contexts", "answers"),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._ctx, self._label, self._clock = ctx, label, clock
-        self._contexts, self._answers, self._words = contexts, answers, words
-        self._done = self._answered = self._before = 0
-        self._start = self._said = clock()
-        self._bar: Progress | None = None
-
-    def __enter__(self) -> Meter:
-        console = self._ctx.console
-        if self._ctx.rank == 0 and console.is_terminal and not console.is_dumb_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"),
-                console=console, transient=True,
-            )  # fmt: skip
-            self._bar.add_task(self._label, total=self._answers, text="")
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        if error is None:
-            self._ctx.log(f"{self._label}: {self.text()}")
-
-    def skip(self, answers: int) -> None:
-        """A context that an earlier run has answered."""
-        self._before += answers
-        self.context(answers)
-
-    def skip_answers(self, answers: int) -> None:
-        """Answers that an earlier run has of a context that is not finished."""
-        self._before += answers
-        self.answers(answers)
-
-    def context(self, answers: int = 0) -> None:
-        """A context is finished; `answers` were not counted yet."""
-        self._done += 1
-        self.answers(answers)
-
-    def answers(self, count: int) -> None:
-        """Some answers are finished."""
-        self._answered += count
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._answered, text=self.text())
-        elif self._clock() - self._said >= LINE_EVERY and self._answered < self._answers:
-            self._said = self._clock()
-            self._ctx.log(f"{self._label}: {self.text()}")
-
-    def text(self) -> str:
-        """`3/4 contexts, 2100/3000 answers, 88.1/s, 10s left`."""
-        spent = max(1e-9, self._clock() - self._start)
-        fresh = self._answered - self._before
-        whole, part = self._words
-        parts = [f"{self._done}/{self._contexts} {whole}, {self._answered}/{self._answers} {part}"]
-        if fresh:
-            parts.append(f"{fresh / spent:.1f}/s")
-            left = self._answers - self._answered
-            parts.append(f"{duration(left * spent / fresh)} left" if left else f"in {duration(spent)}")
-        return ", ".join(parts)
-
-
-# ---- tasks
+__all__ = ["JOURNAL", "run_tasks"]
 
 JOURNAL = "journal.jsonl"
 EVERY = 0.5
@@ -129,152 +30,160 @@ EVERY = 0.5
 
 
 def run_tasks(
-    materials: Sequence[Material], subject: Subject, out: Path, ctx: Context
+    data: Sequence[TaskData], tested: ModelUnderTest, out: Path, ctx: Context
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Answer and score every task; returns the scores by task, and how the questions were answered.
 
     Writes `predictions-TASK.jsonl` for tasks that ask, and a journal of single answers. Raises UsageError before
     any decoding where something does not fit the window and may not be cut.
     """
-    jobs = {one.task: _jobs(one, subject) for one in materials if one.bundles and one.too_long == "error"}
+    contexts = {one.name: _jobs(one, tested) for one in data if one.bundles and one.truncation == "error"}
     texts = {
-        one.task: [(reading, fit_reading(reading, subject.window, one.too_long)) for reading in one.readings]
-        for one in materials
-        if isinstance(one.what, Measure)
+        one.name: [(text, fit_text(text, tested.window, one.truncation)) for text in one.texts]
+        for one in data
+        if one.task.reads
     }
     make_folder(out)
     scores: dict[str, dict[str, Any]] = {}
     spent: dict[str, Any] = {}
     with Journal(out / JOURNAL) as journal:
-        for one in materials:
-            if isinstance(one.what, Measure):
-                scores[one.task] = _read(one, one.what, texts[one.task], subject, journal, ctx)
+        for one in data:
+            if one.task.reads:
+                scores[one.name] = _read(one, texts[one.name], tested, journal, ctx)
                 continue
-            asked = jobs.pop(one.task, None) or _jobs(one, subject)
-            desk = _Desk(one, subject, journal, ctx)
-            given = desk.answers(asked)
+            asked = contexts.pop(one.name, None) or _jobs(one, tested)
+            runner = TaskRunner(one, tested, journal, ctx)
+            given = runner.answers(asked)
             # Rows tell of the context as it was made: evidence has its places there, not in one that was cut to fit.
-            told = [replace(job, bundle=bundle) for job, bundle in zip(asked, one.bundles, strict=True)]
-            rows = [row for job, found in zip(told, given, strict=True) for row in _rows(one, job, found)]
-            scores[one.task] = score_rows(one, asked, rows) | {"prompt": _prompt(one, subject)}
-            how = desk.describe(asked, given)
+            whole = [
+                replace(prompts, bundle=bundle) for prompts, bundle in zip(asked, one.bundles, strict=True)
+            ]
+            rows = [
+                row for prompts, found in zip(whole, given, strict=True) for row in _rows(one, prompts, found)
+            ]
+            scores[one.name] = score_rows(one, asked, rows) | {"prompt": _prompt(one, tested)}
+            how = runner.describe(asked, given)
             spent |= {"calls": how.pop("calls")} if "calls" in how else {}  # of all tasks so far
-            scores[one.task]["answering"] = how
-            write_lines(out / f"predictions-{slug(one.task)}.jsonl", rows)
+            scores[one.name]["answering"] = how
+            write_lines(out / f"predictions-{slug(one.name)}.jsonl", rows)
     return scores, {**merge_answering(scores), **spent}
 
 
-def _jobs(one: Material, subject: Subject) -> list[Job]:
-    return [subject.job(bundle, one.template, one.max_new_tokens, one.too_long) for bundle in one.bundles]
+def _jobs(one: TaskData, tested: ModelUnderTest) -> list[ContextPrompts]:
+    return [tested.encode(bundle, one.template, one.max_new_tokens, one.truncation) for bundle in one.bundles]
 
 
-def _prompt(one: Material, subject: Subject) -> dict[str, Any]:
-    return {**subject.prompt(one.template), "max_new_tokens": one.max_new_tokens}
+def _prompt(one: TaskData, tested: ModelUnderTest) -> dict[str, Any]:
+    return {**tested.prompt(one.template), "max_new_tokens": one.max_new_tokens}
 
 
-def _rows(one: Material, job: Job, answers: Sequence[Answer | None]) -> list[dict[str, Any]]:
-    branches = job.bundle.branches
-    found = answers if job.encoded is not None else [None] * len(branches)
-    return [make_row(one, job, branch, answer) for branch, answer in zip(branches, found, strict=True)]
+def _rows(one: TaskData, prompts: ContextPrompts, answers: Sequence[Answer | None]) -> list[dict[str, Any]]:
+    branches = prompts.bundle.branches
+    found = answers if prompts.encoded is not None else [None] * len(branches)
+    return [make_row(one, prompts, branch, answer) for branch, answer in zip(branches, found, strict=True)]
 
 
-class _Desk:
+class TaskRunner:
     """Gets the answers of one task: from the journal what it holds, the rest from the model."""
 
-    def __init__(self, one: Material, subject: Subject, journal: Journal, ctx: Context) -> None:
-        self.one, self.subject, self.journal, self.ctx = one, subject, journal, ctx
-        self.follows = subject.follows(one.template, one.max_new_tokens)
-        self.marks: list[list[str]] = []
+    def __init__(self, one: TaskData, tested: ModelUnderTest, journal: Journal, ctx: Context) -> None:
+        self.one, self.tested, self.journal, self.ctx = one, tested, journal, ctx
+        self.answer_key = tested.answer_key(one.template, one.max_new_tokens)
+        self.fingerprints: list[list[str]] = []
 
     @property
     def answerer(self) -> Answerer:
-        return self.subject.answerer(self.one.template)
+        return self.tested.answerer(self.one.template)
 
-    def answers(self, jobs: Sequence[Job]) -> list[list[Answer | None]]:
-        """An answer for every branch of every job; None for those of a context that was dropped."""
-        self.marks = [[] if job.encoded is None else marks_of(job.encoded, self.follows) for job in jobs]
+    def answers(self, contexts: Sequence[ContextPrompts]) -> list[list[Answer | None]]:
+        """An answer for every branch of every context; None for those of a context that was dropped."""
+        self.fingerprints = [
+            [] if prompts.encoded is None else prompt_fingerprints(prompts.encoded, self.answer_key)
+            for prompts in contexts
+        ]
         found: list[list[Answer | None]] = [
-            [self._held(job, place, marks) for place in range(len(job.bundle.branches))]
-            for job, marks in zip(jobs, self.marks, strict=True)
+            [self._held(prompts, place, fingerprints) for place in range(len(prompts.bundle.branches))]
+            for prompts, fingerprints in zip(contexts, self.fingerprints, strict=True)
         ]
         todo = [
             (number, [place for place, answer in enumerate(found[number]) if answer is None])
-            for number, job in enumerate(jobs)
-            if job.encoded is not None
+            for number, prompts in enumerate(contexts)
+            if prompts.encoded is not None
         ]
         todo = [(number, places) for number, places in todo if places]
-        total = sum(len(job.bundle.branches) for job in jobs)
-        with Meter(self.ctx, self.one.task, len(jobs), total) as meter, _Notes(self.journal) as notes:
-            missing = dict(todo)
-            for number, job in enumerate(jobs):
-                known = len(job.bundle.branches) - len(missing.get(number, []))
-                if number in missing:
-                    meter.skip_answers(known)
-                else:
-                    meter.skip(known)
+        total = sum(len(prompts.bundle.branches) for prompts in contexts)
+        known = total - sum(len(places) for _, places in todo)
+        shown = self.ctx.progress(self.one.name, total, "answers", done=known)
+        shown.note = f"{len(contexts) - len(todo)}/{len(contexts)} contexts"
+        with shown, _AnswerBuffer(self.journal) as buffer:
             if todo:
-                self._ask(jobs, todo, found, meter, notes)
+                self._ask(contexts, todo, found, shown, buffer)
         return found
 
     def _ask(
         self,
-        jobs: Sequence[Job],
+        contexts: Sequence[ContextPrompts],
         todo: Sequence[tuple[int, list[int]]],
         found: list[list[Answer | None]],
-        meter: Meter,
-        notes: _Notes,
+        shown: Progress,
+        buffer: _AnswerBuffer,
     ) -> None:
         left = [len(places) for _, places in todo]
         if not self.answerer.reuse:
-            self.ctx.log(f"{self.one.task}: {self.answerer.reason}")
+            self.ctx.log(f"{self.one.name}: {self.answerer.reason}")
 
-        def told(job: int, place: int, answer: Answer) -> None:
-            number, places = todo[job]
-            found[number][places[place]] = answer
-            unit = self._unit(jobs[number], places[place])
-            mark = self.marks[number][places[place]]
+        def on_answer(number: int, place: int, answer: Answer) -> None:
+            context, places = todo[number]
+            found[context][places[place]] = answer
+            unit = self._unit(contexts[context], places[place])
+            fingerprint = self.fingerprints[context][places[place]]
             if answer.text is not None:
                 said = {"text": answer.text, "finish": answer.finish, "tokens": answer.tokens}
                 said |= {"ids": answer.ids} if answer.ids else {}  # so that these are what is checked
-                notes.add({"unit": unit, "fingerprint": mark, **said})
-            left[job] -= 1
-            meter.answers(1)
-            if not left[job]:
-                meter.context()
+                buffer.add({"unit": unit, "fingerprint": fingerprint, **said})
+            left[number] -= 1
+            done = len(contexts) - sum(count > 0 for count in left)
+            shown.advance(note=f"{done}/{len(contexts)} contexts")
 
-        asked = [subset(jobs[number], places) for number, places in todo]
-        self.answerer.answer(asked, max_new_tokens=self.one.max_new_tokens, on_answer=told)
+        asked = [subset(contexts[number], places) for number, places in todo]
+        self.answerer.answer(asked, max_new_tokens=self.one.max_new_tokens, on_answer=on_answer)
 
-    def _unit(self, job: Job, place: int) -> str:
-        return f"{self.one.task} {job.bundle.branches[place].meta[ITEM]}"
+    def _unit(self, prompts: ContextPrompts, place: int) -> str:
+        return f"{self.one.name} {prompts.bundle.branches[place].meta[ITEM]}"
 
-    def _held(self, job: Job, place: int, marks: Sequence[str]) -> Answer | None:
-        entry = self.journal.get(self._unit(job, place)) if job.encoded is not None else None
-        if entry is None or entry["fingerprint"] != marks[place]:
+    def _held(self, prompts: ContextPrompts, place: int, fingerprints: Sequence[str]) -> Answer | None:
+        entry = self.journal.get(self._unit(prompts, place)) if prompts.encoded is not None else None
+        if entry is None or entry["fingerprint"] != fingerprints[place]:
             return None
         return Answer(entry["text"], entry["finish"], entry["tokens"], tuple(entry.get("ids", ())))
 
-    def describe(self, jobs: Sequence[Job], given: Sequence[Sequence[Answer | None]]) -> dict[str, Any]:
+    def describe(
+        self, contexts: Sequence[ContextPrompts], given: Sequence[Sequence[Answer | None]]
+    ) -> dict[str, Any]:
         """How the task was answered, and what came of checking some answers; the check is in the journal too."""
         settings = self.one.settings
-        kept = [(job, answers) for job, answers in zip(jobs, given, strict=True) if job.encoded is not None]
-        mark = f"{settings.check} {settings.seed} {[marks for marks in self.marks if marks]}"
-        unit = f"check {self.one.task}"
+        kept = [
+            (prompts, answers)
+            for prompts, answers in zip(contexts, given, strict=True)
+            if prompts.encoded is not None
+        ]
+        mark = f"{settings.check} {settings.seed} {[one for one in self.fingerprints if one]}"
+        unit = f"check {self.one.name}"
         entry = self.journal.get(unit)
-        if entry is None or entry["fingerprint"] != _short(mark):
+        if entry is None or entry["fingerprint"] != _digest(mark):
             checked = self_check(
                 self.answerer,
-                [job for job, _ in kept],
+                [prompts for prompts, _ in kept],
                 settings.check,
                 settings.seed,
                 max_new_tokens=self.one.max_new_tokens,
-                given=[answers for _, answers in kept],
+                previous=[answers for _, answers in kept],
             )
             entry = {"how": dict(self.answerer.describe()), "check": dict(checked)}
             if checked:  # what a server did is its own of every run
-                self.journal.append({"unit": unit, "fingerprint": _short(mark), **entry})
+                self.journal.append({"unit": unit, "fingerprint": _digest(mark), **entry})
         if warning := entry["check"].get("warning"):
-            self.ctx.log(f"warning: {self.one.task}: {warning}")
+            self.ctx.log(f"warning: {self.one.name}: {warning}")
         failed = Counter(one.error for answers in given for one in answers if one is not None and one.error)
         # An answerer counts failures of all tasks that it was asked.
         how = {key: value for key, value in entry["how"].items() if key != "failed"}
@@ -282,7 +191,7 @@ class _Desk:
         return found | {"failed": dict(sorted(failed.items()))} if failed else found
 
 
-class _Notes:
+class _AnswerBuffer:
     """Journal entries, written together now and then: one sync serves many answers."""
 
     def __init__(self, journal: Journal, clock: Callable[[], float] = time.monotonic) -> None:
@@ -290,7 +199,7 @@ class _Notes:
         self.held: list[dict[str, Any]] = []
         self.last = clock()
 
-    def __enter__(self) -> _Notes:
+    def __enter__(self) -> _AnswerBuffer:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -306,44 +215,48 @@ class _Notes:
         self.held, self.last = [], self.clock()
 
 
-def _short(text: str) -> str:
-    from lcx.work.files import sha256_text
+def _digest(text: str) -> str:
+    from lcx.storage import sha256_text
 
     return sha256_text(text)[:32]
 
 
 def _read(
-    one: Material,
-    measure: Measure,
-    texts: Sequence[tuple[Reading, Reading | None]],
-    subject: Subject,
+    one: TaskData,
+    texts: Sequence[tuple[TextSample, TextSample | None]],
+    tested: ModelUnderTest,
     journal: Journal,
     ctx: Context,
 ) -> dict[str, Any]:
-    """The result of a measure, from the journal where it has some of it. A text is with what of it is read."""
-    if not isinstance(subject, LocalSubject):
-        raise UsageError(f"{measure.name} reads texts with a model in this process, not with a server")
-    readings = [reading for _, reading in texts if reading is not None]
+    """The result of a task that reads texts, from the journal where it has some of it.
+
+    `texts` pairs each text with its truncated form, or None where it was dropped.
+    """
+    task = one.task
+    assert task.measure is not None
+    assert task.summarize_texts is not None
+    if not isinstance(tested, LocalModel):
+        raise UsageError(f"{one.name} reads texts with a model in this process, not with a server")
+    kept = [text for _, text in texts if text is not None]
     results = []
-    tokens = sum(len(reading.ids) - 1 for reading in readings)
-    with Meter(ctx, one.task, len(readings), tokens, words=("texts", "tokens")) as meter:
-        for reading in readings:
-            mark = mark_of_reading(reading, subject.weights)
-            unit = f"{one.task} {reading.id}"
+    tokens = sum(len(text.ids) - 1 for text in kept)
+    with ctx.progress(one.name, tokens, "tokens") as shown:
+        for text in kept:
+            fingerprint = text_fingerprint(text, tested.weights)
+            unit = f"{one.name} {text.id}"
             held = journal.get(unit)
-            if held is not None and held["fingerprint"] == mark:
-                meter.skip(len(reading.ids) - 1)
+            if held is not None and held["fingerprint"] == fingerprint:
+                shown.skip(len(text.ids) - 1)
                 result = held["result"]
             else:
-                result = measure.measure(subject.model, reading, meter.answers)
-                journal.append({"unit": unit, "fingerprint": mark, "result": result})
-                meter.context()
+                result = task.measure(tested.model, text, shown.advance)
+                journal.append({"unit": unit, "fingerprint": fingerprint, "result": result})
             results.append(result)
     return {
-        "task": one.task,
-        "view": measure.view,
-        **measure.summarize(readings, results),
-        "data": one.data_hash,
-        "dropped": len(texts) - len(readings),
+        "task": one.name,
+        "view": task.view,
+        **task.summarize_texts(kept, results),
+        "data": one.samples_hash,
+        "dropped": len(texts) - len(kept),
         "truncated": sum(read is not None and len(read.ids) < len(whole.ids) for whole, read in texts),
     }

@@ -8,22 +8,24 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from lcx.data.documents import Rejects, read_corpus
+from lcx.data.documents import read_corpus
+from lcx.data.files import Rejects
 from lcx.data.templates import Template
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.task import Measure, Probe, ProbeOptions, Reading, Suite, SuiteOptions
+from lcx.evaluation.task import Samples, Source, Task, TextSample
 from lcx.records import Bundle, EncodedBundle
 
 __all__ = [
     "ITEM",
-    "Material",
-    "Words",
-    "digest_of_bundles",
-    "from_corpus",
-    "from_suite",
+    "TaskData",
+    "TokenCounter",
+    "hash_of_bundles",
     "limited",
-    "limited_readings",
+    "limited_texts",
+    "load_benchmark",
+    "make_samples",
     "spread",
     "with_items",
 ]
@@ -50,15 +52,15 @@ def limited(
     ]
 
 
-def limited_readings(
-    readings: Sequence[Reading], limit: int | None, sample_seed: int | None = None, task: str = ""
-) -> list[Reading]:
+def limited_texts(
+    texts: Sequence[TextSample], limit: int | None, sample_seed: int | None = None, task: str = ""
+) -> list[TextSample]:
     """At most `limit` of the texts, chosen in the same way."""
-    if limit is None or limit >= len(readings):
-        return list(readings)
-    ones = [1] * len(readings)
+    if limit is None or limit >= len(texts):
+        return list(texts)
+    ones = [1] * len(texts)
     kept = spread(ones, limit) if sample_seed is None else _drawn(ones, limit, sample_seed, task)
-    return [reading for reading, places in zip(readings, kept, strict=True) if places]
+    return [text for text, places in zip(texts, kept, strict=True) if places]
 
 
 def spread(sizes: Sequence[int], limit: int) -> list[list[int]]:
@@ -117,30 +119,33 @@ def _drawn(sizes: Sequence[int], limit: int, seed: int, task: str) -> list[list[
     return found
 
 
-# ---- material
+# ---- questions and texts of a task
 
 ITEM = "item"
 """Field of a branch's meta: the name of its item, whatever else of its context is asked."""
 
 
 @dataclass(frozen=True)
-class Material:
-    """One task with what it asks (bundles) or reads (readings), and how."""
+class TaskData:
+    """One task with what it asks (bundles) or reads (texts), and how.
 
-    task: str
-    what: Probe | Suite | Measure
+    `samples_hash` names the questions that results are about; `counts` are the rows set aside, by reason.
+    """
+
+    name: str
+    task: Task
     settings: EvalSettings
     template: Template
     max_new_tokens: int
-    too_long: str
+    truncation: str
     bundles: list[Bundle] = field(default_factory=list)
-    readings: list[Reading] = field(default_factory=list)
+    texts: list[TextSample] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    data_hash: str = ""
+    samples_hash: str = ""
 
 
 @dataclass(frozen=True)
-class Words:
+class TokenCounter:
     """How the model under evaluation counts: a text's tokens, the tokens before any text, whole prompts, its window."""
 
     tokenize: Callable[[str], Sequence[int]]
@@ -149,74 +154,76 @@ class Words:
     window: int | None
 
 
-def from_suite(task: str, suite: Suite, settings: EvalSettings) -> Material:
-    """A suite's published questions. Raises MissingError with the line that gets them where they are not there."""
-    options = SuiteOptions(
-        data=settings.data.get(suite.family),
-        prompts=settings.prompts.get(suite.family),
-        limit=settings.limit,
-        sample_seed=settings.sample_seed,
-    )
-    loaded = suite.load(options)
-    return Material(
+def load_benchmark(name: str, task: Task, settings: EvalSettings, options: Any) -> TaskData:
+    """A benchmark's published questions. Raises MissingError with the line that gets them where they are not there."""
+    source = Source(data=settings.data.get(task.family), prompts=settings.prompts.get(task.family))
+    loaded = task.samples(source, options)
+    assert isinstance(loaded, Samples)
+    assert loaded.template is not None
+    return TaskData(
+        name,
         task,
-        suite,
         settings,
         loaded.template,
-        settings.answer_tokens(suite.max_new_tokens),
+        settings.answer_tokens(task.max_new_tokens),
         settings.too_long or "truncate-middle",  # as published
-        bundles=with_items(loaded.bundles),
+        bundles=limited(with_items(loaded.bundles), settings.limit, settings.sample_seed, task.name),
         counts=loaded.counts,
-        data_hash=loaded.data_hash,
+        samples_hash=loaded.data_hash,
     )
 
 
-def from_corpus(
-    task: str, probe: Probe | Measure, settings: EvalSettings, template: Template, words: Words
-) -> tuple[Material, Rejects]:
-    """A probe's questions or a measure's texts, made from the corpus, and what of the corpus was set aside.
+def make_samples(
+    name: str, task: Task, settings: EvalSettings, options: Any, template: Template, counter: TokenCounter
+) -> tuple[TaskData, Rejects]:
+    """A probe's questions, or the texts of a task that reads, from the corpus; and what of the corpus was set aside.
 
-    Raises UsageError where the corpus is too small for it.
+    `name` is what its results go by: bundles and texts of a sized probe are named so, too. Raises UsageError where
+    the corpus is too small for it.
     """
-    answer = settings.answer_tokens()
+    answer = settings.answer_tokens(task.max_new_tokens)
 
     def prompt_tokens(bundle: Bundle) -> int:
-        encoded = words.encode(bundle)
+        encoded = counter.encode(bundle)
         asked = max(branch.answer_start for branch in encoded.branches)
         return len(encoded.prefix) + asked + answer
 
-    options = ProbeOptions(
-        size=settings.size(task),
-        sets=settings.sets,
-        style=settings.style,
-        context_tokens=settings.context_tokens,
-        count_tokens=lambda text: len(words.tokenize(text)),
-        lengths=settings.lengths,
-        records=settings.records,
-        depths=settings.depths,
-        one_needle=settings.needle_contexts == "single",
-        buckets=settings.buckets,
-        window=words.window,
-        tokenize=words.tokenize,
-        opening=words.opening,
-        prompt_tokens=prompt_tokens,
-        knobs=settings.options.get(task, {}),
-    )
     # Read anew for each probe, which stops as soon as it has enough: a corpus may be larger than memory.
-    aside = Rejects()
-    documents = read_corpus(settings.corpus, limit=settings.documents, rejects=aside)
-    built: Sequence[Bundle | Reading] = probe.build(documents, options, settings.seed)
-    made = Material(task, probe, settings, template, answer, settings.too_long or "error")
-    few = (settings.limit, settings.sample_seed, task)
-    if isinstance(probe, Measure):
-        readings = limited_readings([one for one in built if isinstance(one, Reading)], *few)
-        return replace(made, readings=readings, data_hash=_digest_of_readings(readings)), aside
-    bundles = limited(with_items([one for one in built if isinstance(one, Bundle)]), *few)
-    return replace(made, bundles=bundles, data_hash=digest_of_bundles(bundles)), aside
+    rejects = Rejects()
+    source = Source(
+        documents=read_corpus(
+            settings.corpus,
+            limit=settings.documents,
+            rejects=rejects,
+            fields=settings.fields,
+            encoding=settings.encoding,
+        ),
+        seed=settings.seed,
+        tokenize=counter.tokenize,
+        opening=counter.opening,
+        prompt_tokens=prompt_tokens,
+        window=counter.window,
+    )
+    made = task.samples(source, options)
+    built: list[Any] = list(made.bundles if isinstance(made, Samples) else made)
+    few = (settings.limit, settings.sample_seed, name)
+    data = TaskData(name, task, settings, template, answer, settings.too_long or "error")
+    if task.reads:
+        texts = limited_texts([replace(one, id=_renamed(one.id, task.name, name)) for one in built], *few)
+        return replace(data, texts=texts, samples_hash=_hash_of_texts(texts)), rejects
+    if name != task.name:
+        built = [replace(one, id=_renamed(one.id, task.name, name), kind=name) for one in built]
+    bundles = limited(with_items(built), *few)
+    return replace(data, bundles=bundles, samples_hash=hash_of_bundles(bundles)), rejects
+
+
+def _renamed(id: str, old: str, new: str) -> str:
+    """The id of a bundle or text under a sized probe's name: no two sizes of one probe are mixed up."""
+    return id if old == new else f"{new}:{id.removeprefix(old).lstrip(':')}"
 
 
 def with_items(bundles: Iterable[Bundle]) -> list[Bundle]:
-    """The bundles with every branch's item named: BUNDLE_ID#place, or BUNDLE_ID#id where a suite's row has one."""
+    """The bundles with every branch's item named: BUNDLE_ID#place."""
     return [
         replace(
             bundle,
@@ -229,7 +236,7 @@ def with_items(bundles: Iterable[Bundle]) -> list[Bundle]:
     ]
 
 
-def digest_of_bundles(bundles: Iterable[Bundle]) -> str:
+def hash_of_bundles(bundles: Iterable[Bundle]) -> str:
     """A hash of contexts, questions and references."""
     digest = hashlib.sha256()
     for bundle in bundles:
@@ -238,8 +245,8 @@ def digest_of_bundles(bundles: Iterable[Bundle]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _digest_of_readings(readings: Iterable[Reading]) -> str:
+def _hash_of_texts(texts: Iterable[TextSample]) -> str:
     digest = hashlib.sha256()
-    for reading in readings:
-        digest.update(json.dumps([reading.id, list(map(int, reading.ids))]).encode())
+    for text in texts:
+        digest.update(json.dumps([text.id, list(map(int, text.ids))]).encode())
     return digest.hexdigest()[:16]

@@ -23,7 +23,7 @@ from lcx import __version__
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.paths import runs_folder
 from lcx.run import versions
-from lcx.work.files import read_json
+from lcx.storage import read_json
 
 if TYPE_CHECKING:
     from lcx.evaluation.settings import EvalSettings

@@ -11,31 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.context import Context, StepResult
 from lcx.errors import MissingError
-from lcx.evaluation.planning import Planned, left_out, plan_tasks, was_named
+from lcx.evaluation.planning import PlannedTask, left_out, plan_tasks, was_named
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.task import Measure, Suite
 from lcx.recipe import Step
-from lcx.run import Run
-from lcx.work.files import read_json, write_json
+from lcx.storage import read_json, write_json
 
 if TYPE_CHECKING:
-    from lcx.evaluation.model import Subject
-    from lcx.evaluation.samples import Material
+    from lcx.evaluation.model import ModelUnderTest
+    from lcx.evaluation.samples import TaskData
     from lcx.plugins import Plugins
+    from lcx.steps import StepWork
 
-__all__ = ["SCORES", "Found", "Prepared", "answer_eval", "eval_step", "prepare_eval"]
+__all__ = ["SCORES", "Findings", "Prepared", "answer_eval", "eval_step", "prepare_eval"]
 
 SCORES = "scores.json"
 
 
 @dataclass
-class Found:
+class Findings:
     """What an evaluation gave: scores by task, how they were answered, and what was left out and why."""
 
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     answering: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, MissingError] = field(default_factory=dict)
-    aside: Counter[str] = field(default_factory=Counter)
+    rejects: Counter[str] = field(default_factory=Counter)
     weights: str = ""
     prompt: dict[str, Any] = field(default_factory=dict)
 
@@ -49,26 +48,25 @@ class Found:
 
 @dataclass
 class Prepared:
-    """The tasks of an eval step before there is a model: what suites ask, and what is left out already."""
+    """The tasks of an eval step before there is a model: what benchmarks ask, and what is left out already."""
 
     settings: EvalSettings
-    planned: list[Planned]
-    ready: dict[str, Material]
-    found: Found
+    planned: list[PlannedTask]
+    ready: dict[str, TaskData]
+    found: Findings
 
     @property
-    def left(self) -> list[Planned]:
-        return [one for one in self.planned if one.task not in self.found.skipped]
+    def left(self) -> list[PlannedTask]:
+        return [one for one in self.planned if one.name not in self.found.skipped]
 
 
-def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
+def eval_step(work: StepWork[EvalSettings]) -> StepResult:
     """Build the questions, answer them with the model, score, and draw.
 
-    A suite whose data is not there is left out by name where a recipe lists it. Raises MissingError where the
+    A benchmark whose data is not there is left out by name where a recipe lists it. Raises MissingError where the
     command line names it, and where no task is left.
     """
-    settings = step.settings
-    assert isinstance(settings, EvalSettings)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     spec = run.model(step)
     prepared = prepare_eval(settings, ctx.plugins, named=was_named(step))
     if not prepared.left:
@@ -81,83 +79,83 @@ def eval_step(step: Step, run: Run, ctx: Context) -> StepResult:
 
 
 def prepare_eval(settings: EvalSettings, plugins: Plugins, *, named: bool) -> Prepared:
-    """Find the tasks and load the suites' rows. `named`: the command line named the tasks, not a recipe.
+    """Find the tasks and load the benchmarks' rows. `named`: the command line named the tasks, not a recipe.
 
     Raises UsageError for an unknown task, and MissingError for what a named one lacks.
     """
     planned = plan_tasks(settings, plugins)
-    found = Found()
-    ready = _suites(planned, settings, found, named)
+    found = Findings()
+    ready = _published(planned, settings, found, named)
     found.left_out = left_out(planned, found.skipped)
     return Prepared(settings, planned, ready, found)
 
 
-def answer_eval(prepared: Prepared, spec: str, folder: Path, ctx: Context) -> Found:
+def answer_eval(prepared: Prepared, spec: str, folder: Path, ctx: Context) -> Findings:
     """Ask the model `spec` everything; rows and the journal go into `folder`."""
     settings, ready, found = prepared.settings, dict(prepared.ready), prepared.found
-    subject = _subject(spec, settings, folder, ctx)
+    tested = _open_model(spec, settings, folder, ctx)
     try:
-        for one in [one for one in prepared.left if one.task not in ready and one.what is not None]:
-            ready[one.task] = _from_corpus(one, subject, found)
-        materials = [ready[one.task] for one in prepared.left if one.task in ready]
-        _answer(materials, [one for one in prepared.left if one.what is None], subject, found, folder, ctx)
-        found.weights = subject.weights
-        found.prompt = subject.prompt(_template(settings))
+        for one in [one for one in prepared.left if one.name not in ready and one.task is not None]:
+            ready[one.name] = _make_samples(one, tested, found)
+        data = [ready[one.name] for one in prepared.left if one.name in ready]
+        _answer(data, [one for one in prepared.left if one.task is None], tested, found, folder, ctx)
+        found.weights = tested.weights
+        found.prompt = tested.prompt(_template(settings))
     finally:
-        subject.close()
+        tested.close()
     return found
 
 
 def _answer(
-    materials: Sequence[Material],
-    bridged: Sequence[Planned],
-    subject: Subject,
-    found: Found,
+    data: Sequence[TaskData],
+    bridged: Sequence[PlannedTask],
+    tested: ModelUnderTest,
+    found: Findings,
     folder: Path,
     ctx: Context,
 ) -> None:
     from lcx.evaluation.runner import run_tasks
 
-    if materials:
-        found.scores, found.answering = run_tasks(materials, subject, folder, ctx)
+    if data:
+        found.scores, found.answering = run_tasks(data, tested, folder, ctx)
     if bridged:
         from lcx.evaluation.bridge import run_bridge
 
-        found.scores |= run_bridge(bridged, subject, folder, ctx)
+        found.scores |= run_bridge(bridged, tested, folder, ctx)
 
 
-def _suites(
-    planned: Sequence[Planned], settings: EvalSettings, found: Found, named: bool
-) -> dict[str, Material]:
-    """The suites' questions; those whose data is not there, and what a server cannot do, are left out by name."""
-    from lcx.evaluation.samples import from_suite
+def _published(
+    planned: Sequence[PlannedTask], settings: EvalSettings, found: Findings, named: bool
+) -> dict[str, TaskData]:
+    """The benchmarks' questions; those whose data is not there, and what a server cannot do, are left out by name."""
+    from lcx.evaluation.samples import load_benchmark
 
-    ready: dict[str, Material] = {}
+    ready: dict[str, TaskData] = {}
     for one in planned:
         try:
-            if isinstance(one.what, Suite):
-                ready[one.task] = from_suite(one.task, one.what, one.settings)
-            elif settings.served and (one.what is None or isinstance(one.what, Measure)):
+            if one.task is not None and one.task.published:
+                ready[one.name] = load_benchmark(one.name, one.task, one.settings, one.options)
+            elif settings.served and (one.task is None or one.task.reads):
                 raise MissingError(
-                    f"{one.task} needs the model in this process, not behind a server", hint="--model PATH"
+                    f"{one.name} needs the model in this process, not behind a server", hint="--model PATH"
                 )
-            elif one.what is None:
+            elif one.task is None:
                 from lcx.evaluation.bridge import require_lm_eval
 
-                require_lm_eval(one.task)
+                require_lm_eval(one.name)
         except MissingError as lack:
             if named and one.named:
                 raise
-            found.skipped[one.task] = lack
+            found.skipped[one.name] = lack
     groups = {one.group for one in planned if not one.named}
     for group in groups if named else ():
-        members = [one.task for one in planned if one.group == group]
+        members = [one.name for one in planned if one.group == group]
         if all(task in found.skipped for task in members):
             raise found.skipped[members[0]]
     return ready
 
 
-def _nothing(step: Step, found: Found) -> MissingError:
+def _nothing(step: Step, found: Findings) -> MissingError:
     return MissingError(
         f"step '{step.id}' has no task that can run",
         why="; ".join(f"{names}: {why}" for names, why in found.left_out.items()),
@@ -171,28 +169,29 @@ def _template(settings: EvalSettings) -> Any:
     return load_template(settings.template)
 
 
-def _subject(spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> Subject:
-    from lcx.evaluation.model import LocalSubject, ServedSubject
+def _open_model(spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> ModelUnderTest:
+    from lcx.evaluation.model import LocalModel, ServedModel
 
     if settings.served:
-        return ServedSubject(spec, settings, folder, ctx)
-    return LocalSubject(ctx.ready_model(spec), settings, ctx)
+        return ServedModel(spec, settings, folder, ctx)
+    return LocalModel(ctx.ready_model(spec), settings, ctx)
 
 
-def _from_corpus(one: Planned, subject: Subject, found: Found) -> Material:
-    from lcx.evaluation.samples import from_corpus
+def _make_samples(one: PlannedTask, tested: ModelUnderTest, found: Findings) -> TaskData:
+    from lcx.evaluation.samples import make_samples
 
-    assert one.what is not None
-    assert not isinstance(one.what, Suite)
+    assert one.task is not None
     template = _template(one.settings)
-    subject.ctx.log(f"{one.task}: making its questions from {one.settings.corpus}")
-    made, aside = from_corpus(one.task, one.what, one.settings, template, subject.words(template))
-    if sum(aside.counts.values()) > sum(found.aside.values()):
-        found.aside = aside.counts
+    tested.ctx.log(f"{one.name}: making its questions from {one.settings.corpus}")
+    made, rejects = make_samples(
+        one.name, one.task, one.settings, one.options, template, tested.token_counter(template)
+    )
+    if sum(rejects.counts.values()) > sum(found.rejects.values()):
+        found.rejects = rejects.counts
     return made
 
 
-def finish(found: Found, settings: EvalSettings, folder: Path, ctx: Context) -> StepResult:
+def finish(found: Findings, settings: EvalSettings, folder: Path, ctx: Context) -> StepResult:
     """Write `scores.json`, then pictures and the report: where these fail, the results are there all the same."""
     from lcx.evaluation.scores import check_notes, eval_notes, merge_answering, summary
 
@@ -213,10 +212,10 @@ def finish(found: Found, settings: EvalSettings, folder: Path, ctx: Context) -> 
     if any("average" in scores for scores in tasks.values()):
         metrics = {"average": total["average"], "gap": total["gap"], **metrics}
     files = {"scores": SCORES, **_drawn(folder, found, ctx, notes)}
-    aside = {f"set aside: {reason}": count for reason, count in found.aside.items()}
+    rejects = {f"set aside: {reason}": count for reason, count in found.rejects.items()}
     left_out = {"tasks left out": len(found.skipped)} if found.skipped else {}
     return StepResult(
-        counts={**aside, **left_out, **counts},
+        counts={**rejects, **left_out, **counts},
         metrics={**metrics, "tasks": tasks},
         files=files,
         notes=notes,
@@ -224,7 +223,7 @@ def finish(found: Found, settings: EvalSettings, folder: Path, ctx: Context) -> 
     )
 
 
-def _kept(folder: Path, found: Found) -> dict[str, dict[str, Any]]:
+def _kept(folder: Path, found: Findings) -> dict[str, dict[str, Any]]:
     """Scores of tasks that were asked before, with the same settings and weights, and are not now."""
     if not (folder / SCORES).is_file():
         return {}
@@ -233,7 +232,7 @@ def _kept(folder: Path, found: Found) -> dict[str, dict[str, Any]]:
     return {task: scores for task, scores in old["tasks"].items() if task not in found.scores} if same else {}
 
 
-def _drawn(folder: Path, found: Found, ctx: Context, notes: list[str]) -> dict[str, str]:
+def _drawn(folder: Path, found: Findings, ctx: Context, notes: list[str]) -> dict[str, str]:
     """Pictures of this model and of the step's models merge_answering, and the HTML report."""
     from lcx.evaluation.show.png import draw_task, run_picture
 

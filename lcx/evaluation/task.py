@@ -1,175 +1,144 @@
-"""What an evaluation is: a probe asks about contexts, a benchmark has published questions, a measure reads texts."""
+"""What a task of an evaluation is: one declaration for probes, benchmarks, perplexity and judged tasks."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from lcx.errors import UsageError, suggestion
+from pydantic import AfterValidator, BeforeValidator
+
 from lcx.records import Branch, Bundle, Document
+from lcx.settings import Settings, setting, validate
 
 if TYPE_CHECKING:
     from lcx.data.templates import Template
 
 __all__ = [
-    "Knob",
-    "Loaded",
-    "Measure",
-    "Probe",
+    "GridOptions",
+    "LengthOptions",
+    "Numbers",
     "ProbeOptions",
-    "Reading",
+    "Row",
+    "Samples",
+    "Score",
     "Scored",
+    "Source",
     "Style",
-    "Suite",
-    "SuiteOptions",
-    "builtin_probes",
-    "get_probe",
-    "knob_values",
+    "Task",
+    "TaskOptions",
+    "TextSample",
+    "options_of",
     "row_of",
 ]
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One setting of a probe: its default (whose type it keeps), what it does, and its limits.
-
-    `least` and `most` are for numbers, both included; `choices` for texts.
-    """
-
-    default: bool | int | float | str
-    summary: str
-    least: float | None = None
-    most: float | None = None
-    choices: tuple[str, ...] = ()
-
-
-def knob_values(name: str, knobs: Mapping[str, Knob], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every knob of probe `name`: as given, else its default. Raises UsageError naming a bad one."""
-    for key in given:
-        if key not in knobs:
-            has = f"Its knobs: {', '.join(knobs)}." if knobs else "It has no knobs."
-            raise UsageError(f"{name} has no knob '{key}'. {suggestion(str(key), knobs)}".rstrip(), hint=has)
-    return {key: _checked(name, key, knob, given.get(key, knob.default)) for key, knob in knobs.items()}
-
-
-def _checked(name: str, key: str, knob: Knob, value: Any) -> Any:
-    """`value` as the knob's type. A command line gives texts, so a text that reads as the type will do."""
-    try:
-        value = _as(type(knob.default), value)
-    except ValueError:
-        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        raise UsageError(
-            f"{name}: the knob '{key}' is {kind[type(knob.default)]}, not {value!r}", hint=f"{knob.summary}."
-        ) from None
-    if knob.choices and value not in knob.choices:
-        near = suggestion(str(value), knob.choices)
-        raise UsageError(
-            f"{name}: the knob '{key}' cannot be '{value}'. {near}".rstrip(),
-            hint=f"Choose one of {', '.join(knob.choices)}.",
-        )
-    if (knob.least is not None and value < knob.least) or (knob.most is not None and value > knob.most):
-        ends = [
-            f"{word} {end:g}"
-            for word, end in (("at least", knob.least), ("at most", knob.most))
-            if end is not None
-        ]
-        raise UsageError(f"{name}: the knob '{key}' is {' and '.join(ends)}, not {value}")
-    return value
-
-
-def _as(kind: type, value: Any) -> Any:
-    """`value` as a bool, int, float or str. Raises ValueError where it is none."""
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in ("true", "false"):
-            return str(value).lower() == "true"
-        raise ValueError(value)
-    if kind is str:
-        if not isinstance(value, str):
-            raise ValueError(value)
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(value)
-    number = float(value)
-    if number != number or abs(number) == float("inf") or (kind is int and number != int(number)):
-        raise ValueError(value)
-    return kind(number)
-
 
 Style = Literal["natural", "bare"]
 """`natural` asks in a sentence, as a chat model expects; `bare` gives only the key, for the tiny model."""
 
-Scored = tuple[Mapping[str, Any], float | None]
-"""A row of predictions and its score between 0 and 1; None where the row does not count."""
+Row = Mapping[str, Any]
+"""A row of predictions: what was asked, what the model said (`pred`), and the fields that its task is scored by."""
+
+Score = Callable[[Row], float | None]
+"""The score of one row between 0 and 1; None leaves the row out. It is called for rows whose `pred` is a text."""
+
+Scored = tuple[Row, float | None]
+"""A row and its score; None where the row does not count."""
+
+
+# ---- options
+
+
+def _numbers(value: Any) -> Any:
+    """One number, or numbers with commas between, will do for a list of them."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+def _ascending(value: tuple[int, ...]) -> tuple[int, ...]:
+    if any(number < 2 for number in value):
+        raise ValueError(f"lengths are at least 2, not {min(value)}")
+    return tuple(sorted(set(value)))
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers), AfterValidator(_ascending)]
+"""Lengths in ascending order, each once."""
+
+
+class TaskOptions(Settings):
+    """Base of a task's options. Unknown ones are refused with a suggestion; texts that read as the type will do.
+
+    They are set by task, `--set eval.options.TASK.NAME=VALUE`, in the YAML file of a sized probe, or for all tasks
+    that have them by the settings of the same name (`eval.sets`, `eval.lengths`, ...).
+    """
+
+
+class ProbeOptions(TaskOptions):
+    """Options of every probe that is made from a corpus."""
+
+    sets: int = setting(4, ge=1, description="contexts, or contexts of each length")
+    style: Style = setting("natural", description="natural: questions in words; bare: only the key (tiny)")
+
+
+class LengthOptions(ProbeOptions):
+    """Options of a probe whose contexts have given lengths."""
+
+    lengths: Numbers = setting(
+        (),
+        description="tokens of the prompts, answer included; by default four powers of two up to the window",
+    )
+
+
+class GridOptions(LengthOptions):
+    """Options of a probe that asks at every depth of contexts of several lengths."""
+
+    depths: int = setting(10, ge=1, le=100, description="depths of the grid")
+    records: Numbers = setting((16, 32, 64), description="lengths in records, in style bare")
+
+
+def options_of(task: Task, values: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> Any:
+    """The options of a task: `values`, else those of `shared` that the task has, else its defaults.
+
+    Raises UsageError naming a bad or unknown one, with a suggestion.
+    """
+    known = {name: value for name, value in (shared or {}).items() if name in task.options.model_fields}
+    return validate(task.options, {**known, **values}, where=f"options of {task.name}")
+
+
+# ---- what a task is made from, and what it makes
 
 
 @dataclass(frozen=True)
-class ProbeOptions:
-    """How large an evaluation is. `size` is the number of items a context, unless `context_tokens` sets its length.
+class Source:
+    """What the samples of a task are made from.
 
-    `lengths` and `records` are the lengths of a grid's contexts in tokens and in record lines, `depths` its
-    places in a context; empty `lengths` follow the model's `window`. `tokenize` gives a text's token ids,
-    `opening` are the tokens that come before any text, and `prompt_tokens` says how many tokens a bundle's
-    longest row takes with its answer. `count_tokens` is needed where `context_tokens` is given, the last
-    three where `lengths` count. `knobs` are a probe's own settings: see `Probe.knobs`.
+    A probe takes `documents` of the corpus (an iterator: read no more than is needed) and `seed`; everything it makes
+    follows from these and its options. What counts tokens belongs to the model under evaluation: `tokenize` gives a
+    text's token ids, `opening` are the tokens that come before any text, `prompt_tokens` says how many tokens a
+    bundle's longest prompt takes with its answer, and `window` how many the model can read (None: unknown). A
+    benchmark takes `data` (a folder, a file or hf:NAME) and `prompts` (a JSON file of prompts by set) instead; None
+    takes what is bundled, where there is anything.
     """
 
-    size: int
-    sets: int = 4
-    style: Style = "natural"
-    context_tokens: int | None = None
-    count_tokens: Callable[[str], int] | None = None
-    lengths: tuple[int, ...] = ()
-    records: tuple[int, ...] = ()
-    depths: int = 10
-    one_needle: bool = False
-    buckets: int = 32
-    window: int | None = None
+    documents: Iterable[Document] = ()
+    seed: int = 0
     tokenize: Callable[[str], Sequence[int]] | None = None
     opening: tuple[int, ...] = ()
     prompt_tokens: Callable[[Bundle], int] | None = None
-    knobs: Mapping[str, Any] = field(default_factory=dict)
+    window: int | None = None
+    data: str | None = None
+    prompts: str | None = None
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text has for the model under evaluation."""
+        assert self.tokenize is not None
+        return len(self.tokenize(text))
 
 
 @dataclass(frozen=True)
-class Probe:
-    """An evaluation that asks: `build` makes its bundles from a corpus and `score` scores one row of predictions.
-
-    `build(documents, options, seed)` gives one bundle a context, with a `query` branch for each question. A
-    branch's `meta` has `set`, `position`, `query` and the fields of `row_fields` (text), `number_fields` and
-    `list_fields` (lists of texts), which its prediction row carries too. It should have `gold`: the
-    `[start, end]` character offsets in the context of what answers the question. It may have `decoy`: a text,
-    or several, that a model misled by the context would name; their share is reported. `score(row)` is between
-    0 and 1; it is called for rows whose `pred` is a string, and None leaves the row out. `compat(row)`, where
-    given, is the published scoring. Two rows of one set with the same `key_field` are ambiguous and left out.
-    `summarize(scored)`, where given, makes the result of all rows in place of a curve by position; `view`
-    says how it is drawn. It has at least `average` and `gap`. `knobs` are the probe's own settings by name, with
-    their defaults; `build` reads them with `knob_values`. `questions(options)`, where given, is how many a
-    context has.
-    """
-
-    name: str
-    summary: str
-    build: Callable[[Iterable[Document], ProbeOptions, int], list[Bundle]]
-    score: Callable[[Mapping[str, Any]], float | None]
-    row_fields: tuple[str, ...]
-    aliases: Mapping[str, str] | None = None
-    key_field: str | None = None
-    compat: Callable[[Mapping[str, Any]], float | None] | None = None
-    number_fields: tuple[str, ...] = ()
-    summarize: Callable[[Sequence[Scored]], dict[str, Any]] | None = None
-    view: str = "curve"
-    list_fields: tuple[str, ...] = ()
-    knobs: Mapping[str, Knob] = field(default_factory=dict)
-    questions: Callable[[ProbeOptions], int] | None = None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One text that a measure reads: its token ids, and whatever else its result follows from in `meta`."""
+class TextSample:
+    """One text that a task reads: its token ids, and whatever else its result follows from in `meta`."""
 
     id: str
     ids: tuple[int, ...]
@@ -177,96 +146,106 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """An evaluation that asks nothing: it reads texts, one after the other, and sums up what it found.
+class Samples:
+    """The samples of a benchmark, with what belongs to them.
 
-    `build(documents, options, seed)` gives the texts, `measure(model, reading, on_done)` the JSON-able result
-    of one (`on_done` is told how many tokens were read each time some were), and `summarize(readings,
-    results)` the whole: `n` and whatever its `view` draws.
+    `template` stands around context and question in place of the step's. `counts` are the rows set aside, by reason;
+    `data_hash` is the digest of everything that was loaded, before `limit` chose among it.
+    """
+
+    bundles: Sequence[Bundle]
+    template: Template | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    data_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: how its samples are made, how a row is scored, and how the result is shown.
+
+    A plugin gives it to the core in the hook `lcx_register_probes`: `register("NAME", "module:TASK")`. A whole task:
+
+        class Options(ProbeOptions):
+            words: int = setting(6, ge=2, description="words of a line")
+
+        def samples(source, options):
+            ...                                  # Bundles of query branches
+            meta = {"set": 0, "position": 3, "query": "line 4", "value": "river", "gold": [[120, 164]]}
+            Branch("What is the last word of line 4?", "river", "query", meta=meta)
+
+        LINES = Task("lines", "a line's number -> its last word", samples, score=lambda row: float(row["value"] in
+                     row["pred"]), options=Options, row_fields=("query", "value"))
+
+    **Samples.** `samples(source, options)` gives one `Bundle` a context, with a branch of role `query` for each
+    question; the same source and options give the same bundles. A branch's `meta` has to carry
+
+    | key | what |
+    |---|---|
+    | `set`, `position` | whole numbers from 0: which of the contexts (of one length), and the place in it |
+    | every name in `row_fields` | a text, `number_fields` a number, `list_fields` a list of texts |
+    | `gold` (should) | `[[start, end]]`: the characters of the context that answer the question |
+    | `decoy` (may) | a text, or several, that a model misled by the context would name; their share is reported |
+
+    and everything in it is in the row of predictions, where `set` is `set_id` and `position` is `position_id`. A
+    bundle's `meta` may have `items` (how many places a context has) and `skipped` (items that could not be asked).
+
+    **Score.** `score(row)` is between 0 and 1; None leaves the row out. `compat[mode](row)` is the published scoring
+    for `--compat mode`. Two rows of one set with the same `key_field` are ambiguous and left out.
+
+    **Result.** `summarize(scored)`, where given, makes the result of all rows in place of a curve by position; it has
+    at least `average` and `gap`. `view` says how it is drawn: curve, grid, lengths, table, perplexity, or another with
+    the mean alone. `count(options)` gives contexts and questions as far as options tell them, or None.
+
+    **Benchmarks** have a `family`, their key in the settings `data` and `prompts`. Their `samples` give `Samples`, and
+    raise MissingError with the line that gets the data where it is not there. `fields(row)` gives the fields that a
+    published row, or a saved one, has under other names. Their scores are broken down by the row fields in `groups`,
+    and a published score is rounded to `digits` decimals. `shots`: the context is only examples, the same for all
+    questions, so that it says nothing of how alike their answers are. `info` is recorded with the scores.
+
+    **Texts.** A task with `measure` asks nothing: its `samples` are `TextSample`s, `measure(model, text, on_done)`
+    gives the JSON-able result of one (`on_done` is told how many tokens were read each time some were), and
+    `summarize_texts(texts, results)` the whole: `n`, and whatever the view draws.
     """
 
     name: str
     summary: str
-    build: Callable[[Iterable[Document], ProbeOptions, int], list[Reading]]
-    measure: Callable[[Any, Reading, Callable[[int], None]], dict[str, Any]]
-    summarize: Callable[[Sequence[Reading], Sequence[Mapping[str, Any]]], dict[str, Any]]
-    view: str = "perplexity"
+    samples: Callable[[Source, Any], Samples | Iterable[Bundle] | Iterable[TextSample]]
+    score: Score | None = None
+    options: type[TaskOptions] = ProbeOptions
+    view: str = "curve"
+    row_fields: tuple[str, ...] = ()
+    number_fields: tuple[str, ...] = ()
+    list_fields: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names that files of predictions use for the fields."""
+    key_field: str | None = None
+    compat: Mapping[str, Score] = field(default_factory=dict)
+    summarize: Callable[[Sequence[Scored]], dict[str, Any]] | None = None
+    count: Callable[[Any], tuple[int, int] | None] | None = None
+    max_new_tokens: int | None = None
+    """Tokens of an answer as published; None takes the step's default."""
 
-
-@dataclass(frozen=True)
-class SuiteOptions:
-    """Where a suite's rows and prompts are, and how many of them to ask.
-
-    `data` is a folder, a file or hf:NAME, `prompts` a JSON file of prompts by set; None takes what is bundled,
-    where there is anything. `limit` is the most rows of a task, drawn by `sample_seed` (None: spread evenly).
-    """
-
-    data: str | None = None
-    prompts: str | None = None
-    limit: int | None = None
-    sample_seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A suite's rows as bundles, one a context; `template` stands around them.
-
-    A branch's meta has `id` and the fields that its prediction row is scored by (answers, length, ...).
-    `counts` are the rows set aside, by reason; `data_hash` is the digest of everything that was loaded.
-    """
-
-    bundles: list[Bundle]
-    template: Template
-    counts: Counter[str]
-    data_hash: str
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Published questions with contexts of their own; `family` is its key in the settings `data` and `prompts`.
-
-    `load` raises MissingError with the line that gets the data where it is not there. `score(row)` is between 0
-    and 1, and None leaves the row out; it is called for rows whose `pred` is text, and `compat[mode](row)` is
-    the published scoring; its score in percent is then rounded to `digits` decimals. Results are broken down by the
-    row fields in `groups` (length, difficulty, domain). `fields(row)` gives the row fields that a published row, or
-    a saved one, has under other names. `shots`: the context is only examples, the same for all questions, so that it
-    says nothing of how alike their answers are. `info` is recorded with the scores: the metric, and what else there is.
-    """
-
-    name: str
-    summary: str
-    family: str
-    load: Callable[[SuiteOptions], Loaded]
-    score: Callable[[Mapping[str, Any]], float | None]
-    row_fields: tuple[str, ...]
-    compat: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = field(default_factory=dict)
+    family: str = ""
+    fields: Callable[[Row], Mapping[str, Any]] | None = None
     groups: tuple[str, ...] = ()
-    max_new_tokens: int = 64
-    view: str = "table"
-    fields: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     digits: int | None = None
     shots: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    measure: Callable[[Any, TextSample, Callable[[int], None]], dict[str, Any]] | None = None
+    summarize_texts: Callable[[Sequence[TextSample], Sequence[Mapping[str, Any]]], dict[str, Any]] | None = (
+        None
+    )
 
-def builtin_probes() -> dict[str, Probe | Measure]:
-    """The evaluations that lcx itself brings, by name; plugins add theirs through `lcx_register_probes`."""
-    from lcx.plugins import CORE, loaded
+    @property
+    def published(self) -> bool:
+        """Whether its questions are published ones, with contexts of their own."""
+        return bool(self.family)
 
-    probes = loaded().probes
-    found = {name: probes.load(name) for name in probes.names() if probes.owner(name) == CORE}
-    return {name: probe for name, probe in found.items() if not isinstance(probe, Suite)}
-
-
-def get_probe(name: str, probes: Mapping[str, Probe | Measure] | None = None) -> Probe | Measure:
-    """The probe of that name among `probes` (default: the built-in ones). Raises UsageError."""
-    known = builtin_probes() if probes is None else probes
-    if name not in known:
-        raise UsageError(
-            f"there is no probe named '{name}'. {suggestion(name, known)}".rstrip(),
-            hint=f"Known probes: {', '.join(sorted(known))}.",
-        )
-    return known[name]
+    @property
+    def reads(self) -> bool:
+        """Whether it reads texts in place of asking questions."""
+        return self.measure is not None
 
 
 def row_of(branch: Branch, pred: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
 """Memory and FLOPs of a training step from shapes alone: pure arithmetic, no torch, nothing loaded.
 
-`shapes` knows models, `plans` what a step does with one, `memory` and `flops` what that costs, `cards` on what.
+`model` has shapes and plans, `memory` what a plan costs, `cards` on what, `steps` the plan of a recipe's step.
 """

@@ -7,10 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lcx.forecast.cards import CARDS, GIB, Card, find_card, has_gpu
-from lcx.forecast.flops import Flops, step_flops
-from lcx.forecast.memory import FRAGMENTS, PARTS, Memory, largest_context, moments, step_memory
-from lcx.forecast.plans import Plan
-from lcx.forecast.states import STATES, state_bytes
+from lcx.forecast.memory import (
+    FRAGMENTS,
+    PARTS,
+    STATES,
+    Flops,
+    Memory,
+    largest_context,
+    moments,
+    state_bytes,
+    step_flops,
+    step_memory,
+)
+from lcx.forecast.model import Plan
 
 SHORTEST = 512
 """Context tokens below which a shorter context is no advice."""
@@ -53,7 +62,7 @@ class Forecast:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits the card; None without one."""
+        """True if the step fits the card; None without one."""
         return None if self.card is None else self.memory.total <= self.card.capacity
 
     def longest(self, gib: float, checkpointing: bool) -> int:
@@ -126,7 +135,7 @@ class Forecast:
             yield words.strip(), {"tuning": tuning, "checkpointing": True}
 
     def assumptions(self) -> list[str]:
-        """What the numbers rest on, in sentences."""
+        """The assumptions that the numbers rest on, a sentence each."""
         plan, about = self.plan, self.about
         found = [
             f"the longest row: {about['context']:,} context tokens ({about['context_from']}), "
@@ -226,7 +235,7 @@ def table_rows(memories: dict[bool, Memory]) -> list[tuple[str, ...]]:
 
 
 def elsewhere_line(found: Forecast) -> str:
-    """What is larger at another moment, in a line; empty where nothing is."""
+    """A line on the parts that are larger at another moment; empty where none is."""
     parts = [
         f"{ROWS[name]} {gib(size)}"
         for name, size in found.elsewhere().items()
@@ -242,8 +251,7 @@ def memory_line(values: Mapping[str, Any], device: str = "auto", context: int | 
     config.
     """
     from lcx.errors import LcxError
-    from lcx.forecast.configs import is_adapter, read_config
-    from lcx.forecast.shapes import shape_of_config
+    from lcx.forecast.model import is_adapter, read_config, shape_of_config
     from lcx.forecast.steps import Launch, plan_step
 
     spec = str(values.get("model") or "")

@@ -1,80 +1,55 @@
-"""Batches of requests that a killed step asks only once: replies go through a journal."""
+"""Batches of requests for steps that are not asynchronous; their replies are in the step's ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lcx.errors import LcxError
-from lcx.llm.protocol import LLM, Request, Response, Usage
-from lcx.work.journal import Journal
+from lcx.llm.client import LLMClient
+from lcx.llm.protocol import Request, Response
 
 
 class Asker:
-    """Sends batches to a text generator and journals each, so that a resumed step gets the same replies.
+    """Sends batches to a client, and counts what came."""
 
-    The generator is opened by the first batch that the journal does not have. A batch's name stands for its
-    requests: it must not depend on where an earlier process stopped.
-    """
-
-    def __init__(self, llm: Callable[[], LLM], journal: Journal) -> None:
-        self._open = llm
-        self._llm: LLM | None = None
-        self._about: dict[str, Any] = {}
-        self.journal = journal
+    def __init__(self, client: Callable[[], LLMClient], journal: object = None) -> None:
+        self._open = client
+        self._client: LLMClient | None = None
         self.calls = self.prompt_tokens = self.completion_tokens = 0
+        self._ready: dict[str, list[Response]] = {}
+
+    @property
+    def client(self) -> LLMClient:
+        if self._client is None:
+            self._client = self._open()
+        return self._client
 
     def ask(self, unit: str, size: int, requests: Callable[[], Sequence[Request]]) -> list[dict[str, Any]]:
-        """Replies to a batch of `size` requests, each {"text", "error", "cut"}, in the requests' order.
-
-        A reply to a request for several samples has all of them too, for `samples_of`.
-
-        `requests` is called only where the journal lacks the batch. Raises LcxError where it has the batch in
-        another size.
-        """
-        if unit not in self.journal:
-            self.prepare([(unit, requests)])
-        known = self.journal[unit]
-        self.calls += len(known["replies"])
-        self.prompt_tokens += known["usage"][0]
-        self.completion_tokens += known["usage"][1]
-        if len(known["replies"]) != size:
-            raise LcxError(
-                f"{self.journal.path}: batch {unit} has another size", hint="--force starts the step over."
-            )
-        return list(known["replies"])
+        """Replies to a batch, each {"text", "error", "cut"}, in the requests' order; with `samples` where several."""
+        self.prepare([(unit, requests)])
+        found = self._ready.pop(unit)
+        self.calls += len(found)
+        for response in found:
+            self.prompt_tokens += response.usage.prompt_tokens
+            self.completion_tokens += response.usage.completion_tokens
+        return [_row(response) for response in found]
 
     def prepare(self, batches: Sequence[tuple[str, Callable[[], Sequence[Request]]]]) -> None:
-        """Ask for several batches at once, as far as the journal lacks them: a server is then never left waiting for
-        the last replies of one before the next begins.
-        """
-        new = [(unit, requests) for unit, requests in batches if unit not in self.journal]
-        if not new:
-            return
-        if self._llm is None:
-            self._llm = self._open()
-            self._about = self._llm.describe()  # now: asked later, it would open a closed one again
-        asked = [(unit, list(requests())) for unit, requests in new]
-        replies = iter(self._llm.generate([request for _, requests in asked for request in requests]))
-        for unit, requests in asked:
-            responses = [next(replies) for _ in requests]
-            usage = sum((response.usage for response in responses), Usage())
-            self.journal.append(
-                {
-                    "unit": unit,
-                    "replies": [_row(response) for response in responses],
-                    "usage": [usage.prompt_tokens, usage.completion_tokens],
-                }
-            )
+        """Ask for several batches at once: a server is then never left waiting for the last replies of one."""
+        new = [(unit, list(requests())) for unit, requests in batches if unit not in self._ready]
+        replies = iter(self.client.generate([request for _, requests in new for request in requests]))
+        for unit, requests in new:
+            self._ready[unit] = [next(replies) for _ in requests]
 
     def close(self) -> None:
-        """Let the generator go, if one was opened; the next new batch opens it again."""
-        if self._llm is not None:
-            self._llm.close()
+        """Let the generator go; the next new batch opens it again."""
+        if self._client is not None:
+            self._client.close()
 
     def describe(self) -> dict[str, Any]:
-        """The backend that answered in this process; empty where the journal had every reply."""
-        return self._about
+        """The backend that answered in this process; empty where every reply was known."""
+        about = self.client.about
+        return {} if set(about) == {"spec"} else about
 
 
 def batches_at_once(spec: str, batch: int, concurrency: int) -> int:
@@ -90,7 +65,7 @@ def samples_of(reply: Mapping[str, Any]) -> list[tuple[str, bool]]:
 
 
 def _row(response: Response) -> dict[str, Any]:
-    """A reply as the journal keeps it; `cut` where the length limit ended it."""
+    """A reply for who reads it; `cut` where the length limit ended it."""
     cut = bool(response.completions) and response.completions[0].finish_reason == "length"
     row: dict[str, Any] = {"text": response.text, "error": response.error, "cut": cut}
     if len(response.completions) > 1 or (response.completions and response.error):

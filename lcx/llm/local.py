@@ -1,19 +1,157 @@
 """The `local:PATH_OR_ID` text generator: a transformers model on this machine, answering in padded batches.
 
-A sample follows from its request's seed and its number alone, up to rounding: not from what else is in its batch.
+A batch is composed from the requests alone, wherever it runs, so one process and several (`gpus`, a process a GPU) give
+the same replies. A sample follows from its request's seed and its number alone, up to rounding: not from what else is
+in its batch. Torch is imported where a model is opened.
 """
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
+import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.llm.batches import Batch, Composer
-from lcx.llm.protocol import Request, Response
+from lcx.llm.protocol import Completion, Made, Request, Response, Usage
 
 CLOSED = "the model was closed while it answered"
+_BLOCKS, _BLOCK = 16, 4096
+"""Places of a file that its fingerprint looks at, and bytes that it reads at each."""
+SHARE = 512
+"""Prompt tokens from which several samples are drawn behind one prefill; shorter prompts are repeated."""
+GRACE = 5.0
+"""Seconds that a process has to end by itself."""
+
+
+# -- batches
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What the rows of a batch have in common."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that run together: prompts, and for each the seed and number of its sample.
+
+    A `shared` batch has one prompt, which all of its samples follow.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    seeds: tuple[tuple[int, int], ...]
+    sampler: Sampler
+    shared: bool = False
+
+
+class Composer:
+    """Turns requests into batches, longest prompts first, and the new tokens of their rows into responses."""
+
+    def __init__(self, tokenizer: Any, window: int, rows: int, *, chat: bool, share: bool) -> None:
+        """`rows` is how many run at a time; `share` says that the model can decode behind one prefill."""
+        self.tokenizer, self.window, self.rows = tokenizer, window, rows
+        self.chat, self.share = chat, share
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    def encode(self, request: Request) -> list[int]:
+        """A request's prompt in tokens."""
+        if self.chat:
+            ids = self.tokenizer.apply_chat_template(
+                [dict(m) for m in request.messages],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+            )["input_ids"]
+            return [int(i) for i in ids]
+        text = "\n\n".join(m["content"] for m in request.messages)
+        return [int(i) for i in self.tokenizer(text)["input_ids"]]
+
+    def refusal(self, prompt: Sequence[int], request: Request) -> str:
+        """Why a prompt cannot be answered; empty where it can."""
+        if self.window - len(prompt) >= request.max_tokens:
+            return ""
+        return (
+            f"the prompt of {len(prompt)} tokens and {request.max_tokens} new ones do not fit "
+            f"the model's window of {self.window}"
+        )
+
+    def compose(
+        self,
+        prompts: Sequence[Sequence[int]],
+        requests: Sequence[Request],
+        lacking: Sequence[Sequence[int]] | None = None,
+    ) -> list[tuple[list[tuple[int, int]], Batch]]:
+        """Batches, each with the request and sample of every row. Requests that do not fit are left out.
+
+        `lacking` are the numbers of the samples that are wanted of each request, all where none is given. Batches are
+        full but for the last of each kind: those that are left after a kill are those that it kept from being made.
+        """
+        groups: dict[Sampler, list[int]] = {}
+        for number, request in enumerate(requests):
+            if not self.refusal(prompts[number], request):
+                sampler = Sampler(request.temperature, request.top_p, request.max_tokens, request.stop)
+                groups.setdefault(sampler, []).append(number)
+        batches = []
+        for sampler, members in groups.items():
+            members.sort(key=lambda i: (-len(prompts[i]), i))  # equal lengths side by side: little padding
+            rows = []
+            for i in members:
+                samples = [(i, sample) for sample in (lacking[i] if lacking else range(requests[i].n))]
+                if self._shares(requests[i], prompts[i]):
+                    batches.append((samples, self._batch(samples, prompts, requests, sampler, shared=True)))
+                else:
+                    rows += samples
+            for start in range(0, len(rows), self.rows):
+                part = rows[start : start + self.rows]
+                batches.append((part, self._batch(part, prompts, requests, sampler)))
+        return batches
+
+    def _shares(self, request: Request, prompt: Sequence[int]) -> bool:
+        # Stop strings end a row in `generate` alone
+        return self.share and request.n > 1 and len(prompt) >= SHARE and not request.stop
+
+    def _batch(
+        self,
+        rows: Sequence[tuple[int, int]],
+        prompts: Sequence[Sequence[int]],
+        requests: Sequence[Request],
+        sampler: Sampler,
+        shared: bool = False,
+    ) -> Batch:
+        chosen = rows[:1] if shared else rows
+        seeds = tuple((requests[i].seed, sample) for i, sample in rows)
+        return Batch(tuple(tuple(prompts[i]) for i, _ in chosen), seeds, sampler, shared)
+
+    def completion(
+        self, row: Sequence[int], request: Request, ends: frozenset[int]
+    ) -> tuple[Completion, int]:
+        """One sample from the new tokens of its row, and how many there are; `ends` are the model's end tokens."""
+        stop = next((k for k, token in enumerate(row) if token in ends), None)
+        used = row if stop is None else row[:stop]
+        text = self.tokenizer.decode(used, skip_special_tokens=True)
+        cut = min((at for at in (text.find(s) for s in request.stop) if at >= 0), default=None)
+        ended = stop is not None or cut is not None or len(row) < request.max_tokens
+        return Completion(text if cut is None else text[:cut], "stop" if ended else "length"), len(used)
+
+
+# -- one process
 
 
 class Model:
@@ -196,31 +334,305 @@ class Local:
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         """Replies in order; requests that share sampling settings form batches."""
-        prompts = [self._encode(request) for request in requests]
-        batches = self.composer.compose(prompts, requests)
-        rows: dict[tuple[int, int], list[int]] = {}
-        for (names, _), made in zip(batches, self._run([batch for _, batch in batches]), strict=True):
-            rows.update(zip(names, made, strict=True))
+        made: list[list[Made]] = [[] for _ in requests]
+        for one in self.stream(requests):
+            made[one.number].append(one)
         return [
-            Response((), error=error)
-            if (error := self.composer.refusal(prompts[i], request))
-            else self.composer.response(
-                [rows[i, sample] for sample in range(request.n)], prompts[i], request, self.ends
+            Response(
+                tuple(
+                    choice
+                    for part in sorted(parts, key=lambda part: part.sample)
+                    for choice in part.completions
+                ),
+                sum((part.usage for part in parts), Usage()),
+                next((part.error for part in parts if part.error), ""),
             )
-            for i, request in enumerate(requests)
+            for parts in made
         ]
+
+    def stream(
+        self, requests: Sequence[Request], lacking: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[Made]:
+        """What each padded batch makes, as soon as it is decoded; the prompt's tokens count with its first sample."""
+        prompts = [self._encode(request) for request in requests]
+        for number, request in enumerate(requests):
+            if error := self.composer.refusal(prompts[number], request):
+                yield Made(number, error=error)
+        batches = self.composer.compose(prompts, requests, lacking)
+        for place, rows in self._run([batch for _, batch in batches]):
+            found: dict[int, list[tuple[int, Sequence[int]]]] = {}
+            for (number, sample), row in zip(batches[place][0], rows, strict=True):
+                found.setdefault(number, []).append((sample, row))
+            for number, samples in found.items():
+                for run in _runs(samples):
+                    read = [self.composer.completion(row, requests[number], self.ends) for _, row in run]
+                    first = run[0][0]
+                    prompt = len(prompts[number]) if first == 0 else 0
+                    usage = Usage(prompt, sum(count for _, count in read))
+                    yield Made(number, first, tuple(choice for choice, _ in read), usage)
 
     def _encode(self, request: Request) -> list[int]:
         return self.composer.encode(request)
 
-    def _run(self, batches: Sequence[Batch]) -> list[list[list[int]]]:
-        """The rows of every batch."""
+    def _run(self, batches: Sequence[Batch]) -> Iterator[tuple[int, list[list[int]]]]:
+        """The place and the rows of every batch, as they are made."""
         model = Model(self.model, self.tokenizer)
         model.stopped = self.stop
-        made = [model.run(batch, self.batch) for batch in batches]
-        if self.stop.is_set():  # the last rows may have ended too early
-            raise LcxError(CLOSED)
-        return made
+        for place, batch in enumerate(batches):
+            rows = model.run(batch, self.batch)
+            if self.stop.is_set():  # the rows may have ended too early
+                raise LcxError(CLOSED)
+            yield place, rows
+
+
+def _runs(samples: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
+    """Samples with consecutive numbers together."""
+    runs: list[list[tuple[int, Sequence[int]]]] = []
+    for one in samples:
+        if runs and runs[-1][-1][0] + 1 == one[0]:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
+
+
+# -- several processes
+
+
+class Worker:
+    """A process with the model on a device of its own. It ends with this process, and is not told of Ctrl-C."""
+
+    def __init__(self, number: int, spec: str, device: str, threads: int | None) -> None:
+        self.number = number
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work,
+            args=(theirs, spec, device, threads, os.getpid()),
+            name=f"lcx-local-{number}",
+            daemon=True,
+        )
+        with _without_interrupts():
+            self.process.start()
+        theirs.close()  # so that its end shows here
+
+    def receive(self) -> Any:
+        """What the process sent. Raises its error, or LcxError where it has died."""
+        try:
+            kind, value = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(GRACE)
+            raise self._death() from None
+        if kind == "error":
+            raise value
+        return value
+
+    def send(self, what: Any) -> None:
+        """Hand the process its next batch. Raises LcxError where it has died."""
+        try:
+            self.pipe.send(what)
+        except OSError:
+            self.process.join(GRACE)
+            raise self._death() from None
+
+    def end(self) -> None:
+        """End the process at once."""
+        self.process.terminate()
+        self.process.join(GRACE)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+    def _death(self) -> LcxError:
+        code = self.process.exitcode
+        if code == -signal.SIGKILL:
+            return MissingError(
+                f"process {self.number} of the model was killed",
+                why="Usually this machine's memory is full: every process holds the model.",
+                hint="Fewer --gpus; the same command goes on with what was answered.",
+            )
+        how = f"with exit code {code}" if code is None or code >= 0 else f"by {signal.Signals(-code).name}"
+        return LcxError(
+            f"process {self.number} of the model ended {how}",
+            hint="The same command goes on with what was answered.",
+        )
+
+
+class Pool(Local):
+    """Generates with the same model in several processes. Batches are composed here, so replies do not depend on
+    how many there are.
+    """
+
+    def __init__(self, workers: Sequence[Worker], head: Any, **options: Any) -> None:
+        """`head` has what `Local` asks of a model: its configs."""
+        super().__init__(head, **options)
+        self.workers = list(workers)
+
+    @classmethod
+    def start(cls, spec: str, processes: int, *, device: str, batch: int, chat: str) -> Pool:
+        """Start the processes and wait until each has its model. Raises the error of one that has none."""
+        from lcx.hub import locate
+        from lcx.modeling.load import load_config, load_tokenizer, window
+
+        places = devices(device, processes)
+        tokenizer = load_tokenizer(spec)
+        found = locate(spec)  # a tiny model is trained here, once
+        config = load_config(found)
+        cores = os.cpu_count() or 1
+        threads = max(1, cores // processes) if places[0] == "cpu" else None
+        workers: list[Worker] = []
+        try:
+            for number, place in enumerate(places):
+                workers.append(Worker(number, found, place, threads))
+            ends = [worker.receive() for worker in workers]
+            head = SimpleNamespace(
+                config=config, generation_config=SimpleNamespace(eos_token_id=sorted(ends[0]))
+            )
+            return cls(
+                workers,
+                head,
+                tokenizer=tokenizer,
+                name=spec,
+                window=window(config),
+                batch=batch,
+                chat=chat,
+            )
+        except BaseException:
+            _end(workers)
+            raise
+
+    def close(self) -> None:
+        """End the processes; a thread that waits for one of them is told that it died."""
+        workers, self.workers = self.workers, []
+        _end(workers)
+        super().close()
+
+    def _run(self, batches: Sequence[Batch]) -> Iterator[tuple[int, list[list[int]]]]:
+        """The place and the rows of every batch, as they are made; each process takes the next one when it is free."""
+        if not self.workers:
+            raise LcxError("the model's processes have ended")
+        left = deque(enumerate(batches))
+        busy: dict[Connection, tuple[Worker, int]] = {}
+        idle = list(self.workers)
+        try:
+            while left or busy:
+                while left and idle:
+                    worker = idle.pop(0)
+                    number, batch = left.popleft()
+                    worker.send((batch, self.batch))
+                    busy[worker.pipe] = (worker, number)
+                for pipe in wait(list(busy)):
+                    assert isinstance(pipe, Connection)
+                    worker, number = busy.pop(pipe)
+                    rows = worker.receive()
+                    idle.append(worker)
+                    yield number, rows
+        except BaseException:  # what the others are at belongs to nobody any more
+            self.close()
+            raise
+
+
+def devices(device: str, processes: int) -> list[str]:
+    """A device for each process. Raises UsageError and MissingError where there are not so many."""
+    import torch
+
+    from lcx.modeling.load import pick_device
+
+    if device.startswith("cuda:"):
+        raise UsageError(
+            f"--device {device} is one GPU, and --gpus {processes} are several", hint="Leave --device out."
+        )
+    if pick_device(device).type == "cpu":
+        return ["cpu"] * processes
+    there = torch.cuda.device_count()
+    if there < processes:
+        raise MissingError(
+            f"--gpus {processes}: this machine shows {there}",
+            hint=f"--gpus {there}, or --device cpu to try it",
+        )
+    return [f"cuda:{number}" for number in range(processes)]
+
+
+def _end(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        worker.process.terminate()  # all first, so that they end side by side
+    for worker in workers:
+        worker.end()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that start in the block never see Ctrl-C, which the terminal sends to all; this one ends them."""
+    resource_tracker.ensure_running()  # it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection, spec: str, device: str, threads: int | None, parent: int) -> None:
+    """A worker's life: load, say so, and answer batches until the pipe ends."""
+    from lcx.process import die_with
+
+    die_with(parent)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        try:
+            import torch
+
+            from lcx.modeling.load import load_model, load_tokenizer
+
+            if threads is not None:
+                torch.set_num_threads(threads)
+            tokenizer = load_tokenizer(spec)
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            model = Model(load_model(spec, device=device).eval(), tokenizer)
+            pipe.send(("ready", ends_of(model.model)))
+            while True:
+                batch, rows = pipe.recv()
+                pipe.send(("rows", model.run(batch, rows)))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as bad:
+            pipe.send(("error", _portable(bad)))
+
+
+def _portable(bad: Exception) -> LcxError:
+    """An error that survives the way to the other process, as one in our own words."""
+    import traceback
+
+    if isinstance(bad, LcxError):
+        return bad
+    if os.environ.get("LCX_DEBUG"):
+        traceback.print_exception(bad)
+    return LcxError(f"a process of the model failed: {type(bad).__name__}: {bad}")
+
+
+def weights_fingerprint(model: str) -> str:
+    """A digest of the files that a local model is loaded from: their names, sizes and some of their bytes.
+
+    Training changes nearly every byte of a weights file, so a few blocks of each are enough. Empty for a model that
+    is not there yet, such as `tiny`, which follows from its name.
+    """
+    from lcx.hub import locate
+
+    if not model or model.startswith("tiny"):
+        return ""
+    try:
+        place = Path(locate(model))
+    except LcxError:
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if path.suffix in (".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model") and path.is_file():
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}".encode())
+            with path.open("rb") as file:
+                for block in range(_BLOCKS):
+                    file.seek(size * block // _BLOCKS)
+                    digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def open_local(model: str, options: Mapping[str, Any]) -> Local:
@@ -240,8 +652,6 @@ def open_local(model: str, options: Mapping[str, Any]) -> Local:
         raise UsageError(f"local: {wrong}", why="options: batch, chat (auto, always, never), gpus")
     chat, device = str(options.get("chat", "auto")), str(options.get("device", "auto"))
     if gpus > 1:
-        from lcx.llm.pool import Pool
-
         return Pool.start(model, gpus, device=device, batch=batch, chat=chat)
     from lcx.modeling.load import load_model, load_tokenizer, window
 

@@ -21,8 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lcx.errors import LcxError, MissingError, UsageError
+from lcx.llm.limits import retry_after
 from lcx.llm.protocol import Request, Response
-from lcx.work.retry import retry_after
 
 HOSTED = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
@@ -325,12 +325,13 @@ class ChatServer:
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         """Replies to a batch, without a journal."""
-        from lcx.llm.posting import Posting
+        from lcx.llm.client import ServerClient
+        from lcx.llm.ledger import CallLedger
 
         async def main() -> list[Response]:
-            posting = Posting(lambda: self, spec=f"openai:{self.model}")
+            client = ServerClient(lambda: self, CallLedger(), f"openai:{self.model}")
             try:
-                return list(await asyncio.gather(*map(posting.ask, requests)))
+                return list(await asyncio.gather(*map(client.ask, requests)))
             finally:
                 await self.aclose()
 

@@ -6,7 +6,7 @@ A request carries the rendered messages, which a model reads, and also the task'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,8 +65,25 @@ class Response:
         return self.completions[0].text if self.completions else ""
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a backend has made of request `number` of a batch: its samples from number `sample` on, or an `error`."""
+
+    number: int
+    sample: int = 0
+    completions: tuple[Completion, ...] = ()
+    usage: Usage = Usage()
+    error: str = ""
+    final: bool = False
+
+
 class LLM(Protocol):
-    """A text generator. `generate` answers every request, in order; a request that fails has an `error`."""
+    """A text generator. `generate` answers every request, in order; a request that fails has an `error`.
+
+    A backend of this process that works for minutes on a batch may also have `stream(requests, samples)`, which yields
+    a `Made` as soon as it has it: `samples` are the numbers of the samples that each request lacks. What was yielded
+    is kept when the rest is lost.
+    """
 
     def generate(self, requests: Sequence[Request]) -> list[Response]: ...
 
@@ -75,7 +92,3 @@ class LLM(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-LLMFactory = Callable[[str, Mapping[str, Any]], LLM]
-"""Opens a backend from what follows the colon of a spec (`local:PATH` -> `PATH`) and its options."""

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lcx.errors import UsageError
 from lcx.llm.asking import Asker
-from lcx.llm.protocol import LLM, Request
-from lcx.work.journal import Journal
+from lcx.llm.client import LLMClient
+from lcx.llm.prompts import load_prompt
+from lcx.llm.protocol import Request
+from lcx.storage import Journal
 
 FINE, INTEGRATION = "fine", "integration"
 TASKS = {FINE: "write_question", INTEGRATION: "write_joint_question"}
 FIELD = {FINE: "segment", INTEGRATION: "segments"}
 MAX_QUESTION = 1000
 CUT = "the reply was cut at answer_tokens"
-_LABEL = r"\*{0,2}\s*[:：]\*{0,2}\s*"
-_REPLY = re.compile(rf"question{_LABEL}(?P<q>.+?)\s*\n[\s*#]*answer{_LABEL}(?P<a>.+)", re.I | re.S)
+_LABEL = r"\*{0,2}\s*[:：]\*{0,2}"
+_QUESTION = re.compile(rf"question{_LABEL}", re.I)
+_ANSWER = re.compile(rf"^(?:[^\S\n]|[*#])*answer{_LABEL}", re.I | re.M)
+"""A line that begins an answer. Each line is looked at by itself, so thousands of blank ones cost nothing."""
 _POINTS_AT_TEXT = re.compile(
     r"\b(?:this|the|above|given|following) (?:passage|text|excerpt|pieces?|segments?)\b", re.I
 )
@@ -41,10 +42,11 @@ def parse_reply(text: str) -> tuple[str, str] | str:
     """The question and answer in a writer's reply, or the reason why there is none."""
     if not text.strip() or text.strip().upper().startswith("NOTHING"):
         return "the writer found nothing to ask"
-    found = _REPLY.search(text)
-    if not found:
+    begin = _QUESTION.search(text)
+    end = _ANSWER.search(text, begin.end()) if begin else None
+    if not begin or not end:
         return "no question and answer in the reply"
-    question, answer = found["q"].strip().strip("*").strip(), found["a"].strip()
+    question, answer = text[begin.end() : end.start()].strip().strip("*").strip(), text[end.end() :].strip()
     if not question or not answer:
         return "an empty question or answer"
     if len(question) > MAX_QUESTION:
@@ -52,26 +54,6 @@ def parse_reply(text: str) -> tuple[str, str] | str:
     if _POINTS_AT_TEXT.search(question):
         return "the question points at its passage"
     return question, answer
-
-
-def load_prompt(name: str, folder: str | None, *, package: str = "lcx.llm", needs: Sequence[str] = ()) -> str:
-    """A prompt file: the user's where the folder has `NAME.txt`, else the one in the package's `prompts`.
-
-    `needs` are the places that a user's file must have. Raises UsageError for a file without one, and for a
-    folder that is not there.
-    """
-    if folder is not None:
-        place = Path(folder).expanduser()
-        if not place.is_dir():
-            raise UsageError(f"no folder of prompts at '{folder}'", hint="--set synth.prompts=FOLDER")
-        own = place / f"{name}.txt"
-        if own.is_file():
-            text = own.read_text(encoding="utf-8")
-            for needed in needs:
-                if needed not in text:
-                    raise UsageError(f"{own} has no {needed}, so the model would never see the text for it")
-            return text
-    return (importlib.resources.files(package) / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def writer_prompts(folder: str | None) -> dict[str, str]:
@@ -109,7 +91,7 @@ class Writer:
 
     def __init__(
         self,
-        llm: Callable[[], LLM],
+        llm: Callable[[], LLMClient],
         journal: Journal,
         *,
         prompts: dict[str, str],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,11 +15,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import logging as hf_logging
 
 from lcx.errors import MissingError, UsageError
 from lcx.hub import adapter_base, load_tokenizer, locate, pretrained
 from lcx.modeling.rope import ORIGINAL, WINDOW, set_rope, window
-from lcx.work.files import read_json, write_json
+from lcx.storage import read_json, write_json
 
 __all__ = [
     "add_lora",
@@ -29,6 +31,7 @@ __all__ = [
     "load_tokenizer",
     "pick_device",
     "pick_dtype",
+    "quiet",
     "save_rope",
     "set_rope",
     "switch_off_dropout",
@@ -252,3 +255,26 @@ def digest_of_weights(model: Any) -> str:
         few = flat[:: max(1, flat.numel() // 8)][:8].to("cpu", torch.float32)
         digest.update(name.encode() + few.numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the libraries' own logs, warnings and bars inside the block; ours say what matters."""
+    level = hf_logging.get_verbosity()
+    bars = hf_logging.is_progress_bar_enabled()
+    names = ("accelerate", "peft", "trl", "bitsandbytes", "datasets", "torch.distributed")
+    levels = {name: logging.getLogger(name).level for name in names}
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+        for name, before in levels.items():
+            logging.getLogger(name).setLevel(before)

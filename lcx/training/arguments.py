@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -23,17 +25,16 @@ from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.hub import adapter_base, locate
 from lcx.modeling.load import add_lora, load_model, pick_device
-from lcx.training.collate import StepShape
-from lcx.training.launch import sharding
-from lcx.training.settings import TrainSettings
-from lcx.work.files import read_json, sha256_json, write_json
+from lcx.storage import read_json, sha256_json, write_json
+from lcx.training import sharding
+from lcx.training.settings import StepShape, TrainSettings, rate_factor, warmup_steps
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 OWNER = "model.json"
 """Beside the checkpoints: whose they are."""
 TRACKER_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml"}
-"""Where a tracker's package is called otherwise than the tracker."""
+"""Packages of trackers whose package has another name than the tracker."""
 
 
 def compute_precision(settings: TrainSettings, device: torch.device) -> str:
@@ -197,6 +198,27 @@ def training_arguments(settings: TrainSettings, shape: StepShape, out: Path, ctx
     }
 
 
+class RateSchedule:
+    """Mixin of trainers: their rate follows `rate_factor`, so that the first step has one and a warm-up ends."""
+
+    args: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of a training of so many steps, made once."""
+        if self.lr_scheduler is None:
+            factor = partial(
+                rate_factor,
+                steps=num_training_steps,
+                warmup=warmup_steps(self.args.warmup_steps, num_training_steps),
+                schedule=str(getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)),
+            )
+            self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+
 def check_names(settings: TrainSettings) -> None:
     """Check optimizer and trackers before anything is loaded.
 
@@ -204,8 +226,10 @@ def check_names(settings: TrainSettings) -> None:
     """
     optimizers = [name.value for name in OptimizerNames]
     if settings.optimizer not in optimizers:
+        near = f"{settings.optimizer}_torch"  # adamw, whose nearest neighbour by letters is grokadamw
+        near = f"Did you mean '{near}'?" if near in optimizers else suggestion(settings.optimizer, optimizers)
         raise UsageError(
-            f"unknown optimizer '{settings.optimizer}'. {suggestion(settings.optimizer, optimizers)}".rstrip(),
+            f"unknown optimizer '{settings.optimizer}'. {near}".rstrip(),
             why=f"transformers has {', '.join(optimizers)}.",
         )
     trackers = set(INTEGRATION_TO_CALLBACK)

@@ -117,25 +117,3 @@ class EpochOrder(Sampler[int]):
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         for place in (*order.tolist(), *range(self.count, self.length)):
             yield epoch * self.length + place
-
-
-class StepShape(NamedTuple):
-    """How an optimizer step is made up: bundles a forward pass, passes a process, bundles a step over all."""
-
-    micro: int
-    passes: int
-    bundles: int
-
-
-def step_shape(batch: int, micro: int, processes: int, mean_branches: float) -> StepShape:
-    """Bundles a step so that a step has about `batch` branches: the nearest number to batch / mean branches.
-
-    The number of bundles is the same in every step, so where branch counts differ a step's branches vary
-    around `batch`; the loss divides by what a step really has. At least one bundle a process is taken, and
-    the number is rounded to full passes of `micro` bundles on every process (`micro` is cut where a step
-    has fewer).
-    """
-    wanted = max(1, round(batch / mean_branches))
-    micro = max(1, min(micro, wanted // processes))
-    passes = max(1, round(wanted / (micro * processes)))
-    return StepShape(micro, passes, micro * passes * processes)

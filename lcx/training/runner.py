@@ -1,4 +1,8 @@
-"""Running any of the trainers: resume, interruption, quiet logs, the saved model, and the numbers."""
+"""A training from settings and encoded bundles to a saved model: prepare, then train with any of the trainers.
+
+`prepare` checks, fits rows to the window and builds the model; whoever called it makes a trainer of that; `train` runs
+it (resume, interruption, progress, a NaN seen at once), saves the model and says what came of it.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,265 @@ import math
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
-from lcx.context import Context, Stopped
-from lcx.errors import LcxError, MissingError
-from lcx.modeling.load import few_threads, save_rope, window
-from lcx.training.arguments import MODEL, last_checkpoint
-from lcx.training.launch import sharding
-from lcx.training.progress import ProgressCallback, count
+from lcx.context import Context, StepResult, Stopped
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.modeling.load import few_threads, load_config, quiet, save_rope, set_rope, window
+from lcx.modeling.shared_prefix import restore, use_shared_prefix
+from lcx.modeling.support import brings_code, why_not_packed
+from lcx.progress import Progress, short_count
+from lcx.records import EncodedBundle
+from lcx.storage import atomic_path, write_json
+from lcx.training import sharding
+from lcx.training.arguments import (
+    MODEL,
+    build_model,
+    check_checkpoints,
+    check_names,
+    last_checkpoint,
+    start_over,
+    training_arguments,
+)
+from lcx.training.data import Fitted, fit_all
+from lcx.training.settings import StepShape, TrainSettings, step_shape, warmup_steps
+from lcx.training.trainer import SharedPrefixTrainer
+
+CURVE = "curve.json"
+PICTURE = "curve.png"
+ADAPTER_ROPE = (
+    "the adapter belongs to its base with {rope}; lcx reads that from its lcx.json, "
+    "other programs have to be told"
+)
+
+WARMUP_CUT = "warmup: {wanted:,} steps cut to {left:,}, since the training has {steps:,} in all"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The parts of a trainer: the model ready to be trained, the fitted bundles, and the shape of a step."""
+
+    settings: TrainSettings
+    model: Any
+    data: Fitted
+    shape: StepShape
+
+
+def train_sft(
+    settings: TrainSettings, dataset: Sequence[EncodedBundle], tokenizer: Any, out: Path, ctx: Context
+) -> StepResult:
+    """Train on the answers of all branches and save the model in `out/model`. Errors as `prepare` and `train`."""
+    prepared = prepare(settings, dataset, out, ctx)
+    notes: list[str] = []
+    trainer: Any
+    with quiet():
+        if settings.engine == "trl":
+            from lcx.training.trl import row_trainer
+
+            trainer, notes = row_trainer(settings, prepared.model, tokenizer, prepared.data, out, ctx)
+        else:
+            trainer = shared_prefix_trainer(prepared, out, ctx)
+    return train(prepared, trainer, tokenizer, out, ctx, notes)
+
+
+def shared_prefix_trainer(prepared: Prepared, out: Path, ctx: Context) -> SharedPrefixTrainer:
+    """The trainer of the engine `shared-prefix` for supervised fine-tuning, ready to run."""
+    settings = prepared.settings
+    return SharedPrefixTrainer(
+        use_shared_prefix(prepared.model, settings.attn),
+        TrainingArguments(**training_arguments(settings, prepared.shape, out, ctx)),
+        prepared.data,
+        shortest=prepared.data.shortest,
+        weighting=settings.loss_weighting,
+    )
+
+
+def prepare(
+    settings: TrainSettings,
+    dataset: Sequence[EncodedBundle],
+    out: Path,
+    ctx: Context,
+    *,
+    branches_count: bool = True,
+    check: Callable[[EncodedBundle], None] | None = None,
+) -> Prepared:
+    """Check the settings, bring every row within the window, and build the model.
+
+    A batch counts branches, or bundles without `branches_count`; `check` may refuse a bundle. Raises UsageError for a
+    model that the engine refuses, LcxError for rows beyond the window or checkpoints of another model, MissingError
+    for what is not installed.
+    """
+    check_names(settings)
+    config = load_config(settings.model or "")
+    set_rope(config, settings.rope_theta, settings.rope)
+    refuse_engine(settings, config)
+    data = fit_all(
+        dataset,
+        window=window(config),
+        max_tokens=settings.max_tokens,
+        policy=settings.too_long,
+        check=check,
+    )
+    mean = sum(data.branches) / len(data) if branches_count else 1.0
+    shape = step_shape(settings.batch, settings.micro_batch, ctx.world_size, mean)
+    if unused := settings.unused_lora():
+        ctx.log(unused)
+    ctx.log(describe(data, shape, settings.batch, mean, window(config)))
+    if ctx.force:
+        start_over(out, ctx)
+    set_seed(settings.seed)
+    with quiet():
+        model = build_model(settings, ctx)
+    check_checkpoints(model, out, ctx)
+    return Prepared(settings, model, data, shape)
+
+
+def refuse_engine(settings: TrainSettings, config: Any) -> None:
+    """Raise UsageError where the engine cannot train a model of this config."""
+    reason = why_not_packed(config)
+    if settings.engine == "shared-prefix" and reason:
+        # transformers' own class may not be the model that the weights were made for
+        hint = "Take a copy of the model without auto_map in its config, if transformers has a class for it."
+        raise UsageError(
+            f"engine shared-prefix cannot train '{settings.model}'",
+            why=reason,
+            hint=hint if brings_code(config) else "--set train.engine=trl",
+        )
+
+
+def describe(data: Fitted, shape: StepShape, batch: int, mean: float, limit: int) -> str:
+    """One line on what is going to be trained on. `mean` is what a context counts in a batch of `batch`."""
+    bundles, branches = len(data), sum(data.branches)
+    per_step = min(shape.bundles, bundles)
+    text = (
+        f"{bundles:,} contexts, {branches:,} answers, {short_count(sum(data.lengths))} tokens; longest row "
+        f"{max(data.lengths):,} of {limit:,}; a step has {per_step:,} contexts, about "
+        f"{branches / bundles * per_step:.0f} answers"
+    )
+    return text + (f" (batch: {batch})" if abs(mean * per_step - batch) > 0.05 * batch else "")
+
+
+def train(
+    prepared: Prepared, trainer: Any, tokenizer: Any, out: Path, ctx: Context, notes: Sequence[str] = ()
+) -> StepResult:
+    """Run a trainer and save the model in `out/model`; the same call goes on from `out/checkpoints`.
+
+    `notes` are what the trainer's maker says to the user. Raises LcxError on a NaN or too little memory, and
+    KeyboardInterrupt once a checkpoint is saved.
+    """
+    settings, data = prepared.settings, prepared.data
+    said = [*notes, *filter(None, [settings.unused_lora()])]
+    if (settings.rope_theta or settings.rope) and settings.tuning != "full":
+        rope = {**settings.rope, **({"rope_theta": settings.rope_theta} if settings.rope_theta else {})}
+        said.append(ADAPTER_ROPE.format(rope=", ".join(f"{key}={value}" for key, value in rope.items())))
+    with quiet():
+        metrics = run_trainer(trainer, out, ctx)
+        if hasattr(trainer, "release"):
+            trainer.release()
+        restore(prepared.model)
+        save(trainer, tokenizer, out)
+    steps = trainer.state.max_steps
+    if settings.schedule != "constant" and settings.warmup >= 1 and settings.warmup > steps - 1:
+        said.append(WARMUP_CUT.format(wanted=int(settings.warmup), left=steps - 1, steps=steps))
+    points = curve(trainer)
+    if trainer.is_world_process_zero():
+        write_json(out / CURVE, points)
+        if points:
+            training_png(out / PICTURE, points)
+    return StepResult(
+        counts={
+            "bundles": len(data),
+            "branches": sum(data.branches),
+            "tokens": sum(data.lengths),
+            "steps": trainer.state.global_step,
+            **data.counts,
+        },
+        metrics={
+            "loss": round(metrics["train_loss"], 6),
+            "last_loss": points[-1]["loss"] if points else None,
+            "seconds": round(metrics["train_runtime"], 2),
+            "bundles_per_step": min(prepared.shape.bundles, len(data)),
+            "longest_bundle": max(data.lengths),
+        },
+        files={"model": MODEL, "curve": CURVE, **({"picture": PICTURE} if points else {})},
+        notes=said,
+        extra={"engine": settings.engine, "processes": ctx.world_size},
+    )
+
+
+def run_trainer(trainer: Any, out: Path, ctx: Context) -> dict[str, Any]:
+    """Train, from the last whole checkpoint where there is one; returns transformers' metrics.
+
+    Raises KeyboardInterrupt after a checkpoint where the user asked for it, LcxError on a NaN or too little
+    memory, MissingError for an optimizer that cannot be made.
+    """
+    check_optimizer(trainer)
+    trainer.remove_callback(PrinterCallback)
+    interrupt, shown = Interrupt(ctx), ShowProgress(ctx, trainer)
+    for callback in (interrupt, Watch(), shown):
+        trainer.add_callback(callback)
+    checkpoint = last_checkpoint(out)
+    if checkpoint is not None:
+        sharding.check_resume(checkpoint, trainer.args.world_size)
+    sharding.prepare(trainer)
+    try:
+        with interrupt.listening(), few_threads(trainer.model):
+            done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        shown.close()
+    except torch.OutOfMemoryError as full:
+        raise LcxError(
+            "the GPU's memory is full",
+            why=str(full).splitlines()[0],
+            hint="Try gradient_checkpointing: true, micro_batch: 1, tuning: qlora, or fewer max_tokens"
+            + ("; --strategy fsdp shares the weights." if sharding.strategy() == "ddp" else "."),
+        ) from full
+    finally:
+        shown.close(said=False)
+    if interrupt.obeyed and trainer.state.global_step < trainer.state.max_steps:
+        ctx.log(f"checkpoint saved at step {trainer.state.global_step} of {trainer.state.max_steps}")
+        raise Stopped
+    check_finite(done.training_loss, None, trainer.state.global_step)
+    return dict(done.metrics)
+
+
+def check_optimizer(trainer: Any) -> None:
+    """Raise MissingError where the optimizer needs a library or settings that are not there."""
+    try:
+        trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    except (ImportError, ValueError) as bad:
+        name = getattr(trainer.args.optim, "value", trainer.args.optim)
+        install = re.search(r"pip install [^`'\"]+", str(bad))
+        raise MissingError(
+            f"the optimizer '{name}' cannot be used",
+            why=str(bad).splitlines()[0],
+            hint=install[0].rstrip(". ") if install else "--set train.optimizer=adamw_torch",
+        ) from bad
+
+
+def check_finite(loss: float | None, norm: float | None, step: int) -> None:
+    """Raise LcxError where loss or gradient norm is NaN or infinite."""
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if value is not None and not math.isfinite(value):
+            raise LcxError(
+                f"the {name} became {value} by step {step}",
+                why="Usually a learning rate that is too high, or fp16 that overflows.",
+                hint="Lower learning_rate, raise warmup, or set precision to bf16; then run with --force.",
+            )
+
+
+class Watch(TrainerCallback):
+    """Raises LcxError as soon as a logged loss or gradient norm is not a number."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Look at the latest point of the curve."""
+        check_finite((logs or {}).get("loss"), (logs or {}).get("grad_norm"), state.global_step)
 
 
 class Interrupt(TrainerCallback):
@@ -59,72 +308,43 @@ class Interrupt(TrainerCallback):
                 signal.signal(number, handler)
 
 
-class Watch(TrainerCallback):
-    """Raises LcxError as soon as a logged loss or gradient norm is not a number."""
+class ShowProgress(TrainerCallback):
+    """Shows step, loss, tokens a second and the time left of a trainer that has `tokens_seen` and `latest_loss`."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Look at the latest point of the curve."""
-        check_finite((logs or {}).get("loss"), (logs or {}).get("grad_norm"), state.global_step)
+    def __init__(self, ctx: Context, trainer: Any) -> None:
+        self.ctx, self.trainer = ctx, trainer
+        self.shown: Progress | None = None
+        self.first_tokens = 0
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say how many steps there are; start the clock, and the bar where there is a terminal."""
+        if not state.is_world_process_zero:
+            return
+        warm = warmup_steps(args.warmup_steps, state.max_steps) if args.lr_scheduler_type != "constant" else 0
+        self.ctx.log(
+            f"{state.max_steps:,} step{'s' if state.max_steps != 1 else ''} in all"
+            + (f", {warm:,} of them warm-up" if warm else "")
+        )
+        if state.global_step:
+            self.ctx.log(f"resumed at step {state.global_step} of {state.max_steps}")
+        self.shown = self.ctx.progress("training", state.max_steps, "steps", done=state.global_step)
+        self.shown.__enter__()
 
-def check_finite(loss: float | None, norm: float | None, step: int) -> None:
-    """Raise LcxError where loss or gradient norm is NaN or infinite."""
-    for name, value in (("loss", loss), ("gradient norm", norm)):
-        if value is not None and not math.isfinite(value):
-            raise LcxError(
-                f"the {name} became {value} by step {step}",
-                why="Usually a learning rate that is too high, or fp16 that overflows.",
-                hint="Lower learning_rate, raise warmup, or set precision to bf16; then run with --force.",
-            )
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar, or print a line where the last one is some seconds old."""
+        if self.shown is None:
+            return
+        loss, seconds = self.trainer.latest_loss, self.shown.seconds
+        parts = [f"loss {loss:.4f}"] if loss is not None else []
+        if self.trainer.tokens_seen:
+            parts.append(f"{short_count(self.trainer.tokens_seen / max(seconds, 1e-9))} tokens/s")
+        self.shown.update(state.global_step, ", ".join(parts))
 
-
-def check_optimizer(trainer: Any) -> None:
-    """Raise MissingError where the optimizer needs a library or settings that are not there."""
-    try:
-        trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
-    except (ImportError, ValueError) as bad:
-        name = getattr(trainer.args.optim, "value", trainer.args.optim)
-        install = re.search(r"pip install [^`'\"]+", str(bad))
-        raise MissingError(
-            f"the optimizer '{name}' cannot be used",
-            why=str(bad).splitlines()[0],
-            hint=install[0].rstrip(". ") if install else "--set train.optimizer=adamw_torch",
-        ) from bad
-
-
-def run_trainer(trainer: Any, progress: ProgressCallback, out: Path, ctx: Context) -> dict[str, Any]:
-    """Train, from the last whole checkpoint where there is one; returns transformers' metrics.
-
-    Raises KeyboardInterrupt after a checkpoint where the user asked for it, LcxError on a NaN or too little
-    memory, MissingError for an optimizer that cannot be made.
-    """
-    check_optimizer(trainer)
-    trainer.remove_callback(PrinterCallback)
-    interrupt = Interrupt(ctx)
-    trainer.add_callback(interrupt)
-    trainer.add_callback(Watch())
-    trainer.add_callback(progress)
-    checkpoint = last_checkpoint(out)
-    if checkpoint is not None:
-        sharding.check_resume(checkpoint, trainer.args.world_size)
-    sharding.prepare(trainer)
-    try:
-        with interrupt.listening(), few_threads(trainer.model):
-            done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as full:
-        raise LcxError(
-            "the GPU's memory is full",
-            why=str(full).splitlines()[0],
-            hint="Try gradient_checkpointing: true, micro_batch: 1, tuning: qlora, or fewer max_tokens"
-            + ("; --strategy fsdp shares the weights." if sharding.strategy() == "ddp" else "."),
-        ) from full
-    finally:
-        progress.close()
-    if interrupt.obeyed and trainer.state.global_step < trainer.state.max_steps:
-        ctx.log(f"checkpoint saved at step {trainer.state.global_step} of {trainer.state.max_steps}")
-        raise Stopped
-    check_finite(done.training_loss, None, trainer.state.global_step)
-    return dict(done.metrics)
+    def close(self, *, said: bool = True) -> None:
+        """Take the bar away; `said` lets the closing line be printed."""
+        if self.shown is not None:
+            self.shown.close(said=said)
+            self.shown = None
 
 
 def save(trainer: Any, tokenizer: Any, out: Path) -> Path:
@@ -151,19 +371,50 @@ def curve(trainer: Any) -> list[dict[str, float]]:
     ]
 
 
-def describe(
-    bundles: int,
-    branches: int,
-    tokens: int,
-    longest: int,
-    per_step: int,
-    batch: int,
-    mean: float,
-    config: Any,
-) -> str:
-    """One line on what is going to be trained on. `mean` is what a context counts in a batch of `batch`."""
-    text = (
-        f"{bundles:,} contexts, {branches:,} answers, {count(tokens)} tokens; longest row {longest:,} of "
-        f"{window(config):,}; a step has {per_step:,} contexts, about {branches / bundles * per_step:.0f} answers"
-    )
-    return text + (f" (batch: {batch})" if abs(mean * per_step - batch) > 0.05 * batch else "")
+PANELS = (
+    ("Loss", {"loss": "loss", "nll_loss": "cross-entropy of the chosen"}),
+    ("Rewards", {"rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards/margins": "margin"}),
+    ("Chosen beats rejected", {"rewards/accuracies": "share of pairs"}),
+)
+"""Title of a panel of the picture, and its curves: key in `curve.json` and label."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73")
+MARKED = 40
+"""Up to so many points, each is marked; one alone would not show otherwise."""
+
+
+def training_png(path: Path, points: Sequence[Mapping[str, float]]) -> Path:
+    """Draw the curves that the points of a training have, by optimizer step. Written atomically."""
+    # The object interface needs no pyplot: no display, no global state, nothing left open.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [(title, curves) for title, curves in PANELS if any(key in p for p in points for key in curves)]
+    figure = Figure(figsize=(4.8 * max(1, len(panels)), 3.6), dpi=120, facecolor="white")
+    FigureCanvasAgg(figure)
+    for number, (title, curves) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        _draw(axes, points, curves)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("optimizer step")
+    if any(key == "rewards/accuracies" for _, curves in panels for key in curves):
+        figure.axes[-1].set_ylim(-0.03, 1.03)
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        # The creation date and library version would make equal curves give different files.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return path
+
+
+def _draw(axes: Any, points: Sequence[Mapping[str, float]], curves: Mapping[str, str]) -> None:
+    shown = [(key, label) for key, label in curves.items() if any(key in point for point in points)]
+    for colour, (key, label) in zip(COLOURS, shown, strict=False):
+        held = [(point["step"], point[key]) for point in points if key in point]
+        marker = "o" if len(held) <= MARKED else None
+        axes.plot(
+            *zip(*held, strict=True), color=colour, marker=marker, markersize=3, linewidth=1.5, label=label
+        )
+    axes.grid(color="#D9D9D9", linewidth=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if len(shown) > 1:
+        axes.legend(frameon=False, fontsize=8)

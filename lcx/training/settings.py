@@ -1,23 +1,64 @@
-"""Settings of a supervised training step. Torch-free; the defaults are the IN2 paper's where it gives any."""
+"""Settings of training steps, and what follows from them alone: a step's shape, the steps in all, the rate's schedule.
+
+Torch-free. The defaults of supervised training are the IN2 paper's where it gives any.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.modeling.rope import check_rope
 from lcx.modeling.support import LENGTH_ROPE
-from lcx.settings import Settings, setting
-
-__all__ = ["TrainSettings"]
+from lcx.settings import FILE, Settings, setting
 
 _VOLATILE: dict[str, Any] = {"volatile": True}
 
 
+NAMES_ELSEWHERE = {
+    **{
+        theirs: f"Here it is '{ours}'."
+        for theirs, ours in {
+            "lr": "learning_rate",
+            "num_train_epochs": "epochs",
+            "num_epochs": "epochs",
+            "lr_scheduler_type": "schedule",
+            "scheduler": "schedule",
+            "warmup_ratio": "warmup",
+            "warmup_steps": "warmup",
+            "optim": "optimizer",
+            "lora_rank": "lora_r",
+            "target_modules": "lora_targets",
+            "lora_target": "lora_targets",
+            "modules_to_save": "lora_whole",
+            "max_length": "max_tokens",
+            "max_seq_length": "max_tokens",
+            "cutoff_len": "max_tokens",
+            "finetuning_type": "tuning",
+            "attn_implementation": "attn",
+            "data_seed": "seed",
+        }.items()
+    },
+    "per_device_train_batch_size": "Here 'micro_batch' counts contexts a forward pass, 'batch' a whole optimizer step.",
+    "gradient_accumulation_steps": "Here it follows: 'batch' counts a whole optimizer step over all processes, "
+    "'micro_batch' a forward pass.",
+    "train_batch_size": "Here it is 'batch', a whole optimizer step over all processes.",
+    "load_in_4bit": "Here it is 'tuning': qlora trains adapters on 4-bit weights.",
+    "use_peft": "Here it is 'tuning': lora or qlora.",
+    "bf16": "Here it is 'precision': bf16.",
+    "fp16": "Here it is 'precision': fp16.",
+    "output_dir": "Here it is the flag --run.",
+}
+"""Settings of other trainers, and the sentence that leads to ours."""
+LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets", "lora_whole")
+
+
 class TrainSettings(Settings):
-    """What to train, on which data, and how."""
+    """Settings of a supervised training step; a batch counts branches, over all processes."""
 
     model: str | None = setting(None, description="the model to train: tiny, a path, a hub id or step:ID")
     input: str | None = setting(
@@ -96,6 +137,11 @@ class TrainSettings(Settings):
         0, ge=0, description="processes that prepare batches", json_schema_extra=_VOLATILE
     )
 
+    @classmethod
+    def names_elsewhere(cls) -> Mapping[str, str]:
+        """What transformers', TRL's and LLaMA-Factory's trainers call these settings."""
+        return NAMES_ELSEWHERE
+
     @field_validator("lora_targets", "lora_whole", "report_to", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
@@ -103,6 +149,14 @@ class TrainSettings(Settings):
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
         return value
+
+    def unused_lora(self) -> str:
+        """A sentence on LoRA's settings that full training does not read, where they were changed; else empty."""
+        fields = type(self).model_fields
+        changed = [name for name in LORA if getattr(self, name) != fields[name].default]
+        if self.tuning != "full" or not changed:
+            return ""
+        return f"tuning is full: {', '.join(changed)} will not be used (tuning: lora trains adapters)"
 
     @field_validator("rope")
     @classmethod
@@ -124,3 +178,101 @@ class TrainSettings(Settings):
                 "shared-prefix cannot follow; choose yarn or linear, or engine trl"
             )
         return self
+
+
+class PreferenceSettings(TrainSettings):
+    """Settings of a preference training step: loss, reference and positions besides. A batch counts bundles."""
+
+    short: str | None = setting(
+        None,
+        description="rows of short pairs (prompt, chosen, rejected) that are mixed into the data: JSONL or Parquet",
+        json_schema_extra=FILE,
+    )
+    short_fields: RowFields = setting({}, description="as fields, for the short pairs")
+    batch: int = setting(
+        64, ge=1, description="contexts, each with its answers, an optimizer step, over all processes"
+    )
+    loss: str = setting("dpo", description="a registered loss: logo, simpo, dpo, orpo, or a plugin's")
+    beta: float | None = setting(
+        None, gt=0, description="sharpness of the preference; the loss's own default"
+    )
+    gamma: float | None = setting(None, ge=0, description="margin; the loss's own default")
+    sft_weight: float | None = setting(
+        None, ge=0, description="weight of the chosen answer's cross-entropy; the loss's own default"
+    )
+    loss_options: dict[str, Any] = setting({}, description="further options of the loss, by name")
+    reference: Literal["auto", "adapter", "model", "cached"] = setting(
+        "auto",
+        description="where reference log-probs come from: the model without its adapter, a frozen copy, or "
+        "computed once and kept on disk; auto is adapter for a new LoRA, else cached",
+    )
+    real_length: int | None = setting(None, ge=2, description="tokens a row may really have; as max_tokens")
+    target_length: int | None = setting(
+        None, ge=2, description="length that synthetic positions make the context act as; none by default"
+    )
+    sparse_share: float = setting(
+        0.1, ge=0, le=1, description="share of bundles whose positions are sparse; the rest are continuous"
+    )
+    slot_tokens: int = setting(
+        512, ge=1, description="real tokens a position slot holds at most; longer chunks take several"
+    )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> PreferenceSettings:
+        if self.real_length and self.max_tokens and self.real_length != self.max_tokens:
+            raise ValueError("real_length and max_tokens are the same limit; give one")
+        return self
+
+
+class StepShape(NamedTuple):
+    """The make-up of an optimizer step: bundles a forward pass, passes a process, bundles a step over all processes."""
+
+    micro: int
+    passes: int
+    bundles: int
+
+
+def step_shape(batch: int, micro: int, processes: int, mean_branches: float) -> StepShape:
+    """Bundles a step so that a step has about `batch` branches: the nearest number to batch / mean branches.
+
+    The number of bundles is the same in every step, so where branch counts differ a step's branches vary
+    around `batch`; the loss divides by what a step really has. At least one bundle a process is taken, and
+    the number is rounded to full passes of `micro` bundles on every process (`micro` is cut where a step
+    has fewer).
+    """
+    wanted = max(1, round(batch / mean_branches))
+    micro = max(1, min(micro, wanted // processes))
+    passes = max(1, round(wanted / (micro * processes)))
+    return StepShape(micro, passes, micro * passes * processes)
+
+
+def optimizer_steps(bundles: int, shape: StepShape, epochs: float, max_steps: int = -1) -> int:
+    """Optimizer steps of a training, as transformers counts them; `max_steps` above 0 decides alone."""
+    if max_steps > 0:
+        return max_steps
+    return max(1, math.ceil(epochs * max(1, -(-bundles // shape.bundles))))
+
+
+def warmup_steps(warmup: float, steps: int) -> int:
+    """Steps of warm-up in a training of `steps`: a share of them (rounded up), or from 1 on their number.
+
+    At least one step is left to train at the full rate: a training of one step has no warm-up.
+    """
+    wanted = int(warmup) if warmup >= 1 else math.ceil(warmup * steps)
+    return max(0, min(wanted, steps - 1))
+
+
+def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
+    """The share of the peak rate at which step number `step` of `steps` (from 0) is taken.
+
+    During `warmup` steps it climbs in equal parts from 1 / (warmup + 1): transformers begins at 0, and the first step
+    trains nothing. Behind them it is transformers' schedule of that name. `constant` knows no warm-up.
+    """
+    if schedule == "constant":
+        return 1.0
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    passed = (step - warmup) / max(1, steps - warmup)
+    if schedule == "linear":
+        return max(0.0, 1.0 - passed)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * passed))) if schedule == "cosine" else 1.0

@@ -6,29 +6,33 @@ Torch-free when it is imported: what a step lacks is said before seconds go into
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lcx.context import Context, StepResult
-from lcx.data.assembly import open_assembler
-from lcx.recipe import Step
-from lcx.run import Run
-from lcx.training.data import TrainingData, training_bundles
+from lcx.context import StepResult
+from lcx.training.data import TrainingData, read_training_data, training_bundles
+
+if TYPE_CHECKING:
+    from lcx.steps import StepWork
+    from lcx.training.settings import PreferenceSettings, TrainSettings
 
 # On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
+COUNTED_BYTES = 256 << 20
+"""A dry run reads data of up to so many bytes, to say how many optimizer steps there will be."""
 
-def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
+
+def train_step(work: StepWork[TrainSettings]) -> StepResult:
     """Supervised fine-tuning on the bundles of `settings.input`; the model is saved in `STEP/model`."""
-    from lcx.training.settings import TrainSettings
-
-    settings = step.settings
-    assert isinstance(settings, TrainSettings)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
 
+    from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
-    from lcx.training.sft import EncodedDataset, train_sft
+    from lcx.training.data import EncodedDataset
+    from lcx.training.runner import train_sft
 
     with ctx.main_first():
         settings = settings.model_copy(update={"model": ctx.ready_model(model)})
@@ -40,17 +44,15 @@ def train_step(step: Step, run: Run, ctx: Context) -> StepResult:
     return _completed(result, assembler, found)
 
 
-def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
+def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     """Preference optimisation on the bundles of `settings.input`; the model is saved in `STEP/model`."""
-    from lcx.training.preference_settings import PreferenceSettings
-
-    settings = step.settings
-    assert isinstance(settings, PreferenceSettings)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
 
+    from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
+    from lcx.training.losses import find_loss, loss_options
     from lcx.training.preference import train_preference
-    from lcx.training.preference_losses import find_loss, loss_options
 
     loss = find_loss(ctx.plugins.losses, settings.loss)
     named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
@@ -64,9 +66,9 @@ def preference_step(step: Step, run: Run, ctx: Context) -> StepResult:
     mixed: dict[str, int] = {}
     if settings.short:
         from lcx.data.files import Rejects
-        from lcx.training.mixing import with_short
+        from lcx.training.data import with_short
 
-        bundles, mixed = with_short(bundles, settings.short, rejects := Rejects())
+        bundles, mixed = with_short(bundles, settings.short, rejects := Rejects(), settings.short_fields)
         if len(rejects) and ctx.rank == 0:
             rejects.write(run.folder(step) / "rejected-short.jsonl")
         ctx.log(f"{mixed['short bundles mixed in']:,} short pairs mixed in from {settings.short}")
@@ -88,9 +90,9 @@ def _completed(result: StepResult, assembler: Any, found: TrainingData) -> StepR
     return result
 
 
-def forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
+def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
     """The forecast of a train step from its settings, and from its data where that is there. Imports no torch."""
-    values = step.values()
+    run, ctx, values = work.run, work.ctx, work.step.values()
     found: dict[str, Any] = {
         "model": values["model"],
         "tuning": values["tuning"],
@@ -105,24 +107,44 @@ def forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any]:
     if reference.startswith("step:") and run.state(reference.removeprefix("step:")) != "done":
         found["note"] = f"the data of {reference} is not there yet"
         return found
-    from lcx.work.files import read_json
+    from lcx.storage import read_json
 
     if reference.startswith("step:"):
-        record = run.manifest["steps"][reference.removeprefix("step:")]
-        questions = record.get("metrics", {}).get("questions")
-        mean = record.get("metrics", {}).get("context_tokens", {}).get("mean")
-        if questions:
-            steps = (
-                values["max_steps"]
-                if values["max_steps"] > 0
-                else -(-questions // values["batch"]) * values["epochs"]
-            )
-            found |= {"questions": questions, "optimizer_steps": steps}
-        if mean:
-            found["context_tokens"] = round(mean * record["metrics"]["contexts"])
-        most = record.get("metrics", {}).get("context_tokens", {}).get("most")
-        if most and (memory := memory_line(values, ctx.device, context=int(most))):
+        metrics = run.manifest["steps"][reference.removeprefix("step:")].get("metrics", {})
+        tokens = metrics.get("context_tokens", {})
+        if questions := metrics.get("questions"):
+            found["questions"] = questions
+            contexts = questions if "loss" in values else metrics.get("contexts", questions)
+            found["optimizer_steps"] = _steps(values, contexts, questions, ctx.world_size)
+        if mean := tokens.get("mean"):
+            found["context_tokens"] = round(mean * metrics["contexts"])
+        if (most := tokens.get("most")) and (memory := memory_line(values, ctx.device, context=int(most))):
             found["memory"] = memory
-    elif (Path(reference) / "table.json").is_file():
-        found["segments"] = read_json(Path(reference) / "table.json")["segments"]
+        return found
+    data = Path(reference).expanduser()
+    if (data / "table.json").is_file():
+        found["segments"] = read_json(data / "table.json")["segments"]
+    if reference and data.exists() and _size(data) <= COUNTED_BYTES:
+        bundles = read_training_data(data, values.get("fields"), supervised="loss" not in values).bundles
+        found["contexts"] = len(bundles)
+        branches = len(bundles) if "loss" in values else sum(len(bundle.branches) for bundle in bundles)
+        found["optimizer_steps"] = _steps(values, len(bundles), branches, ctx.world_size)
+    elif values["max_steps"] > 0:
+        found["optimizer_steps"] = values["max_steps"]
     return found
+
+
+def _steps(values: Mapping[str, Any], bundles: int, branches: int, processes: int) -> int:
+    """Optimizer steps in all, as the training will say; a batch of preferences counts bundles, like `branches`."""
+    from lcx.training.settings import optimizer_steps, step_shape
+
+    rows = values["engine"] == "trl" and "loss" not in values  # a row for each answer
+    mean = 1.0 if rows else branches / max(1, bundles)
+    shape = step_shape(values["batch"], 1 if rows else values["micro_batch"], processes, mean)
+    return optimizer_steps(branches if rows else bundles, shape, values["epochs"], values["max_steps"])
+
+
+def _size(data: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = [data] if data.is_file() else data.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())

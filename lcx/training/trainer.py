@@ -11,14 +11,15 @@ from transformers import Trainer, TrainingArguments
 
 from lcx.modeling.logprobs import AnswerHead, has_plain_head, token_logprobs
 from lcx.records import EncodedBundle
+from lcx.training.arguments import RateSchedule
 from lcx.training.collate import Draw, EpochOrder, Items, collate
 from lcx.training.losses import summed_sft_loss
 
 MODEL_KEYS = ("input_ids", "position_ids", "segments", "logits_to_keep")
-"""What of a batch the model itself is given."""
+"""Keys of a batch that are arguments of the model itself."""
 
 
-class SharedPrefixTrainer(Trainer):
+class SharedPrefixTrainer(RateSchedule, Trainer):
     """transformers' Trainer over packed rows of bundles.
 
     The loss of an optimizer step is a sum over all micro-batches and processes divided by what the whole
@@ -48,7 +49,8 @@ class SharedPrefixTrainer(Trainer):
         self.weighting = weighting
         self.count = len(bundles)
         self.tokens_seen = 0
-        self._latest: torch.Tensor | None = None
+        self._step_loss: torch.Tensor | None = None
+        self._step_weight = 0.0
         self.answer_head = AnswerHead(model) if has_plain_head(model.config) else None
         self.items = Items(bundles, shortest, self.padded, draw, reference)
         super().__init__(model=model, args=args, train_dataset=self.items, data_collator=collate, **options)
@@ -56,8 +58,8 @@ class SharedPrefixTrainer(Trainer):
 
     @property
     def latest_loss(self) -> float | None:
-        """Loss of the last forward passes, smoothed; reading it waits for the device."""
-        return None if self._latest is None else float(self._latest)
+        """Loss of the running or last optimizer step on this process; reading it waits for the device."""
+        return None if self._step_loss is None else float(self._step_loss) / max(self._step_weight, 1.0)
 
     def release(self) -> None:
         """Give the model its own output head back."""
@@ -71,7 +73,7 @@ class SharedPrefixTrainer(Trainer):
         return EpochOrder(self.count, self.padded, self.args.seed, lambda: self.state.global_step // steps)
 
     def batch_weight(self, batch: dict[str, Any]) -> float:
-        """What a forward pass adds to the divisor of its step: its branches, or its answer tokens."""
+        """The branches (or answer tokens) of a forward pass, which it adds to the divisor of its step's loss."""
         return float(batch["branches"] if self.weighting == "branch" else batch["answer_tokens"])
 
     def batch_loss(self, logprobs: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
@@ -95,6 +97,7 @@ class SharedPrefixTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         divisor = sum(self.batch_weight(batch) for batch in batches)
         self.tokens_seen += sum(batch["rows"] for batch in batches) * self.args.world_size
+        self._step_loss, self._step_weight = None, divisor
         if self.args.world_size > 1:
             divisor = self.accelerator.reduce(torch.tensor(divisor, device=device), "sum").item()
         return batches, divisor
@@ -104,8 +107,8 @@ class SharedPrefixTrainer(Trainer):
     ) -> Any:
         """This forward pass's share of the step's loss."""
         summed = self.batch_loss(self.logprobs(model, inputs), inputs)
-        mean = summed.detach() / max(self.batch_weight(inputs), 1.0)
-        self._latest = mean if self._latest is None else self._latest + 0.1 * (mean - self._latest)
+        detached = summed.detach()
+        self._step_loss = detached if self._step_loss is None else self._step_loss + detached
         divisor = num_items_in_batch or self.batch_weight(inputs)
         # DDP averages gradients over processes; their sum is wanted
         loss = summed * (self.args.world_size / divisor)
@@ -113,7 +116,7 @@ class SharedPrefixTrainer(Trainer):
 
 
 def _same_model(model: Any, own: Any) -> bool:
-    """Whether a model is the trainer's own, wrapped for several processes or not."""
+    """True if a model is the trainer's own, wrapped for several processes or not."""
     while hasattr(model, "module"):
         model = model.module
     return model is own

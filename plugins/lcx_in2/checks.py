@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from lcx.llm.exchange import Exchange
-from lcx.llm.fences import fence
-from lcx.llm.protocol import Request, Usage
-from lcx.llm.questions import load_prompt
-from lcx.llm.rendering import fill
-from lcx.llm.thoughts import visible
+from lcx.llm.client import LLMClient
+from lcx.llm.judge import Rubric, Unreadable, before_mark, judge, read_word
+from lcx.llm.prompts import fence, load_prompt
+from lcx.llm.protocol import Usage
 
 CHECKS = {
     "answered": "not answered by its evidence",
@@ -27,8 +25,6 @@ NEEDS = {
 YES, NO, UNCLEAR = "yes", "no", "unclear"
 RETRY_TEMPERATURE = 0.7
 NOT_SHOWN = "(nothing)"
-UNREADABLE = "the judge's replies could not be read"
-_VERDICT = re.compile(r"\[\[\s*([^\[\]]*?)\s*\]\]")
 fenced = fence("passages", "text", "question", "answer")
 """Makes a text that others wrote unable to close or open the marks around it."""
 
@@ -70,83 +66,71 @@ class Checked:
 class Judge:
     """Asks the checks one after another; a question that fails one is spared the others."""
 
-    exchange: Exchange
-    prompts: Mapping[str, str]
-    attempts: int = 3
-    reply_tokens: int = 512
+    client: LLMClient
+    rubrics: Mapping[str, Rubric[str]]
     unclear: str = "drop"
-    seed: int = 0
 
     async def check(self, item: Item) -> Checked:
         """The verdicts on a question. Raises LcxError only for what every call would meet."""
         found = Checked()
-        for check in CHECKS:
-            await self._ask(check, item, found)
-            if found.unchecked or found.why(self.unclear):
+        for check, rubric in self.rubrics.items():
+            texts = texts_shown(item)
+            made = await judge(self.client, rubric, fields={"check": check, **fields_of(item)}, **texts)
+            found.calls += made.attempts
+            found.usage += made.usage
+            if made.value is None:
+                found.unchecked = made.why
+                return found
+            found.verdicts[check] = made.value
+            found.reasons[check] = before_mark(made.text)
+            if found.why(self.unclear):
                 return found
         return found
 
-    async def _ask(self, check: str, item: Item, found: Checked) -> None:
-        for attempt in range(self.attempts):
-            request = self.request(check, item, attempt)
-            response = await self.exchange.ask(request, attempt=attempt, part=check)
-            found.calls += 1
-            found.usage += response.usage
-            if response.error:
-                found.unchecked = response.error
-                if response.final:
-                    return
-                continue
-            verdict = read_verdict(response.text)
-            if verdict:
-                found.verdicts[check], found.unchecked = verdict, ""
-                found.reasons[check] = reason_of(response.text)
-                return
-            found.unchecked = UNREADABLE
 
-    def request(self, check: str, item: Item, attempt: int = 0) -> Request:
-        """The request of one check, from the texts, the attempt and the seed alone."""
-        shown = {
-            "evidence": fenced("\n\n".join(item.evidence)),
-            "rest": fenced("\n".join(item.rest)) or NOT_SHOWN,
-            "question": fenced(item.question),
-            "answer": fenced(item.answer),
-        }
-        return Request(
-            messages=({"role": "user", "content": fill(self.prompts[check], shown)},),
-            task="judge_qa_check",
-            fields={
-                "check": check,
-                "question": item.question,
-                "answer": item.answer,
-                "evidence": item.evidence,
-                "context": item.rest,
-            },
-            temperature=RETRY_TEMPERATURE if attempt else 0.0,
-            max_tokens=self.reply_tokens,
-            seed=self.seed,
-        )
-
-
-def load_prompts(folder: str | None) -> dict[str, str]:
-    """The prompt of every check, the user's or ours. Raises UsageError for one that lacks a place."""
+def texts_shown(item: Item) -> dict[str, str]:
+    """What a question's prompts show of it, by place."""
     return {
-        check: load_prompt(check, folder, package="lcx_in2", needs=needs) for check, needs in NEEDS.items()
+        "evidence": "\n\n".join(item.evidence),
+        "rest": "\n".join(item.rest) or NOT_SHOWN,
+        "question": item.question,
+        "answer": item.answer,
     }
 
 
-def read_verdict(text: str) -> str:
-    """The last word in double brackets, if it is yes, no or unclear; else an empty text."""
-    found = _VERDICT.findall(visible(text))
-    word = found[-1].lower() if found else ""
-    return word if word in (YES, NO, UNCLEAR) else ""
+def fields_of(item: Item) -> dict[str, Any]:
+    """The same for rules."""
+    return {
+        "question": item.question,
+        "answer": item.answer,
+        "evidence": item.evidence,
+        "context": item.rest,
+    }
 
 
-def reason_of(text: str) -> str:
-    """What the judge said before its verdict."""
-    text = visible(text)
-    places = [match.start() for match in _VERDICT.finditer(text)]
-    return " ".join(text[: places[-1]].split()) if places else ""
+def rubrics(
+    folder: str | None, *, tries: int = 3, reply_tokens: int = 512, seed: int = 0
+) -> dict[str, Rubric[str]]:
+    """The rubric of every check, with the user's prompt or ours. Raises UsageError for a prompt that lacks a place."""
+    return {
+        check: Rubric(
+            check,
+            load_prompt(check, folder, package="lcx_in2", needs=needs),
+            read_verdict,
+            tries,
+            "judge_qa_check",
+            fenced,
+            retry_temperature=RETRY_TEMPERATURE,
+            max_tokens=reply_tokens,
+            seed=seed,
+        )
+        for check, needs in NEEDS.items()
+    }
+
+
+def read_verdict(reply: str) -> str | Unreadable:
+    """The last word in double brackets, if it is yes, no or unclear."""
+    return read_word(reply, (YES, NO, UNCLEAR))
 
 
 def texts_of(pieces: Sequence[str], gold: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,83 +2,68 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from lcx.context import Context, StepResult
-from lcx.data.bundles import BundleReader, read_bundles, write_bundles
+from lcx.data.bundles import BundleReader
 from lcx.data.table import SegmentTable, link_table, load_table
 from lcx.errors import LcxError, UsageError
-from lcx.llm.costs import paid
-from lcx.llm.service import Service
-from lcx.recipe import Step
+from lcx.llm.ledger import costs
 from lcx.records import Bundle
-from lcx.run import Run
-from lcx.work.files import link_file, make_folder, write_lines
-from lcx.work.journal import Journal
-from lcx_in2.checks import CHECKS, Checked, Item, Judge, load_prompts, texts_of
+from lcx.steps import StepResult, StepWork
+from lcx.storage import link_file
+from lcx_in2.checks import CHECKS, Checked, Item, Judge, rubrics, texts_of
 from lcx_in2.settings import In2Score
+from lcx_in2.synth import ANSWER_TOKENS, PROMPT_TOKENS
 
-WINDOW = 256
-"""Questions whose texts are held at a time."""
+VERDICT_TOKENS = 80
+"""About what a verdict with its reason takes."""
 
 
-def score(step: Step, run: Run, ctx: Context) -> StepResult:
+async def score(work: StepWork[In2Score]) -> StepResult:
     """Check every question with evidence and write those that hold to `STEP/data`, which train takes.
 
     A killed step resumes and ends with the same bytes.
     """
-    settings = step.settings
-    assert isinstance(settings, In2Score)
-    source = run.bundles(step)
-    if not source.is_dir():
-        raise UsageError(
-            f"{source} is no folder of bundles", hint="--input FOLDER, as `lcx synth` leaves one"
-        )
-    folder = run.folder(step)
-    data = make_folder(folder / "data")
-    link_table(source, data)
-    bundles = read_bundles(source)
+    settings, source, bundles = work.settings, work.source, work.bundles()
+    link_table(source, work.data)
     if settings.judge is None:
         for path in sorted(source.glob("bundles-*-of-*")):
-            link_file(path, data / path.name)
+            link_file(path, work.data / path.name)
         questions = sum(len(bundle.branches) for bundle in bundles)
-        return StepResult(
-            counts={"contexts": len(bundles), "questions": questions, "questions not checked": questions},
-            files={"data": "data"},
-            notes=["no judge is given, so that every question passes; one checks them: --judge openai:MODEL"],
+        work.counts.update(
+            {"contexts": len(bundles), "questions": questions, "questions not checked": questions}
         )
-    prompts = load_prompts(settings.prompts)
-    service = Service(folder, settings, ctx)
-    if not (folder / "journal.jsonl").exists():
-        service.check(settings.judge, settings.judge_options)
-    work = _Checking(settings, bundles, load_table(source) if (source / "table.json").is_file() else None)
-    with Journal(folder / "journal.jsonl") as journal, service:
-        judge = Judge(
-            service.exchange(settings.judge, settings.judge_options),
-            prompts,
-            settings.attempts,
-            settings.reply_tokens,
-            settings.unclear,
-            settings.seed,
+        work.notes.append(
+            "no judge is given, so that every question passes; one checks them: --judge openai:MODEL"
         )
-        service.expect(len(CHECKS) * (work.count() - len(journal)))
-        known = len(journal)
-        found = service.run(work.run(judge, journal))
-        described = judge.exchange.describe() if len(found) > known else {"spec": settings.judge}
-        others, cost = paid(service.counts())
-    result = _finish(work, found, folder)
-    result.counts.update(others)
-    result.metrics.update(cost)
-    return replace(result, extra={"judge": described})
+        return work.done()
+    asking = rubrics(
+        settings.prompts, tries=settings.attempts, reply_tokens=settings.reply_tokens, seed=settings.seed
+    )
+    judge = Judge(work.llm("judge"), asking, settings.unclear)
+    asked = _Questions(settings, bundles, load_table(source) if (source / "table.json").is_file() else None)
+    known = len(work.journal)
+    work.service.expect(len(CHECKS) * (asked.count() - known))
+
+    async def check(place: tuple[int, int]) -> dict[str, Any]:
+        return _row(await judge.check(asked.item(bundles[place[0]], place[1])), settings)
+
+    found = await work.each(
+        asked.places(),
+        check,
+        key=lambda place: f"{place[0]}:{place[1]}",
+        keep=lambda row: not row["unchecked"],  # a call that failed is made again when the step resumes
+    )
+    _write(work, asked, found)
+    described = judge.client.describe() if len(found) > known else {"spec": settings.judge}
+    return work.done(extra={"judge": described})
 
 
 @dataclass(frozen=True)
-class _Checking:
+class _Questions:
     """The questions of all bundles, and where their texts are."""
 
     settings: In2Score
@@ -106,63 +91,25 @@ class _Checking:
             evidence, rest = tuple(self.table.texts(bundle.plan[gold] for gold in sorted(branch.gold))), ()
         return Item(branch.question, branch.answer, evidence, rest)
 
-    async def run(self, judge: Judge, journal: Journal) -> dict[str, dict[str, Any]]:
-        """What came of every question, by its unit; those in the journal are not asked again."""
-        found: dict[str, dict[str, Any]] = {}
 
-        async def one(number: int, place: int) -> None:
-            checked = await judge.check(self.item(self.bundles[number], place))
-            row = _row(f"{number}:{place}", checked, self.settings)
-            if not checked.unchecked:  # a call that failed is made again when the step resumes
-                journal.append(row)
-            found[row["unit"]] = row
-
-        waiting: list[tuple[int, int]] = []
-        for number, place in self.places():
-            known = journal.get(f"{number}:{place}")
-            if known is not None:
-                found[known["unit"]] = known
-                continue
-            waiting.append((number, place))
-            if len(waiting) == WINDOW:
-                await _all(one, waiting)
-                waiting = []
-        await _all(one, waiting)
-        return found
-
-
-async def _all(one: Any, places: Sequence[tuple[int, int]]) -> None:
-    """Run all to their end, so that what is in flight is kept; then raise what the first of them raised."""
-    results = await asyncio.gather(*(one(*place) for place in places), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-
-
-def _row(unit: str, checked: Checked, settings: In2Score) -> dict[str, Any]:
+def _row(checked: Checked, settings: In2Score) -> dict[str, Any]:
     """A question's outcome as the journal keeps it."""
     return {
-        "unit": unit,
         "verdicts": checked.verdicts,
         "reasons": checked.reasons,
         "dropped": checked.why(settings.unclear),
+        "unchecked": checked.unchecked,
         "calls": checked.calls,
         "usage": [checked.usage.prompt_tokens, checked.usage.completion_tokens],
     }
 
 
-def _finish(
-    work: _Checking,
-    found: dict[str, dict[str, Any]],
-    folder: Path,
-) -> StepResult:
-    counts: Counter[str] = Counter()
-    kept = _kept(work, found, counts)
-    data = folder / "data"
-    for path in data.glob("bundles-*-of-*"):
-        path.unlink()  # an earlier finish of this step may have known fewer verdicts
-    write_lines(folder / "scores.jsonl", _rows(work, found))
-    write_lines(folder / "dropped.jsonl", (row for row in _rows(work, found) if row["dropped"]))
+def _write(work: StepWork[In2Score], asked: _Questions, found: dict[str, dict[str, Any]]) -> None:
+    """Write the questions that hold as data, and every verdict for people; count both."""
+    counts = work.counts
+    kept = _kept(asked, found, counts)
+    work.write("scores", _rows(asked, found))
+    work.write("dropped", (row for row in _rows(asked, found) if row["dropped"]))
     for row in found.values():
         counts["calls"] += row["calls"]
         counts["prompt_tokens"] += row["usage"][0]
@@ -171,33 +118,28 @@ def _finish(
         raise LcxError(
             f"the judge let none of the {len(found):,} questions pass",
             why="; ".join(f"{k} ({n})" for k, n in counts.most_common() if k.startswith("question dropped")),
-            hint=f"{folder / 'scores.jsonl'} has its reasons; see whether the judge is up to the task.",
+            hint=f"{work.folder / 'scores.jsonl'} has its reasons; see whether the judge is up to the task.",
         )
-    shards = min(work.settings.shards, len(kept))
-    for index in range(shards):
-        block = kept[index * len(kept) // shards : (index + 1) * len(kept) // shards]
-        write_bundles(data, (_bundle(work, *one) for one in block), index=index, count=shards)
+    for shard in work.shards(len(kept), fresh=True):
+        shard.write(_bundle(asked, *kept[place]) for place in shard.places)
     checked, good = len(found), counts["questions kept"]
-    notes = [f"{good:,} of {checked:,} checked questions hold; dropped.jsonl says why the others went"]
+    work.metrics["kept"] = round(good / checked, 4) if checked else 1.0
+    work.notes.append(
+        f"{good:,} of {checked:,} checked questions hold; dropped.jsonl says why the others went"
+    )
     unasked = sum(n for key, n in counts.items() if key.startswith("question dropped: not checked"))
     if unasked:
-        notes.append(
+        work.notes.append(
             f"{unasked:,} questions could not be checked and were left out; --force asks all of them again"
         )
-    return StepResult(
-        counts=dict(sorted((+counts).items())),
-        metrics={"kept": round(good / checked, 4) if checked else 1.0},
-        files={"data": "data", "scores": "scores.jsonl", "dropped": "dropped.jsonl"},
-        notes=notes,
-    )
 
 
 def _kept(
-    work: _Checking, found: dict[str, dict[str, Any]], counts: Counter[str]
+    asked: _Questions, found: dict[str, dict[str, Any]], counts: Counter[str]
 ) -> list[tuple[int, list[int]]]:
     """Bundles with a question left, and the places of those questions."""
     kept = []
-    for number, bundle in enumerate(work.bundles):
+    for number, bundle in enumerate(asked.bundles):
         good = []
         for place in range(len(bundle.branches)):
             row = found.get(f"{number}:{place}")
@@ -217,14 +159,14 @@ def _kept(
     return kept
 
 
-def _bundle(work: _Checking, number: int, places: Sequence[int]) -> Bundle:
-    bundle: Bundle = work.bundles[number]
+def _bundle(asked: _Questions, number: int, places: Sequence[int]) -> Bundle:
+    bundle: Bundle = asked.bundles[number]
     return replace(bundle, branches=tuple(bundle.branches[place] for place in places))
 
 
-def _rows(work: _Checking, found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _rows(asked: _Questions, found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A row a checked question, for people and scripts."""
-    for number, bundle in enumerate(work.bundles):
+    for number, bundle in enumerate(asked.bundles):
         for place, branch in enumerate(bundle.branches):
             row = found.get(f"{number}:{place}")
             if row is not None:
@@ -236,3 +178,35 @@ def _rows(work: _Checking, found: dict[str, dict[str, Any]]) -> Iterator[dict[st
                     "verdicts": row["verdicts"],
                     "reasons": row["reasons"],
                 }
+
+
+# What it will cost
+
+
+def forecast(work: StepWork[In2Score]) -> dict[str, Any]:
+    """The judge's calls and tokens, where the data is there to count. Assumes that every question passes."""
+    run, settings = work.run, work.settings
+    found: dict[str, Any] = {"judge": settings.judge or "none: every question passes", "data": settings.input}
+    if settings.judge is None or not str(settings.input).startswith("step:"):
+        return found
+    name = str(settings.input).removeprefix("step:")
+    if run.state(name) != "done":
+        return {**found, "note": f"the data of {settings.input} is not there yet"}
+    made = run.manifest["steps"][name]
+    questions = sum(int(n) for kind, n in made.get("counts", {}).items() if kind == "questions")
+    asked = (made.get("fingerprint") or {}).get("settings", {})
+    evidence = int(asked.get("segment_tokens", 128))
+    length = (made.get("metrics", {}).get("context_tokens") or {}).get("mean", 0.0)
+    rest = length if settings.see == "context" else 0.0
+    calls = len(CHECKS) * questions
+    prompt = round(questions * (len(CHECKS) * (PROMPT_TOKENS + evidence + ANSWER_TOKENS) + 2 * rest))
+    reply = calls * VERDICT_TOKENS
+    return {
+        **found,
+        "questions": questions,
+        "calls": calls,
+        "judge_prompt_tokens": prompt,
+        "judge_answer_tokens": reply,
+        **costs(settings, {"judge": (settings.judge, prompt, reply)}),
+        "assumes": f"every question passes; one that fails a check is spared the others ({len(CHECKS)} in all)",
+    }

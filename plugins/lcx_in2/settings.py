@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.llm.calling import Calling
+from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
 
 KINDS = ("fine", "integration", "short", "general")
@@ -16,6 +17,11 @@ class In2Synth(Calling):
     """How many examples of which kind are made, from what text, by which writer, at which lengths."""
 
     corpus: str = setting("stdlib", description="a file, a folder, hf:NAME, stdlib, or stdlib:records")
+    fields: RowFields = setting({}, description=FIELDS_HELP)
+    encoding: Literal["utf-8", "auto"] = setting(
+        "utf-8",
+        description="of the corpus' text files; auto takes what is no UTF-8 for Windows' Western encoding",
+    )
     documents: int | None = setting(None, ge=1, description="read at most so many documents")
     tokenizer: str = setting(
         "simple",
@@ -34,6 +40,7 @@ class In2Synth(Calling):
     general: str | None = setting(
         None, description="instruction data for the general share: a file or hf:NAME", json_schema_extra=FILE
     )
+    general_fields: RowFields = setting({}, description="as fields, for the instruction data")
     context_tokens: tuple[int, int] = setting(
         (4096, 32768),
         description="range of the uniform length of a long context; counts the context, not the question",

@@ -5,105 +5,71 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
-from lcx.context import Context, StepResult
-from lcx.data.bundles import read_bundles, write_bundles
+from lcx.context import Context
+from lcx.data.bundles import read_bundles
 from lcx.data.plans import neighbour_runs, shuffle
-from lcx.data.prepare import step_table
 from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
+from lcx.formatting import sparkline
 from lcx.llm.asking import batches_at_once
-from lcx.llm.costs import paid
+from lcx.llm.ledger import costs
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
-from lcx.llm.service import Service
-from lcx.recipe import Step
 from lcx.records import Bundle
-from lcx.run import Run
-from lcx.work.files import write_text
-from lcx.work.journal import Journal
-from lcx.work.shards import shard_path
+from lcx.steps import StepResult, StepWork
 from lcx_in2.contexts import group, long_bundle, repeat, shares, short_bundle
 from lcx_in2.general import general_bundles
-from lcx_in2.preview import preview, summary
 from lcx_in2.settings import In2Synth
 
 Make = Callable[[], Bundle]
+EXAMPLES, PARTS = 3, 8
+"""Examples of a kind in the preview, and equal parts of a context in which evidence is counted."""
+PROMPT_TOKENS, ANSWER_TOKENS = 300, 120
+"""About what the writer's prompt spends besides the passage, and what its answer takes."""
 
 
-def synth(step: Step, run: Run, ctx: Context) -> StepResult:
+def synth(work: StepWork[In2Synth]) -> StepResult:
     """Make the bundles of an IN2 recipe in `STEP/data`. A killed step resumes and ends with the same bytes."""
-    settings = step.settings
-    assert isinstance(settings, In2Synth)
-    folder = run.folder(step)
-    data = folder / "data"
-    notes: list[str] = []
-    counts: Counter[str] = Counter()
-
+    settings = work.settings
     prompts = writer_prompts(settings.prompts)
-    service = Service(folder, settings, ctx)
-    if not (folder / "journal.jsonl").exists():  # what is not there should be said before the corpus is read
-        service.check(settings.llm, settings.llm_options)
-    table = _table(settings, folder, ctx, counts)
-    wanted = _shares(settings, notes)
-    with Journal(folder / "journal.jsonl") as journal, service:
-        writer = Writer(
-            service.opener(settings.llm, settings.llm_options),
-            journal,
-            prompts=prompts,
-            text=table.text,
-            batch=settings.batch,
-            seed=settings.seed,
-            temperature=settings.temperature,
-            max_tokens=settings.answer_tokens,
-            ahead=batches_at_once(settings.llm, settings.batch, settings.concurrency),
-        )
-        questions = sum(number for kind, number in wanted.items() if kind != "general")
-        service.expect(max(0, questions - settings.batch * len(journal)))
-        fine, joint = _questions(settings, table, writer, wanted, ctx, notes)
-        described = {"writer": writer.describe() or {"spec": settings.llm}}
-        others, cost = paid(service.counts())
-    counts.update(writer.counts)
-    counts.update(others)
+    llm = work.llm()  # what is not there is said before the corpus is read
+    table = work.table(min_tokens=settings.segment_tokens, mode=settings.segment_by)
+    wanted = _shares(settings, work.notes)
+    writer = Writer(
+        lambda: llm,
+        work.journal,
+        prompts=prompts,
+        text=table.text,
+        batch=settings.batch,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        max_tokens=settings.answer_tokens,
+        ahead=batches_at_once(settings.llm, settings.batch, settings.concurrency),
+    )
+    questions = sum(number for kind, number in wanted.items() if kind != "general")
+    work.service.expect(max(0, questions - settings.batch * len(work.journal)))
+    fine, joint = _questions(work, table, writer, wanted)
+    work.counts.update(writer.counts)
 
-    makers = _makers(settings, table, wanted, fine, joint, counts, notes)
-    _write(settings, makers, data, ctx)
-    bundles = read_bundles(data)
-    metrics = summary(bundles, table) | cost
-    write_text(folder / "preview.md", preview(bundles, table))
-    counts.update(metrics.pop("counts"))
+    makers = _makers(work, table, wanted, fine, joint)
+    for shard in work.shards(len(makers)):
+        shard.write(_logged(makers, shard.places, work.ctx))
+    bundles = read_bundles(work.data)
+    metrics = summary(bundles, table)
+    work.counts.update(metrics.pop("counts"))
+    work.write_text("preview.md", preview(bundles, table))
     if settings.llm == "builtin":
-        notes.append(
+        work.notes.append(
             "builtin rules wrote the questions; for a real model give a writer: --llm openai:MODEL or "
             "local:PATH_OR_ID"
         )
-    if counts.get("contexts the corpus could not fill"):
-        notes.append(
-            f"{counts['contexts the corpus could not fill']} contexts are shorter than drawn: the corpus has too few "
-            "segments; give more text or lower synth.context_tokens"
+    if unfilled := work.counts["contexts the corpus could not fill"]:
+        work.notes.append(
+            f"{unfilled} contexts are shorter than drawn: the corpus has too few segments; give more text or lower "
+            "synth.context_tokens"
         )
-    return StepResult(
-        counts=dict(sorted(counts.items())),
-        metrics=metrics,
-        files={"data": "data", "preview": "preview.md"},
-        notes=notes,
-        extra=described,
-    )
-
-
-def _table(settings: In2Synth, folder: Path, ctx: Context, counts: Counter[str]) -> SegmentTable:
-    return step_table(
-        folder,
-        settings.corpus,
-        documents=settings.documents,
-        tokenizer=settings.tokenizer,
-        min_tokens=settings.segment_tokens,
-        mode=settings.segment_by,
-        decontaminate=settings.decontaminate,
-        ngram=settings.ngram,
-        counts=counts,
-        log=ctx.log,
-    )
+    return work.done(metrics, extra={"writer": writer.describe() or {"spec": settings.llm}})
 
 
 def _shares(settings: In2Synth, notes: list[str]) -> dict[str, int]:
@@ -123,14 +89,10 @@ def _shares(settings: In2Synth, notes: list[str]) -> dict[str, int]:
 
 
 def _questions(
-    settings: In2Synth,
-    table: SegmentTable,
-    writer: Writer,
-    wanted: dict[str, int],
-    ctx: Context,
-    notes: list[str],
+    work: StepWork[In2Synth], table: SegmentTable, writer: Writer, wanted: dict[str, int]
 ) -> tuple[list[QA], list[QA]]:
     """Pairs about single segments and about runs of segments, as many as are wanted or as the corpus gives."""
+    settings, ctx = work.settings, work.ctx
     fine_needed = wanted.get("fine", 0) + wanted.get("short", 0)
     joint_needed = wanted.get("integration", 0)
     singles = [(index,) for index in range(len(table))] if fine_needed else []
@@ -148,7 +110,7 @@ def _questions(
                 "(--set 'synth.mix={fine: 1}').",
             )
         if len(found) < needed:
-            notes.append(
+            work.notes.append(
                 f"{len(found):,} different {kind} questions serve {needed:,} places, "
                 f"each about {needed / len(found):.1f} times in other contexts"
             )
@@ -166,27 +128,31 @@ def _collect(
 
 
 def _makers(
-    settings: In2Synth,
-    table: SegmentTable,
-    wanted: dict[str, int],
-    fine: list[QA],
-    joint: list[QA],
-    counts: Counter[str],
-    notes: list[str],
+    work: StepWork[In2Synth], table: SegmentTable, wanted: dict[str, int], fine: list[QA], joint: list[QA]
 ) -> list[Make]:
     """One function a bundle, in the order in which they will lie on disk: kinds mixed, not in blocks."""
-    seed = settings.seed
+    settings, seed = work.settings, work.settings.seed
     cut = _split(len(fine), wanted.get("fine", 0), wanted.get("short", 0))
     long_pairs = repeat(fine[:cut], wanted.get("fine", 0), f"{seed}:fine")
     long_pairs += repeat(joint, wanted.get("integration", 0), f"{seed}:joint")
     shuffle(random.Random(f"in2:{seed}:pairs"), long_pairs)
-    groups = group(long_pairs, settings.questions_per_context, _keys(table))
+    groups = group(long_pairs, settings.questions_per_context, table.key)
     short = repeat(fine[cut:] or fine, wanted.get("short", 0), f"{seed}:short")
     general: list[Bundle] = []
     if settings.general is not None:
-        general = list(general_bundles(settings.general, wanted.get("general", 0), counts))
+        general = list(
+            general_bundles(
+                settings.general,
+                wanted.get("general", 0),
+                work.counts,
+                settings.general_fields,
+                work.notes,
+            )
+        )
     if len(general) < wanted.get("general", 0):
-        notes.append(f"the general data had {len(general):,} usable rows of the {wanted['general']:,} wanted")
+        work.notes.append(
+            f"the general data had {len(general):,} usable rows of the {wanted['general']:,} wanted"
+        )
 
     def long(number: int, pairs: list[QA]) -> Make:
         return lambda: long_bundle(number, pairs, table, length=settings.context_tokens, seed=seed)
@@ -209,21 +175,112 @@ def _split(found: int, fine: int, short: int) -> int:
     return found if not short else min(fine, round(found * fine / (fine + short)))
 
 
-def _keys(table: SegmentTable) -> Callable[[int], str | None]:
-    return table.key
+def _logged(makers: Sequence[Make], places: range, ctx: Context) -> Iterator[Bundle]:
+    for place in places:
+        yield makers[place]()
+        ctx.pulse(f"    contexts: {place + 1:,} of {len(makers):,}")
 
 
-def _write(settings: In2Synth, makers: Sequence[Make], data: Path, ctx: Context) -> None:
-    """Write the shards that are not there yet; each is a contiguous block of bundles."""
-    count = min(settings.shards, max(1, len(makers)))
-    for index in range(count):
-        if shard_path(data, "bundles", index, count, "parquet").is_file():
+# What was made, for a person
+
+
+def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
+    """Contexts, questions, lengths, and where the evidence stands: shares of eight equal parts of the context."""
+    kinds: Counter[str] = Counter()
+    places = [0] * PARTS
+    lengths: list[int] = []
+    unfilled = own = questions = 0
+    for bundle in bundles:
+        kinds[f"{bundle.kind} contexts"] += 1
+        questions += len(bundle.branches)
+        unfilled += bool(bundle.meta.get("exhausted"))
+        own += bool(bundle.meta.get("own_document"))
+        if bundle.plan is None or bundle.kind == "short":
             continue
-        first, last = index * len(makers) // count, (index + 1) * len(makers) // count
-        write_bundles(data, _logged(makers[first:last], first, len(makers), ctx), index=index, count=count)
+        lengths.append(int(bundle.meta["tokens"]))
+        for branch in bundle.branches:
+            for gold in branch.gold:
+                places[gold * PARTS // len(bundle.plan)] += 1
+    total = sum(places) or 1
+    counts = dict(kinds) | {"questions": questions}
+    if unfilled:
+        counts["contexts the corpus could not fill"] = unfilled
+    if own:
+        counts["contexts filled from the evidence's own document"] = own
+    found: dict[str, Any] = {"counts": counts, "contexts": len(bundles), "questions": questions}
+    if lengths:
+        found["context_tokens"] = {
+            "least": min(lengths),
+            "mean": sum(lengths) / len(lengths),
+            "most": max(lengths),
+        }
+        found["gold_by_eighth"] = [round(n / total, 4) for n in places]
+        found["gold_places"] = sparkline(places)
+    return found
 
 
-def _logged(makers: Sequence[Make], first: int, total: int, ctx: Context) -> Iterator[Bundle]:
-    for number, make in enumerate(makers, first + 1):
-        yield make()
-        ctx.pulse(f"    contexts: {number:,} of {total:,}")
+def preview(bundles: Sequence[Bundle], table: SegmentTable) -> str:
+    """A few bundles as Markdown: each question and answer with its evidence, and where that stands."""
+    parts = ["# A look at the data", ""]
+    seen: Counter[str] = Counter()
+    for bundle in bundles:
+        if seen[bundle.kind] >= EXAMPLES:
+            continue
+        seen[bundle.kind] += 1
+        parts += _example(bundle, table)
+        if sum(seen.values()) >= EXAMPLES * 3:
+            break
+    return "\n".join(parts)
+
+
+def _example(bundle: Bundle, table: SegmentTable) -> list[str]:
+    plan = bundle.plan or ()
+    size = f"{len(plan)} segments, {bundle.meta.get('tokens', 0):,} tokens" if plan else "no context"
+    lines = [f"## {bundle.id} ({bundle.kind}: {size})", ""]
+    for branch in bundle.branches[:EXAMPLES]:
+        lines += [f"**Q:** {branch.question}", "", f"**A:** {branch.answer}", ""]
+        for gold in branch.gold:
+            text = table.text(plan[gold])
+            source = table.document(table.document_of(plan[gold])).id
+            lines += [
+                f"Evidence: segment {gold + 1} of {len(plan)}, from `{source}`",
+                "",
+                "```text",
+                text,
+                "```",
+                "",
+            ]
+    if len(bundle.branches) > EXAMPLES:
+        lines += [f"… and {len(bundle.branches) - EXAMPLES} more questions on this context", ""]
+    return lines
+
+
+# What it will cost
+
+
+def forecast(work: StepWork[In2Synth]) -> dict[str, Any]:
+    """Calls, writer tokens, contexts and their tokens. Assumes that every reply is usable and questions enough."""
+    settings = work.settings
+    mix = {k: v for k, v in settings.mix.items() if v > 0 and (k != "general" or settings.general)}
+    wanted = shares(mix, settings.examples)
+    single = wanted.get("fine", 0) + wanted.get("short", 0)
+    joint = wanted.get("integration", 0)
+    pieces = (2 + settings.integration_segments) / 2
+    contexts = -(-(wanted.get("fine", 0) + joint) // settings.questions_per_context)
+    mean = sum(settings.context_tokens) / 2
+    prompt = round(
+        single * (PROMPT_TOKENS + settings.segment_tokens)
+        + joint * (PROMPT_TOKENS + pieces * settings.segment_tokens)
+    )
+    reply = (single + joint) * ANSWER_TOKENS
+    return {
+        "questions": wanted,
+        "writer": settings.llm,
+        "calls": single + joint,
+        "writer_prompt_tokens": prompt,
+        "writer_answer_tokens": reply,
+        **costs(settings, {"writer": (settings.llm, prompt, reply)}),
+        "long_contexts": contexts,
+        "context_tokens": round(contexts * mean),
+        "assumes": "every reply is usable; the corpus has a segment for every question",
+    }

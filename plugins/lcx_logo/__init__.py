@@ -8,78 +8,26 @@ evaluation are the core's; this plugin brings the data.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
 from lcx import hookimpl
-
-if TYPE_CHECKING:
-    from lcx.context import Context, StepResult
-    from lcx.recipe import Step
-    from lcx.run import Run
-
-NAME = "logo"
 
 
 @hookimpl
 def lcx_register_methods(register: Callable[..., None]) -> None:
-    from lcx.evaluation.settings import EvalSettings
-    from lcx.methods import Method
+    from lcx.steps import EVAL, PREFERENCE, Method, Stage
     from lcx_logo.settings import LogoScore, LogoSynth, LogoTrain
 
     register(
         Method(
-            name=NAME,
-            summary="Preference of answers from the right chunks over answers from wrong ones, in a widened window",
-            stages={"synth": LogoSynth, "score": LogoScore, "train": LogoTrain, "eval": EvalSettings},
+            "logo",
+            "Preference of answers from the right chunks over answers from wrong ones, in a widened window",
+            stages={
+                "synth": Stage(LogoSynth, "lcx_logo.synth:synth", "lcx_logo.synth:forecast"),
+                "score": Stage(LogoScore, "lcx_logo.score:score", "lcx_logo.score:forecast"),
+                "train": replace(PREFERENCE, settings=LogoTrain),
+                "eval": EVAL,
+            },
             paper="https://arxiv.org/abs/2410.18533",
         )
     )
-
-
-@hookimpl
-def lcx_synth(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    if step.method != NAME:
-        return None
-    from lcx_logo.synth import synth
-
-    return synth(step, run, ctx)
-
-
-@hookimpl
-def lcx_score(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    if step.method != NAME:
-        return None
-    from lcx_logo.score import score
-
-    return score(step, run, ctx)
-
-
-@hookimpl
-def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    if step.method != NAME:
-        return None
-    from lcx.training.train import preference_step
-
-    return preference_step(step, run, ctx)
-
-
-@hookimpl
-def lcx_eval(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    if step.method != NAME:
-        return None
-    from lcx.evaluation.step import eval_step
-
-    return eval_step(step, run, ctx)
-
-
-@hookimpl
-def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
-    if step.method != NAME:
-        return None
-    if step.stage in ("synth", "score"):
-        from lcx_logo.forecast import forecast_score, forecast_synth
-
-        return forecast_synth(step) if step.stage == "synth" else forecast_score(step, run)
-    from lcx.steps import forecast_step
-
-    return forecast_step(step, run, ctx)

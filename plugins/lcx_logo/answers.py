@@ -11,9 +11,9 @@ from typing import Any
 from lcx.data.table import SegmentTable
 from lcx.data.tokens import SEPARATOR
 from lcx.llm.asking import Asker
+from lcx.llm.prompts import Render
 from lcx.llm.protocol import Request
-from lcx.llm.rendering import Render
-from lcx_logo.chunks import Case, Reading
+from lcx_logo.contexts import Case, Reading
 
 CORPUS = "corpus"
 """Where a chosen answer comes from that the policy did not write."""

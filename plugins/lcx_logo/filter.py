@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from lcx.llm.asking import Asker
+from lcx.llm.prompts import fill
 from lcx.llm.protocol import Request
-from lcx.llm.rendering import fill
 from lcx_logo.answers import Answer
 
 MAX_TOKENS = 512

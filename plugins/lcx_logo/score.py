@@ -2,62 +2,59 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from lcx.context import Context, StepResult
-from lcx.data.bundles import BundleReader, read_bundles
-from lcx.data.segments import segment_spans
-from lcx.data.table import SegmentTable, link_table, load_table
-from lcx.data.tokenizing import BUILTIN
-from lcx.errors import LcxError, UsageError
+from lcx.data.bundles import read_bundles
+from lcx.data.table import SegmentTable, link_table, load_table, segment_spans
+from lcx.data.tokens import BUILTIN
+from lcx.errors import UsageError
 from lcx.llm.asking import Asker, batches_at_once
-from lcx.llm.costs import paid
-from lcx.llm.service import Service
-from lcx.recipe import Step
+from lcx.llm.ledger import costs
 from lcx.records import Branch, Bundle
-from lcx.run import Run
-from lcx.work.files import make_folder, write_lines, write_text
-from lcx.work.journal import Journal
+from lcx.steps import StepResult, StepWork
 from lcx_logo.answers import Answer
-from lcx_logo.bundles import CHOSEN, REJECTED, dropped_row
+from lcx_logo.contexts import CHOSEN, REJECTED, dropped_row
 from lcx_logo.filter import Judge, Judged, Verdict, sift
 from lcx_logo.importance import Extractor, Item, classify, open_extractor
 from lcx_logo.importance import score as importance
-from lcx_logo.output import CANDIDATES, write_candidates
 from lcx_logo.report import report, score_row, tallies
 from lcx_logo.settings import LogoScore
-from lcx_logo.synth import SAMPLE, judge_prompt, sampled
+from lcx_logo.synth import (
+    ANSWER_TOKENS,
+    CANDIDATES,
+    CHUNK,
+    CRITICAL_CHUNKS,
+    PROMPT_TOKENS,
+    RATING_TOKENS,
+    SAMPLE,
+    judge_prompt,
+    nothing_kept,
+    sampled,
+    write_candidates,
+)
 
 MOST_EVIDENCE = 16
 """Critical chunks that the judge sees at most."""
 
 
-def score(step: Step, run: Run, ctx: Context) -> StepResult:
+def score(work: StepWork[LogoScore]) -> StepResult:
     """Score chunks and answers, filter, and write what stays to `STEP/data`, which train can take as its input."""
-    settings = step.settings
-    assert isinstance(settings, LogoScore)
-    folder = run.folder(step)
-    source = run.bundles(step)
+    settings, source = work.settings, work.run.bundles(work.step)
     prompt = judge_prompt(settings.prompts)
-    service = Service(folder, settings, ctx)
-    if not (folder / "journal.jsonl").exists():
-        service.check(settings.judge, settings.judge_options)
-    name = CANDIDATES if any(source.glob(f"{CANDIDATES}-*-of-*")) else "bundles"
-    bundles = read_bundles(source, name)
+    client = work.llm("judge")
+    bundles = read_bundles(source, CANDIDATES if any(source.glob(f"{CANDIDATES}-*-of-*")) else "bundles")
     table = load_table(source) if (source / "table.json").is_file() else None
     usable = [number for number, bundle in enumerate(bundles) if _is_preference(bundle)]
     if not usable:
         raise UsageError(
             f"{source} holds no preference data",
             why=f"None of its {len(bundles):,} bundles has one chosen answer and a rejected one to the same question.",
-            hint=f"--input FOLDER of such bundles, or `lcx synth --recipe {run.reference}` first",
+            hint=f"--input FOLDER of such bundles, or `lcx synth --recipe {work.run.reference}` first",
         )
-    ctx.log(f"{len(usable):,} examples from {source}")
+    work.ctx.log(f"{len(usable):,} examples from {source}")
     pieces = Pieces(table, settings.segment_tokens)
     sample = sampled(table) if table else islice((t for b in bundles for t in pieces.texts(b)), SAMPLE)
     scorer = Scorer(pieces, open_extractor(settings.importance, sample), settings)
@@ -70,65 +67,43 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
             bundle.branches[0].question, str(bundle.meta.get("reference") or ""), evidence, answers[place]
         )
 
-    with Journal(folder / "journal.jsonl") as journal, service:
-        judge = Asker(service.opener(settings.judge, settings.judge_options), journal)
-        rated = []
-        ahead = batches_at_once(settings.judge, settings.batch, settings.concurrency)
-        judging = Judge(judge, prompt, settings.seed, settings.batch, ahead)
-        for found in judging.rate(len(usable), example, answers.__getitem__):
-            rated.append(found)
-            ctx.pulse(f"    judged: {len(rated):,} of {len(usable):,}")
-        described = {"judge": judge.describe() or {"spec": settings.judge}}
-        others, cost = paid(service.counts())
+    judge = Asker(lambda: client)
+    rated = []
+    ahead = batches_at_once(client.spec, settings.batch, settings.concurrency)
+    judging = Judge(judge, prompt, settings.seed, settings.batch, ahead)
+    for found in judging.rate(len(usable), example, answers.__getitem__):
+        rated.append(found)
+        work.ctx.pulse(f"    judged: {len(rated):,} of {len(usable):,}")
 
     def make(place: int) -> Bundle:
         verdict = sift(rated[place], judged=True, margin=settings.margin, least=settings.least)
         return scorer.bundle(bundles[usable[place]], rated[place], verdict)
 
-    data = make_folder(folder / "data")
     if table is not None:
-        link_table(source, data)
-    write_candidates(settings.shards, data, len(usable), make)
-    counts: Counter[str] = Counter(
-        {
-            "judge calls": judge.calls,
-            "prompt_tokens": judge.prompt_tokens,
-            "completion_tokens": judge.completion_tokens,
-            "not a preference example": len(bundles) - len(usable),
-        }
-    )
-    counts.update(others)
-    result = _finish(settings, folder, read_bundles(data), read_bundles(data, CANDIDATES), +counts, described)
-    result.metrics.update(cost)
-    return result
+        link_table(source, work.data)
+    write_candidates(work, len(usable), make)
+    counted = {
+        "judge calls": judge.calls,
+        "prompt_tokens": judge.prompt_tokens,
+        "completion_tokens": judge.completion_tokens,
+        "not a preference example": len(bundles) - len(usable),
+    }
+    work.counts.update({name: number for name, number in counted.items() if number})
+    work.extra["judge"] = judge.describe() or {"spec": settings.judge}
+    return _finish(work)
 
 
-def _finish(
-    settings: LogoScore,
-    folder: Path,
-    bundles: BundleReader,
-    candidates: BundleReader,
-    counts: Counter[str],
-    described: dict[str, Any],
-) -> StepResult:
-    write_lines(folder / "scores.jsonl", map(score_row, candidates))
-    write_lines(folder / "dropped.jsonl", (row for row in map(dropped_row, candidates) if row is not None))
+def _finish(work: StepWork[LogoScore]) -> StepResult:
+    """Scores, the report and the numbers, once the data is written."""
+    bundles, candidates = read_bundles(work.data), read_bundles(work.data, CANDIDATES)
+    work.write("scores", map(score_row, candidates))
     metrics, found = tallies(bundles, candidates)
-    counts.update(found)
-    write_text(folder / "report.md", report(metrics, counts, candidates))
+    work.counts.update(found)
+    work.write_text("report.md", report(metrics, work.counts, candidates))
+    work.write("dropped", (row for row in map(dropped_row, candidates) if row is not None))
     if not len(bundles):
-        raise LcxError(
-            f"the filter dropped all {len(candidates):,} examples",
-            why="; ".join(f"{k} ({n})" for k, n in counts.most_common() if k.startswith("example dropped")),
-            hint=f"{folder / 'report.md'} shows their ratings; lower score.margin.",
-        )
-    return StepResult(
-        counts=dict(sorted(counts.items())),
-        metrics=metrics,
-        files={"data": "data", "scores": "scores.jsonl", "report": "report.md", "dropped": "dropped.jsonl"},
-        notes=[f"the filter kept {len(bundles):,} of {len(candidates):,} examples"],
-        extra=described,
-    )
+        raise nothing_kept(work, len(candidates), "report.md", "lower score.margin")
+    return work.done(metrics, notes=[f"the filter kept {len(bundles):,} of {len(candidates):,} examples"])
 
 
 @dataclass(frozen=True)
@@ -246,3 +221,27 @@ def _answer(branch: Branch) -> Answer:
         str(meta.get("error", "")),
         bool(meta.get("cut")),
     )
+
+
+# What it will cost
+
+
+def forecast(work: StepWork[LogoScore]) -> dict[str, Any]:
+    """The judge's calls, where the data is there to count."""
+    run, settings = work.run, work.settings
+    found: dict[str, Any] = {"judge": settings.judge, "data": settings.input}
+    reference = str(settings.input or "")
+    if not reference.startswith("step:"):
+        return found
+    name = reference.removeprefix("step:")
+    if run.state(name) != "done":
+        return {**found, "note": f"the data of {reference} is not there yet"}
+    counts = run.manifest["steps"][name].get("counts", {})
+    calls = counts.get("judge calls") or counts.get("policy calls")
+    if not calls:
+        return found
+    size = CRITICAL_CHUNKS * CHUNK * settings.segment_tokens
+    prompt = round(calls * (2 * PROMPT_TOKENS + ANSWER_TOKENS + size))
+    reply = calls * RATING_TOKENS
+    tokens = {"calls": calls, "prompt_tokens": prompt, "answer_tokens": reply}
+    return found | tokens | costs(settings, {"judge": (settings.judge, prompt, reply)})

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.llm.calling import Calling
+from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.training.settings import PreferenceSettings
 
 PROMPTS = "a folder whose answer.txt, judge.txt, fine.txt or integration.txt replace the bundled ones"
 
@@ -56,6 +57,11 @@ class LogoSynth(Filtering):
     """From what text and questions, in which chunks, by which model, and how many answers a question."""
 
     corpus: str = setting("stdlib", description="a file, a folder, hf:NAME, stdlib, or stdlib:records")
+    fields: RowFields = setting({}, description=FIELDS_HELP)
+    encoding: Literal["utf-8", "auto"] = setting(
+        "utf-8",
+        description="of the corpus' text files; auto takes what is no UTF-8 for Windows' Western encoding",
+    )
     documents: int | None = setting(None, ge=1, description="read at most so many documents (or rows)")
     tokenizer: str = setting(
         "simple",

@@ -2,122 +2,99 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from lcx.context import Context, StepResult
-from lcx.data.prepare import step_table
-from lcx.data.qa_rows import merged, qa_document
+from lcx.data.bundles import read_bundles
+from lcx.data.plans import neighbour_runs, shuffle
 from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
-from lcx.errors import LcxError
+from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker, batches_at_once
-from lcx.llm.costs import paid
-from lcx.llm.questions import Writer, load_prompt, writer_prompts
-from lcx.llm.rendering import Render, by_prompt, by_template
-from lcx.llm.service import Service
-from lcx.recipe import Step
+from lcx.llm.ledger import costs
+from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
+from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
 from lcx.records import Bundle
-from lcx.run import Run
-from lcx.work.journal import Journal
+from lcx.steps import StepResult, StepWork
+from lcx.storage import ShardReader
 from lcx_logo.answers import Answer, Policy
-from lcx_logo.bundles import candidate
-from lcx_logo.chunks import Asked, Case, Rules, build_case
+from lcx_logo.contexts import Asked, Case, Rules, build_case, candidate, dropped_row, kept
 from lcx_logo.filter import Judge, Judged, sift
 from lcx_logo.importance import Extractor, open_extractor
-from lcx_logo.output import finish, write_candidates
-from lcx_logo.questions import gather
+from lcx_logo.report import preview, summary
 from lcx_logo.settings import LogoSynth
 
+CANDIDATES = "candidates"
+"""Name of the shards that hold every example, dropped or not, beside the bundles that are trained on."""
 SAMPLE = 2048
 """Chunks that tell which words are common."""
+PROMPT_TOKENS = 150
+"""About what a prompt of ours spends besides texts, question and answer."""
+QUESTION_TOKENS, ANSWER_TOKENS, RATING_TOKENS = 120, 150, 120
+"""About what a written question, an answer and a rating take."""
+CRITICAL_CHUNKS = 2
+"""About how many chunks are critical to a question."""
+CHUNK = 1.1
+"""A chunk's tokens, of the least that it may have: lines are not cut."""
 PACKAGE = "lcx_logo"
 
 
-def synth(step: Step, run: Run, ctx: Context) -> StepResult:
+def synth(work: StepWork[LogoSynth]) -> StepResult:
     """Make LOGO's bundles in `STEP/data`. A killed step resumes and ends with the same bytes."""
-    settings = step.settings
-    assert isinstance(settings, LogoSynth)
-    folder = run.folder(step)
-    data = folder / "data"
-    counts: Counter[str] = Counter()
+    settings = work.settings
     prompts = writer_prompts(settings.prompts)
     render = _render(settings)
     judging = judge_prompt(settings.prompts)
-    writer_of = (settings.writer, settings.writer_options) if settings.writer else policy_of(settings)
-    service = Service(folder, settings, ctx)
-    if not (folder / "journal.jsonl").exists():  # what is not there should be said before the corpus is read
-        for one in (writer_of, policy_of(settings), judge_of(settings)):
-            service.check(*one)
-        if settings.importance != "builtin":
-            open_extractor(settings.importance)
-    table = step_table(
-        folder,
-        settings.corpus,
-        documents=settings.documents,
-        tokenizer=settings.tokenizer,
-        min_tokens=settings.segment_tokens,
-        mode=settings.segment_by,
-        decontaminate=settings.decontaminate,
-        ngram=settings.ngram,
-        counts=counts,
-        log=ctx.log,
-        rows=qa_document,
-        change=merged,
+    specs = {"policy": policy_of(work), "judge": work.spec("judge")}
+    specs["writer"] = work.spec("writer") if settings.writer else specs["policy"]
+    clients = {
+        role: work.llm(role, spec) for role, spec in specs.items()
+    }  # what is missing is said before the
+    if not work.resumed and settings.importance != "builtin":  # corpus is read
+        open_extractor(settings.importance)
+    table = work.table(min_tokens=settings.segment_tokens, mode=settings.segment_by, questions=True)
+    writer = Writer(
+        lambda: clients["writer"],
+        work.journal,
+        prompts=prompts,
+        text=table.text,
+        batch=settings.batch,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        max_tokens=settings.question_tokens,
+        ahead=batches_at_once(specs["writer"][0], settings.batch, settings.concurrency),
     )
-    with Journal(folder / "journal.jsonl") as journal, service:
-        writer = Writer(
-            service.opener(*writer_of),
-            journal,
-            prompts=prompts,
-            text=table.text,
-            batch=settings.batch,
-            seed=settings.seed,
-            temperature=settings.temperature,
-            max_tokens=settings.question_tokens,
-            ahead=batches_at_once(writer_of[0], settings.batch, settings.concurrency),
-        )
-        asked = gather(settings, table, data, writer, counts, ctx)
-        counts.update(writer.skipped)
-        service.close(policy_of(settings), judge_of(settings))
-        extractor = open_extractor(settings.importance, sampled(table))
-        cases = _cases(settings, asked, table, extractor, counts, ctx)
+    asked = gather(work, table, writer)
+    work.counts.update(writer.skipped)
+    work.service.close(specs["policy"], specs["judge"])
+    extractor = open_extractor(settings.importance, sampled(table))
+    cases = _cases(work, asked, table, extractor)
 
-        policy = Asker(service.opener(*policy_of(settings)), journal)
-        answers = _answers(settings, cases, table, policy, render, ctx)
-        service.close(judge_of(settings))
-        judge = Asker(service.opener(*judge_of(settings)), journal)
-        if settings.filter:
-            answers = _rated(settings, cases, answers, table, judge, judging, ctx)
-        described = {
-            "writer": writer.describe() or {"spec": writer_of[0]},
-            "policy": policy.describe() or {"spec": settings.llm},
-            "judge": judge.describe() or {"spec": settings.judge},
-        }
-        others, cost = paid(service.counts())
+    policy = Asker(lambda: work.llm("policy", specs["policy"]))
+    answers = _answers(work, cases, table, policy, render)
+    work.service.close(specs["judge"])
+    judge = Asker(lambda: work.llm("judge", specs["judge"]))
+    if settings.filter:
+        answers = _rated(work, cases, answers, table, judge, judging)
     for name, asker in (("writer", writer.asker), ("policy", policy), ("judge", judge)):
-        counts[f"{name} calls"] = asker.calls
-        counts["prompt_tokens"] += asker.prompt_tokens
-        counts["completion_tokens"] += asker.completion_tokens
-
-    write_candidates(settings.shards, data, len(cases), _makers(settings, cases, answers, table))
-    counts.update(others)
-    result = finish(settings, folder, table, counts, described)
-    result.metrics.update(cost)
-    return result
+        work.extra[name] = asker.describe() or {"spec": getattr(settings, name, None) or settings.llm}
+        work.counts[f"{name} calls"] = asker.calls
+        work.counts["prompt_tokens"] += asker.prompt_tokens
+        work.counts["completion_tokens"] += asker.completion_tokens
+    write_candidates(work, len(cases), _makers(settings, cases, answers, table))
+    return _finish(work, table)
 
 
-def policy_of(settings: LogoSynth) -> tuple[str, dict[str, Any]]:
+def policy_of(work: StepWork[LogoSynth]) -> tuple[str, dict[str, Any]]:
     """Spec and options of the model that answers. A template that takes no chat turn gets none."""
-    options = settings.llm_options
-    if settings.template and settings.llm.startswith("local:") and not load_template(settings.template).chat:
+    settings, (spec, options) = work.settings, work.spec("llm")
+    if settings.template and spec.startswith("local:") and not load_template(settings.template).chat:
         options = {"chat": "never", **options}
-    return settings.llm, options
-
-
-def judge_of(settings: LogoSynth) -> tuple[str, dict[str, Any]]:
-    return settings.judge, settings.judge_options
+    return spec, options
 
 
 def judge_prompt(folder: str | None) -> str:
@@ -141,13 +118,9 @@ def _render(settings: LogoSynth) -> Callable[[Asker], Render]:
 
 
 def _cases(
-    settings: LogoSynth,
-    asked: Sequence[Asked],
-    table: SegmentTable,
-    extractor: Extractor,
-    counts: Counter[str],
-    ctx: Context,
+    work: StepWork[LogoSynth], asked: Sequence[Asked], table: SegmentTable, extractor: Extractor
 ) -> list[Case]:
+    settings = work.settings
     rules = Rules(
         chunks=settings.chunks,
         rejected=settings.rejected,
@@ -165,8 +138,8 @@ def _cases(
             skipped[f"question skipped: {case}"] += 1
         else:
             cases.append(case)
-        ctx.pulse(f"    contexts: {number + 1:,} of {len(asked):,}")
-    counts.update(skipped)
+        work.ctx.pulse(f"    contexts: {number + 1:,} of {len(asked):,}")
+    work.counts.update(skipped)
     if not cases:
         raise LcxError(
             "no question is left after the importance scores",
@@ -177,13 +150,13 @@ def _cases(
 
 
 def _answers(
-    settings: LogoSynth,
+    work: StepWork[LogoSynth],
     cases: Sequence[Case],
     table: SegmentTable,
     asker: Asker,
     render: Callable[[Asker], Render],
-    ctx: Context,
 ) -> list[list[Answer]]:
+    settings = work.settings
     stop = load_template(settings.template).end.strip() if settings.template else ""
     policy = Policy(
         asker,
@@ -201,19 +174,20 @@ def _answers(
     answers = []
     for found in policy.answer(cases):
         answers.append(found)
-        ctx.pulse(f"    answered: {len(answers):,} of {len(cases):,}")
+        work.ctx.pulse(f"    answered: {len(answers):,} of {len(cases):,}")
     return answers
 
 
 def _rated(
-    settings: LogoSynth,
+    work: StepWork[LogoSynth],
     cases: Sequence[Case],
     answers: Sequence[list[Answer]],
     table: SegmentTable,
     asker: Asker,
     prompt: str,
-    ctx: Context,
 ) -> list[list[Answer]]:
+    settings = work.settings
+
     def example(number: int) -> Judged:
         case = cases[number]
         evidence = tuple(table.texts(case.readings[0].chunks))
@@ -224,7 +198,7 @@ def _rated(
     judge = Judge(asker, prompt, settings.seed, settings.batch, ahead)
     for found in judge.rate(len(cases), example, answers.__getitem__):
         rated.append(found)
-        ctx.pulse(f"    judged: {len(rated):,} of {len(cases):,}")
+        work.ctx.pulse(f"    judged: {len(rated):,} of {len(cases):,}")
     return rated
 
 
@@ -236,3 +210,190 @@ def _makers(
         return candidate(cases[number], answers[number], verdict, table)
 
     return make
+
+
+# Where questions come from
+
+
+def gather(work: StepWork[LogoSynth], table: SegmentTable, writer: Writer) -> list[Asked]:
+    """Up to `examples` questions in random order: the corpus' own first, then written ones, then both again.
+
+    A question comes again, up to `repeats` times in all, where there are fewer than examples: each time it gets
+    other irrelevant chunks. Raises UsageError where there is no question at all.
+    """
+    settings, counts = work.settings, work.counts
+    own = corpus_questions(work.data, settings, counts) if settings.qa != "written" else []
+    asking = {asked.document for asked in own}
+    if settings.qa == "corpus" and not own:
+        raise UsageError(
+            f"no row of '{settings.corpus}' asks a question",
+            why="Rows need a context, a question and mostly an answer, under names such as context, question, answer.",
+            hint="--set synth.qa=written has questions written.",
+        )
+    shuffle(random.Random(f"logo:{settings.seed}:corpus"), own)
+    own = own[: settings.examples]
+    missing = settings.examples - len(own) if settings.qa != "corpus" else 0
+    found = [*own, *_written(work, table, writer, missing, asking)]
+    counts["questions of the corpus"], counts["questions written"] = len(own), len(found) - len(own)
+    if not found:
+        raise UsageError(
+            "no usable question came out of the corpus",
+            why="; ".join(f"{reason} ({n})" for reason, n in writer.skipped.most_common(3)),
+            hint="Give more text, or another writer (--set synth.writer=local:PATH_OR_ID).",
+        )
+    return repeated(found, settings.examples, settings.repeats, f"logo:{settings.seed}")
+
+
+def repeated(found: Sequence[Asked], most: int, repeats: int, seed: str) -> list[Asked]:
+    """Up to `most` questions: all of them in random order, then all again in another, `repeats` times at most."""
+    taken: list[Asked] = []
+    for turn in range(repeats):
+        order = list(found)
+        shuffle(random.Random(f"{seed}:turn:{turn}"), order)
+        taken += order[: most - len(taken)]
+    return taken
+
+
+def corpus_questions(data: Path, settings: LogoSynth, counts: Counter[str]) -> list[Asked]:
+    """The questions that came with the documents of the table in a folder, in its order."""
+    found = []
+    for number, row in enumerate(ShardReader(data, "documents", columns=["meta"])):
+        for question, answer in _pairs(row["meta"]):
+            if answer is None and settings.answers == "corpus":
+                counts["question skipped: the corpus gives no answer to it"] += 1
+            else:
+                found.append(Asked(question, answer, number))
+    return found
+
+
+def _pairs(meta: str) -> list[tuple[str, str | None]]:
+    if '"qa"' not in meta:
+        return []
+    return [(question, answer) for question, answer in json.loads(meta).get("qa", [])]
+
+
+def _written(
+    work: StepWork[LogoSynth], table: SegmentTable, writer: Writer, needed: int, asking: set[int]
+) -> list[Asked]:
+    """Questions about documents that ask none themselves: `joint` of them about runs of chunks, the rest about one."""
+    settings = work.settings
+    if needed < 1:
+        return []
+    joint = round(settings.joint * needed)
+    rng = random.Random(f"logo:{settings.seed}:runs")
+    runs = neighbour_runs(rng, table, settings.joint_chunks) if joint else []
+    singles = [(chunk,) for chunk in range(len(table))]
+    shuffle(random.Random(f"logo:{settings.seed}:fine"), singles)
+    found: list[QA] = []
+    for kind, candidates, wanted in ((INTEGRATION, runs, joint), (FINE, singles, needed)):
+        free = [chunks for chunks in candidates if table.document_of(chunks[0]) not in asking]
+        for pair in writer.write(kind, kind, free, wanted - (len(found) if kind == FINE else 0)):
+            found.append(pair)
+            work.ctx.pulse(f"    questions: {len(found):,} of {needed:,}")
+    return [Asked(p.question, p.answer, table.document_of(p.segments[0]), p.segments) for p in found]
+
+
+# What the step leaves on disk
+
+
+def write_candidates(work: StepWork[Any], examples: int, make: Callable[[int], Bundle]) -> None:
+    """Write the shards that are not there yet: every example into `candidates`, what is kept into `bundles`."""
+    for shard in work.shards(examples):
+        block = [make(place) for place in shard.places]
+        shard.write(block, CANDIDATES)
+        shard.write(bundle for bundle in map(kept, block) if bundle is not None)
+
+
+def _finish(work: StepWork[LogoSynth], table: SegmentTable) -> StepResult:
+    """Counts, notes and the files for people, once the data is written."""
+    bundles, candidates = read_bundles(work.data), read_bundles(work.data, CANDIDATES)
+    metrics = summary(bundles, candidates)
+    work.counts.update(metrics.pop("counts"))
+    work.write_text("preview.md", preview(bundles, table))
+    work.write("dropped", (row for row in map(dropped_row, candidates) if row is not None))
+    if not len(bundles):
+        raise nothing_kept(
+            work,
+            len(candidates),
+            "dropped.jsonl",
+            "lower synth.margin, or see whether the policy answers at all",
+        )
+    return work.done(metrics, notes=_notes(work.settings, work.counts, len(bundles), len(candidates)))
+
+
+def nothing_kept(work: StepWork[Any], examples: int, file: str, hint: str) -> LcxError:
+    """The error of a step whose filter left nothing."""
+    reasons = [(why, n) for why, n in work.counts.most_common() if why.startswith("example dropped")]
+    return LcxError(
+        f"the filter dropped all {examples:,} examples",
+        why="; ".join(f"{why} ({n})" for why, n in reasons),
+        hint=f"{work.folder / file} has them with their ratings; {hint}.",
+    )
+
+
+def _notes(settings: LogoSynth, counts: Counter[str], bundles: int, candidates: int) -> list[str]:
+    notes = []
+    distinct = counts["questions of the corpus"] + counts["questions written"]
+    if distinct < settings.examples:
+        served = min(settings.examples, distinct * settings.repeats)
+        notes.append(
+            f"{distinct:,} different questions serve {served:,} examples of the {settings.examples:,} wanted "
+            f"(synth.repeats: {settings.repeats})"
+        )
+    if bundles < candidates:
+        notes.append(
+            f"the filter kept {bundles:,} of {candidates:,} examples; dropped.jsonl says why the others went"
+        )
+    if settings.llm == "builtin":
+        notes.append(
+            "builtin rules answered; LOGO trains a model on its own answers: --llm local:PATH_OR_ID of that model"
+        )
+    return notes
+
+
+# What it will cost
+
+
+def forecast(work: StepWork[LogoSynth]) -> dict[str, Any]:
+    """Calls and tokens by part, and the contexts. Assumes a question for every example, all of them written."""
+    settings = work.settings
+    size = CHUNK * settings.segment_tokens
+    context = min(settings.chunks * size, settings.context_tokens or float("inf"))
+    read = min(settings.chunks * size, settings.read_tokens or float("inf"))
+    examples, own = settings.examples, settings.answers == "own"
+    written = 0 if settings.qa == "corpus" else examples
+    judged = examples * (1 + settings.rejected) if settings.filter else 0
+    models = {"writer": settings.writer or settings.llm, "policy": settings.llm, "judge": settings.judge}
+    found: dict[str, Any] = {
+        "examples": examples,
+        "calls": {
+            "writer": written,
+            "policy": examples * (settings.rejected + own),
+            "judge": judged,
+        },
+        "prompt_tokens": {
+            "writer": round(written * (PROMPT_TOKENS + size)),
+            "policy": round(
+                examples
+                * (
+                    settings.rejected * (PROMPT_TOKENS + read)
+                    + own * (PROMPT_TOKENS + CRITICAL_CHUNKS * size)
+                )
+            ),
+            "judge": round(judged * (2 * PROMPT_TOKENS + ANSWER_TOKENS + CRITICAL_CHUNKS * size)),
+        },
+        "answer_tokens": {
+            "writer": written * QUESTION_TOKENS,
+            "policy": examples * (settings.rejected + own) * min(ANSWER_TOKENS, settings.answer_tokens),
+            "judge": judged * RATING_TOKENS,
+        },
+        "models": models,
+        "context_tokens": round(examples * context),
+        "assumes": f"a question for every example{'' if written == 0 else ', all written'}; {CRITICAL_CHUNKS} critical "
+        f"chunks each, {ANSWER_TOKENS} tokens an answer; the filter keeps all",
+    }
+    parts = {
+        part: (spec, found["prompt_tokens"][part], found["answer_tokens"][part])
+        for part, spec in models.items()
+    }
+    return found | costs(settings, parts)

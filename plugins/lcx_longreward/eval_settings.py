@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.errors import suggestion
-from lcx.llm.calling import Calling
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, VOLATILE, setting
 
 __all__ = ["TASKS", "LongRewardEval"]
@@ -73,6 +74,7 @@ class LongRewardEval(Calling):
     corpus: str = setting(
         "stdlib", description="documents that reward asks about: stdlib, a file, a folder, hf:NAME"
     )
+    fields: RowFields = setting({}, description=FIELDS_HELP)
     documents: int | None = setting(None, ge=1, description="read at most so many documents of it")
     questions: int = setting(64, ge=1, description="questions of reward")
     samples: int = setting(4, ge=1, description="answers to each of them")

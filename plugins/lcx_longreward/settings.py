@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from lcx.llm.calling import Calling
+from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, VOLATILE, setting
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.training.settings import PreferenceSettings
 
 PROMPTS = (
     "a folder whose files replace the bundled prompts: helpfulness.en.txt, helpfulness.zh.txt, logicality, "
@@ -33,6 +34,7 @@ class LongRewardScore(Calling):
         description="what is scored: step:ID, a folder of bundles, or a file of rows with context, query and "
         "answer or answers",
     )
+    fields: RowFields = setting({}, description=FIELDS_HELP)
     judge: str = setting(
         "builtin",
         description="rates answers: openai:MODEL, local:PATH_OR_ID, or builtin (overlap of words)",

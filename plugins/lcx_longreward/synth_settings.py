@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.llm.calling import Calling
+from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
 
 KINDS = (
@@ -30,6 +31,11 @@ class LongRewardSynth(Calling):
     corpus: str = setting(
         "stdlib",
         description="your long texts, or rows with context and question: a file, a folder, hf:NAME, stdlib",
+    )
+    fields: RowFields = setting({}, description=FIELDS_HELP)
+    encoding: Literal["utf-8", "auto"] = setting(
+        "utf-8",
+        description="of the corpus' text files; auto takes what is no UTF-8 for Windows' Western encoding",
     )
     documents: int | None = setting(None, ge=1, description="read at most so many documents (or rows)")
     tokenizer: str = setting(

@@ -58,11 +58,11 @@ def test_list_and_check(cli: Callable[..., Ran]) -> None:
     assert rows["in2"]["state"] == "loaded"
     assert rows["in2"]["package"] == "lcx"
     assert rows["in2"]["provides"]["methods"] == ["in2"]
-    assert "lcx_train" in rows["in2"]["hooks"]
+    assert "lcx_register_methods" in rows["in2"]["hooks"]
     assert "in2" in cli("plugins", "list").out
     ran = cli("plugins", "check", "in2")
     assert ran.code == 0
-    assert "lcx_train" in ran.out
+    assert "lcx_register_methods" in ran.out
 
 
 def test_a_failed_plugin_is_shown_and_breaks_nothing(

@@ -112,14 +112,14 @@ def test_dry_run(lcx: Callable[..., Ran], tmp_path: Path) -> None:
 
 
 def test_its_probe_is_found_sized_and_scored(lcx: Callable[..., Ran], tmp_path: Path) -> None:
-    (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nsize: 30\nknobs: {words: 12}\n")
+    (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nsize: 30\nwords: 12\n")
     ran = lcx("eval --recipe haystack-tiny --task haystack:lines,long-lines.yaml --dry-run --json")
     assert ran.code == 0, ran.err
     assert ran.json["steps"][0]["settings"]["tasks"] == ["haystack:lines", "long-lines.yaml"]
-    (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nknobs: {wrods: 12}\n")
+    (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nwrods: 12\n")
     ran = lcx("eval --recipe haystack-tiny --task long-lines.yaml --dry-run")
     assert ran.code == 2
-    assert "has no knob 'wrods'. Did you mean 'words'?" in ran.err
+    assert "unknown key 'wrods'. Did you mean 'words'?" in ran.err
     rows = [
         {"set_id": 0, "position_id": place, "query": str(place), "value": "mill", "pred": pred}
         for place, pred in enumerate(["The mill.", "a windmill", None, "MILL"])

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-UNFINISHED = ("lcx.llm.", "lcx.evaluation.")
+UNFINISHED = ("lcx.data.", "lcx.llm.", "lcx.evaluation.")
 """Rooms inside which files that form a circle are still to be merged."""
 
 
@@ -103,3 +103,23 @@ def test_a_circle_is_found(tmp_path: Path) -> None:
     )
     (tmp_path / "d.py").write_text("import c\n")
     assert circles(graph_of(modules(tmp_path))) == [["a", "b", "c"]]
+
+
+def defined_twice(path: Path) -> list[str]:
+    """Functions, classes and constants that a module defines twice at its top: the second hides the first."""
+    seen: list[str] = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            seen.append(node.name)
+        elif isinstance(node, ast.Assign):
+            seen += [
+                one.id for target in node.targets for one in ast.walk(target) if isinstance(one, ast.Name)
+            ]
+    return sorted({name for name in seen if seen.count(name) > 1})
+
+
+def test_no_module_defines_a_name_twice(tmp_path: Path) -> None:
+    known = [*(ROOT / "lcx").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    assert {str(path): names for path in known if (names := defined_twice(path))} == {}
+    (tmp_path / "a.py").write_text("_A = 1\n_B, _A = 2, 3\n")
+    assert defined_twice(tmp_path / "a.py") == ["_A"]

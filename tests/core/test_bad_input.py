@@ -126,7 +126,7 @@ def test_a_probe_longer_than_the_window_is_refused_before_decoding(
     ran = cli(*words, "--task", "val:code", "--set", "eval.sizes={code: 60}", "--set", "eval.sets=1")
     assert ran.code == 2
     assert "256" in ran.json["error"]
-    assert "sizes" in ran.json["hint"]
+    assert "options.val:code.size" in ran.json["hint"]
 
 
 @as_root
@@ -134,7 +134,7 @@ def test_a_full_disk_is_said_and_the_step_goes_on_elsewhere(tmp_path: Path, lcx_
     corpus, disk = texts(tmp_path / "corpus", files=30), tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)], capture_output=True
     ).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
@@ -174,8 +174,8 @@ def test_a_read_only_run_folder_is_said(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from lcx import plugins; plugins.loaded()\n"
-        "import pyarrow.parquet, lcx.cli.synth, lcx.cli.stages, lcx.cli.work, lcx_in2.synth, lcx.evaluation.settings\n"
-        "import lcx.training.settings, lcx.layering, lcx.steps, lcx.cli.show, lcx.cli.boundary, typer, rich.console\n"
+        "import pyarrow.parquet, lcx.cli.stages, lcx_in2.synth, lcx.data.table\n"
+        "import lcx.training.settings, lcx.recipe, lcx.steps, lcx.cli.show, lcx.cli.boundary, typer, rich.console\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "from lcx.cli.boundary import run\n"
         "sys.exit(run(sys.argv[1:]))\n"

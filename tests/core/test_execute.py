@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lcx import layering, recipe
+from lcx import recipe
 from lcx.context import Context
 from lcx.errors import MissingError, PluginError, UsageError
 from lcx.plugins import Plugins
@@ -26,8 +26,8 @@ class Bench:
 
     def step(self, step_id: str, *sets: str) -> Step:
         found = recipe.load(str(self.path), self.plugins)
-        parsed = [layering.parse_set(text, ["synth", "train", "eval"], step_id) for text in sets]
-        steps = layering.resolve(found, self.plugins, sets=parsed, project={})
+        parsed = [recipe.parse_set(text, ["synth", "train", "eval"], step_id) for text in sets]
+        steps = recipe.resolve(found, self.plugins, sets=parsed, project={})
         return next(step for step in steps if step.id == step_id)
 
     def do(self, step_id: str, *sets: str, force: bool = False, rank: int = 0):  # type: ignore[no-untyped-def]
@@ -113,14 +113,14 @@ def test_forecast(bench: Bench) -> None:
 
 
 def test_the_contents_of_named_files_enter_the_fingerprint(tmp_path: Path) -> None:
-    from lcx import layering, plugins, recipe
+    from lcx import plugins, recipe
 
     prompts = tmp_path / "prompts"
     prompts.mkdir()
     (prompts / "fine.txt").write_text("{segment}")
     flags = {"synth": {"prompts": str(prompts), "llm": f"local:{tmp_path / 'writer'}"}}
     loaded = plugins.load()
-    step = layering.resolve(recipe.load("in2", loaded), loaded, flags=flags, project={})[0]
+    step = recipe.resolve(recipe.load("in2", loaded), loaded, flags=flags, project={})[0]
     run = Run(tmp_path / "run", "in2")
     before = fingerprint(step, run)
     assert fingerprint(step, run) == before
@@ -136,7 +136,7 @@ def test_steps_that_settings_name_enter_the_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made again, a step has the same name and place: only what it was made of tells."""
-    from lcx import layering, plugins, recipe
+    from lcx import plugins, recipe
 
     loaded = plugins.load()
     run = Run(tmp_path / "run", "longreward")
@@ -146,7 +146,7 @@ def test_steps_that_settings_name_enter_the_fingerprint(
 
     def prints(**settings: Any) -> dict[str, Any]:
         flags = {"eval": {"model": "builtin", **settings}}
-        steps = layering.resolve(recipe.load("longreward", loaded), loaded, flags=flags, project={})
+        steps = recipe.resolve(recipe.load("longreward", loaded), loaded, flags=flags, project={})
         return fingerprint(next(step for step in steps if step.id == "eval"), run)
 
     named: list[tuple[dict[str, Any], str]] = [

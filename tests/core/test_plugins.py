@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lcx import hookimpl, layering, plugins, recipe
+from lcx import hookimpl, plugins, recipe
 from lcx.context import Context, StepResult
 from lcx.errors import PluginError
 from lcx.plugins import Plugins
@@ -151,7 +151,7 @@ def train(tmp_path: Path, toy_recipe: Path, **extra: Any) -> tuple[StepResult, T
     toy = Toy()
     loaded = plugins.load(extra={"toy": toy, **extra})
     found = recipe.load(str(toy_recipe), loaded)
-    steps = layering.resolve(found, loaded, project={})
+    steps = recipe.resolve(found, loaded, project={})
     run = Run(tmp_path / "run", "toy")
     ctx = Context()
     execute(steps[0], run, ctx, loaded)

@@ -23,15 +23,15 @@ def test_off_a_terminal_a_line_comes_every_ten_seconds_and_one_at_the_end() -> N
         for number in range(30):
             now[0] += 1.0
             shown.advance(5, note=f"loss {number}")
-        assert shown.text() == "250 of 400 answers, loss 29, 5.0/s, 30s left"
+        assert shown.text() == "250 of 400 answers, loss 29, 5.0 answers/s, 30s left"
         now[0] += 5
         shown.update(400)
     lines = said.getvalue().splitlines()
-    assert lines[0] == "val:code: 150 of 400 answers, loss 9, 5.0/s, 50s left"
+    assert lines[0] == "val:code: 150 of 400 answers, loss 9, 5.0 answers/s, 50s left"
     assert [line.split(",")[0] for line in lines] == [
         f"val:code: {count} of 400 answers" for count in (150, 200, 250, 400)
     ]
-    assert lines[-1].endswith("8.6/s, in 35s")
+    assert lines[-1].endswith("8.6 answers/s, in 35s")
     assert "\x1b" not in said.getvalue()
 
 

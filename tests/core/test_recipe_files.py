@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lcx import hookimpl, layering, plugins, recipe
+from lcx import hookimpl, plugins, recipe
 from lcx.errors import LcxError, PluginError, UsageError
 from lcx.plugins import Plugins
 
@@ -28,7 +28,7 @@ def test_bundled_recipes_are_there() -> None:
 def test_bundled_recipe_validates_and_bears_its_files_name(path: Path) -> None:
     loaded = plugins.load()
     found = recipe.load(str(path), loaded)
-    assert layering.resolve(found, loaded, project={})
+    assert recipe.resolve(found, loaded, project={})
     assert found.name == path.stem
     assert found.summary
 
@@ -47,8 +47,8 @@ def test_head_comments_commands_parse(path: Path) -> None:
         ctx = load_command(words[1]).make_context(words[1], words[2:])
         found = recipe.load(ctx.params["recipe"], loaded)
         ids = [step.id for step in found.steps]
-        sets = [layering.parse_set(text, ids, words[1]) for text in ctx.params["sets"] or []]
-        layering.resolve(found, loaded, sets=sets, project={})
+        sets = [recipe.parse_set(text, ids, words[1]) for text in ctx.params["sets"] or []]
+        recipe.resolve(found, loaded, sets=sets, project={})
 
 
 def test_load_by_path_name_and_local_file(

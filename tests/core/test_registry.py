@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lcx.errors import PluginError, UsageError
-from lcx.registry import Registry
+from lcx.plugins import Registry
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lcx import layering, recipe
+from lcx import recipe
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.plugins import Plugins
@@ -21,7 +21,7 @@ PRINT = {"stage": "synth", "settings": {"examples": 5}, "inputs": {}}
 
 @pytest.fixture
 def steps(toy_plugins: Plugins, toy_recipe: Path) -> list[Step]:
-    return layering.resolve(recipe.load(str(toy_recipe), toy_plugins), toy_plugins, project={})
+    return recipe.resolve(recipe.load(str(toy_recipe), toy_plugins), toy_plugins, project={})
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_starting_over_keeps_the_replies_that_were_paid_for(run: Run, steps: lis
 
 
 def test_the_journal_of_calls_has_the_name_that_is_kept() -> None:
-    from lcx.work.calls import CALLS
+    from lcx.llm.ledger import CALLS
 
     assert {CALLS, f"{CALLS}-wal", f"{CALLS}-shm"} <= set(PAID)
 
@@ -251,7 +251,7 @@ def test_starting_over_changes_what_later_steps_stand_on(run: Run, steps: list[S
 
 
 def test_half_written_files_of_a_killed_process_are_removed(run: Run, steps: list[Step]) -> None:
-    from lcx.work.files import TEMPORARY
+    from lcx.storage import TEMPORARY
 
     step = steps[0]
     run.begin(step, {"a": 1})

@@ -16,8 +16,7 @@ import tokenizers_for_tests as kinds
 from lcx.data.assembly import Assembler, fit, share_question
 from lcx.data.table import SegmentTable, build_table
 from lcx.data.templates import TEMPLATES, chat_turn, load_template
-from lcx.data.tokenizing import BUILTIN
-from lcx.data.tokens import TokenStore, open_token_store
+from lcx.data.tokens import BUILTIN, TokenStore, open_token_store
 from lcx.errors import LcxError, UsageError
 from lcx.records import Branch, Bundle, Document, EncodedBranch, EncodedBundle
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lcx.data import hub
+from lcx.data import files as hub
 from lcx.data.documents import Rejects, corpus_fingerprint, read_corpus
 from lcx.data.stdlib import stdlib_documents
 from lcx.errors import MissingError, UsageError
@@ -53,8 +53,8 @@ def test_a_folder_of_many_formats(tmp_path: Path) -> None:
         "own": "one",
         "r.jsonl:2": "two",
         "r.jsonl:3": "three",
-        "t.parquet:0": "p0",
-        "t.parquet:1": "p1",
+        "t.parquet:1": "p0",
+        "t.parquet:2": "p1",
         "z.jsonl.gz:1": "packed",
     }
     assert list(documents) == sorted(documents, key=lambda i: "r.jsonl:1" if i == "own" else i)
@@ -64,26 +64,25 @@ def test_a_folder_of_many_formats(tmp_path: Path) -> None:
 
 
 BAD: dict[str, tuple[bytes, tuple[str, str, str]]] = {
-    "image.png": (b"\x89PNG\0\1", ("", "binary file", ".png")),
+    "image.png": (b"\x89PNG\0\1", ("", "binary file", "zero byte at 4")),
     "zero.txt": (b"text\0more", ("", "binary file", "zero byte at 4")),
-    "latin.txt": (b"caf\xe9 au lait", ("", "invalid UTF-8", "byte 3")),
+    "latin.txt": (b"caf\xe9 au lait", ("", "not UTF-8", "byte 3 is 0xe9")),
     "empty.txt": (b"", ("", "empty document", "")),
     "blank.md": (b" \n\t\n", ("", "empty document", "")),
-    "data.xyz": (b"words", ("", "unknown file type", ".xyz")),
-    "broken.jsonl": (b'{"text": "ok1"}\n{"text": \n', ("line 2", "broken JSON", "Expecting value")),
-    "field.jsonl": (b'{"body": "x", "n": 1}\n', ("line 1", "no text field", "has body, n")),
-    "list.jsonl": (b"[1]\n", ("line 1", "not an object", "list")),
-    "number.jsonl": (b'{"text": 5}\n', ("line 1", "text is not a string", "int")),
+    "broken.jsonl": (b'{"text": "ok1"}\n{"text": \n', ("line 2", "not JSON", "Expecting value")),
+    "field.jsonl": (b'{"lore": "x", "n": 1}\n', ("line 1", "no text field", "has lore, n")),
+    "list.jsonl": (b"[1]\n", ("row 1", "not an object", "int")),
+    "number.jsonl": (b'{"text": 5}\n', ("line 1", "text is not a string", "")),
     "void.jsonl": (b'{"text": " "}\n', ("line 1", "empty document", "")),
-    "bytes.jsonl": (b'{"text": "\xff"}\n', ("line 1", "invalid UTF-8", "byte 10")),
+    "bytes.jsonl": (b'{"text": "\xff"}\n', ("line 1", "not UTF-8", "byte 10")),
     "half.jsonl": (b'{"text": "\\ud83d"}\n', ("line 1", "lone surrogate", "character 0")),
     "keys.jsonl": (
         b'{"text": "a\\nb", "meta": {"keys": ["a"]}}\n',
         ("line 1", "keys do not match the lines", "1 keys, 2 lines"),
     ),
-    "cut.jsonl.gz": (gzip.compress(b'{"text": "x"}\n' * 50)[:-9], ("after line", "broken gzip", "")),
+    "cut.jsonl.gz": (gzip.compress(b'{"text": "x"}\n' * 50)[:-9], ("", "broken gzip", "")),
     "no.parquet": (b"PAR1 not really", ("after row 0", "broken Parquet", "")),
-    "archive.tar.gz": (b"\x1f\x8b", ("", "unknown file type", "tar.gz")),
+    "archive.tar.gz": (b"\x1f\x8b", ("", "broken archive", "")),
 }
 
 
@@ -102,7 +101,7 @@ def test_bad_input_is_set_aside_with_place_and_reason(name: str, tmp_path: Path)
 
 
 def test_parquet_without_text_and_with_broken_text(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"lore": ["x"]}), tmp_path / "a.parquet")
     broken = pa.StringArray.from_buffers(
         2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\5\0\0\0"), pa.py_buffer(b"ok\xff\xfe\xfd")
     )
@@ -110,8 +109,8 @@ def test_parquet_without_text_and_with_broken_text(tmp_path: Path) -> None:
     documents, rejected = read(tmp_path)
     assert [document.text for document in documents.values()] == ["ok"]
     assert [entry[:3] for entry in rejected] == [
-        ("a.parquet", "", "no text field"),
-        ("b.parquet", "row 1", "invalid UTF-8"),
+        ("a.parquet", "row 1", "no text field"),
+        ("b.parquet", "row 2", "not UTF-8"),
     ]
 
 
@@ -131,7 +130,7 @@ def test_an_empty_corpus_says_what_was_looked_at(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no usable document") as caught:
         list(read_corpus(tmp_path))
     assert "2 files" in caught.value.why
-    assert "invalid UTF-8 (a.txt byte 0)" in caught.value.why
+    assert "not UTF-8 (a.txt byte 0 is 0xff)" in caught.value.why
     assert "no text field (b.jsonl line 1 no fields)" in caught.value.why
     (tmp_path / "void").mkdir()
     with pytest.raises(UsageError) as caught:
@@ -171,7 +170,7 @@ def test_unreadable_files_are_set_aside(tmp_path: Path) -> None:
     code = f"""
         import os
         import lcx.data.documents as d
-        import pyarrow, lcx.work.files, lcx.data.stdlib
+        import pyarrow, lcx.storage, lcx.data.stdlib
         if os.geteuid() == 0:
             os.setgroups([]); os.setgid(65534); os.setuid(65534)
         rejects = d.Rejects()
@@ -269,11 +268,11 @@ def test_datasets_are_read_through_the_library(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "data/train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     documents, rejected = read(f"hf:{tmp_path / 'data'}@train")
     assert [document.text for document in documents.values()] == ["one", "three"]
-    assert rejected[0][1:3] == ("row 1", "empty document")
+    assert rejected[0][1:3] == ("row 2", "empty document")
     with pytest.raises(UsageError, match="as asked"):
         list(read_corpus(f"hf:{tmp_path / 'data'}@nosplit"))
-    (tmp_path / "data/train.jsonl").write_text('{"body": "x"}\n')
-    with pytest.raises(UsageError, match="no text field"):
+    (tmp_path / "data/train.jsonl").write_text('{"lore": "x"}\n')
+    with pytest.raises(UsageError, match="no usable document"):
         list(read_corpus(f"hf:{tmp_path / 'data'}"))
 
 
@@ -290,9 +289,9 @@ def test_a_stream_that_breaks_off_is_missing() -> None:
 
 def test_importing_the_room_is_light() -> None:
     code = (
-        "import sys, lcx.hub, lcx.data.tokenizing, lcx.data.documents, lcx.data.table, lcx.data.assembly,"
+        "import sys, lcx.hub, lcx.data.tokens, lcx.data.documents, lcx.data.table, lcx.data.assembly,"
         "lcx.data.plans,"
-        "lcx.data.bundles, lcx.data.decontaminate, lcx.work.journal;"
+        "lcx.data.bundles, lcx.data.decontaminate, lcx.storage;"
         "print(sorted({'torch','pyarrow','transformers','datasets','tokenizers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

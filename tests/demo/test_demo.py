@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from lcx.context import StepResult
-from lcx.demo import DEMOS, run_demo, story
+from lcx.demo import DEMOS, Show, run_demo, story
 from lcx.demo.logo import effects
-from lcx.demo.show import Show
 from lcx.errors import UsageError
-from lcx.work.files import write_json
+from lcx.storage import write_json
 
 GRID = {
     "view": "grid",
@@ -107,9 +106,8 @@ def test_effects_are_read_off_the_right_cells() -> None:
 def test_logo_tiny_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step of the recipe as it stands, but for sizes and a base that was hardly trained."""
     from lcx.context import Context
-    from lcx.layering import resolve
     from lcx.plugins import loaded
-    from lcx.recipe import load
+    from lcx.recipe import load, resolve
     from lcx.run import Run
     from lcx.steps import execute
     from lcx.training import curriculum

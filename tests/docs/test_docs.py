@@ -124,7 +124,7 @@ def test_the_recipe_guides_examples_load(tmp_path: Path) -> None:
 def test_the_plugin_guides_losses_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from lcx.training.preference_losses import Answers, find_loss, loss_options
+    from lcx.training.losses import Answers, find_loss, loss_options
 
     written = blocks(ROOT / "docs" / "plugins.md", "python")
     [losses] = [body for body in written if "lcx_mine_losses.py" in body]

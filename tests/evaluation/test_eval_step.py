@@ -11,7 +11,9 @@ import matplotlib.image
 import pytest
 
 from lcx.errors import UsageError
+from lcx.evaluation.planning import forecast_tasks
 from lcx.evaluation.settings import EvalSettings
+from lcx.plugins import loaded
 from lcx.settings import validate
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
@@ -161,18 +163,26 @@ def test_settings() -> None:
         EvalSettings, {"lengths": "4096, 1024,4096", "records": 8, "tasks": "needle"}, where="e"
     )
     assert (made.lengths, made.records) == ((1024, 4096), (8,))
-    assert made.questions("needle") == (8, 80)
-    assert made.model_copy(update={"needle_contexts": "single"}).questions("needle") == (80, 80)
-    assert made.model_copy(update={"limit": 3}).questions("needle") == (3, 3)
-    assert made.model_copy(update={"style": "bare", "limit": 5}).questions("needle") == (4, 5)
-    assert EvalSettings().questions("needle") == (None, None)
-    assert EvalSettings(sets=2).questions("val:code") == (2, 1600)
+
+    def asked(task: str, **more: Any) -> Any:
+        given = {name: getattr(made, name) for name in ("lengths", "records")} | more
+        found = forecast_tasks(EvalSettings(tasks=(task,), **given), loaded())
+        return (found["contexts"], found["queries"].get(task, 0)) if not found["unknown"] else None
+
+    assert asked("needle") == (8, 80)
+    assert asked("needle", options={"needle": {"contexts": "single"}}) == (80, 80)
+    assert asked("needle", limit=3) == (3, 3)
+    assert asked("needle", style="bare", limit=5) == (4, 5)
+    assert asked("needle", lengths=()) is None
+    assert asked("val:code", sets=2) == (2, 1600)
+    assert asked("val:code", context_tokens=4096) is None
+    assert asked("perplexity", sets=3) == (3, 0)
     for bad, words in (
         ({"lengths": [0]}, "at least 2"),
         ({"records": "x"}, "records"),
         ({"depths": 101}, "depths"),
-        ({"sizes": {"needle": 3}, "tasks": ["needle"]}, "set lengths"),
-        ({"needle_contexts": "some"}, "shared"),
+        ({"sizes": {"needle": 3}, "tasks": ["needle"]}, "unknown key 'size'"),
+        ({"needle_contexts": "some", "tasks": ["needle"]}, "shared"),
     ):
         with pytest.raises(UsageError, match=words):
-            validate(EvalSettings, bad, where="eval")
+            forecast_tasks(validate(EvalSettings, bad, where="eval"), loaded())  # type: ignore[arg-type]

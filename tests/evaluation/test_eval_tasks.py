@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.answer import Local
+from lcx.evaluation.answer import LocalAnswerer
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
 
@@ -61,13 +61,13 @@ def lcx(cli: Callable[..., Ran], place: Path, monkeypatch: pytest.MonkeyPatch) -
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many questions each call to the model had; calls of the self-check count too."""
     found: list[int] = []
-    real = Local.answer
+    real = LocalAnswerer.answer
 
     def answer(self: Any, jobs: Any, **more: Any) -> Any:
         found.append(sum(len(job.bundle.branches) for job in jobs))
         return real(self, jobs, **more)
 
-    monkeypatch.setattr(Local, "answer", answer)
+    monkeypatch.setattr(LocalAnswerer, "answer", answer)
     return found
 
 

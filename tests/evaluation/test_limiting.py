@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcx.evaluation.samples import limited, limited_readings, spread
-from lcx.evaluation.task import Reading
+from lcx.evaluation.samples import limited, limited_texts, spread
+from lcx.evaluation.task import TextSample
 from lcx.records import Branch, Bundle
 
 
@@ -81,7 +81,7 @@ def test_drawn_by_a_seed() -> None:
 
 @pytest.mark.parametrize("seed", [None, 3])
 def test_texts_are_limited_too(seed: int | None) -> None:
-    texts = [Reading(str(number), (1, 2)) for number in range(9)]
-    found = limited_readings(texts, 3, seed)
+    texts = [TextSample(str(number), (1, 2)) for number in range(9)]
+    found = limited_texts(texts, 3, seed)
     assert len({one.id for one in found}) == 3
     assert found == sorted(found, key=lambda one: int(one.id))

@@ -11,13 +11,13 @@ import pytest
 
 from lcx.data.assembly import Assembler
 from lcx.errors import UsageError
-from lcx.evaluation.offline import score_predictions
 from lcx.evaluation.probes import haystack as filler
-from lcx.evaluation.probes.needle import NEEDLE, build_needles, draw_needles
+from lcx.evaluation.probes.needle import NEEDLE, draw_needles
 from lcx.evaluation.statistics.grids import default_lengths, depth_points
-from lcx.evaluation.task import ProbeOptions, row_of
+from lcx.evaluation.task import row_of
 from lcx.records import Bundle, Document
 from tests.data.tokenizers_for_tests import byte_level
+from tests.evaluation.tasks import build, score_predictions
 
 FACT = re.compile(r"The storage code of the (\w+ \w+) is (\d+)\.")
 ANSWER = 16
@@ -54,7 +54,7 @@ def documents() -> list[Document]:
 
 
 @pytest.fixture(scope="module")
-def options(tokenizer: Any, encode: Callable[[Bundle], Any]) -> Callable[..., ProbeOptions]:
+def options(tokenizer: Any, encode: Callable[[Bundle], Any]) -> Callable[..., dict[str, Any]]:
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -62,9 +62,9 @@ def options(tokenizer: Any, encode: Callable[[Bundle], Any]) -> Callable[..., Pr
         encoded = encode(bundle)
         return len(encoded.prefix) + max(branch.answer_start for branch in encoded.branches) + ANSWER
 
-    def make(**more: Any) -> ProbeOptions:
-        given = {"lengths": (900, 2500), "depths": 5, "sets": 2, **more}
-        return ProbeOptions(1, count_tokens=count, prompt_tokens=prompt, **given)
+    def make(**more: Any) -> dict[str, Any]:
+        known = {"count": count, "prompt_tokens": prompt}
+        return {**known, "lengths": (900, 2500), "depths": 5, "sets": 2, **more}
 
     return make
 
@@ -81,9 +81,9 @@ def places(tokenizer: Any, bundle: Bundle) -> tuple[int, list[tuple[str, str, in
 
 
 def test_needles_stand_at_their_depths(
-    tokenizer: Any, encode: Any, documents: list[Document], options: Callable[..., ProbeOptions]
+    tokenizer: Any, encode: Any, documents: list[Document], options: Callable[..., dict[str, Any]]
 ) -> None:
-    bundles = build_needles(documents, options(), 0)
+    bundles = build(NEEDLE, documents, 0, **options())
     assert [bundle.id for bundle in bundles] == [f"needle:0:{s}:{n}" for s in (0, 1) for n in (900, 2500)]
     longest = max(len(tokenizer(text)["input_ids"]) for one in documents for text in filler.cut(one))
     assert longest < 100
@@ -112,9 +112,9 @@ def _shared(one: str, other: str) -> str:
     return one[: one.rindex(".", 0, count) + 1]
 
 
-def test_nothing_leaks(documents: list[Document], options: Callable[..., ProbeOptions]) -> None:
+def test_nothing_leaks(documents: list[Document], options: Callable[..., dict[str, Any]]) -> None:
     seen = set()
-    for bundle in build_needles(documents, options(), 0):
+    for bundle in build(NEEDLE, documents, 0, **options()):
         context = bundle.context or ""
         facts = FACT.findall(context)
         assert len({key for key, _ in facts}) == len({value for _, value in facts}) == 5
@@ -148,9 +148,9 @@ def test_names_that_the_corpus_has_are_not_used() -> None:
     assert len({word for needle in draw_needles("", 26, "s") for word in needle.key.split()}) == 52
 
 
-def test_one_needle_a_context(documents: list[Document], options: Callable[..., ProbeOptions]) -> None:
-    alone = build_needles(documents, options(one_needle=True, sets=1), 0)
-    shared = build_needles(documents, options(sets=1), 0)
+def test_one_needle_a_context(documents: list[Document], options: Callable[..., dict[str, Any]]) -> None:
+    alone = build(NEEDLE, documents, 0, **options(contexts="single", sets=1))
+    shared = build(NEEDLE, documents, 0, **options(sets=1))
     assert len(alone) == 10
     assert [len(bundle.branches) for bundle in alone] == [1] * 10
     assert [len(FACT.findall(bundle.context or "")) for bundle in alone] == [1] * 10
@@ -159,39 +159,39 @@ def test_one_needle_a_context(documents: list[Document], options: Callable[..., 
     assert [bundle.branches[0].meta["position"] for bundle in alone] == [0, 1, 2, 3, 4] * 2
 
 
-def test_the_seed_decides(documents: list[Document], options: Callable[..., ProbeOptions]) -> None:
-    one = build_needles(documents, options(), 3)
-    assert one == build_needles(iter(documents), options(), 3)
-    assert one[0].context != build_needles(documents, options(), 4)[0].context
+def test_the_seed_decides(documents: list[Document], options: Callable[..., dict[str, Any]]) -> None:
+    one = build(NEEDLE, documents, 3, **options())
+    assert one == build(NEEDLE, iter(documents), 3, **options())
+    assert one[0].context != build(NEEDLE, documents, 4, **options())[0].context
     assert one[0].context != one[2].context
     # A length's contexts do not depend on which others there are, but for the size of the pool.
-    assert build_needles(documents, options(lengths=(2500,)), 3)[0] == one[1]
+    assert build(NEEDLE, documents, 3, **options(lengths=(2500,)))[0] == one[1]
 
 
-def test_lengths_follow_the_window(documents: list[Document], options: Callable[..., ProbeOptions]) -> None:
+def test_lengths_follow_the_window(documents: list[Document], options: Callable[..., dict[str, Any]]) -> None:
     assert default_lengths(131072) == (16384, 32768, 65536, 131072)
     assert default_lengths(40960) == (4096, 8192, 16384, 32768)
     assert default_lengths(None)[-1] == 8192
     assert default_lengths(200) == (64, 128)
     assert depth_points(3) == (0.0, 0.5, 1.0)
     assert depth_points(1) == (0.5,)
-    made = build_needles(documents, options(lengths=(), window=3000, sets=1), 0)
+    made = build(NEEDLE, documents, 0, **options(lengths=(), window=3000, sets=1))
     assert [bundle.meta["length"] for bundle in made] == [1024, 2048], "256 and 512 cannot hold five needles"
 
 
 def test_what_does_not_fit_is_said(
-    documents: list[Document], options: Callable[..., ProbeOptions], tokenizer: Any
+    documents: list[Document], options: Callable[..., dict[str, Any]], tokenizer: Any
 ) -> None:
     with pytest.raises(UsageError, match="300 tokens are too few for 5 needles") as short:
-        build_needles(documents, options(lengths=(300, 2500)), 0)
+        build(NEEDLE, documents, 0, **options(lengths=(300, 2500)))
     assert "depths lower" in short.value.hint
     with pytest.raises(UsageError, match="needs 90000 tokens a context, but the corpus gives") as large:
-        build_needles(documents, options(lengths=(90000,)), 0)
+        build(NEEDLE, documents, 0, **options(lengths=(90000,)))
     assert "lengths lower" in large.value.hint
     with pytest.raises(UsageError, match="too few for 5 needles"):
-        build_needles(documents, options(lengths=(), window=256), 0)
+        build(NEEDLE, documents, 0, **options(lengths=(), window=256))
     with pytest.raises(UsageError, match="tokenizer"):
-        build_needles(documents, ProbeOptions(1), 0)
+        build(NEEDLE, documents)
 
 
 def test_code_is_cut_at_lines_and_serves_where_there_is_no_text() -> None:
@@ -209,9 +209,9 @@ def test_code_is_cut_at_lines_and_serves_where_there_is_no_text() -> None:
 
 
 def test_scores_by_cell_equal_a_naive_recount(
-    documents: list[Document], options: Callable[..., ProbeOptions]
+    documents: list[Document], options: Callable[..., dict[str, Any]]
 ) -> None:
-    bundles = build_needles(documents, options(sets=6), 0)
+    bundles = build(NEEDLE, documents, 0, **options(sets=6))
     rng = random.Random(1)
     rows, expected = [], {}
     for bundle in bundles:

@@ -10,12 +10,12 @@ import pytest
 
 from lcx.data.catalogue import catalogue_documents
 from lcx.errors import UsageError
-from lcx.evaluation.offline import score_predictions
 from lcx.evaluation.probes import val as items
-from lcx.evaluation.probes.needle import build_needles
+from lcx.evaluation.probes.needle import NEEDLE
 from lcx.evaluation.statistics.grids import band
-from lcx.evaluation.task import ProbeOptions, get_probe, row_of
+from lcx.evaluation.task import row_of
 from lcx.records import Document
+from tests.evaluation.tasks import build, score_predictions, task
 
 
 def stale_document(number: int, facts: int = 12, decoys: int = 4) -> Document:
@@ -37,15 +37,14 @@ def stale_document(number: int, facts: int = 12, decoys: int = 4) -> Document:
     return Document(f"s{number}", "\n".join(lines), meta)
 
 
-def options(**more: Any) -> ProbeOptions:
-    given = {"style": "bare", "records": (8, 16), "depths": 4, "sets": 3, **more}
-    return ProbeOptions(1, **given)
+def options(**more: Any) -> dict[str, Any]:
+    return {"style": "bare", "records": (8, 16), "depths": 4, "sets": 3, **more}
 
 
 def test_stale_lines_are_never_asked_and_are_decoys_of_their_doubles() -> None:
     documents = [stale_document(n) for n in range(8)]
     by_text = {line: (d, n) for d in documents for n, line in enumerate(d.text.split("\n"))}
-    bundles = build_needles(documents, options(), 0)
+    bundles = build(NEEDLE, documents, 0, **options())
     assert [bundle.meta["length"] for bundle in bundles] == [8] * 3 + [16] * 3
     decoys = asked = 0
     for bundle in bundles:
@@ -78,7 +77,7 @@ def test_stale_lines_are_never_asked_and_are_decoys_of_their_doubles() -> None:
 
 def test_sets_share_no_document_and_short_ones_are_joined() -> None:
     documents = [Document(**row) for row in catalogue_documents(12, 3, records=20)]
-    bundles = build_needles(documents, options(records=(8, 48), sets=3), 0)
+    bundles = build(NEEDLE, documents, 0, **options(records=(8, 48), sets=3))
     for length in (8, 48):
         lines: list[str] = []
         for bundle in (one for one in bundles if one.meta["length"] == length):
@@ -90,16 +89,16 @@ def test_sets_share_no_document_and_short_ones_are_joined() -> None:
     with pytest.raises(
         UsageError, match=r"needs 9 contexts of 48 records, but the corpus gives [34]"
     ) as error:
-        build_needles(documents, options(records=(8, 48), sets=9), 0)
+        build(NEEDLE, documents, 0, **options(records=(8, 48), sets=9))
     assert "stdlib:records:COUNT" in error.value.hint
-    again = build_needles(documents, options(records=(8, 48), sets=3), 1)
+    again = build(NEEDLE, documents, 1, **options(records=(8, 48), sets=3))
     assert again != bundles
-    assert build_needles(documents, options(records=(8, 48), sets=3), 0) == bundles
+    assert build(NEEDLE, documents, 0, **options(records=(8, 48), sets=3)) == bundles
 
 
 def test_a_key_that_stands_elsewhere_is_not_asked() -> None:
     document = Document("d", "* run os a b\n* re email run c\n* get io d e", {"keys": ["run", "re", "get"]})
-    (bundle,) = build_needles([document], options(records=(3,), sets=1, depths=3), 0)
+    (bundle,) = build(NEEDLE, [document], 0, **options(records=(3,), sets=1, depths=3))
     assert [branch.question for branch in bundle.branches] == ["re", "get"]
     assert bundle.meta["skipped"] == 1
     assert [band(n, 3, 3) for n in range(3)] == [0.1667, 0.5, 0.8333]
@@ -107,7 +106,7 @@ def test_a_key_that_stands_elsewhere_is_not_asked() -> None:
 
 def test_ordinary_text_has_no_records() -> None:
     with pytest.raises(UsageError, match="corpus of records"):
-        build_needles([Document("t", "Just some text.", {"kind": "text"})], options(), 0)
+        build(NEEDLE, [Document("t", "Just some text.", {"kind": "text"})], 0, **options())
 
 
 def test_the_other_probes_pass_stale_lines_over() -> None:
@@ -122,7 +121,7 @@ def test_the_other_probes_pass_stale_lines_over() -> None:
 
 def test_decoys_are_counted_beside_the_score() -> None:
     documents = [stale_document(n) for n in range(30)]
-    bundles = build_needles(documents, options(sets=20, records=(16,)), 0)
+    bundles = build(NEEDLE, documents, 0, **options(sets=20, records=(16,)))
     rng = random.Random(2)
     rows, named, carrying = [], 0, 0
     cells: dict[float, list[float]] = defaultdict(list)
@@ -154,4 +153,4 @@ def test_decoys_are_counted_beside_the_score() -> None:
     assert "decoys" not in score_predictions("val:code", rows[-1:])
     with pytest.raises(UsageError, match="'decoy' is a text or a list"):
         score_predictions("val:code", [{**row, "position_id": 0, "decoy": 3}])
-    assert get_probe("needle").name == "needle"
+    assert task("needle").name == "needle"

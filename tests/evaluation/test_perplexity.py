@@ -18,15 +18,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from lcx.context import Context
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
-from lcx.evaluation.model import LocalSubject
+from lcx.evaluation.model import LocalModel
 from lcx.evaluation.probes import perplexity
-from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges, build_texts, sums_between
+from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges, sums_between
 from lcx.evaluation.runner import run_tasks
-from lcx.evaluation.samples import Material
+from lcx.evaluation.samples import TaskData
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.task import Measure, ProbeOptions, Reading
+from lcx.evaluation.task import Task, TaskOptions, TextSample
 from lcx.modeling.logprobs import text_logprobs
 from lcx.records import Document
+from tests.evaluation.tasks import build
 
 VOCAB = 90
 SIZES = {
@@ -66,9 +67,8 @@ def tokenize(text: str) -> list[int]:
     return [ord(letter) % VOCAB for letter in text]
 
 
-def options(**more: Any) -> ProbeOptions:
-    given = {"lengths": (50, 120), "buckets": 4, "sets": 3, "tokenize": tokenize, **more}
-    return ProbeOptions(1, **given)
+def options(**more: Any) -> dict[str, Any]:
+    return {"lengths": (50, 120), "buckets": 4, "sets": 3, "tokenize": tokenize, **more}
 
 
 @pytest.mark.parametrize("make", [llama, mistral])
@@ -91,14 +91,14 @@ def test_short_texts_have_no_probabilities() -> None:
 
 def test_a_measure_of_texts_equals_the_naive_one() -> None:
     documents = [Document(str(n), chr(33 + n) * 3 + "abc def ghi. " * 30) for n in range(3)]
-    readings = build_texts(documents, options(opening=(1,)), 0)
+    readings = build(PERPLEXITY, documents, 0, **options(opening=(1,)))
     assert [len(reading.ids) for reading in readings] == [120] * 3
     assert [reading.ids[0] for reading in readings] == [1] * 3
     assert [list(reading.ids[1:]) for reading in readings] == [tokenize(d.text)[:119] for d in documents]
     model = llama()
     results = [PERPLEXITY.measure(model, reading, lambda _: None) for reading in readings]
     assert json.loads(json.dumps(results)) == results
-    scores = PERPLEXITY.summarize(readings, results)
+    scores = PERPLEXITY.summarize_texts(readings, results)
     known = np.array(
         [naive(model, reading.ids) for reading in readings]
     )  # [3, 119]: tokens at places 1 to 119
@@ -125,7 +125,7 @@ def test_edges_hold_every_length_and_even_buckets() -> None:
 def test_long_documents_are_texts_by_themselves_and_short_ones_are_joined_whole() -> None:
     long = Document("long", "x" * 5000)
     short = [Document(f"s{n}", f"{chr(65 + n)}" * 40) for n in range(12)]
-    made = build_texts([*short[:6], long, *short[6:]], options(sets=4), 0)
+    made = build(PERPLEXITY, [*short[:6], long, *short[6:]], 0, **options(sets=4))
     assert [reading.meta["documents"] for reading in made] == [1, 3, 3, 3]
     assert list(made[0].ids) == tokenize("x" * 120)
     letters = {ord(document.text[0]) % VOCAB: document.id for document in short}
@@ -138,9 +138,9 @@ def test_long_documents_are_texts_by_themselves_and_short_ones_are_joined_whole(
         assert all(len(set(part)) == 1 for part in parts)
         used += [letters[part[0]] for part in parts]
     assert len(set(used)) == 9, "no document twice"
-    assert made == build_texts([*short[:6], long, *short[6:]], options(sets=4), 0)
-    assert made[1:] != build_texts([*short[:6], long, *short[6:]], options(sets=4), 1)[1:]
-    scores = PERPLEXITY.summarize(made, [{"sums": [1.0] * 5, "counts": [1] * 5} for _ in made])
+    assert made == build(PERPLEXITY, [*short[:6], long, *short[6:]], 0, **options(sets=4))
+    assert made[1:] != build(PERPLEXITY, [*short[:6], long, *short[6:]], 1, **options(sets=4))[1:]
+    scores = PERPLEXITY.summarize_texts(made, [{"sums": [1.0] * 5, "counts": [1] * 5} for _ in made])
     assert (scores["texts"], scores["documents"], scores["joined"]) == (4, 10, 3)
 
 
@@ -154,49 +154,50 @@ def test_the_start_of_a_long_document_is_what_all_of_it_would_begin_with(
         seen.append(len(part))
         return [len(word) for word in part.split()]
 
-    (reading,) = build_texts([Document("d", text)], options(sets=1, tokenize=words), 0)
+    (reading,) = build(PERPLEXITY, [Document("d", text)], 0, **options(sets=1, tokenize=words))
     assert len(reading.ids) == 120
     assert max(seen) < 1200
     # Where tokens are longer than expected, all of the document is tokenised.
     spaced = ("a" + " " * 50) * 300
-    (reading,) = build_texts([Document("d", spaced)], options(sets=1, tokenize=words), 0)
+    (reading,) = build(PERPLEXITY, [Document("d", spaced)], 0, **options(sets=1, tokenize=words))
     assert len(reading.ids) == 120
     assert perplexity.LONG_TOKEN * 120 < 300 * 51
 
 
 def test_too_small_a_corpus_and_fewer_texts() -> None:
     with pytest.raises(UsageError, match="needs 120 tokens a text, but the corpus gives 15"):
-        build_texts([Document("d", "only a few here")], options(), 0)
-    assert len(build_texts([Document("d", "z" * 200)], options(), 0)) == 1
-    assert len(build_texts([Document("d", "z" * 5000)], options(lengths=(), window=150), 0)[0].ids) == 128
+        build(PERPLEXITY, [Document("d", "only a few here")], 0, **options())
+    assert len(build(PERPLEXITY, [Document("d", "z" * 200)], 0, **options())) == 1
+    assert (
+        len(build(PERPLEXITY, [Document("d", "z" * 5000)], 0, **options(lengths=(), window=150))[0].ids)
+        == 128
+    )
     with pytest.raises(UsageError, match="tokenizer"):
-        build_texts([], options(tokenize=None), 0)
+        build(PERPLEXITY, [], 0, **options(tokenize=None))
 
 
-def texts(count: int = 3) -> list[Reading]:
+def texts(count: int = 3) -> list[TextSample]:
     documents = [Document(str(n), chr(40 + n) * 5 + "qwe rty uio. " * 30) for n in range(count)]
-    return build_texts(documents, options(sets=count), 0)
+    return build(PERPLEXITY, documents, 0, **options(sets=count))
 
 
 def context() -> Context:
     return Context(console=Console(file=io.StringIO(), width=200))
 
 
-def run(folder: Path, readings: list[Reading], measure: Measure | None = None, **more: Any) -> dict[str, Any]:
+def run(folder: Path, readings: list[TextSample], measure: Task | None = None, **more: Any) -> dict[str, Any]:
     measure = measure or PERPLEXITY
     settings = EvalSettings(tasks=(measure.name,), model="m", **more)
-    one = Material(
+    one = TaskData(
         measure.name,
         measure,
         settings,
         load_template("plain"),
         1,
         settings.too_long or "error",
-        readings=readings,
+        texts=readings,
     )
-    scores, answering = run_tasks(
-        [one], LocalSubject.of(llama(), None, settings, context()), folder, context()
-    )
+    scores, answering = run_tasks([one], LocalModel.of(llama(), None, settings, context()), folder, context())
     assert answering == {}
     return scores[measure.name]
 
@@ -205,7 +206,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     readings, asked = texts(), []
     from dataclasses import replace
 
-    def counted(model: Any, reading: Reading, on_done: Any) -> dict[str, Any]:
+    def counted(model: Any, reading: TextSample, on_done: Any) -> dict[str, Any]:
         asked.append(reading.id)
         if len(asked) == 3:
             raise KeyboardInterrupt
@@ -240,15 +241,16 @@ def test_texts_longer_than_the_window(tmp_path: Path) -> None:
 def test_a_plugins_own_measure_and_view(tmp_path: Path) -> None:
     from lcx.evaluation.show.terminal import task_text
 
-    mine = Measure(
+    mine = Task(
         name="length",
         summary="how long texts are",
-        build=lambda documents, options, seed: [Reading("one", (1, 2, 3))],
+        samples=lambda source, options: [TextSample("one", (1, 2, 3))],
+        options=TaskOptions,
         measure=lambda model, reading, on_done: {"tokens": len(reading.ids)},
-        summarize=lambda readings, results: {"n": 1, "average": 0.25, "tokens": results[0]["tokens"]},
+        summarize_texts=lambda readings, results: {"n": 1, "average": 0.25, "tokens": results[0]["tokens"]},
         view="mine",
     )
-    made = run(tmp_path / "o", list(mine.build([], ProbeOptions(1), 0)), mine)
+    made = run(tmp_path / "o", build(mine, []), mine)
     assert (made["average"], made["tokens"], made["view"]) == (0.25, 3, "mine")
     assert {path.name for path in (tmp_path / "o").iterdir()} == {"journal.jsonl"}
     assert "0.250" in task_text("length", {"m": made})
@@ -260,7 +262,9 @@ def test_the_guides_own_measure_runs(tmp_path: Path) -> None:
     module: dict[str, Any] = {}
     exec(compile(code, "eval.md", "exec"), module)
     surprise = module["SURPRISE"]
-    readings = surprise.build([Document("a", "qwerty" * 30), Document("b", "uiop" * 200)], options(sets=2), 0)
+    readings = build(
+        surprise, [Document("a", "qwerty" * 30), Document("b", "uiop" * 200)], sets=2, tokenize=tokenize
+    )
     made = run(tmp_path, readings, surprise)
     known = np.concatenate([naive(llama(), reading.ids) for reading in readings])
     assert made["n"] == len(known) == 179 + 255

@@ -17,13 +17,13 @@ from lcx.data.catalogue import catalogue_documents, load_entities, vocabulary
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
 from lcx.evaluation.encode import stop_ids
-from lcx.evaluation.model import LocalSubject
-from lcx.evaluation.runner import Meter, duration, run_tasks
-from lcx.evaluation.samples import Material, with_items
+from lcx.evaluation.model import LocalModel
+from lcx.evaluation.runner import run_tasks
+from lcx.evaluation.samples import TaskData, with_items
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.task import ProbeOptions, get_probe
 from lcx.modeling.tiny import build_tokenizer, new_model
 from lcx.records import Bundle, Document
+from tests.evaluation.tasks import build, score_predictions, task
 
 NAME = "val:database"
 
@@ -52,7 +52,7 @@ def model(tokenizer: PreTrainedTokenizerFast) -> Any:
 @pytest.fixture(scope="module")
 def bundles() -> list[Bundle]:
     documents = [Document(**row) for row in catalogue_documents(20, 1)]
-    return get_probe(NAME).build(documents, ProbeOptions(12, sets=3, style="bare"), 0)
+    return build(NAME, documents, size=12, sets=3, style="bare")
 
 
 def context() -> tuple[Context, io.StringIO]:
@@ -70,10 +70,10 @@ def run(
     """The scores of one probe's bundles."""
     given = settings(**more)
     ctx = ctx or context()[0]
-    one = Material(
-        NAME, get_probe(NAME), given, load_template("tiny"), 3, given.too_long or "error", with_items(bundles)
+    one = TaskData(
+        NAME, task(NAME), given, load_template("tiny"), 3, given.too_long or "error", with_items(bundles)
     )
-    scores, _ = run_tasks([one], LocalSubject.of(model, tokenizer, given, ctx), folder, ctx)
+    scores, _ = run_tasks([one], LocalModel.of(model, tokenizer, given, ctx), folder, ctx)
     return scores[NAME]
 
 
@@ -106,7 +106,7 @@ def test_what_is_written(tmp_path: Path, model: Any, tokenizer: Any, bundles: li
         made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
         assert rows[number]["pred"] == tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
     assert len({row["pred"] for row in rows}) > 5
-    assert "3/3 contexts, 36/36 answers" in said.getvalue()
+    assert "36 of 36 answers, 3/3 contexts" in said.getvalue()
     assert len({row["item"] for row in rows}) == 36
     assert rows[13]["item"] == f"{bundles[1].id}#1"
     assert {row["context"] for row in rows} == {bundle.id for bundle in bundles}
@@ -114,7 +114,6 @@ def test_what_is_written(tmp_path: Path, model: Any, tokenizer: Any, bundles: li
     assert all(row["question"] and "«" in row["excerpt"] for row in rows)
     assert task["average"] == pytest.approx(sum(row["score"] for row in rows) / 36)
     # The rows carry all that scoring needs.
-    from lcx.evaluation.offline import score_predictions
 
     again = score_predictions(NAME, folder / "predictions-val-database.jsonl", span=4)
     for key in ("average", "spans", "intervals", "estimate", "gap_test", "u_shape", "data"):
@@ -143,17 +142,17 @@ class Stops:
 def test_a_killed_run_goes_on_inside_a_context(
     tmp_path: Path, model: Any, tokenizer: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, made = LocalSubject.answerer, []
+    real, made = LocalModel.answerer, []
 
     def answerer(after: int | None) -> Any:
-        def get(self: LocalSubject, template: Any) -> Any:
+        def get(self: LocalModel, template: Any) -> Any:
             if not made:
                 made.append(Stops(real(self, template), after))
             return made[0]
 
         return get
 
-    monkeypatch.setattr(LocalSubject, "answerer", answerer(17))
+    monkeypatch.setattr(LocalModel, "answerer", answerer(17))
     with pytest.raises(KeyboardInterrupt):
         run(bundles, model, tokenizer, tmp_path / "a", batch=5)
     journal = tmp_path / "a" / "journal.jsonl"
@@ -161,7 +160,7 @@ def test_a_killed_run_goes_on_inside_a_context(
     assert kept == 17, "those that were answered, and some are of a context that is not done"
     journal.write_bytes(journal.read_bytes() + b'{"unit": "torn')
     made.clear()
-    monkeypatch.setattr(LocalSubject, "answerer", answerer(None))
+    monkeypatch.setattr(LocalModel, "answerer", answerer(None))
     run(bundles, model, tokenizer, tmp_path / "a", batch=5)
     assert made[0].given == 36 - 17
     made.clear()
@@ -203,9 +202,9 @@ def test_the_self_check_is_reported_and_not_done_twice(
         runner, "self_check", lambda *args, **more: (asked.append(args[2]), real(*args, **more))[1]
     )
     given, ctx = settings(check=3), context()[0]
-    one = Material(NAME, get_probe(NAME), given, load_template("tiny"), 3, "error", with_items(bundles))
+    one = TaskData(NAME, task(NAME), given, load_template("tiny"), 3, "error", with_items(bundles))
     for _ in range(2):
-        _, how = run_tasks([one], LocalSubject.of(model, tokenizer, given, ctx), tmp_path, ctx)
+        _, how = run_tasks([one], LocalModel.of(model, tokenizer, given, ctx), tmp_path, ctx)
         assert (how["reuse"], how["check"]["checked"]) == (True, 3)
         assert how["check"]["equal"] + how["check"]["ties"] == 3
     assert asked == [3]
@@ -219,7 +218,7 @@ def test_too_long_contexts(tmp_path: Path, model: Any, tokenizer: Any, bundles: 
     words = error.value.what + error.value.hint
     assert "162" in error.value.what  # 155, a question of 4, an answer of 3
     assert "100" in error.value.what
-    assert "sizes.database" in words
+    assert "options.val:database.size" in words
     assert not (tmp_path / "e").exists()
     assert run(bundles, model, tokenizer, tmp_path / "x", window=162)["n"] == 36
 
@@ -231,8 +230,8 @@ def test_too_long_contexts(tmp_path: Path, model: Any, tokenizer: Any, bundles: 
 
     task = run(bundles, model, tokenizer, tmp_path / "t", window=100, too_long="truncate-middle")
     assert (task["dropped"], task["nulls"], task["truncated"]) == (0, 0, 3)
-    subject = LocalSubject.of(model, tokenizer, settings(window=100), context()[0])
-    job = subject.job(bundles[0], load_template("tiny"), 3, "truncate-middle")
+    subject = LocalModel.of(model, tokenizer, settings(window=100), context()[0])
+    job = subject.encode(bundles[0], load_template("tiny"), 3, "truncate-middle")
     assert job.encoded is not None
     assert len(job.encoded.prefix) + job.encoded.branches[0].answer_start + 3 == 100
     whole = prompt_of(tokenizer, bundles[0], 0)
@@ -242,7 +241,7 @@ def test_too_long_contexts(tmp_path: Path, model: Any, tokenizer: Any, bundles: 
     assert job.cut == len(whole) - 97
     subject.window = 7
     with pytest.raises(UsageError):
-        subject.job(bundles[0], load_template("tiny"), 3, "truncate-middle")
+        subject.encode(bundles[0], load_template("tiny"), 3, "truncate-middle")
 
 
 def test_the_models_own_window_counts(
@@ -258,20 +257,3 @@ def test_end_tokens(model: Any, tokenizer: Any) -> None:
     assert stop_ids(model, tokenizer) == {2}
     assert stop_ids(model, tokenizer, " ;") == {2, tokenizer.convert_tokens_to_ids(" ;")}
     assert stop_ids(model, tokenizer, " ; ;") == {2}
-
-
-def test_progress_off_a_terminal_is_plain_lines_now_and_then() -> None:
-    now = [0.0]
-    ctx, said = context()
-    with Meter(ctx, "val:code", 4, 400, clock=lambda: now[0]) as meter:
-        meter.skip(100)
-        for _ in range(30):
-            now[0] += 1.0
-            meter.answers(5)
-        meter.context()
-        assert meter.text() == "2/4 contexts, 250/400 answers, 5.0/s, 30s left"
-    lines = said.getvalue().splitlines()
-    assert lines[0] == "val:code: 1/4 contexts, 150/400 answers, 5.0/s, 50s left"
-    assert len(lines) == 4
-    assert "\x1b" not in said.getvalue()
-    assert [duration(s) for s in (0.2, 59.4, 60, 200, 7500)] == ["0s", "59s", "1m00s", "3m20s", "2h05m"]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from lcx.errors import UsageError
-from lcx.evaluation.offline import read_rows, score_predictions
+from lcx.evaluation.offline import read_rows
 from lcx.evaluation.statistics.curves import span_curve
 from lcx.evaluation.text_metrics import contains, document_recall, label_or_description, name_found
+from tests.evaluation.tasks import score_predictions
 
 _spec = importlib.util.spec_from_file_location("lcx_truth", Path(__file__).parents[1] / "truth.py")
 assert _spec

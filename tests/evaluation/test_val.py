@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator
 
 import pytest
 
 from lcx.data.catalogue import catalogue_documents
 from lcx.errors import UsageError
+from lcx.evaluation.planning import plan_tasks
 from lcx.evaluation.probes import val as items
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.task import Probe, ProbeOptions, builtin_probes, get_probe, row_of
+from lcx.evaluation.task import Task, options_of, row_of
+from lcx.plugins import loaded
 from lcx.records import Bundle, Document
 from lcx.settings import validate
+from tests.evaluation.tasks import build as built
+from tests.evaluation.tasks import probes, task
 
 # fmt: off
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath",
@@ -49,10 +54,10 @@ def catalogue() -> list[Document]:
 
 
 def build(name: str, documents: list[Document], size: int, **more: object) -> list[Bundle]:
-    return get_probe(name).build(documents, ProbeOptions(size, **more), 0)  # type: ignore[arg-type]
+    return built(name, documents, size=size, **more)
 
 
-def answerable(probe: Probe, bundle: Bundle) -> None:
+def answerable(probe: Task, bundle: Bundle) -> None:
     """Every question's words stand in one line only; the reference scores 1 and an empty answer 0."""
     fold = str.lower if probe.name == "val:document" else str
     lines = fold(bundle.context or "").split("\n")
@@ -73,7 +78,7 @@ def test_database_from_records(catalogue: list[Document]) -> None:
     assert len({bundle.id for bundle in bundles}) == 5
     assert len({bundle.context for bundle in bundles}) == 5
     for bundle in bundles:
-        answerable(get_probe("val:database"), bundle)
+        answerable(task("val:database"), bundle)
         lines = (bundle.context or "").split("\n")
         assert len(lines) == bundle.meta["items"] == 32
         assert bundle.meta["skipped"] == 32 - len(bundle.branches)
@@ -83,19 +88,19 @@ def test_database_from_records(catalogue: list[Document]) -> None:
             assert branch.meta["description"] == " ".join(rest)
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(builtin_probes()) if name.startswith("val:")])
+@pytest.mark.parametrize("name", [name for name in sorted(probes()) if name.startswith("val:")])
 @pytest.mark.parametrize("style", ["natural", "bare"])
 def test_each_task_from_records(catalogue: list[Document], name: str, style: str) -> None:
     bundles = build(name, catalogue, 24, sets=2, style=style)
     for bundle in bundles:
-        answerable(get_probe(name), bundle)
+        answerable(task(name), bundle)
         assert len(bundle.branches) > 12
 
 
 @pytest.mark.parametrize("name", ["val:document", "val:database"])
 def test_tasks_from_ordinary_text(name: str) -> None:
     for bundle in build(name, text_documents(), 60, sets=2):
-        answerable(get_probe(name), bundle)
+        answerable(task(name), bundle)
         assert [branch.meta["position"] for branch in bundle.branches] == sorted(
             branch.meta["position"] for branch in bundle.branches
         )
@@ -145,10 +150,10 @@ def test_case_tells_ids_apart_but_not_phrases() -> None:
 
 
 def test_the_seed_decides() -> None:
-    probe, documents = get_probe("val:document"), text_documents()
-    options = ProbeOptions(40, 2)
-    assert probe.build(documents, options, 3) == probe.build(iter(documents), options, 3)
-    assert probe.build(documents, options, 3)[0].context != probe.build(documents, options, 4)[0].context
+    documents, given = text_documents(), {"size": 40, "sets": 2}
+    one = built("val:document", documents, 3, **given)
+    assert one == built("val:document", iter(documents), 3, **given)
+    assert one[0].context != built("val:document", documents, 4, **given)[0].context
 
 
 @pytest.mark.parametrize("name", ["val:document", "val:code", "val:database"])
@@ -158,31 +163,31 @@ def test_too_small_a_corpus_says_what_to_change(name: str) -> None:
         build(name, documents, 5000)
     assert "5000" in error.value.what
     assert re.search(r"gives [1-9]\d*", error.value.what)
-    assert f"sizes.{name}" in error.value.hint
+    assert f"options.{name}.size=" in error.value.hint
     with pytest.raises(UsageError, match="gives 0"):
         build(name, [], 10)
 
 
 def test_contexts_of_a_number_of_tokens() -> None:
     count = lambda text: len(text.split())  # noqa: E731
-    bundles = build("val:database", text_documents(2000), 1, sets=3, context_tokens=600, count_tokens=count)
+    bundles = build("val:database", text_documents(2000), 1, sets=3, context_tokens=600, count=count)
     assert len({bundle.meta["items"] for bundle in bundles}) == 1
     for bundle in bundles:
         assert 450 < count(bundle.context or "") <= 600
     with pytest.raises(UsageError, match="90000 tokens"):
-        build("val:database", text_documents(), 1, context_tokens=90000, count_tokens=count)
+        build("val:database", text_documents(), 1, context_tokens=90000, count=count)
 
 
 def test_endless_corpora_end() -> None:
-    def endless() -> object:
+    def endless() -> Iterator[Document]:
         number = 0
         while True:
             yield from text_documents(40, number)
             number += 1
 
-    assert len(get_probe("val:document").build(endless(), ProbeOptions(50, 2), 0)) == 2  # type: ignore[arg-type]
+    assert len(built("val:document", endless(), size=50, sets=2)) == 2
     rows = ({**row, "id": str(n)} for n in range(10**9) for row in catalogue_documents(1, n))
-    bundles = get_probe("val:database").build((Document(**row) for row in rows), ProbeOptions(32, 40), 0)
+    bundles = built("val:database", (Document(**row) for row in rows), size=32, sets=40)
     assert len(bundles) == 40
 
 
@@ -215,9 +220,12 @@ def test_python_heads_over_several_lines_and_broken_sources() -> None:
 def test_settings() -> None:
     settings = EvalSettings.model_validate({"tasks": "val:code, val:database", "sizes": {"database": 32}})
     assert settings.tasks == ("val:code", "val:database")
-    assert settings.size("val:database") == 32
-    assert settings.size("val:code") == 800
-    assert EvalSettings().size("val:database") == 750
+    assert settings.options == {"val:database": {"size": 32}}, "an old name of an option"
+    sizes = {one.name: one.options.size for one in plan_tasks(settings, loaded())}  # type: ignore[attr-defined]
+    assert sizes == {"val:code": 800, "val:database": 32}
+    assert options_of(task("val:database"), {}).size == 750
+    own = {"tasks": "val:code", "sizes": {"code": 9}, "options": {"val:code": {"size": 7}}}
+    assert EvalSettings.model_validate(own).options == {"val:code": {"size": 7}}, "the new name wins"
     with pytest.raises(UsageError, match="databse"):
         validate(EvalSettings, {"sizes": {"databse": 3}}, where="eval")
     with pytest.raises(UsageError, match="Did you mean 'too_long'"):

@@ -12,17 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lcx.errors import UsageError
-from lcx.forecast import states
+from lcx.forecast import memory as costs
 from lcx.forecast.cards import CARDS, find_card
-from lcx.forecast.flops import step_flops
-from lcx.forecast.memory import largest_context, step_memory
-from lcx.forecast.plans import Plan, packed_row, separate_rows
-from lcx.forecast.shapes import NAMED, Shape
+from lcx.forecast.memory import largest_context, step_flops, step_memory
+from lcx.forecast.model import NAMED, Plan, Shape, packed_row, separate_rows
 from lcx.forecast.steps import passes_a_step
 from lcx.modeling.load import add_lora
 from lcx.modeling.shared_prefix import branch_mask, pack
 from lcx.records import EncodedBranch, EncodedBundle
-from lcx.training.collate import step_shape
+from lcx.training.settings import step_shape
 
 SMALL = Shape(layers=3, hidden=64, heads=4, kv_heads=2, intermediate=176, vocab=512)
 ROW = packed_row(300, 20, 30, 2)
@@ -114,7 +112,7 @@ def test_bytes_of_nf4_are_those_of_bitsandbytes(shape: tuple[int, int]) -> None:
 
     packed, state = quantize_4bit(torch.randn(shape), quant_type="nf4", compress_statistics=True)
     tensors = [packed, state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
-    assert states.nf4_bytes(shape[0] * shape[1]) == sum(one.numel() * one.element_size() for one in tensors)
+    assert costs.nf4_bytes(shape[0] * shape[1]) == sum(one.numel() * one.element_size() for one in tensors)
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"])
@@ -139,7 +137,7 @@ def test_bytes_of_optimizer_states(name: str) -> None:
         for one in state.values()
         if isinstance(one, torch.Tensor)
     )
-    expected = states.optimizer(Plan(SMALL, ROW, optimizer=name, device="cpu"))
+    expected = costs.optimizer_bytes(Plan(SMALL, ROW, optimizer=name, device="cpu"))
     slack = (
         0.01 * expected if name != "adafactor" else expected
     )  # rows and columns weigh more in a small model
@@ -150,16 +148,18 @@ def test_what_a_strategy_shares() -> None:
     plan = Plan(NAMED["llama3-8b"], packed_row(8192, 0, 256, 3), passes=8, gpus=8, strategy="ddp")
     parameters = plan.shape.parameters
     fsdp, zero2, zero3 = (replace(plan, strategy=name) for name in ("fsdp", "zero2", "zero3"))
-    assert states.weights(plan) == 4 * parameters
-    assert states.weights(fsdp) == 4 * parameters // 8
-    assert states.weights(zero2) == 2 * parameters  # in bf16, with an fp32 copy in the optimizer's share
-    assert states.weights(zero3) == 2 * parameters // 8
-    assert states.optimizer(plan) == 8 * parameters
-    assert states.optimizer(zero2) == states.optimizer(zero3) == 12 * parameters // 8
-    assert states.gradients(zero3, parameters) == 2 * parameters // 8
-    assert states.exchange(plan) == 4 * parameters  # ddp's buckets
+    assert costs.weight_bytes(plan) == 4 * parameters
+    assert costs.weight_bytes(fsdp) == 4 * parameters // 8
+    assert costs.weight_bytes(zero2) == 2 * parameters  # in bf16, with an fp32 copy in the optimizer's share
+    assert costs.weight_bytes(zero3) == 2 * parameters // 8
+    assert costs.optimizer_bytes(plan) == 8 * parameters
+    assert costs.optimizer_bytes(zero2) == costs.optimizer_bytes(zero3) == 12 * parameters // 8
+    assert costs.gradient_bytes(zero3, parameters) == 2 * parameters // 8
+    assert costs.exchange_bytes(plan) == 4 * parameters  # ddp's buckets
     away = replace(zero3, offload=True)
-    assert states.weights(away) == states.optimizer(away) == states.gradients(away, parameters) == 0
+    assert (
+        costs.weight_bytes(away) == costs.optimizer_bytes(away) == costs.gradient_bytes(away, parameters) == 0
+    )
     order = [step_memory(one).total for one in (away, zero3, zero2, plan)]
     assert order == sorted(order)
 
@@ -168,9 +168,9 @@ def test_a_frozen_reference_weighs_a_model() -> None:
     plan = Plan(NAMED["llama3-8b"], packed_row(8192, 0, 256, 3), tuning="lora")
     assert step_memory(plan).reference == 0
     assert step_memory(replace(plan, reference="model")).reference == 2 * plan.shape.parameters
-    assert step_memory(
-        replace(plan, tuning="qlora", reference="model")
-    ).reference == states.quantized_weights(plan)
+    assert step_memory(replace(plan, tuning="qlora", reference="model")).reference == costs.quantized_weights(
+        plan
+    )
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "qlora"])

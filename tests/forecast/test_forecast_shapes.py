@@ -11,8 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lcx.errors import UsageError
-from lcx.forecast.plans import Plan, packed_row
-from lcx.forecast.shapes import FAMILIES, NAMED, Shape, parse_shape, shape_of_config
+from lcx.forecast.model import FAMILIES, NAMED, Plan, Shape, packed_row, parse_shape, shape_of_config
 from lcx.modeling.support import FULL_ATTENTION
 
 PUBLISHED = {

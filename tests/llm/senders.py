@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lcx.errors import LcxError
-from lcx.llm.desk import Desk
+from lcx.llm.client import ServerClient
+from lcx.llm.ledger import CallLedger
+from lcx.llm.limits import Budget, Prices, RateLimiter
 from lcx.llm.openai import Failed, Good
-from lcx.llm.posting import Posting
 from lcx.llm.protocol import Request, Response
-from lcx.work.budget import Budget, Prices
-from lcx.work.limits import Pace
 from tests.llm.instant import run_instantly
 
 Script = Callable[[dict[str, Any]], Good | Failed]
@@ -78,13 +77,15 @@ def request(text: str, n: int = 1, **more: Any) -> Request:
     return Request(({"role": "user", "content": text},), n=n, max_tokens=more.pop("max_tokens", 8), **more)
 
 
-def posting(
+def served(
     backend: Scripted,
     folder: Path | None = None,
     budget: Budget = Budget(),
     prices: Prices | None = None,
-    pace: Pace | None = None,
+    limiter: RateLimiter | None = None,
     tries: int = 5,
-) -> Posting:
-    desk = Desk(folder, budget, prices)
-    return Posting(lambda: backend, spec="openai:m", desk=desk, pace=pace, tries=tries, run=run_instantly)
+) -> ServerClient:
+    ledger = CallLedger(folder, budget, prices)
+    return ServerClient(
+        lambda: backend, spec="openai:m", ledger=ledger, limiter=limiter, tries=tries, run=run_instantly
+    )

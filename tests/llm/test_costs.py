@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lcx.errors import MissingError
-from lcx.llm.asking import Asker, batches_at_once
-from lcx.llm.calling import Calling
-from lcx.llm.costs import costs, paid
-from lcx.llm.protocol import Completion, Request, Response, Usage
+from lcx.llm.asking import batches_at_once
+from lcx.llm.ledger import costs, paid
+from lcx.llm.settings import Calling
 from lcx.plugins import load as load_plugins
-from lcx.work.journal import Journal
 
 
 def test_a_million_tokens_cost_what_the_table_says(tmp_path: Path) -> None:
@@ -47,50 +43,13 @@ def test_how_calls_are_made_is_no_part_of_any_step() -> None:
     found = [
         schema
         for name in loaded.methods.names()
-        for schema in loaded.method(name).stages.values()
+        for stage in loaded.method(name).stages
+        for schema in [loaded.method(name).stage(stage).settings]
         if issubclass(schema, Calling)
     ]
     assert len(found) >= 4
     for schema in found:
         assert set(Calling.model_fields) <= schema.volatile()
-
-
-class Echo:
-    """Says how many requests came with it."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def generate(self, requests: Sequence[Request]) -> list[Response]:
-        self.sizes.append(len(requests))
-        return [Response((Completion(r.messages[0]["content"]),), Usage(2, r.seed)) for r in requests]
-
-    def describe(self) -> dict[str, Any]:
-        return {"backend": "echo"}
-
-    def close(self) -> None: ...
-
-
-def test_batches_that_are_asked_together_stay_batches_in_the_journal(tmp_path: Path) -> None:
-    def batch(name: str, size: int) -> tuple[str, Any]:
-        return name, lambda: [
-            Request(({"role": "user", "content": f"{name}{i}"},), seed=i) for i in range(size)
-        ]
-
-    echo = Echo()
-    with Journal(tmp_path / "j.jsonl") as journal:
-        asker = Asker(lambda: echo, journal)
-        asker.ask("b", 2, batch("b", 2)[1])
-        asker.prepare([batch("a", 3), batch("b", 2), batch("c", 1)])
-        assert echo.sizes == [2, 4]
-        assert [r["text"] for r in asker.ask("a", 3, batch("a", 3)[1])] == ["a0", "a1", "a2"]
-        assert [r["text"] for r in asker.ask("c", 1, batch("c", 1)[1])] == ["c0"]
-        assert echo.sizes == [2, 4]
-        assert (asker.calls, asker.prompt_tokens, asker.completion_tokens) == (6, 12, 4)
-        assert journal["a"]["usage"] == [6, 3]
-    with Journal(tmp_path / "j.jsonl") as journal:
-        again = Asker(lambda: pytest.fail("opened"), journal)
-        assert [r["text"] for r in again.ask("b", 2, batch("b", 2)[1])] == ["b0", "b1"]
 
 
 def test_how_many_batches_keep_a_server_busy() -> None:

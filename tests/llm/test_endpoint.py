@@ -16,13 +16,12 @@ import pytest
 from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm import open_llm
-from lcx.llm.calling import Calling
+from lcx.llm.client import Service
+from lcx.llm.ledger import dump_messages, load_prices
+from lcx.llm.limits import Backoff
 from lcx.llm.openai import HOSTED, NO_KEY, ChatServer, Failed, find_endpoint, open_openai, redact
-from lcx.llm.prices import load_prices
-from lcx.llm.service import Service
+from lcx.llm.settings import Calling
 from lcx.settings import setting, validate
-from lcx.work.calls import dump_messages
-from lcx.work.retry import Backoff
 from tests.llm.senders import request
 from tests.llm.stub_server import Reply, Stub
 
@@ -232,7 +231,7 @@ def test_a_redirect_is_not_followed_and_names_where_it_leads(tmp_path: Path) -> 
         Service(tmp_path, Calling(base_url=stub.url), Context()) as service,
         pytest.raises(UsageError, match="does not take calls itself") as caught,
     ):
-        service.exchange("openai:m", {}).generate([request("hi")])
+        service.client("openai:m", {}).generate([request("hi")])
     assert stub.calls == 1
     assert "https://elsewhere.example/v1" in caught.value.why
     assert "--base-url" in caught.value.hint
@@ -264,7 +263,7 @@ def test_a_server_that_closes_after_each_reply_costs_no_try(tmp_path: Path) -> N
         server = await asyncio.start_server(closing, "127.0.0.1", 0)
         port.append(server.sockets[0].getsockname()[1])
         url = {"base_url": f"http://127.0.0.1:{port[0]}/v1"}
-        exchange = service.exchange("openai:m", url)
+        exchange = service.client("openai:m", url)
         texts = [(await exchange.ask(request(str(i)))).text for i in range(30)]
         server.close()
         return texts
@@ -302,7 +301,7 @@ def test_prompts_and_replies_may_hold_anything(tmp_path: Path, text: str) -> Non
     with Stub(lambda body: str(body["messages"][0]["content"])) as stub:
         for asked in (1, 0):
             with Service(tmp_path, Calling(base_url=stub.url), Context()) as service:
-                [reply] = service.exchange("openai:m", {}).generate([request(text)])
+                [reply] = service.client("openai:m", {}).generate([request(text)])
                 # Half of a surrogate pair cannot be written to any file: it is made valid as it is read.
                 assert (reply.text, reply.error) == (text.replace("\ud83d", "?"), "")
                 reply.text.encode()
@@ -317,7 +316,7 @@ def test_a_model_that_knows_only_the_newer_name_of_the_limit_gets_it(tmp_path: P
     with Stub(script) as stub:
         settings = Calling(base_url=stub.url, concurrency=2)
         with Service(tmp_path, settings, Context(), backoff=Backoff(0.001)) as service:
-            replies = service.exchange("openai:m", {}).generate([request(str(i)) for i in range(6)])
+            replies = service.client("openai:m", {}).generate([request(str(i)) for i in range(6)])
         assert [reply.text for reply in replies] == ["8"] * 6
         assert stub.calls <= 8
 
@@ -363,7 +362,7 @@ def test_the_key_is_sent_and_appears_nowhere(
     with Stub(lambda body: Reply(status=status, message=echo)) as stub:
         settings = Calling(base_url=stub.url, tries=2)
         with Service(tmp_path, settings, Context(), backoff=Backoff(0.001)) as service:
-            exchange = service.exchange("openai:m", {})
+            exchange = service.client("openai:m", {})
             try:
                 said = repr(exchange.generate([request("hi")]))
             except LcxError as bad:
@@ -418,7 +417,7 @@ def test_what_stops_a_job_says_how_to_mend_it(
         Service(tmp_path, Calling(base_url=stub.url), Context()) as service,
         pytest.raises(kind, match=what) as caught,
     ):
-        service.exchange("openai:m", {}).generate([request("hi")])
+        service.client("openai:m", {}).generate([request("hi")])
     assert "same command goes on" in caught.value.hint
 
 
@@ -445,7 +444,7 @@ def test_prices_come_from_a_table_or_a_file(tmp_path: Path) -> None:
 
 def test_a_cost_limit_without_a_price_is_refused_before_any_call(tmp_path: Path) -> None:
     with Service(tmp_path, Calling(base_url="localhost:1", max_cost=1.0), Context()) as service:
-        for use in (service.check, service.exchange):
+        for use in (service.check, service.client):
             with pytest.raises(UsageError, match="has no price"):
                 use("openai:m", {})
     with Service(
@@ -464,7 +463,7 @@ def test_it_works_without_a_step() -> None:
 
 def test_nothing_of_the_sdk_is_loaded_before_a_call() -> None:
     program = (
-        "import sys, lcx.llm.service, lcx.llm.openai, lcx.llm.calling\n"
+        "import sys, lcx.llm.client, lcx.llm.openai, lcx.llm.settings\n"
         "lcx.llm.openai.open_openai('m', {'base_url': 'localhost:1'})\n"
         "print([m for m in ('openai', 'httpx2', 'torch', 'transformers') if m in sys.modules])"
     )

@@ -17,11 +17,10 @@ import pytest
 
 from lcx.context import Context
 from lcx.errors import LcxError
-from lcx.llm.calling import Calling
-from lcx.llm.service import Service
-from lcx.work.budget import BudgetSpent
-from lcx.work.calls import CALLS, CallJournal
-from lcx.work.retry import Backoff
+from lcx.llm.client import Service
+from lcx.llm.ledger import CallLedger
+from lcx.llm.limits import Backoff, BudgetSpent
+from lcx.llm.settings import Calling
 from tests.llm.senders import request
 from tests.llm.stub_server import Reply, Stub, prompt_of
 
@@ -84,11 +83,11 @@ def test_nothing_is_lost_or_paid_twice(tmp_path: Path, fault: str) -> None:
     with Stub(script) as stub:
         settings = settings.model_copy(update={"base_url": stub.url})
         with Service(tmp_path, settings, Context(), backoff=Backoff(0.001, 0.05)) as service:
-            replies = service.exchange("openai:m", {}).generate([request(text) for text in texts])
+            replies = service.client("openai:m", {}).generate([request(text) for text in texts])
             counts = service.counts()
     assert [(reply.text, reply.error) for reply in replies] == [(answer(text), "") for text in texts]
     assert sum(sent.values()) > (8 if shares else -1)
-    journal = CallJournal(tmp_path / CALLS)
+    journal = CallLedger(tmp_path)
     reasons = Counter({REASONS[name]: 0 for name in sent})
     for name, count in sent.items():
         reasons[REASONS[name]] += count
@@ -113,14 +112,14 @@ def test_nothing_is_lost_or_paid_twice(tmp_path: Path, fault: str) -> None:
 def test_a_server_that_ignores_n_over_a_real_connection(tmp_path: Path) -> None:
     with Stub(lambda body: [f"{prompt_of(body)}.{body['seed']}"]) as stub:
         with Service(tmp_path, Calling(base_url=stub.url), Context()) as service:
-            exchange = service.exchange("openai:m", {})
+            exchange = service.client("openai:m", {})
             for text in "ab":
                 [reply] = exchange.generate([request(text, n=5, seed=10, temperature=1.0)])
                 assert [one.text for one in reply.completions] == [f"{text}.{10 + i}" for i in range(5)]
         assert [body.get("n", 1) for body in stub.bodies] == [5, 1, 1, 1, 1, 1, 1, 1, 1, 1]
         with Service(tmp_path, Calling(base_url=stub.url), Context()) as service:
             again = request("b", n=5, seed=10, temperature=1.0)
-            [reply] = service.exchange("openai:m", {}).generate([again])
+            [reply] = service.client("openai:m", {}).generate([again])
             assert [one.text for one in reply.completions] == [f"b.{10 + i}" for i in range(5)]
         assert stub.calls == 10
 
@@ -131,7 +130,7 @@ def test_a_budget_over_a_real_connection_ends_cleanly_and_goes_on(tmp_path: Path
         for limit, total in ((15, 15), (15, 15), (22, 22), (None, 40)):
             settings = Calling(base_url=stub.url, concurrency=8, max_calls=limit)
             with Service(tmp_path, settings, Context()) as service:
-                exchange = service.exchange("openai:m", {})
+                exchange = service.client("openai:m", {})
                 if limit is None:
                     assert all(reply.text == "ok" for reply in exchange.generate(many))
                 else:
@@ -148,7 +147,7 @@ def test_a_server_that_is_not_there_is_an_error_with_a_way_on(tmp_path: Path) ->
         Service(tmp_path, settings, Context(), backoff=Backoff(0.001)) as service,
         pytest.raises(LcxError, match=r"http://127.0.0.1:9/v1 does not answer") as caught,
     ):
-        service.exchange("openai:m", {}).generate([request(str(i)) for i in range(50)])
+        service.client("openai:m", {}).generate([request(str(i)) for i in range(50)])
     assert "no connection to the server" in caught.value.why
     assert "same command goes on" in caught.value.hint
 
@@ -159,9 +158,9 @@ def test_a_server_that_goes_away_and_returns_costs_no_reply(tmp_path: Path) -> N
         port = stub.port
         settings = Calling(base_url=stub.url, concurrency=4, tries=3)
         with Service(tmp_path, settings, Context(), backoff=Backoff(0.001)) as service:
-            service.exchange("openai:m", {}).generate([request(text) for text in texts[:20]])
+            service.client("openai:m", {}).generate([request(text) for text in texts[:20]])
     with Service(tmp_path, settings, Context(), backoff=Backoff(0.001)) as service:
-        exchange = service.exchange("openai:m", {})
+        exchange = service.client("openai:m", {})
         assert [one.text for one in exchange.generate([request(text) for text in texts[:20]])] == texts[:20]
         with pytest.raises(LcxError, match="does not answer"):
             exchange.generate([request(text) for text in texts])
@@ -169,7 +168,7 @@ def test_a_server_that_goes_away_and_returns_costs_no_reply(tmp_path: Path) -> N
         Stub(lambda body: prompt_of(body), port) as again,
         Service(tmp_path, settings, Context()) as service,
     ):
-        replies = service.exchange("openai:m", {}).generate([request(text) for text in texts])
+        replies = service.client("openai:m", {}).generate([request(text) for text in texts])
         assert [one.text for one in replies] == texts
         assert again.calls == 40
 
@@ -178,13 +177,13 @@ JOB = """
 import sys
 from pathlib import Path
 from lcx.context import Context
-from lcx.llm.calling import Calling
-from lcx.llm.service import Service
+from lcx.llm.settings import Calling
+from lcx.llm.client import Service
 from tests.llm.senders import request
 
 folder, url, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 with Service(folder, Calling(base_url=url, concurrency=8), Context()) as service:
-    replies = service.exchange("openai:m", {}).generate([request(f"{i}", n=1 + i % 3, seed=i) for i in range(count)])
+    replies = service.client("openai:m", {}).generate([request(f"{i}", n=1 + i % 3, seed=i) for i in range(count)])
 (folder / "result.txt").write_text("\\n".join(one.text for reply in replies for one in reply.completions))
 """
 
@@ -219,6 +218,6 @@ def test_a_killed_job_asks_again_only_what_was_in_flight(tmp_path: Path) -> None
         assert stub.calls <= samples + 8 * kills
     lines = (tmp_path / "result.txt").read_text().split("\n")
     assert lines == [f"{i}/{i + s}" for i in range(count) for s in range(1 + i % 3)]
-    journal = CallJournal(tmp_path / CALLS)
+    journal = CallLedger(tmp_path)
     assert len(journal) == samples
     assert json.dumps(journal.reasons()) == "{}"

@@ -129,7 +129,7 @@ def test_samples_follow_the_models_probabilities(llm: Local, temperature: float,
         [prompt[0].tolist()],
         [ask(PROMPTS[0], n=draws, temperature=temperature, top_p=top_p, max_tokens=1, seed=3)],
     )
-    rows = [row for made in wide._run([batch for _, batch in batches]) for row in made]
+    rows = [row for _, made in wide._run([batch for _, batch in batches]) for row in made]
     counts = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(kept)).double()
     assert counts.sum() == draws
     assert not counts[kept == 0].any()
@@ -141,11 +141,11 @@ def test_samples_follow_the_models_probabilities(llm: Local, temperature: float,
 
 
 def test_samples_behind_one_prefill_are_those_of_a_batch(llm: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lcx.llm import batches, local
+    from lcx.llm import local
 
     request = ask("The river ran past a mill " * 4, n=5, temperature=1.0, top_p=0.9, seed=11)
     [repeated] = llm.generate([request])
-    monkeypatch.setattr(batches, "SHARE", 20)
+    monkeypatch.setattr(local, "SHARE", 20)
     prefills: list[int] = []
     real = local.Model._shared
     monkeypatch.setattr(

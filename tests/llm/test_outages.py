@@ -12,18 +12,13 @@ from typing import Any, TypeVar
 import pytest
 
 from lcx.errors import LcxError
-from lcx.llm.asking import Asker, samples_of
-from lcx.llm.desk import Desk
-from lcx.llm.exchange import Batched
+from lcx.llm.client import LocalClient, ServerClient
+from lcx.llm.ledger import CallLedger
+from lcx.llm.limits import Budget, BudgetSpent, RateLimiter
 from lcx.llm.openai import FINAL, Failed, Good
-from lcx.llm.posting import Posting
 from lcx.llm.protocol import Completion, Request, Response
-from lcx.work.budget import Budget, BudgetSpent
-from lcx.work.calls import CALLS, CallJournal
-from lcx.work.journal import Journal
-from lcx.work.limits import Pace
 from tests.llm.instant import run_instantly
-from tests.llm.senders import Down, Scripted, posting, request, said
+from tests.llm.senders import Down, Scripted, request, said, served
 
 T = TypeVar("T")
 
@@ -38,7 +33,7 @@ def timed(main: Coroutine[Any, Any, T]) -> T:
     return run_instantly(limited())
 
 
-async def judged(exchange: Posting, text: str, attempts: int = 5) -> str:
+async def judged(exchange: ServerClient, text: str, attempts: int = 5) -> str:
     """As a judge asks: a failed call is asked for again, as another attempt."""
     error = ""
     for attempt in range(attempts):
@@ -49,7 +44,7 @@ async def judged(exchange: Posting, text: str, attempts: int = 5) -> str:
     return error
 
 
-async def all_judged(exchange: Posting, texts: list[str]) -> list[str]:
+async def all_judged(exchange: ServerClient, texts: list[str]) -> list[str]:
     return list(await asyncio.gather(*(judged(exchange, text) for text in texts)))
 
 
@@ -65,44 +60,44 @@ def test_prompts_that_always_fail_leave_a_job_that_ends(tmp_path: Path, bad: int
     expected = ["yes"] * 20 + [reason] * bad
     for run in range(2):
         backend = Scripted(script, concurrency=8)
-        exchange = posting(backend, tmp_path)
+        exchange = served(backend, tmp_path)
         assert timed(all_judged(exchange, texts)) == expected
-        exchange.desk.close()
+        exchange.ledger.close()
         asked = Counter(text for _, text in backend.begun)
         assert all(asked[f"bad {i}"] == 25 for i in range(bad))
         assert run == 0 or sum(backend.good.values()) == asked["Say yes."] <= 1 + bad
-    journal = CallJournal(tmp_path / CALLS)
+    journal = CallLedger(tmp_path)
     assert len(journal) == 20  # asking whether the server answers is no result
 
 
 def test_a_server_that_is_down_ends_a_resumed_job_though_few_prompts_are_left(tmp_path: Path) -> None:
-    exchange = posting(Scripted(lambda asked: said()), tmp_path)
+    exchange = served(Scripted(lambda asked: said()), tmp_path)
     assert timed(all_judged(exchange, ["good"])) == ["yes"]
-    exchange.desk.close()
+    exchange.ledger.close()
     backend = Scripted(lambda asked: Failed("HTTP 503", status=503))
     with pytest.raises(Down, match="503"):
-        timed(all_judged(posting(backend, tmp_path), ["good", "a", "b"]))
+        timed(all_judged(served(backend, tmp_path), ["good", "a", "b"]))
 
 
 def test_a_server_that_answers_no_real_prompt_at_all_ends_the_job() -> None:
     backend = Scripted(lambda asked: said() if asked["text"] == "Say yes." else Failed("HTTP 500"))
     with pytest.raises(Down, match="500"):
-        posting(backend).generate([request(f"{i:02}") for i in range(200)])
+        served(backend).generate([request(f"{i:02}") for i in range(200)])
     assert len(backend.begun) < 200
 
 
-class Full(CallJournal):
+class Full(CallLedger):
     """A disk that is full after so many rows."""
 
     left = 0
 
-    def add(self, *args: Any, **more: Any) -> None:
+    def paid(self, *args: Any, **more: Any) -> None:
         self._write()
-        super().add(*args, **more)
+        super().paid(*args, **more)
 
-    def add_failure(self, *args: Any, **more: Any) -> None:
+    def lost(self, *args: Any, **more: Any) -> None:
         self._write()
-        super().add_failure(*args, **more)
+        super().lost(*args, **more)
 
     def _write(self) -> None:
         if self.left <= 0:
@@ -115,9 +110,9 @@ class Full(CallJournal):
 def test_a_full_disk_ends_the_job_whatever_the_tries_bring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Good | Failed, left: int
 ) -> None:
-    monkeypatch.setattr("lcx.llm.desk.CallJournal", Full)
+    monkeypatch.setattr("tests.llm.senders.CallLedger", Full)
     monkeypatch.setattr(Full, "left", left)  # 52: the disk is full when the server is probed, or later
-    exchange = posting(Scripted(lambda asked: end), tmp_path)
+    exchange = served(Scripted(lambda asked: end), tmp_path)
     many = [request(f"{i:02}") for i in range(60)]
     with pytest.raises(LcxError, match="cannot use the journal"):
         timed(gathered(exchange, many))
@@ -133,8 +128,8 @@ def test_a_full_disk_ends_calls_to_a_model_here(tmp_path: Path, monkeypatch: pyt
             assert threading.current_thread() is not threading.main_thread()
             return [Response((Completion("x"),)) for _ in requests]
 
-    monkeypatch.setattr("lcx.llm.desk.CallJournal", Full)
-    exchange = Batched(lambda: Model(lambda asked: said()), Desk(tmp_path), "local:x")
+    monkeypatch.setattr("tests.llm.senders.CallLedger", Full)
+    exchange = LocalClient(lambda: Model(lambda asked: said()), Full(tmp_path), "local:x")
 
     async def main() -> list[Any]:
         async with asyncio.timeout(5):
@@ -150,7 +145,7 @@ def test_a_call_in_doubt_is_told_when_the_last_other_one_is_cancelled() -> None:
     def script(asked: dict[str, Any]) -> Good | Failed:
         return Failed("HTTP 500") if asked["text"] == "bad" else said()
 
-    exchange = posting(Scripted(script, concurrency=1), pace=Pace(0.001), tries=1)
+    exchange = served(Scripted(script, concurrency=1), limiter=RateLimiter(0.001), tries=1)
 
     async def main() -> tuple[str, float]:
         bad = asyncio.create_task(exchange.ask(request("bad")))
@@ -168,7 +163,7 @@ def test_a_call_in_doubt_is_told_when_the_last_other_one_is_cancelled() -> None:
 
 def test_a_call_that_nobody_waits_for_any_more_is_not_sent_again(tmp_path: Path) -> None:
     backend = Scripted(lambda asked: Failed("HTTP 500"))
-    exchange = posting(backend, tmp_path)
+    exchange = served(backend, tmp_path)
 
     async def main() -> None:
         leaving = asyncio.create_task(exchange.ask(request("a")))
@@ -182,7 +177,7 @@ def test_a_call_that_nobody_waits_for_any_more_is_not_sent_again(tmp_path: Path)
 
 def test_samples_that_nobody_waits_for_any_more_are_not_asked_for(tmp_path: Path) -> None:
     backend = Scripted(lambda asked: said(str(asked["sample"])))  # one, however many are asked for
-    exchange = posting(backend, tmp_path)
+    exchange = served(backend, tmp_path)
 
     async def main() -> list[str]:
         leaving = asyncio.create_task(exchange.ask(request("a", n=5)))
@@ -210,7 +205,7 @@ def away(since: float, until: float) -> Any:
 @pytest.mark.parametrize("length", [20, 100, 280])
 def test_a_server_that_is_away_for_minutes_costs_nothing_but_time(length: float) -> None:
     backend = Scripted(away(5, 5 + length), concurrency=8)
-    replies = posting(backend).generate([request(f"{i:02}") for i in range(100)])
+    replies = served(backend).generate([request(f"{i:02}") for i in range(100)])
     assert all(reply.text == "yes" for reply in replies)
     assert len(backend.begun) < 100 + 8 * 14
 
@@ -220,7 +215,7 @@ def test_a_server_that_stays_away_ends_the_job_after_minutes() -> None:
 
     async def main() -> None:
         try:
-            await gathered(posting(Scripted(away(5, 10**9))), [request(f"{i:02}") for i in range(100)])
+            await gathered(served(Scripted(away(5, 10**9))), [request(f"{i:02}") for i in range(100)])
         finally:
             ends.append(asyncio.get_running_loop().time())
 
@@ -239,7 +234,7 @@ def test_a_server_that_fails_and_starts_again_costs_nothing_but_time() -> None:
         return Failed("no connection", unreachable=True) if 5.2 <= now < 100 else said()
 
     backend = Scripted(script, concurrency=12)
-    replies = posting(backend, tries=2).generate([request(f"{i:02}") for i in range(48)])
+    replies = served(backend, tries=2).generate([request(f"{i:02}") for i in range(48)])
     assert Counter(reply.error for reply in replies).keys() <= {"", "HTTP 500"}
     assert sum(not reply.error for reply in replies) >= 36
 
@@ -249,7 +244,7 @@ def test_a_server_that_was_never_there_ends_the_job_at_once() -> None:
 
     async def main() -> None:
         try:
-            await gathered(posting(Scripted(away(0, 10**9))), [request(f"{i:02}") for i in range(100)])
+            await gathered(served(Scripted(away(0, 10**9))), [request(f"{i:02}") for i in range(100)])
         finally:
             ends.append(asyncio.get_running_loop().time())
 
@@ -290,16 +285,19 @@ def test_no_budget_is_overrun_however_many_calls_are_in_flight(
     tmp_path: Path, budget: Budget, of: str, n: int, concurrency: int
 ) -> None:
     backend = Scripted(costs, concurrency=concurrency)
-    exchange = posting(backend, tmp_path, budget, PRICES)
+    exchange = served(backend, tmp_path, budget, PRICES)
     many = [request(f"{i:03}", n=n, max_tokens=100) for i in range(1000)]
     with pytest.raises(BudgetSpent):
         timed(gathered(exchange, many))
     timed(exchange.drain())
-    spent, limit = getattr(exchange.desk.spent, of), budget.max_calls or budget.max_tokens or budget.max_cost
+    spent, limit = (
+        getattr(exchange.ledger.spent, of),
+        budget.max_calls or budget.max_tokens or budget.max_cost,
+    )
     assert limit is not None
     assert spent <= limit * (1 if of == "calls" else 1.05)
     assert spent >= limit - (0 if of == "calls" else 100 * n)
-    flying = exchange.desk.in_flight
+    flying = exchange.ledger.in_flight
     assert (flying.calls, flying.tokens, flying.cost) == (0, 0, 0.0)
 
 
@@ -307,7 +305,7 @@ def test_the_first_wave_counts_every_sample() -> None:
     """Before any reply has come, a call for 10 samples may need 10 replies of full length."""
     backend = Scripted(lambda asked: Good((("x", "stop"),) * asked["n"], 9, 100 * asked["n"]), concurrency=64)
     with pytest.raises(BudgetSpent):
-        posting(backend, budget=Budget(max_tokens=5000)).generate(
+        served(backend, budget=Budget(max_tokens=5000)).generate(
             [request(f"{i:02}", n=10, max_tokens=100) for i in range(64)]
         )
     assert len(backend.begun) == 4
@@ -316,11 +314,11 @@ def test_the_first_wave_counts_every_sample() -> None:
 def test_calls_that_were_sent_and_never_answered_count_towards_the_budget(tmp_path: Path) -> None:
     backend = Scripted(lambda asked: Failed("no reply within the timeout", unanswered=True), concurrency=2)
     for budget in (5, 5, 8):  # in the next process, too
-        exchange = posting(backend, tmp_path, Budget(max_calls=budget))
+        exchange = served(backend, tmp_path, Budget(max_calls=budget))
         with pytest.raises(BudgetSpent, match=f"{budget} calls"):
             exchange.generate([request("a" * 400), request("b" * 400)])
-        counts = exchange.desk.counts()
-        exchange.desk.close()
+        counts = exchange.ledger.counts()
+        exchange.ledger.close()
         assert len(backend.begun) == counts["calls without a reply"] == budget
         assert counts["calls"] == 0
         assert counts["prompt_tokens"] == pytest.approx(100 * budget, rel=0.15)
@@ -330,9 +328,9 @@ def test_what_is_omitted_is_part_of_what_a_call_is_known_by(tmp_path: Path) -> N
     backend = Scripted(lambda asked: said())
     for number, omit in enumerate(((), ("seed",), ("seed", "top_p"), ())):
         backend.omit = frozenset(omit)
-        exchange = posting(backend, tmp_path)
+        exchange = served(backend, tmp_path)
         exchange.generate([request("a")])
-        exchange.desk.close()
+        exchange.ledger.close()
         assert len(backend.begun) == min(number + 1, 3)
 
 
@@ -343,8 +341,12 @@ def test_nine_samples_are_kept_where_the_tenth_fails(tmp_path: Path, bad: set[in
             return said("0")
         return Failed("HTTP 500") if asked["sample"] in bad else said(str(asked["sample"]))
 
-    asker = Asker(lambda: posting(Scripted(script), tries=2), Journal(tmp_path / "replies.jsonl"))
-    [reply] = asker.ask("one", 1, lambda: [request("a", n=10)])
-    assert samples_of(reply) == [(text, False) for text in texts]
-    assert reply["error"] == "HTTP 500"
-    assert samples_of({"text": "", "error": "HTTP 500", "cut": False}) == []
+    client = served(Scripted(script), tmp_path, tries=2)
+    [reply] = client.generate([request("a", n=10)])
+    assert [choice.text for choice in reply.completions] == list(texts)
+    assert reply.error == "HTTP 500"
+    client.ledger.close()
+    again = Scripted(lambda asked: said(str(asked["sample"])))
+    [whole] = served(again, tmp_path).generate([request("a", n=10)])
+    assert "".join(choice.text for choice in whole.completions) == "0123456789"
+    assert len(again.begun) == len(bad)  # each call gives one

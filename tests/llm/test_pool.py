@@ -15,7 +15,7 @@ import pytest
 
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm import open_llm
-from lcx.llm.pool import Pool, devices
+from lcx.llm.local import Pool, devices
 from lcx.llm.protocol import Request
 from tests.llm.models import tiny_llama
 from tests.llm.test_local import PROMPTS, ask
@@ -64,7 +64,7 @@ def test_two_processes_answer_as_one(folder: Path, pool: Pool) -> None:
 
 
 def test_both_processes_work(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lcx.llm.pool import Worker
+    from lcx.llm.local import Worker
 
     sent: list[int] = []
     send = Worker.send

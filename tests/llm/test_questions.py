@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lcx.errors import LcxError, MissingError, UsageError
+from lcx.errors import MissingError, UsageError
 from lcx.llm import check_llm
-from lcx.llm.asking import Asker
-from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.llm.questions import load_prompt, parse_reply, writer_prompts
-from lcx.work.journal import Journal
 
 
 @pytest.mark.parametrize(
@@ -34,6 +30,24 @@ def test_replies_are_read_or_refused_with_a_reason(reply: str, expected: object)
     assert parse_reply(reply) == expected
 
 
+@pytest.mark.parametrize(
+    "shape", ["Question: ", "Question:\n", "\n", "* ", "#\n", "Question: x\nAnswer", "answer :", " "]
+)
+def test_reading_a_reply_takes_time_in_proportion_to_its_bytes(shape: str) -> None:
+    """A reply of `Question:` and 3,000 blank lines once hung a step, and every run that resumed it."""
+
+    def seconds(size: int) -> float:
+        text, best = "Question:" + shape * (size // len(shape)), 1e9
+        for _ in range(3):
+            began = time.process_time()
+            parse_reply(text)
+            best = min(best, time.process_time() - began)
+        return best
+
+    small, large = seconds(25_000), seconds(200_000)
+    assert large < 24 * max(small, 2e-3)
+
+
 def test_prompts_are_ours_or_the_users(tmp_path: Path) -> None:
     ours = writer_prompts(None)
     assert "{segment}" in ours["fine"]
@@ -45,47 +59,6 @@ def test_prompts_are_ours_or_the_users(tmp_path: Path) -> None:
         writer_prompts(str(tmp_path))
     with pytest.raises(UsageError, match="no folder of prompts"):
         load_prompt("fine", str(tmp_path / "none"))
-
-
-class Echo:
-    """Answers with the prompt; counts its batches."""
-
-    opened = 0
-
-    def __init__(self) -> None:
-        Echo.opened += 1
-        self.batches = 0
-
-    def generate(self, requests: Sequence[Request]) -> list[Response]:
-        self.batches += 1
-        return [
-            Response((Completion(str(r.messages[0]["content"]), "length"),), Usage(2, 3)) for r in requests
-        ]
-
-    def describe(self) -> dict[str, Any]:
-        return {"backend": "echo"}
-
-    def close(self) -> None: ...
-
-
-def requests(*texts: str) -> list[Request]:
-    return [Request(({"role": "user", "content": text},)) for text in texts]
-
-
-def test_a_batch_in_the_journal_is_not_asked_again(tmp_path: Path) -> None:
-    Echo.opened = 0
-    row = {"text": "a", "error": "", "cut": True}
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        asker = Asker(Echo, journal)
-        assert asker.ask("one", 2, lambda: requests("a", "b")) == [row, {**row, "text": "b"}]
-        assert asker.describe() == {"backend": "echo"}
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        asker = Asker(Echo, journal)
-        assert asker.ask("one", 2, lambda: pytest.fail("asked again"))[0] == row
-        assert (asker.calls, asker.prompt_tokens, asker.completion_tokens) == (2, 4, 6)
-        assert (Echo.opened, asker.describe()) == (1, {})
-        with pytest.raises(LcxError, match="another size"):
-            asker.ask("one", 3, lambda: [])
 
 
 def test_a_model_is_looked_for_without_loading_it(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from lcx.context import Context, Stopped
 from lcx.errors import LcxError, MissingError
-from lcx.llm.calling import Calling
+from lcx.llm.client import Service
 from lcx.llm.protocol import Completion, Request, Response, Usage
-from lcx.llm.service import Service
+from lcx.llm.settings import Calling
 from tests.llm.senders import request
 from tests.llm.stub_server import Reply, Stub
 
@@ -72,7 +72,7 @@ def judged(answer: str) -> Request:
 
 def test_rules_are_answered_in_place_and_never_journalled(tmp_path: Path) -> None:
     with Service(tmp_path, Calling(), Context()) as service:
-        exchange = service.exchange("builtin", {})
+        exchange = service.client("builtin", {})
 
         async def main() -> list[str]:
             replies = await asyncio.gather(*(exchange.ask(judged(text), part="p") for text in ("a b", "c")))
@@ -96,7 +96,7 @@ def test_calls_to_a_model_here_are_gathered_into_batches_and_kept(
 
     for run in range(2):
         with Service(tmp_path, Calling(), Context(device="cpu")) as service:
-            exchange = service.exchange("local:x", {"batch": 4})
+            exchange = service.client("local:x", {"batch": 4})
             assert service.run(main()) == ["A2", "B2", "C2", "D2"]
             assert service.counts()["calls"] == 8
             assert service.counts().get("calls from the journal", 0) == 8 * run
@@ -110,45 +110,45 @@ def test_a_model_here_that_fails_a_call_is_asked_again_by_the_next_run(
 ) -> None:
     for _ in range(2):
         with Service(tmp_path, Calling(gpus=2), Context()) as service:
-            reply = service.run(service.exchange("local:x", {}).ask(request("bad")))
+            reply = service.run(service.client("local:x", {}).ask(request("bad")))
             assert reply.error == "too long"
             assert service.counts()["calls failed: too long"] == 1
     assert len(models) == 2
     assert models[0].options["gpus"] == 2
 
 
-def test_batches_pass_through_as_they_are(tmp_path: Path, models: list[Model]) -> None:
+def test_batches_come_back_in_their_order(tmp_path: Path, models: list[Model]) -> None:
     with Service(tmp_path, Calling(), Context()) as service:
-        llm = service.opener("local:x", {"inline": True})()
+        llm = service.client("local:x")
+        assert llm.about == {"spec": "local:x"}
         assert [reply.text for reply in llm.generate([request("b"), request("a")])] == ["B", "A"]
         assert models[0].batches == [["b", "a"]]
-        assert llm.describe() == {"model": "local:x"}
+        assert llm.about == llm.describe() == {"model": "local:x"}
 
 
 def test_one_model_that_plays_two_parts_is_opened_once(tmp_path: Path, models: list[Model]) -> None:
+    two, three = ("local:a", {"batch": 2}), ("local:a", {"batch": 3})
     with Service(tmp_path, Calling(), Context(device="cpu")) as service:
-        first = service.opener("local:a", {"batch": 2})
+        first = service.client(*two)
+        assert first is service.client(*two) is not service.client(*three)
         assert not models
-        assert (
-            first() is service.opener("local:a", {"batch": 2})() is service.exchange("local:a", {"batch": 2})
-        )
-        assert service.opener("local:a", {"batch": 3})() is not first()
+        for number, spec in enumerate((two, two, three)):
+            service.client(*spec).generate([request(str(number))])
         assert [model.options["batch"] for model in models] == [2, 3]
-        service.close(("local:a", {"batch": 2}))
+        service.close(two)
         assert [model.closed for model in models] == [False, True]
-        kept = first()
-        assert kept is first()
+        assert service.client(*two) is first
         service.close()
         assert models[0].closed
-        assert first() is not kept
+        service.client(*two).generate([request("new")])
         assert len(models) == 3
 
 
 def test_two_models_for_two_parts_share_the_journal_and_the_counts(tmp_path: Path) -> None:
     with Stub(lambda body: str(body["model"])) as one, Stub(lambda body: str(body["model"])) as two:
         with Service(tmp_path, Calling(base_url=one.url, prices={"a": (1e6, 0.0)}), Context()) as service:
-            writer = service.exchange("openai:a", {})
-            judge = service.exchange("openai:b", {"base_url": two.url})
+            writer = service.client("openai:a", {})
+            judge = service.client("openai:b", {"base_url": two.url})
 
             async def main() -> list[str]:
                 return [(await x.ask(request("hi", temperature=1.0))).text for x in (writer, judge, writer)]
@@ -167,7 +167,7 @@ def test_where_a_model_is_served_is_no_part_of_what_is_kept(tmp_path: Path) -> N
             Stub(lambda body: "x") as stub,
             Service(tmp_path, Calling(base_url=stub.url), Context()) as service,
         ):
-            assert service.run(service.exchange("openai:m", {}).ask(request("hi"))).text == "x"
+            assert service.run(service.client("openai:m", {}).ask(request("hi"))).text == "x"
             assert stub.calls == expected
 
 
@@ -189,14 +189,14 @@ def test_progress_tells_calls_tokens_cost_failures_and_the_time_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lcx.context.PULSE", 0.0)
-    monkeypatch.setattr("lcx.llm.service._TICK", 0.02)
+    monkeypatch.setattr("lcx.llm.client._TICK", 0.02)
     heard = io.StringIO()
     with Stub(lambda body: Reply("x", delay=0.03, usage=(9, 1))) as stub:
         settings = Calling(base_url=stub.url, concurrency=2, prices={"m": (1000.0, 0.0)})
         ctx = Context(console=Console(file=heard, soft_wrap=True))
         with Service(tmp_path, settings, ctx) as service:
             service.expect(30)
-            service.exchange("openai:m", {}).generate([request(str(i)) for i in range(30)])
+            service.client("openai:m", {}).generate([request(str(i)) for i in range(30)])
             assert service.progress() == "30 of 30 calls, 300 tokens, cost 0.27"
     lines = [line.strip() for line in heard.getvalue().splitlines()]
     assert any(
@@ -214,11 +214,11 @@ def test_ctrl_c_ends_at_once_and_keeps_every_reply(tmp_path: Path) -> None:
     with Stub(script) as stub:
         settings = Calling(base_url=stub.url, concurrency=1)
         with Service(tmp_path, settings, Context()) as service, pytest.raises(Stopped):
-            service.exchange("openai:m", {}).generate(many)
+            service.client("openai:m", {}).generate(many)
     with Stub(lambda body: "x") as again:
         settings = Calling(base_url=again.url)
         with Service(tmp_path, settings, Context()) as service:
-            assert all(reply.text == "x" for reply in service.exchange("openai:m", {}).generate(many))
+            assert all(reply.text == "x" for reply in service.client("openai:m", {}).generate(many))
         assert again.calls == 21
 
 
@@ -231,7 +231,7 @@ def test_what_is_in_flight_when_a_job_fails_is_let_end(tmp_path: Path) -> None:
     with Stub(script) as stub:
         settings = Calling(base_url=stub.url)
         with Service(tmp_path, settings, Context()) as service, pytest.raises(MissingError):
-            service.exchange("openai:m", {}).generate([request("bad"), request("good")])
+            service.client("openai:m", {}).generate([request("bad"), request("good")])
         with Service(tmp_path, settings, Context()) as service:
-            assert service.exchange("openai:m", {}).generate([request("good")])[0].text == "x"
+            assert service.client("openai:m", {}).generate([request("good")])[0].text == "x"
         assert stub.calls == 2

@@ -22,9 +22,8 @@ from lcx.modeling.rope import ROPE_TYPES, check_rope, set_rope, window
 from lcx.modeling.tiny import build_tokenizer
 from lcx.records import EncodedBranch, EncodedBundle
 from lcx.settings import validate
-from lcx.training.preference_settings import PreferenceSettings
-from lcx.training.settings import TrainSettings
-from lcx.training.sft import train_sft
+from lcx.training.runner import train_sft
+from lcx.training.settings import PreferenceSettings, TrainSettings
 from tests.training.test_sft import context
 
 IDS = torch.arange(3, 43)[None]

@@ -67,8 +67,7 @@ def save_model(shape: str, folder: Path) -> Path:
 def forecast_of(case: dict[str, Any]) -> Any:
     """The forecast of a case, in bytes."""
     from lcx.forecast.memory import step_memory
-    from lcx.forecast.plans import Plan, packed_row
-    from lcx.forecast.shapes import Shape
+    from lcx.forecast.model import Plan, Shape, packed_row
 
     case = {**CASE, **case}
     more = {"lora_targets": tuple(case["settings"].get("lora_targets", ("all-linear",)))}
@@ -97,13 +96,11 @@ def trainer_of(case: dict[str, Any], folder: Path, out: Path) -> Any:
     from lcx.plugins import loaded
     from lcx.records import EncodedBranch, EncodedBundle
     from lcx.training.arguments import build_model
-    from lcx.training.collate import step_shape
-    from lcx.training.length import fit_all
+    from lcx.training.data import fit_all
+    from lcx.training.losses import find_loss, loss_options
     from lcx.training.preference import preference_trainer
-    from lcx.training.preference_losses import find_loss, loss_options
-    from lcx.training.preference_settings import PreferenceSettings
-    from lcx.training.settings import TrainSettings
-    from lcx.training.sft import shared_prefix_trainer
+    from lcx.training.runner import Prepared, shared_prefix_trainer
+    from lcx.training.settings import PreferenceSettings, TrainSettings, step_shape
 
     case = {**CASE, **case}
     random, vocabulary = np.random.default_rng(0), SHAPES[case["shape"]]["vocab"]
@@ -135,20 +132,13 @@ def trainer_of(case: dict[str, Any], folder: Path, out: Path) -> Any:
     shape = step_shape(contexts, case["micro"], 1, 1.0)
     if not case["loss"]:
         settings = TrainSettings(**options)
-        return shared_prefix_trainer(settings, build_model(settings, ctx), data, shape, out, ctx)
+        prepared = Prepared(settings, build_model(settings, ctx), data, shape)
+        return shared_prefix_trainer(prepared, out, ctx)
     pairs = PreferenceSettings(**options, loss=case["loss"])
     loss = find_loss(loaded().losses, case["loss"])
+    prepared = Prepared(pairs, build_model(pairs, ctx), data, shape)
     return preference_trainer(
-        pairs,
-        loss,
-        loss_options(loss, {}),
-        case["reference"],
-        None,
-        build_model(pairs, ctx),
-        data,
-        shape,
-        out,
-        ctx,
+        prepared, pairs, loss, loss_options(loss, {}), case["reference"], None, out, ctx
     )
 
 
@@ -163,7 +153,7 @@ def measured(case: dict[str, Any], folder: Path, small: Path, out: Path) -> int:
 
     A step of a tiny model comes first, since libraries import much of themselves when they are first used.
     """
-    from lcx.training.quiet import quiet
+    from lcx.modeling.load import quiet
 
     tiny = {**case, "shape": "small", "context": 8, "answer": 4, "steps": 1}
     with quiet():
@@ -197,7 +187,7 @@ def main() -> None:
     import torch
 
     import lcx.training.preference
-    import lcx.training.sft  # noqa: F401
+    import lcx.training.runner  # noqa: F401
 
     torch.set_num_threads(1)
     root = Path(sys.argv[1])

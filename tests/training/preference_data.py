@@ -17,9 +17,9 @@ from lcx.context import Context, StepResult
 from lcx.modeling.load import load_model, load_tokenizer
 from lcx.modeling.tiny import build_tokenizer
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
+from lcx.training.losses import DPO, LOGO, ORPO, SIMPO, loss_options
 from lcx.training.preference import train_preference
-from lcx.training.preference_losses import DPO, LOGO, ORPO, SIMPO, loss_options
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.training.settings import PreferenceSettings
 
 VOCAB = 64
 WORDS = [f"w{number}" for number in range(50)]

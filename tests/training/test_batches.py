@@ -7,22 +7,43 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcx.errors import UsageError
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 from lcx.settings import validate
-from lcx.training.collate import EpochOrder, Item, collate, step_shape
-from lcx.training.length import EncodedDataset, fit_all, span
-from lcx.training.progress import clock, count
-from lcx.training.settings import TrainSettings
+from lcx.training.collate import EpochOrder, Item, collate
+from lcx.training.data import EncodedDataset, fit_all, span
+from lcx.training.settings import TrainSettings, rate_factor, step_shape, warmup_steps
 
 
 def test_defaults_are_the_papers() -> None:
     paper = TrainSettings()
     assert (paper.batch, paper.epochs, paper.learning_rate, paper.schedule) == (128, 1, 1e-6, "cosine")
     assert (paper.warmup, paper.tuning, paper.loss_weighting) == (0.03, "full", "branch")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("lr", "learning_rate"),
+        ("num_train_epochs", "epochs"),
+        ("per_device_train_batch_size", "micro_batch"),
+        ("gradient_accumulation_steps", "batch"),
+        ("load_in_4bit", "qlora"),
+        ("warmup_ratio", "warmup"),
+        ("learning_rat", "learning_rate"),
+    ],
+)
+def test_the_names_of_other_trainers_lead_to_ours(theirs: str, ours: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown key '{theirs}'.*{ours}"):
+        validate(TrainSettings, {theirs: 1}, where="step 'train'")
+
+
+def test_adapter_settings_of_a_full_training_are_said() -> None:
+    assert "lora_r will not be used" in TrainSettings(lora_r=64).unused_lora()
+    assert TrainSettings(lora_r=64, tuning="lora").unused_lora() == TrainSettings().unused_lora() == ""
 
 
 def test_settings_need_no_torch() -> None:
@@ -128,6 +149,27 @@ def test_span_counts_positions() -> None:
     assert span(EncodedBundle("a", np.arange(5), branches, np.array([0, 1, 5, 6, 40]))) == 44
 
 
-def test_words() -> None:
-    assert [clock(s) for s in (0, 75.4, 3723)] == ["0:00", "1:15", "1:02:03"]
-    assert [count(n) for n in (950, 12_345, 4.5e6, 2e9)] == ["950", "12.3K", "4.5M", "2.0G"]
+@settings(deadline=None)
+@given(st.floats(0, 0.99) | st.integers(1, 300), st.integers(1, 200), st.sampled_from(["cosine", "linear"]))
+def test_every_step_has_a_rate_and_behind_the_warm_up_it_is_transformers(
+    warmup: float, steps: int, schedule: str
+) -> None:
+    warm = warmup_steps(warmup, steps)
+    assert 0 <= warm < steps
+    rates = [rate_factor(step, steps, warm, schedule) for step in range(steps)]
+    assert min(rates) > 0
+    assert max(rates) == rates[warm] == 1.0, "a step is left to train at the peak"
+    assert rates[:warm] == sorted(rates[:warm])
+    import torch
+    from transformers import get_scheduler
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    theirs = get_scheduler(schedule, torch.optim.SGD([weight], lr=1.0), warm, steps).lr_lambdas[0]
+    assert rates[warm:] == pytest.approx([theirs(step) for step in range(warm, steps)])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "warm"), [(0.03, 1, 0), (0.03, 2, 1), (0.05, 60, 3), (100, 10, 9), (4, 9, 4)]
+)
+def test_warm_up_in_steps(warmup: float, steps: int, warm: int) -> None:
+    assert warmup_steps(warmup, steps) == warm

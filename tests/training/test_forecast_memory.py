@@ -123,7 +123,7 @@ def alive(case: dict[str, Any], folder: Path, out: Path) -> int:
     """Most bytes of tensors alive at once in a case's training, as PyTorch's profiler saw them come and go."""
     from torch.profiler import ProfilerActivity, profile
 
-    from lcx.training.quiet import quiet
+    from lcx.modeling.load import quiet
 
     with quiet():
         before = held()
@@ -165,7 +165,7 @@ def test_tensors_alive_are_within_5_per_cent(case: dict[str, Any], small: Path, 
 def test_allocated_memory_of_a_gpu_is_within_15_per_cent(
     shape: str, tuning: str, checkpointing: bool, tmp_path: Path
 ) -> None:
-    from lcx.training.quiet import quiet
+    from lcx.modeling.load import quiet
 
     case = {
         "shape": shape,

@@ -18,9 +18,10 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.training.launch import checks, plan, presets, sharding, start, worker
-from lcx.training.launch.plan import Ask, make_plan
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.process import launched
+from lcx.training import launch, plan, sharding
+from lcx.training.plan import LaunchOptions, plan_launch
+from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
 from tests.training.launch_runs import Start, losses, prepare, worst
 
@@ -30,7 +31,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Say how many GPUs the machine has, and that DeepSpeed is installed."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(checks, "find_spec", lambda name: object())
+    monkeypatch.setattr(plan, "find_spec", lambda name: object())
 
     def say(count: int) -> None:
         monkeypatch.setattr(plan, "count_gpus", lambda: count)
@@ -43,8 +44,8 @@ def values(**options: Any) -> dict[str, Any]:
     return PreferenceSettings(**options).model_dump()
 
 
-def made(ask: Ask, device: str = "auto", **options: Any) -> plan.Plan:
-    found = make_plan(ask, device, values(**options))
+def made(ask: LaunchOptions, device: str = "auto", **options: Any) -> plan.LaunchPlan:
+    found = plan_launch(ask, device, values(**options))
     assert found is not None
     return found
 
@@ -52,13 +53,13 @@ def made(ask: Ask, device: str = "auto", **options: Any) -> plan.Plan:
 # -- presets
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", plan.preset_names())
 def test_presets_are_configs_that_accelerate_reads(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.yaml"
-    path.write_text(presets.text(name))
+    path.write_text(plan.preset_text(name))
     config = ClusterConfig.from_yaml_file(str(path))  # refuses unknown keys
     assert config.num_processes == 8
-    assert presets.summary(name)
+    assert plan.preset_summary(name)
     for section in (config.deepspeed_config, config.fsdp_config):
         assert not {"scheduler", "optimizer", "deepspeed_config_file"} & set(section)
     known = vars(launch_command_parser().parse_args(["--config_file", str(path), "script.py"]))
@@ -69,23 +70,23 @@ def test_presets_are_configs_that_accelerate_reads(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("ask", "flag", "cpu"),
     [
-        (Ask(gpus=2), "multi_gpu", False),
-        (Ask(gpus=2), "multi_gpu", True),
-        (Ask(gpus=4, strategy="fsdp", offload="cpu"), "use_fsdp", False),
-        (Ask(gpus=2, strategy="fsdp"), "use_fsdp", True),
-        (Ask(gpus=4, strategy="zero2"), "use_deepspeed", False),
-        (Ask(gpus=4, strategy="zero3", offload="cpu"), "use_deepspeed", False),
+        (LaunchOptions(gpus=2), "multi_gpu", False),
+        (LaunchOptions(gpus=2), "multi_gpu", True),
+        (LaunchOptions(gpus=4, strategy="fsdp", offload="cpu"), "use_fsdp", False),
+        (LaunchOptions(gpus=2, strategy="fsdp"), "use_fsdp", True),
+        (LaunchOptions(gpus=4, strategy="zero2"), "use_deepspeed", False),
+        (LaunchOptions(gpus=4, strategy="zero3", offload="cpu"), "use_deepspeed", False),
     ],
 )
 def test_accelerate_launches_what_was_planned(
-    ask: Ask, flag: str, cpu: bool, gpus: Callable[[int], None], tmp_path: Path
+    ask: LaunchOptions, flag: str, cpu: bool, gpus: Callable[[int], None], tmp_path: Path
 ) -> None:
     gpus(0 if cpu else 8)
     planned = made(ask)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(dict(planned.config)))
     argv = planned.argv(path)
-    assert argv[1:3] == ["-m", "lcx.training.launch.host"]
+    assert argv[1:3] == ["-m", "lcx.training.launch"]
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(argv[3:]))
     assert getattr(args, flag)
     assert (args.num_processes, args.num_machines, args.use_cpu) == (ask.gpus, 1, cpu)
@@ -108,65 +109,70 @@ def test_accelerate_launches_what_was_planned(
 
 def test_qlora_takes_presets_of_its_own(gpus: Callable[[int], None]) -> None:
     whole, bits = (
-        made(Ask(gpus=2, strategy="fsdp"), tuning=t).config["fsdp_config"] for t in ("lora", "qlora")
+        made(LaunchOptions(gpus=2, strategy="fsdp"), tuning=t).config["fsdp_config"]
+        for t in ("lora", "qlora")
     )
     assert whole["fsdp_cpu_ram_efficient_loading"] is True
     assert bits["fsdp_cpu_ram_efficient_loading"] is False
     whole, bits = (
-        made(Ask(gpus=2, strategy="zero3"), tuning=t).config["deepspeed_config"] for t in ("lora", "qlora")
+        made(LaunchOptions(gpus=2, strategy="zero3"), tuning=t).config["deepspeed_config"]
+        for t in ("lora", "qlora")
     )
     assert whole["zero3_init_flag"] is True
     assert bits["zero3_init_flag"] is False
-    assert made(Ask(gpus=2), tuning="qlora").config == made(Ask(gpus=2)).config
+    assert made(LaunchOptions(gpus=2), tuning="qlora").config == made(LaunchOptions(gpus=2)).config
 
 
 # -- plans
 
 
 def test_one_process_needs_no_launch(gpus: Callable[[int], None]) -> None:
-    assert make_plan(Ask(), "auto", values()) is None
-    assert make_plan(Ask(gpus=1), "auto", values()) is None
-    assert made(Ask(gpus=1, strategy="zero3", offload="cpu")).processes == 1
+    assert plan_launch(LaunchOptions(), "auto", values()) is None
+    assert plan_launch(LaunchOptions(gpus=1), "auto", values()) is None
+    assert made(LaunchOptions(gpus=1, strategy="zero3", offload="cpu")).processes == 1
 
 
 def test_where_processes_run(gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert made(Ask(strategy="fsdp")).local == 8
-    on_cpu = made(Ask(gpus=2), "cpu")
+    assert made(LaunchOptions(strategy="fsdp")).local == 8
+    on_cpu = made(LaunchOptions(gpus=2), "cpu")
     assert (on_cpu.cpu, on_cpu.local, on_cpu.strategy) == (True, 2, "ddp")
     assert on_cpu.describe() == "2 processes on the CPU, ddp"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert on_cpu.environment() == {"ACCELERATE_USE_CPU": "true"}
     gpus(0)
-    assert made(Ask(gpus=3)).cpu
+    assert made(LaunchOptions(gpus=3)).cpu
 
 
 def test_several_machines(gpus: Callable[[int], None]) -> None:
-    second = made(Ask(gpus=4, strategy="zero3", nodes=2, rank=1, main_address="first"))
+    second = made(LaunchOptions(gpus=4, strategy="zero3", nodes=2, rank=1, main_address="first"))
     config = second.config
     assert (second.local, second.processes, second.rank) == (4, 8, 1)
     assert (config["num_machines"], config["machine_rank"]) == (2, 1)
     assert (config["main_process_ip"], config["main_process_port"]) == ("first", 29500)
     assert config["deepspeed_config"]["deepspeed_multinode_launcher"] == "standard"
     assert (
-        made(Ask(gpus=1, nodes=2, rank=0, main_address="first", main_port=7)).config["main_process_port"] == 7
+        made(LaunchOptions(gpus=1, nodes=2, rank=0, main_address="first", main_port=7)).config[
+            "main_process_port"
+        ]
+        == 7
     )
 
 
 def config_file(tmp_path: Path, name: str = "fsdp", **changes: Any) -> str:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(presets.text(name)) | changes))
+    path.write_text(yaml.safe_dump(yaml.safe_load(plan.preset_text(name)) | changes))
     return str(path)
 
 
 def test_the_users_own_config(gpus: Callable[[int], None], tmp_path: Path) -> None:
     path = config_file(tmp_path, num_processes=4, mixed_precision="bf16", main_process_port=1234)
-    planned = made(Ask(strategy=path))
+    planned = made(LaunchOptions(strategy=path))
     assert (planned.strategy, planned.processes) == ("fsdp", 4)
     assert planned.config["mixed_precision"] == "no", "the step's precision decides"
     assert planned.config["main_process_port"] == 1234
-    assert made(Ask(strategy=path, gpus=2)).processes == 2
+    assert made(LaunchOptions(strategy=path, gpus=2)).processes == 2
     two = config_file(tmp_path, num_processes=8, num_machines=2, machine_rank=1, main_process_ip="first")
-    planned = made(Ask(strategy=two))
+    planned = made(LaunchOptions(strategy=two))
     assert (planned.local, planned.processes, planned.rank) == (4, 8, 1)
     assert planned.config["main_process_ip"] == "first"
 
@@ -179,50 +185,55 @@ ZERO = {"distributed_type": "DEEPSPEED"}
 @pytest.mark.parametrize(
     ("ask", "options", "what", "hint"),
     [
-        (Ask(gpus=0), {}, "at least 1", ""),
-        (Ask(gpus=2, strategy="zero4"), {}, "Did you mean 'zero", ""),
-        (Ask(gpus=2, strategy="no/such.yaml"), {}, "cannot read", "lcx presets copy"),
-        (Ask(gpus=2, offload="cpu"), {}, "needs a strategy", "--strategy fsdp"),
+        (LaunchOptions(gpus=0), {}, "at least 1", ""),
+        (LaunchOptions(gpus=2, strategy="zero4"), {}, "Did you mean 'zero", ""),
+        (LaunchOptions(gpus=2, strategy="no/such.yaml"), {}, "cannot read", "lcx presets copy"),
+        (LaunchOptions(gpus=2, offload="cpu"), {}, "needs a strategy", "--strategy fsdp"),
         (
-            Ask(gpus=2, strategy="ddp", offload="cpu"),
+            LaunchOptions(gpus=2, strategy="ddp", offload="cpu"),
             {},
             "does nothing with ddp",
             "--strategy fsdp --offload",
         ),
-        (Ask(gpus=2, nodes=2), {}, "--rank and --main-address", "--rank 0 --main-address"),
-        (Ask(gpus=2, nodes=2, rank=0), {}, "needs --main-address", ""),
-        (Ask(gpus=2, nodes=2, rank=2, main_address="a"), {}, "--rank 2 of 2", "--nodes 3"),
-        (Ask(gpus=2, rank=1), {}, "--rank 1 of 1", "--nodes 2"),
+        (LaunchOptions(gpus=2, nodes=2), {}, "--rank and --main-address", "--rank 0 --main-address"),
+        (LaunchOptions(gpus=2, nodes=2, rank=0), {}, "needs --main-address", ""),
+        (LaunchOptions(gpus=2, nodes=2, rank=2, main_address="a"), {}, "--rank 2 of 2", "--nodes 3"),
+        (LaunchOptions(gpus=2, rank=1), {}, "--rank 1 of 1", "--nodes 2"),
         (
-            Ask(gpus=2, strategy="fsdp"),
+            LaunchOptions(gpus=2, strategy="fsdp"),
             {"optimizer": "paged_adamw_32bit"},
             "paged_adamw_32bit",
             "adamw_torch",
         ),
         (
-            Ask(gpus=2, strategy="fsdp"),
+            LaunchOptions(gpus=2, strategy="fsdp"),
             {"optimizer": "adamw_bnb_8bit"},
             "does not work with FSDP",
             "adamw_torch",
         ),
         (
-            Ask(gpus=2, strategy="zero2", offload="cpu"),
+            LaunchOptions(gpus=2, strategy="zero2", offload="cpu"),
             {"optimizer": "adamw_8bit"},
             "--offload cpu",
             "adamw_torch",
         ),
-        (Ask(gpus=2, strategy="zero3", offload="cpu"), {"tuning": "qlora"}, "4-bit", "tuning=lora"),
-        (Ask(gpus=2, strategy="fsdp", offload="cpu"), {"tuning": "qlora"}, "4-bit", "tuning=lora"),
-        (Ask(gpus=2, strategy="fsdp"), {"precision": "fp16"}, "fp16", "train.precision=bf16"),
-        (Ask(gpus=2, strategy="zero2"), {"reference": "cached"}, "beforehand", "train.reference=model"),
-        (Ask(gpus=2, strategy="fsdp"), {"reference": "cached"}, "beforehand", "--strategy ddp"),
+        (LaunchOptions(gpus=2, strategy="zero3", offload="cpu"), {"tuning": "qlora"}, "4-bit", "tuning=lora"),
+        (LaunchOptions(gpus=2, strategy="fsdp", offload="cpu"), {"tuning": "qlora"}, "4-bit", "tuning=lora"),
+        (LaunchOptions(gpus=2, strategy="fsdp"), {"precision": "fp16"}, "fp16", "train.precision=bf16"),
+        (
+            LaunchOptions(gpus=2, strategy="zero2"),
+            {"reference": "cached"},
+            "beforehand",
+            "train.reference=model",
+        ),
+        (LaunchOptions(gpus=2, strategy="fsdp"), {"reference": "cached"}, "beforehand", "--strategy ddp"),
     ],
 )
 def test_refused(
-    ask: Ask, options: dict[str, Any], what: str, hint: str, gpus: Callable[[int], None]
+    ask: LaunchOptions, options: dict[str, Any], what: str, hint: str, gpus: Callable[[int], None]
 ) -> None:
     with pytest.raises(UsageError) as bad:
-        make_plan(ask, "auto", values(**options))
+        plan_launch(ask, "auto", values(**options))
     assert what in bad.value.what
     assert hint in bad.value.hint
 
@@ -246,7 +257,7 @@ def test_refused_configs(
     preset: str, changes: dict[str, Any], what: str, gpus: Callable[[int], None], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=what) as bad:
-        make_plan(Ask(strategy=config_file(tmp_path, preset, **changes)), "auto", values())
+        plan_launch(LaunchOptions(strategy=config_file(tmp_path, preset, **changes)), "auto", values())
     assert bad.value.exit_code == 2
 
 
@@ -267,55 +278,55 @@ def test_deepspeed_files_are_looked_into(
     named = {"deepspeed_config_file": str(file)}
     path = config_file(tmp_path, "zero3", deepspeed_config=named)
     file.write_text(json.dumps({"zero_optimization": gathers}))
-    assert made(Ask(strategy=path)).strategy == "zero3"
+    assert made(LaunchOptions(strategy=path)).strategy == "zero3"
     file.write_text(json.dumps({"zero_optimization": gathers, **section}))
     with pytest.raises(UsageError, match=what):
-        make_plan(Ask(strategy=path), "auto", values())
+        plan_launch(LaunchOptions(strategy=path), "auto", values())
     file.unlink()
     with pytest.raises(UsageError, match="cannot read the DeepSpeed config"):
-        make_plan(Ask(strategy=path), "auto", values())
+        plan_launch(LaunchOptions(strategy=path), "auto", values())
 
 
 def test_what_the_machine_lacks(gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(2)
     with pytest.raises(MissingError, match="--gpus 4: this machine lends 2 GPUs") as bad:
-        make_plan(Ask(gpus=4), "auto", values())
+        plan_launch(LaunchOptions(gpus=4), "auto", values())
     assert bad.value.hint == "--gpus 2"
     with pytest.raises(UsageError, match="GPU of its own") as other:
-        make_plan(Ask(gpus=2), "cuda:1", values())
+        plan_launch(LaunchOptions(gpus=2), "cuda:1", values())
     assert "CUDA_VISIBLE_DEVICES=1" in other.value.hint
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(plan, "find_spec", lambda name: None)
     with pytest.raises(MissingError, match="DeepSpeed") as bad:
-        make_plan(Ask(gpus=2, strategy="zero3"), "auto", values())
+        plan_launch(LaunchOptions(gpus=2, strategy="zero3"), "auto", values())
     assert "lcx[deepspeed]" in bad.value.hint
-    monkeypatch.setattr(checks, "find_spec", lambda name: object())
+    monkeypatch.setattr(plan, "find_spec", lambda name: object())
     gpus(0)
     with pytest.raises(MissingError, match="sees no GPU"):
-        make_plan(Ask(gpus=2), "cuda", values())
+        plan_launch(LaunchOptions(gpus=2), "cuda", values())
     with pytest.raises(UsageError, match="no GPU here to count") as none:
-        make_plan(Ask(strategy="fsdp"), "auto", values())
+        plan_launch(LaunchOptions(strategy="fsdp"), "auto", values())
     assert "--gpus 2" in none.value.hint
     for strategy in ("zero2", "zero3"):
         with pytest.raises(UsageError, match="DeepSpeed does not run on the CPU"):
-            make_plan(Ask(gpus=2, strategy=strategy), "auto", values())
+            plan_launch(LaunchOptions(gpus=2, strategy=strategy), "auto", values())
     with pytest.raises(UsageError, match="on the CPU already"):
-        make_plan(Ask(gpus=2, strategy="fsdp", offload="cpu"), "auto", values())
+        plan_launch(LaunchOptions(gpus=2, strategy="fsdp", offload="cpu"), "auto", values())
 
 
 def test_no_launch_inside_a_launch(gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="by a launcher already"):
-        make_plan(Ask(gpus=2), "auto", values())
-    assert worker.launched() == (0, 2, 0)
+        plan_launch(LaunchOptions(gpus=2), "auto", values())
+    assert launched() == (0, 2, 0)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert worker.launched() is None, "a scheduler may set this for one process"
+    assert launched() is None, "a scheduler may set this for one process"
 
 
 def test_gpus_are_counted_by_pytorch_in_a_process_of_its_own() -> None:
     import torch
 
-    from lcx.training.launch.devices import count_gpus
+    from lcx.training.plan import count_gpus
 
     assert count_gpus() == torch.cuda.device_count()
 
@@ -373,18 +384,18 @@ def test_a_training_of_a_plugins_own_runs_in_one_process(
 def test_what_lacks_is_said_before_any_process_starts(
     lcx: Callable[[str], Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "run", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(launch, "run", lambda *_: pytest.fail("a process was started"))
     ran = lcx("train --recipe in2-tiny --gpus 2 --device cpu")
     assert ran.code == 4
     assert "needs the data of step 'synth'" in ran.err
 
 
 def test_presets_are_listed_shown_and_copied(lcx: Callable[[str], Ran]) -> None:
-    assert [row["name"] for row in lcx("presets list --json").json["presets"]] == presets.names()
+    assert [row["name"] for row in lcx("presets list --json").json["presets"]] == plan.preset_names()
     assert lcx("presets list").out.startswith("preset")
-    assert lcx("presets show zero3").out == presets.text("zero3")
+    assert lcx("presets show zero3").out == plan.preset_text("zero3")
     assert lcx("presets copy fsdp mine.yaml").code == 0
-    assert Path("mine.yaml").read_text() == presets.text("fsdp")
+    assert Path("mine.yaml").read_text() == plan.preset_text("fsdp")
     assert lcx("presets copy fsdp mine.yaml").code == 2
     assert lcx("presets copy ddp mine.yaml --force").code == 0
     assert lcx("presets copy fsdp mine.txt").code == 2
@@ -402,12 +413,12 @@ def ended(
     folder: Path, outcomes: dict[int, dict[str, Any]], ends: dict[int, int] | None = None, asked: int = 0
 ) -> dict[str, Any]:
     for rank, outcome in outcomes.items():
-        worker.leave(folder, rank, outcome)
+        launch.leave(folder, rank, outcome)
     if ends is not None:
         (folder / "host.json").write_text(json.dumps({"ends": ends}))
     (folder / "worker-1.log").write_text("first\nCUDA error: no luck\n\n")
-    planned = plan.Plan({}, "ddp", 2, 2, 0, True)
-    return start._result(planned, folder, asked)
+    planned = plan.LaunchPlan({}, "ddp", 2, 2, 0, True)
+    return launch._result(planned, folder, asked)
 
 
 def failure(what: str, expected: bool, code: int = 1) -> dict[str, Any]:
@@ -441,7 +452,7 @@ def test_else_the_process_that_a_signal_ended(tmp_path: Path) -> None:
 
 
 def test_else_the_error_that_came_first(tmp_path: Path) -> None:
-    worker.leave(tmp_path, 1, failure("the bug", False))
+    launch.leave(tmp_path, 1, failure("the bug", False))
     with pytest.raises(LcxError, match="the bug"):
         ended(tmp_path, {0: failure("connection closed", False)}, {0: -signal.SIGTERM, 1: 1})
 

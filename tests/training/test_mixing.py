@@ -12,14 +12,13 @@ from lcx.context import Context, StepResult
 from lcx.data.bundles import write_bundles
 from lcx.data.files import Rejects
 from lcx.errors import MissingError
-from lcx.layering import resolve
 from lcx.plugins import loaded
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.records import Branch, Bundle
 from lcx.run import Run
 from lcx.steps import execute
 from lcx.training import collate, runner
-from lcx.training.mixing import with_short
+from lcx.training.data import with_short
 from tests.training.preference_data import small_model
 
 RECIPE = "name: mixed\nmethod: preference\nsteps:\n  - stage: train\n    loss: dpo\n    template: plain\n"

@@ -137,7 +137,7 @@ def test_the_reference_of_a_new_adapter_is_the_model_without_it(
 def test_cached_reference_is_found_again(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lcx.training import reference
+    from lcx.training import preference as reference
 
     monkeypatch.setenv("LCX_CACHE", str(tmp_path / "cache"))
     config = settings(small, loss="dpo", max_steps=2)

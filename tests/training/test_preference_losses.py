@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcx.errors import UsageError
-from lcx.training import answers as answers_module
-from lcx.training.preference_losses import (
+from lcx.training import losses as losses_module
+from lcx.training.losses import (
     DPO,
     LOGO,
     ORPO,
     SIMPO,
     Answers,
-    Judged,
     Loss,
+    LossOutput,
     check_roles,
     log_odds,
     metric_means,
@@ -52,9 +52,9 @@ def pack(
     )
 
 
-def grads(answers: Answers, judged: Judged) -> list[float]:
+def grads(answers: Answers, output: LossOutput) -> list[float]:
     """Gradient of the summed losses by each answer's summed log-probability."""
-    (found,) = torch.autograd.grad(judged.losses.sum(), answers.sums)
+    (found,) = torch.autograd.grad(output.losses.sum(), answers.sums)
     return found.tolist()
 
 
@@ -112,11 +112,11 @@ def test_logo_is_the_papers(
     prompts = data.draw(ragged(rejected, rejected) if rejected else ragged())
     order = data.draw(st.permutations(range(sum(map(len, prompts)))))
     mine = pack(prompts, order=order)
-    judged = LOGO.compute(mine, beta=beta, gamma=gamma, sft_weight=weight)
+    output = LOGO.compute(mine, beta=beta, gamma=gamma, sft_weight=weight)
     values, slopes = zip(*(logo(prompt, beta, gamma, weight) for prompt in prompts), strict=True)
-    assert judged.losses.tolist() == pytest.approx(values, rel=1e-9, abs=1e-12)
+    assert output.losses.tolist() == pytest.approx(values, rel=1e-9, abs=1e-12)
     expected = [slope for prompt in slopes for slope in prompt]
-    assert grads(mine, judged) == pytest.approx([expected[place] for place in order], rel=1e-9, abs=1e-12)
+    assert grads(mine, output) == pytest.approx([expected[place] for place in order], rel=1e-9, abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -173,10 +173,10 @@ def test_extremes_stay_finite(loss: Loss, dtype: torch.dtype) -> None:
         [(w, 1, -3.0), (a, 1, -3.0), (b, 1, -3.0)] for w in extremes for a in extremes for b in extremes
     ]
     answers = pack(prompts, dtype)
-    judged = loss.compute(answers, **loss.defaults)
-    assert torch.isfinite(judged.losses).all()
-    assert torch.isfinite(torch.tensor(grads(answers, judged))).all()
-    for part in judged.parts.values():
+    output = loss.compute(answers, **loss.defaults)
+    assert torch.isfinite(output.losses).all()
+    assert torch.isfinite(torch.tensor(grads(answers, output))).all()
+    for part in output.parts.values():
         assert torch.isfinite(part).all()
 
 
@@ -198,20 +198,20 @@ def test_log_odds_against_sixty_digits() -> None:
 def test_what_is_given_and_logged(loss: Loss) -> None:
     """Losses have a graph; rewards, parts and log-probs have none, and the parts add up."""
     answers = pack([[(-3.0, 4, -2.0), (-1.0, 2, -2.5)], [(-5.0, 3, -4.0), (-2.0, 7, -2.0), (-9.0, 5, -8.0)]])
-    judged = loss.compute(answers, **loss.defaults)
-    assert judged.losses.shape == (2,)
-    assert judged.losses.requires_grad
-    assert judged.logps is not None
-    for value in (judged.rewards, judged.logps, *judged.parts.values()):
+    output = loss.compute(answers, **loss.defaults)
+    assert output.losses.shape == (2,)
+    assert output.losses.requires_grad
+    assert output.logps is not None
+    for value in (output.rewards, output.logps, *output.parts.values()):
         assert not value.requires_grad
-    assert judged.rewards.shape == judged.logps.shape == (5,)
+    assert output.rewards.shape == output.logps.shape == (5,)
     weight = loss.defaults.get("sft_weight", 1.0)
-    whole = judged.parts["preference_loss"] + weight * judged.parts["nll_loss"]
-    assert whole.tolist() == pytest.approx(judged.losses.tolist())
+    whole = output.parts["preference_loss"] + weight * output.parts["nll_loss"]
+    assert whole.tolist() == pytest.approx(output.losses.tolist())
     beta, sums, lengths, reference = loss.defaults["beta"], answers.sums, answers.lengths, answers.reference
     expected = beta * (sums - reference if loss.reference else sums / lengths)
-    assert judged.rewards.tolist() == pytest.approx(expected.tolist())
-    assert judged.logps.tolist() == pytest.approx((sums if loss.reference else sums / lengths).tolist())
+    assert output.rewards.tolist() == pytest.approx(expected.tolist())
+    assert output.logps.tolist() == pytest.approx((sums if loss.reference else sums / lengths).tolist())
 
 
 def test_defaults() -> None:
@@ -230,8 +230,8 @@ def test_metrics_by_hand() -> None:
             [(-6.0, 3, 0.0), (-1.0, 1, 0.0), (-4.0, 2, 0.0), (-9.0, 3, 0.0)],  # m: -2; -1, -2, -3
         ]
     )
-    judged = SIMPO.compute(answers, beta=2.0, gamma=0.0, sft_weight=0.0)
-    sums = preference_metrics(answers, judged)
+    output = SIMPO.compute(answers, beta=2.0, gamma=0.0, sft_weight=0.0)
+    sums = preference_metrics(answers, output)
     assert {name: row.tolist()[1] for name, row in sums.items()} == {
         "rewards/chosen": 2,
         "rewards/rejected": 4,
@@ -255,12 +255,12 @@ def test_metrics_by_hand() -> None:
             "nll_loss": 1.5,
         }
     )
-    sums = preference_metrics(answers, judged, torch.tensor([0.0, 1.0]))  # the first only pads the batch
+    sums = preference_metrics(answers, output, torch.tensor([0.0, 1.0]))  # the first only pads the batch
     alone = metric_means(sums)
     assert alone["rewards/chosen"] == -4.0
     assert alone["rewards/accuracies"] == pytest.approx(1 / 3)
     assert alone["preference_loss"] == pytest.approx(second)
-    assert metric_means(preference_metrics(answers, judged, torch.zeros(2))) == {}
+    assert metric_means(preference_metrics(answers, output, torch.zeros(2))) == {}
     assert metric_means({}) == {}
 
 
@@ -278,7 +278,7 @@ def test_metrics_of_parts_add_up(prompts: list[Prompt], others: list[Prompt]) ->
 
 def test_logps_are_sums_unless_a_loss_says_otherwise() -> None:
     answers = pack([[(-2.0, 2, 0.0), (-8.0, 4, 0.0)]])
-    bare = Judged(answers.sums[:1].detach(), answers.sums.detach())
+    bare = LossOutput(answers.sums[:1].detach(), answers.sums.detach())
     assert metric_means(preference_metrics(answers, bare))["logps/rejected"] == -8.0
 
 
@@ -316,6 +316,6 @@ def test_answers_of_unlike_shapes() -> None:
 @named
 def test_nothing_rejected_is_never_a_number(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where roles are on a GPU and are not read, the loss of a prompt without rejected answers is NaN."""
-    monkeypatch.setattr(answers_module, "check_roles", lambda *_: None)
+    monkeypatch.setattr(losses_module, "check_roles", lambda *_: None)
     answers = pack([[(-3.0, 4, -2.0), (-1.0, 2, -2.5)], [(-5.0, 3, -4.0)]])
     assert loss.compute(answers, **loss.defaults).losses.isnan().tolist() == [False, True]

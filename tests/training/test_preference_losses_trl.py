@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 from trl import DPOTrainer
 
-from lcx.training.preference_losses import (
+from lcx.training.losses import (
     DPO,
     ORPO,
     SIMPO,
     Answers,
-    Judged,
     Loss,
+    LossOutput,
     metric_means,
     preference_metrics,
 )
@@ -162,14 +162,14 @@ def compare(
 ) -> None:
     """Equal losses, equal gradients by the logits, and equal metrics wherever TRL has one of that name."""
     answers = rows.answers()
-    judged: Judged = loss.compute(answers, **options)
-    mine = judged.losses.mean()
+    output: LossOutput = loss.compute(answers, **options)
+    mine = output.losses.mean()
     assert mine.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
     (ours,) = torch.autograd.grad(mine, rows.logits)
     (expected,) = torch.autograd.grad(theirs, rows.logits)
     assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-6)
     assert expected.abs().sum() > 0
-    found = metric_means(preference_metrics(answers, judged))
+    found = metric_means(preference_metrics(answers, output))
     shared = sorted(set(found) & set(logged))
     assert {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"} <= set(shared)
     assert {"logps/chosen", "logps/rejected"} <= set(shared)

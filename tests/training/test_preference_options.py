@@ -13,14 +13,14 @@ import torch
 
 from lcx import hookimpl, plugins
 from lcx.errors import PluginError, UsageError
-from lcx.training.preference_losses import (
+from lcx.training.losses import (
     DPO,
     LOGO,
     ORPO,
     SIMPO,
     Answers,
-    Judged,
     Loss,
+    LossOutput,
     find_loss,
     loss_options,
     metric_means,
@@ -62,7 +62,7 @@ def test_options_without_annotations_go_by_their_default() -> None:
     def compute(answers, **options):  # type: ignore[no-untyped-def]
         raise NotImplementedError
 
-    def unknown(answers: Nowhere, *, steps: Nowhere) -> Judged:  # type: ignore[name-defined]  # noqa: F821
+    def unknown(answers: Nowhere, *, steps: Nowhere) -> LossOutput:  # type: ignore[name-defined]  # noqa: F821
         raise NotImplementedError
 
     for function in (compute, unknown):
@@ -97,15 +97,15 @@ def test_the_core_registers_its_losses() -> None:
 
 
 def test_a_plugin_adds_a_loss_and_wraps_one() -> None:
-    def hinge(answers: Answers, *, beta: float) -> Judged:
+    def hinge(answers: Answers, *, beta: float) -> LossOutput:
         losses = answers.over_rejected(torch.relu(1 - beta * answers.gaps(answers.means)))
-        return Judged(losses, beta * answers.means.detach(), {"hinge_loss": losses.detach()})
+        return LossOutput(losses, beta * answers.means.detach(), {"hinge_loss": losses.detach()})
 
     @wraps(LOGO.compute)
-    def doubled(answers: Answers, **options: Any) -> Judged:
+    def doubled(answers: Answers, **options: Any) -> LossOutput:
         inner = find_loss(plugins.loaded().losses, "logo")
-        judged = inner.compute(answers, **options)
-        return replace(judged, losses=2 * judged.losses)
+        output = inner.compute(answers, **options)
+        return replace(output, losses=2 * output.losses)
 
     mine = Brings(
         hinge=Loss("hinge", hinge, {"beta": 1.0}), doubled=replace(LOGO, name="doubled", compute=doubled)
@@ -120,11 +120,11 @@ def test_a_plugin_adds_a_loss_and_wraps_one() -> None:
         prompts=2,
     )
     added = find_loss(losses, "hinge")
-    judged = added.compute(answers, **loss_options(added, {"beta": 3}))
+    output = added.compute(answers, **loss_options(added, {"beta": 3}))
     # m: -0.75; -0.5 and -5/3; -2/7, -1.8
     expected = [1 + 3 * 0.25, ((1 + 3 * (5 / 3 - 2 / 7)) + (1 + 3 * (5 / 3 - 1.8))) / 2]
-    assert judged.losses.tolist() == pytest.approx(expected)
-    assert metric_means(preference_metrics(answers, judged))["hinge_loss"] == pytest.approx(sum(expected) / 2)
+    assert output.losses.tolist() == pytest.approx(expected)
+    assert metric_means(preference_metrics(answers, output))["hinge_loss"] == pytest.approx(sum(expected) / 2)
     wrapped = find_loss(losses, "doubled")
     with pytest.raises(UsageError, match="greater than 0"):  # its annotations are those of what it wraps
         loss_options(wrapped, {"beta": -1})
@@ -133,7 +133,7 @@ def test_a_plugin_adds_a_loss_and_wraps_one() -> None:
 
 
 def test_what_a_plugin_must_not_register() -> None:
-    broken = Brings(function=LOGO.compute, lost="lcx.training.preference_losses:KTO", gone="no_such_module:X")
+    broken = Brings(function=LOGO.compute, lost="lcx.training.losses:KTO", gone="no_such_module:X")
     losses = plugins.load(extra={"broken": broken, "again": Brings(logo=LOGO)}).losses
     with pytest.raises(PluginError, match="'function' of 'broken' is a function, not a Loss"):
         find_loss(losses, "function")

@@ -25,8 +25,8 @@ from lcx.modeling.load import load_config, load_model, load_tokenizer
 from lcx.modeling.tiny import build_tokenizer
 from lcx.records import EncodedBranch, EncodedBundle
 from lcx.training import arguments
+from lcx.training.runner import train_sft
 from lcx.training.settings import TrainSettings
-from lcx.training.sft import train_sft
 
 VOCAB = 64
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,26 @@ def assert_same_weights(one: Path, two: Path, bound: float = 1e-5) -> None:
 
 def losses(curve: list[dict[str, float]]) -> list[float]:
     return [point["loss"] for point in curve]
+
+
+@pytest.mark.parametrize("engine", ["shared-prefix", "trl"])
+def test_a_training_of_one_step_trains(tiny: Path, tmp_path: Path, engine: str) -> None:
+    """transformers would take the only step as a step of warm-up, at the rate 0."""
+    ctx = context()
+    result, curve = train(settings(tiny, engine=engine, warmup=0.03, max_steps=1), bundles(), tmp_path, ctx)
+    assert [point["learning_rate"] for point in curve] == [1e-2]
+    after, before = weights(tmp_path / "model"), weights(tiny)
+    assert all(not torch.equal(after[name], before[name]) for name in after if "proj" in name)
+    assert "1 step in all\n" in ctx.console.file.getvalue()  # type: ignore[attr-defined]
+    assert not result.notes or engine == "trl"
+
+
+def test_a_warm_up_longer_than_the_training_is_cut_and_said(tiny: Path, tmp_path: Path) -> None:
+    ctx = context()
+    result, curve = train(settings(tiny, warmup=100, max_steps=3), bundles(), tmp_path, ctx)
+    assert [point["learning_rate"] for point in curve] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
+    assert result.notes == ["warmup: 100 steps cut to 2, since the training has 3 in all"]
+    assert "3 steps in all, 2 of them warm-up\n" in ctx.console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("weighting", ["branch", "token"])
@@ -222,17 +242,17 @@ def test_unknown_optimizers_and_trackers_are_named_before_anything_is_loaded(
 
 def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of a step."""
-    from lcx.training import sft
+    from lcx.training.trainer import SharedPrefixTrainer
 
-    plain = sft.SharedPrefixTrainer.compute_loss
+    plain = SharedPrefixTrainer.compute_loss
 
     def compute_loss(self: Any, *args: Any, **options: Any) -> Any:
         if self.state.global_step == step:
             os.kill(os.getpid(), signal.SIGINT)
-            monkeypatch.setattr(sft.SharedPrefixTrainer, "compute_loss", plain)
+            monkeypatch.setattr(SharedPrefixTrainer, "compute_loss", plain)
         return plain(self, *args, **options)
 
-    monkeypatch.setattr(sft.SharedPrefixTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr(SharedPrefixTrainer, "compute_loss", compute_loss)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -284,10 +304,10 @@ def test_adapters_train_and_load(tiny: Path, tmp_path: Path, tuning: str) -> Non
 
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Logits of every model as it stands when training ends, before it is saved; its adapters are at work."""
-    from lcx.training import session
+    from lcx.training import runner
 
     seen: list[torch.Tensor] = []
-    plain = session.save
+    plain = runner.save
 
     def save(trainer: Any, *rest: Any) -> Path:
         model = trainer.accelerator.unwrap_model(trainer.model).train()
@@ -295,7 +315,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
             seen.append(model(PROBE).logits)
         return plain(trainer, *rest)
 
-    monkeypatch.setattr(session, "save", save)
+    monkeypatch.setattr(runner, "save", save)
     return seen
 
 
@@ -416,9 +436,9 @@ def test_progress_off_a_terminal_is_plain_lines_on_our_console(
     _, curve = train(settings(tiny, engine=engine), bundles(), tmp_path, ctx)
     told = ctx.console.file.getvalue()  # type: ignore[attr-defined]
     assert "12 contexts, 24 answers" in told
-    assert re.search(r"step 3/3  loss \d\.\d+  [\d.]+K? tokens/s  0:00 left", told)
-    if engine == "trl":
-        assert f"step 3/3  loss {curve[-1]['loss']:.4f}" in told
+    last = re.search(r"training: 3 of 3 steps, loss (\d\.\d+), [\d.]+K? tokens/s, .* in \d+s\n", told)
+    assert last
+    assert last[1] == f"{curve[-1]['loss']:.4f}"
     assert "\x1b" not in told
     assert capsys.readouterr().out == ""
 
@@ -430,7 +450,7 @@ from rich.console import Console
 from lcx.context import Context
 sys.path.insert(0, {tests!r})
 from lcx.modeling.load import load_tokenizer
-from lcx.training.sft import train_sft
+from lcx.training.runner import train_sft
 from test_sft import bundles, settings
 rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 assert world == 2

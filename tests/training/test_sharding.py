@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lcx.errors import LcxError
-from lcx.training.launch import sharding
+from lcx.training import sharding
 
 
 @pytest.fixture

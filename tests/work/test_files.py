@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from lcx import storage as files
 from lcx.errors import LcxError
-from lcx.work import files
-from lcx.work.journal import Journal
-from lcx.work.shards import write_jsonl
+from lcx.storage import Journal, write_jsonl
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -52,7 +51,7 @@ def test_lone_surrogates_survive_a_json_line(tmp_path: Path) -> None:
 def test_a_killed_writer_leaves_only_what_is_swept_up(tmp_path: Path) -> None:
     code = f"""
         import os, signal
-        from lcx.work.files import atomic_path
+        from lcx.storage import atomic_path
         with atomic_path({str(tmp_path / "a.txt")!r}) as temporary:
             temporary.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -111,7 +110,7 @@ def test_a_full_disk_is_an_error_with_a_way_out(small_disk: Path) -> None:
 def test_a_full_disk_stops_a_parquet_shard(small_disk: Path) -> None:
     import pyarrow as pa
 
-    from lcx.work.shards import write_parquet
+    from lcx.storage import write_parquet
 
     rows = ({"x": os.urandom(64).hex()} for _ in range(20_000))
     with pytest.raises(LcxError, match="no space left"):
@@ -142,7 +141,7 @@ def test_a_read_only_folder_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     code = f"""
         import os, sys
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-        import lcx.work.files as files
+        import lcx.storage as files
         from lcx.errors import LcxError
         if os.geteuid() == 0:
             os.setgroups([]); os.setgid(65534); os.setuid(65534)

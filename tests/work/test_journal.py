@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lcx.errors import LcxError
-from lcx.work.journal import Journal
+from lcx.storage import Journal
 
 
 def test_units_are_found_again_and_the_last_entry_wins(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_reading_only_changes_nothing(tmp_path: Path) -> None:
 def test_nothing_appended_is_lost_to_sigkill(tmp_path: Path) -> None:
     path = tmp_path / "j"
     code = f"""
-        from lcx.work.journal import Journal
+        from lcx.storage import Journal
         journal = Journal({str(path)!r})
         for number in range(10**9):
             journal.append({{"unit": str(number), "x": "y" * 300}})

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from lcx import storage as shards
 from lcx.errors import LcxError, MissingError
-from lcx.work import shards
 
 SCHEMA = pa.schema([("n", pa.int32()), ("text", pa.string())])
 

@@ -23,18 +23,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lcx.data.files import strict_bytes, strict_rows
 from lcx.data.templates import Template
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
-from lcx.evaluation.offline import parse_rows, read_rows
-from lcx.evaluation.samples import limited
-from lcx.evaluation.task import Loaded, SuiteOptions
+from lcx.evaluation.task import Samples
 from lcx.records import Branch, Bundle
-from lcx.work.files import sha256_json
+from lcx.storage import sha256_json
 
 __all__ = [
     "Item",
     "Prompt",
-    "Source",
+    "Published",
     "load_items",
     "load_prompts",
     "prompt_of",
@@ -50,7 +49,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Source:
+class Published:
     """What is read for one task.
 
     `names` are what its file may be called, in order of preference; `dataset` is what its rows' field of that name
@@ -72,7 +71,7 @@ class Source:
         return MissingError(what, why=why, hint=f"{self.gets}\nthen: {line}" if self.gets else line)
 
 
-def read_source(source: Source, data: str | None) -> list[Row]:
+def read_source(source: Published, data: str | None) -> list[Row]:
     """The rows of a task. Raises MissingError where they are not there, UsageError naming a broken line."""
     if data is None:
         raise source.missing(f"no data for {source.task}", "It is published elsewhere, and nothing names it.")
@@ -94,18 +93,10 @@ def read_source(source: Source, data: str | None) -> list[Row]:
 
 def read_published(path: Path) -> list[Row]:
     """The rows of a JSONL, JSON or Parquet file. Raises UsageError naming a broken line."""
-    if path.suffix.lower() != ".parquet":
-        return read_rows(path)
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            return [row for batch in file.iter_batches(256) for row in batch.to_pylist()]
-    except (OSError, ValueError) as bad:  # pyarrow's own errors are ValueErrors
-        raise UsageError(f"cannot read {path}", why=str(bad).splitlines()[0]) from None
+    return strict_rows(path)
 
 
-def _folder(source: Source, folder: Path) -> list[Row]:
+def _folder(source: Published, folder: Path) -> list[Row]:
     for inside in (folder, folder / "data"):
         for name in source.names:
             for ending in ENDINGS:
@@ -122,27 +113,26 @@ def _folder(source: Source, folder: Path) -> list[Row]:
     )
 
 
-def _archive(source: Source, path: Path) -> list[Row]:
+def _archive(source: Published, path: Path) -> list[Row]:
     try:
         with zipfile.ZipFile(path) as archive:
             inside = {Path(name).name: name for name in archive.namelist() if "__MACOSX" not in name}
             for name in source.names:
                 for ending in ENDINGS[:2]:
                     if f"{name}{ending}" in inside:
-                        return parse_rows(archive.read(inside[f"{name}{ending}"]), f"{path}/{name}{ending}")
+                        return strict_bytes(archive.read(inside[f"{name}{ending}"]), f"{path}/{name}{ending}")
     except (OSError, zipfile.BadZipFile) as bad:
         raise UsageError(f"cannot read {path}", why=str(bad)) from None
     raise source.missing(f"no {source.names[0]}.jsonl in {path} for {source.task}")
 
 
-def _hub(source: Source, data: str) -> list[Row]:
+def _hub(source: Published, data: str) -> list[Row]:
     """Rows through `datasets`; a dataset that is only a script and an archive is read from the archive."""
-    from lcx.data.documents import hub_name
-    from lcx.data.hub import hub_rows
+    from lcx.data.files import hub_name, hub_rows
 
     name, config, split = hub_name(data)
     try:
-        return list(hub_rows(name, config or source.config, split or source.split, columns=None))
+        return list(hub_rows(name, config or source.config, split or source.split))
     except LcxError as bad:
         rows = _zipped(name, source.names) if config is None else None
         if rows is None:
@@ -169,7 +159,7 @@ def _zipped(name: str, sets: Sequence[str]) -> list[Row] | None:
     return None
 
 
-def _own(source: Source, rows: Sequence[Row]) -> list[Row]:
+def _own(source: Published, rows: Sequence[Row]) -> list[Row]:
     """The rows of the set, where they say what set they are of."""
     if not source.dataset:
         return list(rows)
@@ -263,7 +253,7 @@ def split_prompt(text: str, name: str, *, chat: bool = True, places: str = "{inp
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
     """The text with its places filled in one pass, so that braces in a value stay as they are."""
-    from lcx.llm.rendering import fill
+    from lcx.llm.prompts import fill
 
     return fill(text, values)
 
@@ -281,10 +271,8 @@ class Item:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_items(
-    task: str, items: Sequence[Item], prompt: Prompt, options: SuiteOptions, counts: Counter[str]
-) -> Loaded:
-    """The questions as bundles, `options.limit` of them at most. Raises UsageError where there is none.
+def load_items(task: str, items: Sequence[Item], prompt: Prompt, counts: Counter[str]) -> Samples:
+    """The questions as bundles, one a context. Raises UsageError where there is none.
 
     Of several items with one id the first counts, and `counts` says how many were left out.
     """
@@ -308,8 +296,7 @@ def load_items(
         Bundle(f"{task}:{_digest(context)}", tuple(branches), context=context, kind=task)
         for context, branches in asked.items()
     ]
-    few = limited(bundles, options.limit, options.sample_seed, task)
-    return Loaded(few, prompt.template, counts, sha256_json(marks)[:16])
+    return Samples(bundles, prompt.template, counts, sha256_json(marks)[:16])
 
 
 def _digest(text: str) -> str:

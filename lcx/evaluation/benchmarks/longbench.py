@@ -17,12 +17,19 @@ from typing import Any
 from lcx.errors import UsageError
 from lcx.evaluation import metrics
 from lcx.evaluation.benchmarks.groups import BY_CATEGORY, E_NAMES
-from lcx.evaluation.benchmarks.loading import Item, Source, load_items, load_prompts, prompt_of, read_source
+from lcx.evaluation.benchmarks.loading import (
+    Item,
+    Published,
+    load_items,
+    load_prompts,
+    prompt_of,
+    read_source,
+)
 from lcx.evaluation.metrics import BACKEND, Metric
-from lcx.evaluation.task import Loaded, Suite, SuiteOptions
+from lcx.evaluation.task import Samples, Source, Task, TaskOptions
 from lcx.evaluation.text_metrics import first_line, first_paragraph
 
-__all__ = ["E_SETS", "SETS", "LongBenchSet", "suite"]
+__all__ = ["E_SETS", "SETS", "LongBenchSet", "task_of"]
 
 # ---- sets
 
@@ -106,19 +113,19 @@ PLACE = "longbench/data"
 KEPT = ("length", "language")
 
 
-def __getattr__(name: str) -> Suite:
-    """The suite of a set by its name, with `_e` for the one of LongBench-E, as the registry asks for it."""
+def __getattr__(name: str) -> Task:
+    """The task of a set by its name, with `_e` for the one of LongBench-E, as the registry asks for it."""
     plain = name.removesuffix("_e")
     if name in SETS:
-        return suite(name, False)
+        return task_of(name, False)
     if name.endswith("_e") and plain in E_SETS:
-        return suite(plain, True)
+        return task_of(plain, True)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @functools.cache
-def suite(name: str, e: bool) -> Suite:
-    """The suite of a set, or of its counterpart in LongBench-E."""
+def task_of(name: str, e: bool) -> Task:
+    """The task of a set, or of its counterpart in LongBench-E."""
     one = SETS[name]
     family = "longbench_e" if e else "longbench"
     info: dict[str, Any] = {"metric": one.metric.__name__}
@@ -126,11 +133,13 @@ def suite(name: str, e: bool) -> Suite:
         info["similarity"] = BACKEND
     if not e:
         info["published_rows"] = one.rows
-    return Suite(
+    return Task(
         name=f"{family}:{name}",
         summary=f"{one.category}: {one.metric.__name__}, {one.language}",
         family=family,
-        load=functools.partial(_load, one, family),
+        samples=functools.partial(_load, one, family),
+        options=TaskOptions,
+        view="table",
         score=_scorer(one, one.metric),
         row_fields=("answers", *(["all_classes"] if one.needs_classes else []), *(["length"] if e else [])),
         compat={
@@ -170,19 +179,21 @@ def _fields(row: Row) -> dict[str, Any]:
     return found
 
 
-def _load(one: LongBenchSet, family: str, options: SuiteOptions) -> Loaded:
+def _load(one: LongBenchSet, family: str, source: Source, options: TaskOptions) -> Samples:
     """The set's questions. Raises MissingError with the line that gets them where they are not there."""
     e = family == "longbench_e"
     task = f"{family}:{one.name}"
     name = f"{one.name}_e" if e else one.name
-    source = Source(task, family, (name,), GETS, PLACE, dataset=(one.name, f"{one.name}_e"), config=name)
-    rows = read_source(source, options.data)
-    prompts = load_prompts("longbench", options.prompts)
-    prompt = prompt_of(prompts, one.name, "longbench", options.prompts, chat=one.chat)
+    published = Published(
+        task, family, (name,), GETS, PLACE, dataset=(one.name, f"{one.name}_e"), config=name
+    )
+    rows = read_source(published, source.data)
+    prompts = load_prompts("longbench", source.prompts)
+    prompt = prompt_of(prompts, one.name, "longbench", source.prompts, chat=one.chat)
     counts: Counter[str] = Counter()
     items = []
     for number, row in enumerate(rows):
-        where = f"{options.data}, row {number} (counted from 0)"
+        where = f"{source.data}, row {number} (counted from 0)"
         context, asked = row.get("context"), row.get("input")
         if not isinstance(context, str) or not isinstance(asked, str | None):
             raise UsageError(
@@ -198,4 +209,4 @@ def _load(one: LongBenchSet, family: str, options: SuiteOptions) -> Loaded:
             fields["all_classes"] = list(row["all_classes"])
         fields |= {key: row[key] for key in KEPT if row.get(key) is not None}
         items.append(Item(str(row.get("_id", number)), context, {"input": asked or ""}, fields))
-    return load_items(task, items, prompt, options, counts)
+    return load_items(task, items, prompt, counts)

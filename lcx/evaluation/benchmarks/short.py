@@ -12,15 +12,15 @@ from typing import Any
 from lcx.data.templates import Template
 from lcx.errors import UsageError
 from lcx.evaluation import metrics
-from lcx.evaluation.benchmarks.loading import Item, Prompt, Source, load_items, load_prompts, read_source
+from lcx.evaluation.benchmarks.loading import Item, Prompt, Published, load_items, load_prompts, read_source
 from lcx.evaluation.metrics import LETTERS
-from lcx.evaluation.task import Loaded, Suite, SuiteOptions
+from lcx.evaluation.task import Samples, Source, Task, TaskOptions
 
 __all__ = ["CSQA", "GSM8K"]
 
 Row = Mapping[str, Any]
 
-CSQA_SOURCE = Source(
+CSQA_ROWS = Published(
     "csqa",
     "csqa",
     ("csqa", "dev_rand_split", "validation", "dev", "test"),
@@ -28,7 +28,7 @@ CSQA_SOURCE = Source(
     "hf:tau/commonsense_qa",
     split="validation",
 )
-GSM8K_SOURCE = Source(
+GSM8K_ROWS = Published(
     "gsm8k",
     "gsm8k",
     ("gsm8k", "test"),
@@ -114,12 +114,12 @@ def _prompt(family: str, path: str | None) -> tuple[Prompt, str]:
 
 
 def _loader(
-    source: Source, item: Callable[[Row], tuple[str, dict[str, Any]] | None], form: str
-) -> Callable[[SuiteOptions], Loaded]:
-    def load(options: SuiteOptions) -> Loaded:
+    published: Published, item: Callable[[Row], tuple[str, dict[str, Any]] | None], form: str
+) -> Callable[[Source, TaskOptions], Samples]:
+    def load(source: Source, options: TaskOptions) -> Samples:
         """The questions. Raises MissingError with the line that gets them where they are not there."""
-        rows = read_source(source, options.data)
-        prompt, shots = _prompt(source.family, options.prompts)
+        rows = read_source(published, source.data)
+        prompt, shots = _prompt(published.family, source.prompts)
         counts: Counter[str] = Counter()
         items = []
         for number, row in enumerate(rows):
@@ -129,23 +129,25 @@ def _loader(
             made = item(row)
             if made is None:
                 raise UsageError(
-                    f"{options.data}, row {number} (counted from 0) is no row of {source.task}",
+                    f"{source.data}, row {number} (counted from 0) is no row of {published.task}",
                     why=f"It has {', '.join(row)}.",
                     hint=f"Rows are {form}.",
                 )
             question, fields = made
             items.append(Item(str(row.get("id", row.get("_id", number))), shots, {"input": question}, fields))
-        return load_items(source.task, items, prompt, options, counts)
+        return load_items(published.task, items, prompt, counts)
 
     return load
 
 
-CSQA = Suite(
+CSQA = Task(
     name="csqa",
     summary="CommonsenseQA, with examples: short questions with five choices",
     family="csqa",
-    load=_loader(
-        CSQA_SOURCE,
+    options=TaskOptions,
+    view="table",
+    samples=_loader(
+        CSQA_ROWS,
         _csqa_item,
         "{question, choices: {label, text}, answerKey} or {question, candidates, answer}",
     ),
@@ -157,11 +159,13 @@ CSQA = Suite(
     shots=True,
     info={"metric": "csqa"},
 )
-GSM8K = Suite(
+GSM8K = Task(
     name="gsm8k",
     summary="GSM8K, with worked examples: the number that a solution ends with",
     family="gsm8k",
-    load=_loader(GSM8K_SOURCE, _gsm8k_item, '{question, answer} with "#### N" or a number in answer'),
+    options=TaskOptions,
+    view="table",
+    samples=_loader(GSM8K_ROWS, _gsm8k_item, '{question, answer} with "#### N" or a number in answer'),
     score=lambda row: metrics.gsm8k(row["pred"], row),
     row_fields=("answer",),
     compat={"film": lambda row: metrics.gsm8k_as_film(row["pred"], row)},

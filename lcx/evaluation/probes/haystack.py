@@ -21,7 +21,7 @@ from typing import Any
 from lcx.errors import UsageError
 from lcx.evaluation.statistics.grids import default_lengths, grid, grid_evidence, lengths_evidence
 from lcx.evaluation.statistics.resampling import group_evidence
-from lcx.evaluation.task import ProbeOptions, Scored
+from lcx.evaluation.task import LengthOptions, ProbeOptions, Scored, Source
 from lcx.evaluation.text_metrics import contains
 from lcx.records import Branch, Bundle, Document
 
@@ -36,6 +36,7 @@ __all__ = [
     "Taken",
     "build_haystacks",
     "context_of",
+    "count_by_length",
     "cut",
     "draw_keys",
     "draw_numbers",
@@ -51,6 +52,7 @@ __all__ = [
     "misled",
     "natural_only",
     "scattered",
+    "some_keys",
 ]
 
 # ---- filler: text of a corpus, cut into sentences
@@ -274,6 +276,16 @@ def draw_keys(taken: Taken, count: int, rng: random.Random) -> list[str]:
     return [key for key in pairs if key not in taken.pairs][:count]
 
 
+def some_keys(name: str, taken: Taken, count: int, rng: random.Random, mend: str) -> list[str]:
+    """So many names that the text does not have; of three words where those of two are too few. Raises UsageError."""
+    keys = draw_keys(taken, count, rng)
+    if len(keys) < count:
+        keys = list(itertools.islice(long_keys(rng, taken.pairs), count))
+    if len(keys) < count:
+        raise UsageError(f"{name} has {len(keys)} names, and {count} are needed", hint=f"Set {mend}.")
+    return keys
+
+
 def long_keys(rng: random.Random, but: frozenset[str] = frozenset()) -> Iterator[str]:
     """All names of three words in random order: 17,576, many of which differ in one word only."""
     keys = [" ".join(parts) for parts in itertools.product(FIRST, MIDDLE, SECOND)]
@@ -365,28 +377,35 @@ def natural_only(name: str, options: ProbeOptions) -> None:
         )
 
 
+def count_by_length(options: LengthOptions, questions: int) -> tuple[int, int] | None:
+    """Contexts and questions of a probe with so many questions a context; None where only the window tells lengths."""
+    contexts = options.sets * len(options.lengths)
+    return (contexts, contexts * questions) if contexts else None
+
+
 def build_haystacks(
     name: str,
-    documents: Iterable[Document],
-    options: ProbeOptions,
-    seed: int,
+    source: Source,
+    options: LengthOptions,
     draw: Draw,
     *,
     holds: str,
     mend: str,
     corpus: bool = True,
 ) -> list[Bundle]:
-    """The contexts of every set and length. Everything follows from documents, options and seed.
+    """The contexts of every set and length. Everything follows from source and options.
 
     A length counts all that the model reads and writes: instructions, context, question and answer. `holds`
     says what a context must hold ("5 needles") and `mend` which settings make that less, for errors. Without
     `corpus` every scene brings its own filler. Raises UsageError where the corpus is too small, or a given
     length too short; default lengths that are too short are left out.
     """
-    if options.count_tokens is None or options.prompt_tokens is None:
+    if source.tokenize is None or source.prompt_tokens is None:
         raise UsageError(f"{name} counts tokens: it needs a tokenizer")
-    lengths = options.lengths or default_lengths(options.window)
-    pool = gather(documents, options.sets * max(lengths), options.count_tokens) if corpus else []
+    seed = source.seed
+    lengths = options.lengths or default_lengths(source.window)
+    needed = options.sets * max(lengths)
+    pool = gather(source.documents, needed, source.count_tokens) if corpus else []
     taken = Taken("".join(piece.text for pieces in pool for piece in pieces))
     drawn = {
         (number, length): draw(taken, f"{seed}:{number}:{length}", length)
@@ -396,7 +415,7 @@ def build_haystacks(
     short = {}
     for length in lengths:
         scenes = [scene for (_, of), found in drawn.items() if of == length for scene in found]
-        least = max(_least(name, scene, options) for scene in scenes)
+        least = max(_least(name, scene, source) for scene in scenes)
         if least > length:
             short[length] = _too_short(name, length, least, holds, mend)
     if short and (options.lengths or len(short) == len(lengths)):
@@ -412,16 +431,16 @@ def build_haystacks(
             for place, scene in enumerate(several):
                 id = f"{name}:{seed}:{number}:{length}" + (f":{place}" if len(several) > 1 else "")
                 meta = {"set": number, "length": length, "setting": "lengths"}
-                bundles.append(_bundle(name, id, scene, order, options, meta, position, (holds, mend)))
+                bundles.append(_bundle(name, id, scene, order, source, meta, position, (holds, mend)))
                 position += len(scene.asked)
     return bundles
 
 
-def _least(name: str, scene: Scene, options: ProbeOptions) -> int:
+def _least(name: str, scene: Scene, source: Source) -> int:
     """Tokens that a context needs for its facts and as much other text, instructions and the answer."""
-    assert options.prompt_tokens is not None
+    assert source.prompt_tokens is not None
     text = " ".join(fact.text for fact in scene.facts)
-    return options.prompt_tokens(_plain(name, scene, f"{text} {text}"))
+    return source.prompt_tokens(_plain(name, scene, f"{text} {text}"))
 
 
 def _plain(name: str, scene: Scene, context: str) -> Bundle:
@@ -434,23 +453,20 @@ def _bundle(
     id: str,
     scene: Scene,
     order: Sequence[Sequence[Piece]],
-    options: ProbeOptions,
+    source: Source,
     meta: dict[str, Any],
     position: int,
     words: tuple[str, str],
 ) -> Bundle:
     """The context of a length with a scene's facts in it, as full as whole sentences allow."""
-    assert options.count_tokens is not None
-    assert options.prompt_tokens is not None
+    assert source.prompt_tokens is not None
     length = meta["length"]
     if scene.filler is not None:
-        order = [_pieces(scene.filler, length, options.count_tokens)]
+        order = [_pieces(scene.filler, length, source.count_tokens)]
     standing = sorted(range(len(scene.facts)), key=lambda n: scene.facts[n].depth)
-    facts = [
-        Piece(text, options.count_tokens(" " + text)) for text in (scene.facts[n].text for n in standing)
-    ]
+    facts = [Piece(text, source.count_tokens(" " + text)) for text in (scene.facts[n].text for n in standing)]
     held = sum(piece.tokens for pieces in order for piece in pieces)
-    empty = options.prompt_tokens(_plain(name, scene, " ".join(fact.text for fact in facts)))
+    empty = source.prompt_tokens(_plain(name, scene, " ".join(fact.text for fact in facts)))
     room, grown = length - empty, False
     if held < room:
         raise UsageError(
@@ -460,7 +476,7 @@ def _bundle(
     while True:
         filler = fill(order, room)
         context, found = hide(filler, facts, [scene.facts[n].depth for n in standing])
-        spare = length - options.prompt_tokens(_plain(name, scene, context))
+        spare = length - source.prompt_tokens(_plain(name, scene, context))
         if spare < 0 and filler:  # pieces counted one by one may have fewer tokens than the whole
             room -= max(-spare, 1)
         elif not grown and spare > length // 50:  # or more

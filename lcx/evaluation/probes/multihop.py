@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lcx.evaluation.probes.haystack import (
@@ -20,16 +20,18 @@ from lcx.evaluation.probes.haystack import (
     Scene,
     Taken,
     build_haystacks,
+    count_by_length,
     draw_words,
     lengths_view,
     misled,
     natural_only,
     scattered,
+    some_keys,
 )
-from lcx.evaluation.probes.ruler import some_keys
-from lcx.evaluation.task import Knob, Probe, ProbeOptions, Scored, knob_values
+from lcx.evaluation.task import LengthOptions, Scored, Source, Task
 from lcx.evaluation.text_metrics import contains
-from lcx.records import Bundle, Document
+from lcx.records import Bundle
+from lcx.settings import setting
 
 __all__ = ["MULTIHOP"]
 
@@ -60,21 +62,25 @@ QUESTIONS = {
     4: "Somebody looks after the {thing}; that person was born in a town, and the town lies on a river. On which "
     "mountain does this river rise? Answer with the name of the mountain alone.",
 }
-KNOBS = {
-    "hops": Knob(2, "links from the thing that is asked about to the answer", least=2, most=len(LINKS)),
-    "chains": Knob(8, "chains in a context, each asked for", least=1),
-}
 
 
-def _build(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
+class MultihopOptions(LengthOptions):
+    """Options of `multihop`."""
+
+    hops: int = setting(
+        2, ge=2, le=len(LINKS), description="links from the thing that is asked about to the answer"
+    )
+    chains: int = setting(8, ge=1, description="chains in a context, each asked for")
+
+
+def _samples(source: Source, options: MultihopOptions) -> list[Bundle]:
     name = "multihop"
-    knobs = knob_values(name, KNOBS, options.knobs)
     natural_only(name, options)
-    hops, chains = knobs["hops"], knobs["chains"]
+    hops, chains = options.hops, options.chains
 
     def draw(taken: Taken, seed: str, length: int) -> list[Scene]:
         rng = random.Random(f"lcx.{name}:{seed}")
-        things = some_keys(name, taken, chains, rng, "the knob chains lower")
+        things = some_keys(name, taken, chains, rng, "the option chains lower")
         words = draw_words(taken, rng)
         depths = iter(scattered(chains * hops, rng))
         facts: list[Fact] = []
@@ -92,12 +98,11 @@ def _build(documents: Iterable[Document], options: ProbeOptions, seed: int) -> l
 
     return build_haystacks(
         name,
-        documents,
+        source,
         options,
-        seed,
         draw,
         holds=f"{hops * chains} facts",
-        mend="the knobs hops or chains lower",
+        mend="the options hops or chains lower",
     )
 
 
@@ -111,15 +116,15 @@ def _summary(scored: Sequence[Scored]) -> dict[str, Any]:
     return {**lengths_view(scored), "stopped": misled(scored)}
 
 
-MULTIHOP = Probe(
+MULTIHOP = Task(
     name="multihop",
     summary="a chain of facts at several places -> what it leads to",
-    build=_build,
+    samples=_samples,
+    options=MultihopOptions,
     score=_found,
     row_fields=("query", "value"),
     number_fields=("length",),
     summarize=_summary,
     view="lengths",
-    knobs=KNOBS,
-    questions=lambda options: int(knob_values("", KNOBS, options.knobs)["chains"]),
+    count=lambda options: count_by_length(options, options.chains),
 )

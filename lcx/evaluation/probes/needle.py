@@ -14,7 +14,7 @@ import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lcx.errors import UsageError
 from lcx.evaluation.probes.haystack import (
@@ -23,29 +23,29 @@ from lcx.evaluation.probes.haystack import (
     Scene,
     Taken,
     build_haystacks,
+    count_by_length,
     draw_keys,
     draw_numbers,
     grid_view,
 )
 from lcx.evaluation.probes.val import Record, records
 from lcx.evaluation.statistics.grids import band, depth_points
-from lcx.evaluation.task import Probe, ProbeOptions
+from lcx.evaluation.task import GridOptions, Source, Task
 from lcx.evaluation.text_metrics import contains
 from lcx.records import Branch, Bundle, Document
+from lcx.settings import setting
 
-__all__ = ["NEEDLE", "Needle", "build_needles", "build_records", "draw_needles"]
+__all__ = ["NEEDLE", "Needle", "build_records", "draw_needles", "needle_samples"]
 
 # ---- style bare: lists of records
 
-DEFAULT_RECORDS = (16, 32, 64)
 POOL_LINES = 4
 """Lines gathered for each one needed: documents of few lines share keys, and a key counts once a context."""
 
 
 def build_records(
-    documents: Iterable[Document],
-    options: ProbeOptions,
-    seed: int,
+    source: Source,
+    options: GridOptions,
     *,
     name: str = "needle",
     doubled: bool = False,
@@ -57,8 +57,8 @@ def build_records(
     records that have a stale double in their context are asked for. Raises UsageError where the corpus has no
     records (or no stale ones), or too few documents. `name` is the probe's.
     """
-    lengths = options.records or DEFAULT_RECORDS
-    pool = _gather(documents, POOL_LINES * options.sets * max(lengths), options.sets)
+    lengths, seed = options.records, source.seed
+    pool = _gather(source.documents, POOL_LINES * options.sets * max(lengths), options.sets)
     if not pool:
         raise UsageError(
             f"{name} in style bare needs a corpus of records, and this one has none",
@@ -183,30 +183,37 @@ class Needle:
         return Asked(QUESTION.format(key=self.key), self.value, (fact,), meta)
 
 
-def build_needles(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
-    """One bundle a length and set, with a question a depth; one a depth too where `one_needle` is set.
+class NeedleOptions(GridOptions):
+    """Options of `needle`."""
 
-    The same documents, options and seed give the same bundles. Raises UsageError where the corpus is too small,
+    contexts: Literal["shared", "single"] = setting(
+        "shared", description="shared: one context holds the needles of all depths; single: one a needle"
+    )
+
+
+def needle_samples(source: Source, options: NeedleOptions) -> list[Bundle]:
+    """One bundle a length and set, with a question a depth; one a depth too where `contexts` is single.
+
+    The same source and options give the same bundles. Raises UsageError where the corpus is too small,
     or a length too short for the needles.
     """
     if options.style == "bare":
-        return build_records(documents, options, seed)
+        return build_records(source, options)
 
     def draw(taken: Taken, seed: str, length: int) -> list[Scene]:
         needles = draw_needles(taken, options.depths, seed)
-        if options.one_needle:
+        if options.contexts == "single":
             return [Scene((needle.fact,), (needle.asked(0),)) for needle in needles]
         facts = tuple(needle.fact for needle in needles)
         return [Scene(facts, tuple(needle.asked(number) for number, needle in enumerate(needles)))]
 
     return build_haystacks(
         "needle",
-        documents,
+        source,
         options,
-        seed,
         draw,
         holds=f"{options.depths} needles",
-        mend="depths lower, needle_contexts to single",
+        mend="depths lower, options.needle.contexts to single",
     )
 
 
@@ -230,14 +237,29 @@ def _found(row: Mapping[str, Any]) -> float:
     return float(contains(row["pred"], row["value"], whole_words=True))
 
 
-NEEDLE = Probe(
+def count_grid(options: GridOptions) -> tuple[int, int] | None:
+    """Contexts and questions of a grid of needles, where options tell them."""
+    if options.style == "bare":
+        return options.sets * len(options.records), options.sets * sum(options.records)
+    return count_by_length(options, options.depths)
+
+
+def _count(options: NeedleOptions) -> tuple[int, int] | None:
+    found = count_grid(options)
+    if found is None or options.style == "bare" or options.contexts == "shared":
+        return found
+    return found[1], found[1]
+
+
+NEEDLE = Task(
     name="needle",
     summary="a fact hidden at every depth of contexts of several lengths -> its value",
-    build=build_needles,
+    samples=needle_samples,
+    options=NeedleOptions,
     score=_found,
     row_fields=("query", "value"),
     number_fields=("length", "depth"),
     summarize=grid_view,
     view="grid",
-    questions=lambda options: 1 if options.one_needle else options.depths,
+    count=_count,
 )

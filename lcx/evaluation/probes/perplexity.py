@@ -7,15 +7,15 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lcx.errors import UsageError
 from lcx.evaluation.statistics.grids import default_lengths
-from lcx.evaluation.task import Measure, ProbeOptions, Reading
-from lcx.records import Document
+from lcx.evaluation.task import LengthOptions, Source, Task, TextSample
+from lcx.settings import setting
 
-__all__ = ["PERPLEXITY", "bucket_edges", "build_texts", "sums_between"]
+__all__ = ["PERPLEXITY", "bucket_edges", "sums_between", "text_samples"]
 
 SEPARATOR = "\n\n"
 POOL_FACTOR = 2
@@ -31,24 +31,30 @@ def bucket_edges(lengths: Sequence[int], buckets: int) -> tuple[int, ...]:
     return tuple(sorted({0, longest, *even, *lengths}))
 
 
-def build_texts(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Reading]:
+class PerplexityOptions(LengthOptions):
+    """Options of `perplexity`."""
+
+    buckets: int = setting(32, ge=1, description="points of the curve")
+
+
+def text_samples(source: Source, options: PerplexityOptions) -> list[TextSample]:
     """Up to `sets` texts of as many tokens as the longest length, the opening token included.
 
     A document that is long enough is a text by itself (its start). Where there are too few, shorter ones are
     joined whole, in random order, an empty line between them, and the last is cut; no document is used twice.
     `meta` says how many documents a text has. Raises UsageError where there is not enough for one text.
     """
-    if options.tokenize is None:
+    if source.tokenize is None:
         raise UsageError("perplexity counts tokens: it needs a tokenizer")
-    lengths = options.lengths or default_lengths(options.window)
-    need = max(lengths) - len(options.opening)
+    lengths = options.lengths or default_lengths(source.window)
+    need = max(lengths) - len(source.opening)
     if need < 2:
         raise UsageError(f"perplexity needs texts of at least two tokens, not {max(lengths)}")
     whole: list[tuple[int, ...]] = []
     short: list[tuple[int, ...]] = []
     held = 0
-    for document in documents:
-        ids = _first_tokens(document.text.strip(), need, options.tokenize)
+    for document in source.documents:
+        ids = _first_tokens(document.text.strip(), need, source.tokenize)
         if len(ids) == need:
             whole.append(ids)
         elif ids and held < POOL_FACTOR * options.sets * need:
@@ -56,8 +62,8 @@ def build_texts(documents: Iterable[Document], options: ProbeOptions, seed: int)
             held += len(ids)
         if len(whole) == options.sets or held >= POOL_FACTOR * options.sets * need:
             break
-    separator = tuple(options.tokenize(SEPARATOR))
-    random.Random(f"lcx.perplexity:{seed}").shuffle(short)
+    separator = tuple(source.tokenize(SEPARATOR))
+    random.Random(f"lcx.perplexity:{source.seed}").shuffle(short)
     texts = [(ids, 1) for ids in whole]
     joined: list[int] = []
     count = 0
@@ -77,7 +83,9 @@ def build_texts(documents: Iterable[Document], options: ProbeOptions, seed: int)
     edges = bucket_edges(lengths, options.buckets)
     meta = {"edges": list(edges), "lengths": sorted(set(lengths)), "buckets": options.buckets}
     return [
-        Reading(f"perplexity:{seed}:{n}", (*options.opening, *ids), {**meta, "documents": documents_in})
+        TextSample(
+            f"perplexity:{source.seed}:{n}", (*source.opening, *ids), {**meta, "documents": documents_in}
+        )
         for n, (ids, documents_in) in enumerate(texts)
     ]
 
@@ -104,19 +112,19 @@ def sums_between(logprobs: Sequence[float], edges: Sequence[int]) -> tuple[list[
     return sums, counts
 
 
-def _measure(model: Any, reading: Reading, on_done: Callable[[int], None]) -> dict[str, Any]:
+def _measure(model: Any, text: TextSample, on_done: Callable[[int], None]) -> dict[str, Any]:
     from lcx.modeling.logprobs import text_logprobs
 
-    found = text_logprobs(model, reading.ids, on_done=on_done)
-    sums, counts = sums_between(found.double().tolist(), reading.meta["edges"])
+    found = text_logprobs(model, text.ids, on_done=on_done)
+    sums, counts = sums_between(found.double().tolist(), text.meta["edges"])
     return {"sums": sums, "counts": counts}
 
 
-def _summarize(readings: Sequence[Reading], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _summarize(texts: Sequence[TextSample], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean −log p of all texts' tokens by bucket, and perplexity of the first tokens up to each length."""
-    if not readings:
+    if not texts:
         return {"n": 0, "texts": 0, "nll": None, "perplexity": None, "lengths": [], "at_length": []}
-    meta = readings[0].meta
+    meta = texts[0].meta
     fine, lengths, longest = meta["edges"], meta["lengths"], max(meta["lengths"])
     sums = [math.fsum(column) for column in zip(*(one["sums"] for one in results), strict=True)]
     counts = [sum(column) for column in zip(*(one["counts"] for one in results), strict=True)]
@@ -133,13 +141,13 @@ def _summarize(readings: Sequence[Reading], results: Sequence[Mapping[str, Any]]
     for length in lengths:
         nll, count = mean(0, length)
         # A text that was cut to the model's window says nothing about longer ones.
-        at_length.append(_exp(nll) if count == (length - 1) * len(readings) else None)
-    digest = hashlib.sha256(json.dumps([reading.ids for reading in readings]).encode())
+        at_length.append(_exp(nll) if count == (length - 1) * len(texts) else None)
+    digest = hashlib.sha256(json.dumps([text.ids for text in texts]).encode())
     return {
         "n": n,
-        "texts": len(readings),
-        "documents": sum(reading.meta["documents"] for reading in readings),
-        "joined": sum(reading.meta["documents"] > 1 for reading in readings),
+        "texts": len(texts),
+        "documents": sum(text.meta["documents"] for text in texts),
+        "joined": sum(text.meta["documents"] > 1 for text in texts),
         "content": digest.hexdigest()[:16],
         "nll": whole,
         "perplexity": _exp(whole),
@@ -155,10 +163,13 @@ def _exp(nll: float | None) -> float | None:
     return None if nll is None else math.exp(min(nll, 700.0))
 
 
-PERPLEXITY = Measure(
+PERPLEXITY = Task(
     name="perplexity",
     summary="how well long texts are predicted, by position in them",
-    build=build_texts,
+    samples=text_samples,
+    options=PerplexityOptions,
+    view="perplexity",
+    count=lambda options: (options.sets, 0),
     measure=_measure,
-    summarize=_summarize,
+    summarize_texts=_summarize,
 )

@@ -14,7 +14,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 from lcx.errors import UsageError
 from lcx.evaluation.probes.haystack import (
@@ -23,7 +22,7 @@ from lcx.evaluation.probes.haystack import (
     Scene,
     Taken,
     build_haystacks,
-    draw_keys,
+    count_by_length,
     draw_numbers,
     draw_uuids,
     draw_words,
@@ -33,11 +32,13 @@ from lcx.evaluation.probes.haystack import (
     long_keys,
     natural_only,
     scattered,
+    some_keys,
 )
-from lcx.evaluation.probes.needle import FACT, NEEDLE, QUESTION, build_records
+from lcx.evaluation.probes.needle import FACT, NEEDLE, QUESTION, build_records, count_grid
 from lcx.evaluation.statistics.grids import default_lengths, depth_points
-from lcx.evaluation.task import Knob, Probe, ProbeOptions, knob_values
+from lcx.evaluation.task import GridOptions, LengthOptions, Source, Task
 from lcx.records import Branch, Bundle, Document
+from lcx.settings import setting
 
 __all__ = [
     "COMMON",
@@ -62,36 +63,33 @@ TOGETHER_QUESTION = (
 )
 
 
-def some_keys(name: str, taken: Taken, count: int, rng: random.Random, mend: str) -> list[str]:
-    """So many names that the text does not have; of three words where those of two are too few. Raises UsageError."""
-    keys = draw_keys(taken, count, rng)
-    if len(keys) < count:
-        keys = list(itertools.islice(long_keys(rng, taken.pairs), count))
-    if len(keys) < count:
-        raise UsageError(f"{name} has {len(keys)} names, and {count} are needed", hint=f"Set {mend}.")
-    return keys
-
-
 # ---- one key among many
 
-MULTIKEY_KNOBS = {
-    "keys": Knob(40, "facts of the same form in a context, those asked for among them", least=2),
-    "fill": Knob(False, "the whole context is facts of the same form, in place of the corpus"),
-    "uuids": Knob(False, "keys and values are random identifiers, as in RULER's hardest form"),
-}
+
+class MultikeyOptions(GridOptions):
+    """Options of `ruler:multikey`."""
+
+    keys: int = setting(
+        40, ge=2, description="facts of the same form in a context, those asked for among them"
+    )
+    fill: bool = setting(
+        False, description="the whole context is facts of the same form, in place of the corpus"
+    )
+    uuids: bool = setting(
+        False, description="keys and values are random identifiers, as in RULER's hardest form"
+    )
 
 
-def _build_multikey(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
+def _multikey_samples(source: Source, options: MultikeyOptions) -> list[Bundle]:
     name = "ruler:multikey"
-    knobs = knob_values(name, MULTIKEY_KNOBS, options.knobs)
     if options.style == "bare":
-        return build_records(documents, options, seed, name=name)
+        return build_records(source, options, name=name)
     points = depth_points(options.depths)
-    count = len(points) if knobs["fill"] else max(knobs["keys"], len(points))
+    count = len(points) if options.fill else max(options.keys, len(points))
 
     def draw(taken: Taken, seed: str, length: int) -> list[Scene]:
         rng = random.Random(f"lcx.{name}:{seed}")
-        pairs = _pairs(name, taken, count, rng, knobs)
+        pairs = _pairs(name, taken, count, rng, options)
         asked = list(itertools.islice(pairs, len(points)))
         facts = [
             Fact(FACT.format(key=k, value=v), depth) for (k, v), depth in zip(asked, points, strict=True)
@@ -101,7 +99,7 @@ def _build_multikey(documents: Iterable[Document], options: ProbeOptions, seed: 
             for n, (key, value) in enumerate(asked)
         ]
         rest = (FACT.format(key=key, value=value) for key, value in pairs)
-        if knobs["fill"]:
+        if options.fill:
             return [Scene(tuple(facts), tuple(questions), filler=rest)]
         depths = scattered(count - len(points), rng)
         facts += [
@@ -111,67 +109,71 @@ def _build_multikey(documents: Iterable[Document], options: ProbeOptions, seed: 
 
     return build_haystacks(
         name,
-        documents,
+        source,
         options,
-        seed,
         draw,
         holds=f"{count} facts",
-        mend="the knob keys or depths lower",
-        corpus=not knobs["fill"],
+        mend="the option keys or depths lower",
+        corpus=not options.fill,
     )
 
 
 def _pairs(
-    name: str, taken: Taken, count: int, rng: random.Random, knobs: dict[str, Any]
+    name: str, taken: Taken, count: int, rng: random.Random, options: MultikeyOptions
 ) -> Iterator[tuple[str, str]]:
     """Keys with their values, all different: as many as are needed, or endless where facts fill the context."""
-    if knobs["uuids"]:
+    if options.uuids:
         return zip((f"item {key}" for key in draw_uuids(rng)), draw_uuids(rng), strict=False)
-    if not knobs["fill"]:
+    if not options.fill:
         return zip(
-            some_keys(name, taken, count, rng, "the knob keys lower"), draw_numbers(taken, rng), strict=False
+            some_keys(name, taken, count, rng, "the option keys lower"),
+            draw_numbers(taken, rng),
+            strict=False,
         )
     return zip(_until_none(name, long_keys(rng)), draw_numbers(taken, rng), strict=False)
 
 
 def _until_none(name: str, keys: Iterator[str]) -> Iterator[str]:
     yield from keys
-    raise UsageError(f"{name} has no more names to fill the context with", hint="Set the knob uuids to true.")
+    raise UsageError(
+        f"{name} has no more names to fill the context with", hint="Set the option uuids to true."
+    )
 
 
-MULTIKEY = Probe(
+MULTIKEY = Task(
     name="ruler:multikey",
     summary="a fact among many of the same form, at every depth -> its value",
-    build=_build_multikey,
+    samples=_multikey_samples,
+    options=MultikeyOptions,
     score=NEEDLE.score,
     row_fields=("query", "value"),
     number_fields=("length", "depth"),
     summarize=grid_view,
     view="grid",
-    knobs=MULTIKEY_KNOBS,
-    questions=lambda options: options.depths,
+    count=count_grid,
 )
 
 
 # ---- several values of one key
 
-MULTIVALUE_KNOBS = {
-    "values": Knob(4, "values of each key, every one in a fact of its own", least=2, most=64),
-    "questions": Knob(5, "keys with that many values in a context, each asked for", least=1),
-}
+
+class MultivalueOptions(LengthOptions):
+    """Options of `ruler:multivalue`."""
+
+    values: int = setting(4, ge=2, le=64, description="values of each key, every one in a fact of its own")
+    questions: int = setting(5, ge=1, description="keys with that many values in a context, each asked for")
 
 
-def _build_multivalue(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
+def _multivalue_samples(source: Source, options: MultivalueOptions) -> list[Bundle]:
     name = "ruler:multivalue"
-    knobs = knob_values(name, MULTIVALUE_KNOBS, options.knobs)
     natural_only(name, options)
 
     def draw(taken: Taken, seed: str, length: int) -> list[Scene]:
         rng = random.Random(f"lcx.{name}:{seed}")
-        keys = some_keys(name, taken, knobs["questions"], rng, "the knob questions lower")
+        keys = some_keys(name, taken, options.questions, rng, "the option questions lower")
         numbers = draw_numbers(taken, rng)
-        values = [list(itertools.islice(numbers, knobs["values"])) for _ in keys]
-        depths = iter(scattered(knobs["questions"] * knobs["values"], rng))
+        values = [list(itertools.islice(numbers, options.values)) for _ in keys]
+        depths = iter(scattered(options.questions * options.values, rng))
         facts: list[Fact] = []
         asked: list[Asked] = []
         for number, (key, own) in enumerate(zip(keys, values, strict=True)):
@@ -184,55 +186,55 @@ def _build_multivalue(documents: Iterable[Document], options: ProbeOptions, seed
 
     return build_haystacks(
         name,
-        documents,
+        source,
         options,
-        seed,
         draw,
-        holds=f"{knobs['questions'] * knobs['values']} facts",
-        mend="the knobs values or questions lower",
+        holds=f"{options.questions * options.values} facts",
+        mend="the options values or questions lower",
     )
 
 
-MULTIVALUE = Probe(
+MULTIVALUE = Task(
     name="ruler:multivalue",
     summary="a key with several values scattered over the context -> all of them (share found)",
-    build=_build_multivalue,
+    samples=_multivalue_samples,
+    options=MultivalueOptions,
     score=found_share,
     row_fields=("query",),
     number_fields=("length",),
     list_fields=("answers",),
     summarize=lengths_view,
     view="lengths",
-    knobs=MULTIVALUE_KNOBS,
-    questions=lambda options: int(knob_values("", MULTIVALUE_KNOBS, options.knobs)["questions"]),
+    count=lambda options: count_by_length(options, options.questions),
 )
 
 
 # ---- several keys in one question
 
-MULTIQUERY_KNOBS = {
-    "keys": Knob(4, "keys that one question asks for together", least=2, most=64),
-    "questions": Knob(5, "such questions a context, each with keys of its own", least=1),
-}
+
+class MultiqueryOptions(LengthOptions):
+    """Options of `ruler:multiquery`."""
+
+    keys: int = setting(4, ge=2, le=64, description="keys that one question asks for together")
+    questions: int = setting(5, ge=1, description="such questions a context, each with keys of its own")
 
 
-def _build_multiquery(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
+def _multiquery_samples(source: Source, options: MultiqueryOptions) -> list[Bundle]:
     name = "ruler:multiquery"
-    knobs = knob_values(name, MULTIQUERY_KNOBS, options.knobs)
     natural_only(name, options)
-    count = knobs["questions"] * knobs["keys"]
+    count = options.questions * options.keys
 
     def draw(taken: Taken, seed: str, length: int) -> list[Scene]:
         rng = random.Random(f"lcx.{name}:{seed}")
-        keys = some_keys(name, taken, count, rng, "the knobs keys or questions lower")
+        keys = some_keys(name, taken, count, rng, "the options keys or questions lower")
         values = list(itertools.islice(draw_numbers(taken, rng), count))
         facts = [
             Fact(FACT.format(key=key, value=value), depth)
             for key, value, depth in zip(keys, values, scattered(count, rng), strict=True)
         ]
         asked = []
-        for start in range(0, count, knobs["keys"]):
-            gold = tuple(range(start, start + knobs["keys"]))
+        for start in range(0, count, options.keys):
+            gold = tuple(range(start, start + options.keys))
             own = [keys[n] for n in gold]
             answers = [values[n] for n in gold]
             meta = {"query": ", ".join(own), "answers": answers}
@@ -241,12 +243,11 @@ def _build_multiquery(documents: Iterable[Document], options: ProbeOptions, seed
 
     return build_haystacks(
         name,
-        documents,
+        source,
         options,
-        seed,
         draw,
         holds=f"{count} facts",
-        mend="the knobs keys or questions lower",
+        mend="the options keys or questions lower",
     )
 
 
@@ -256,18 +257,18 @@ def _listed(keys: list[str]) -> str:
     return f"{', '.join(named[:-1])} and {named[-1]}"
 
 
-MULTIQUERY = Probe(
+MULTIQUERY = Task(
     name="ruler:multiquery",
     summary="several keys asked for at once -> all of their values (share found)",
-    build=_build_multiquery,
+    samples=_multiquery_samples,
+    options=MultiqueryOptions,
     score=found_share,
     row_fields=("query",),
     number_fields=("length",),
     list_fields=("answers",),
     summarize=lengths_view,
     view="lengths",
-    knobs=MULTIQUERY_KNOBS,
-    questions=lambda options: int(knob_values("", MULTIQUERY_KNOBS, options.knobs)["questions"]),
+    count=lambda options: count_by_length(options, options.questions),
 )
 
 
@@ -282,23 +283,24 @@ VARIABLES_QUESTION = (
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 NAME_LETTERS = 5
 
-VARIABLES_KNOBS = {
-    "chains": Knob(4, "chains in a context, each asked for; RULER has one", least=1),
-    "hops": Knob(4, "copies in a chain, so that it has one variable more", least=1, most=64),
-}
+
+class VariablesOptions(LengthOptions):
+    """Options of `ruler:variables`."""
+
+    chains: int = setting(4, ge=1, description="chains in a context, each asked for; RULER has one")
+    hops: int = setting(4, ge=1, le=64, description="copies in a chain, so that it has one variable more")
 
 
-def _build_variables(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
+def _variables_samples(source: Source, options: VariablesOptions) -> list[Bundle]:
     name = "ruler:variables"
-    knobs = knob_values(name, VARIABLES_KNOBS, options.knobs)
     natural_only(name, options)
-    links = knobs["hops"] + 1
+    links = options.hops + 1
 
     def draw(taken: Taken, seed: str, length: int) -> list[Scene]:
         rng = random.Random(f"lcx.{name}:{seed}")
         names = _variable_names(taken, rng)
-        chains = [list(itertools.islice(names, links)) for _ in range(knobs["chains"])]
-        places = iter(scattered(knobs["chains"] * links, rng))
+        chains = [list(itertools.islice(names, links)) for _ in range(options.chains)]
+        places = iter(scattered(options.chains * links, rng))
         facts: list[Fact] = []
         asked: list[Asked] = []
         for chain, value in zip(chains, draw_numbers(taken, rng), strict=False):
@@ -315,12 +317,11 @@ def _build_variables(documents: Iterable[Document], options: ProbeOptions, seed:
 
     return build_haystacks(
         name,
-        documents,
+        source,
         options,
-        seed,
         draw,
-        holds=f"{knobs['chains'] * links} assignments",
-        mend="the knobs chains or hops lower",
+        holds=f"{options.chains * links} assignments",
+        mend="the options chains or hops lower",
     )
 
 
@@ -334,18 +335,18 @@ def _variable_names(taken: Taken, rng: random.Random) -> Iterator[str]:
             yield name
 
 
-VARIABLES = Probe(
+VARIABLES = Task(
     name="ruler:variables",
     summary="chains of assignments scattered over the context -> all variables with a value (share found)",
-    build=_build_variables,
+    samples=_variables_samples,
+    options=VariablesOptions,
     score=found_share,
     row_fields=("query",),
     number_fields=("length",),
     list_fields=("answers",),
     summarize=lengths_view,
     view="lengths",
-    knobs=VARIABLES_KNOBS,
-    questions=lambda options: int(knob_values("", VARIABLES_KNOBS, options.knobs)["chains"]),
+    count=lambda options: count_by_length(options, options.chains),
 )
 
 
@@ -367,45 +368,53 @@ KNOWN_WORDS = 2_000
 MOST_READ = 4_000_000
 """Characters of the corpus that are read for them."""
 
-COMMON_KNOBS = {
-    "top": Knob(10, "frequent words in a list, all asked for", least=1, most=100),
-    "times": Knob(30, "places that each of them has in the list", least=2),
-    "rare": Knob(3, "places that each other word has", least=1),
-}
-FREQUENT_KNOBS = {
-    "top": Knob(3, "words asked for", least=1, most=20),
-    "alpha": Knob(
-        2.0, "exponent of the Zeta distribution: the nearer to 1, the flatter and harder", least=1.05, most=6
-    ),
-}
+
+class CommonOptions(LengthOptions):
+    """Options of `ruler:common`."""
+
+    top: int = setting(10, ge=1, le=100, description="frequent words in a list, all asked for")
+    times: int = setting(30, ge=2, description="places that each of them has in the list")
+    rare: int = setting(3, ge=1, description="places that each other word has")
+
+
+class FrequentOptions(LengthOptions):
+    """Options of `ruler:frequent`."""
+
+    top: int = setting(3, ge=1, le=20, description="words asked for")
+    alpha: float = setting(
+        2.0,
+        ge=1.05,
+        le=6,
+        description="exponent of the Zeta distribution: the nearer to 1, the flatter and harder",
+    )
+
 
 Make = Callable[[int], tuple[list[str], list[str]] | None]
 """The context's words in order and those wanted, for so many words in all; None where these are too few."""
 
 
-def _build_common(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
+def _common_samples(source: Source, options: CommonOptions) -> list[Bundle]:
     name = "ruler:common"
-    knobs = knob_values(name, COMMON_KNOBS, options.knobs)
     natural_only(name, options)
-    if knobs["rare"] >= knobs["times"]:
-        raise UsageError(f"{name}: the knob rare is below times ({knobs['times']}), not {knobs['rare']}")
-    known = _words_of(documents)
+    if options.rare >= options.times:
+        raise UsageError(f"{name}: the option rare is below times ({options.times}), not {options.rare}")
+    known = _words_of(source.documents)
 
     def draw(rng: random.Random) -> Make:
         first, later = known[:KNOWN_WORDS], known[KNOWN_WORDS:]
         pool = rng.sample(first, len(first)) + rng.sample(later, len(later))
         extra = draw_words(Taken(" ".join(known)), rng)
-        frequent = [*pool[: knobs["top"]], *itertools.islice(extra, max(0, knobs["top"] - len(pool)))]
-        others = pool[knobs["top"] :]
+        frequent = [*pool[: options.top], *itertools.islice(extra, max(0, options.top - len(pool)))]
+        others = pool[options.top :]
         order = str(rng.random())
 
         def make(size: int) -> tuple[list[str], list[str]] | None:
-            count = (size - knobs["top"] * knobs["times"]) // knobs["rare"]
-            if count < knobs["top"]:
+            count = (size - options.top * options.times) // options.rare
+            if count < options.top:
                 return None
             while len(others) < count:
                 others.append(next(extra))
-            listed = frequent * knobs["times"] + others[:count] * knobs["rare"]
+            listed = frequent * options.times + others[:count] * options.rare
             random.Random(order).shuffle(listed)
             return listed, frequent
 
@@ -413,18 +422,17 @@ def _build_common(documents: Iterable[Document], options: ProbeOptions, seed: in
 
     return _build_lists(
         name,
+        source,
         options,
-        seed,
         draw,
         _numbered,
-        COMMON_QUESTION.format(top=knobs["top"]),
-        "the knobs times or top lower",
+        COMMON_QUESTION.format(top=options.top),
+        "the options times or top lower",
     )
 
 
-def _build_frequent(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
+def _frequent_samples(source: Source, options: FrequentOptions) -> list[Bundle]:
     name = "ruler:frequent"
-    knobs = knob_values(name, FREQUENT_KNOBS, options.knobs)
     natural_only(name, options)
 
     def draw(rng: random.Random) -> Make:
@@ -433,20 +441,20 @@ def _build_frequent(documents: Iterable[Document], options: ProbeOptions, seed: 
         order = str(rng.random())
 
         def make(size: int) -> tuple[list[str], list[str]] | None:
-            counts = zeta_counts(size, knobs["alpha"])
+            counts = zeta_counts(size, options.alpha)
             # The last word asked for has to be told from the next one.
-            if len(counts) <= knobs["top"] or counts[knobs["top"] - 1] <= counts[knobs["top"]] + 1:
+            if len(counts) <= options.top or counts[options.top - 1] <= counts[options.top] + 1:
                 return None
             while len(words) < len(counts):
                 words.append(next(extra))
             text = [word for word, count in zip(words, counts, strict=False) for _ in range(count)]
             random.Random(order).shuffle(text)
-            return text, words[: knobs["top"]]
+            return text, words[: options.top]
 
         return make
 
-    question = FREQUENT_QUESTION.format(top=knobs["top"])
-    return _build_lists(name, options, seed, draw, " ".join, question, "the knobs top or alpha lower")
+    question = FREQUENT_QUESTION.format(top=options.top)
+    return _build_lists(name, source, options, draw, " ".join, question, "the options top or alpha lower")
 
 
 def zeta_counts(size: int, alpha: float) -> list[int]:
@@ -489,18 +497,18 @@ def _numbered(words: Sequence[str]) -> str:
 
 def _build_lists(
     name: str,
-    options: ProbeOptions,
-    seed: int,
+    source: Source,
+    options: LengthOptions,
     draw: Callable[[random.Random], Make],
     write: Callable[[Sequence[str]], str],
     question: str,
     mend: str,
 ) -> list[Bundle]:
     """One bundle a set and length. Raises UsageError where a given length is too short for what is to be counted."""
-    prompt_tokens = options.prompt_tokens
+    prompt_tokens, seed = source.prompt_tokens, source.seed
     if prompt_tokens is None:
         raise UsageError(f"{name} counts tokens: it needs a tokenizer")
-    lengths = options.lengths or default_lengths(options.window)
+    lengths = options.lengths or default_lengths(source.window)
     bundles: list[Bundle] = []
     short: list[int] = []
     for number in range(options.sets):
@@ -572,31 +580,33 @@ def _largest(
     return best
 
 
-def _summed(name: str, summary: str, build: Callable[..., list[Bundle]], knobs: dict[str, Knob]) -> Probe:
-    return Probe(
+def _summed(
+    name: str, summary: str, samples: Callable[..., list[Bundle]], options: type[LengthOptions]
+) -> Task:
+    return Task(
         name=name,
         summary=summary,
-        build=build,
+        samples=samples,
         score=found_share,
         row_fields=(),
         number_fields=("length",),
         list_fields=("answers",),
         summarize=lengths_view,
         view="lengths",
-        knobs=knobs,
-        questions=lambda options: 1,
+        options=options,
+        count=lambda options: count_by_length(options, 1),
     )
 
 
 COMMON = _summed(
     "ruler:common",
     "a list of words -> those that stand in it most often (share found)",
-    _build_common,
-    COMMON_KNOBS,
+    _common_samples,
+    CommonOptions,
 )
 FREQUENT = _summed(
     "ruler:frequent",
     "a text of made-up words -> its most frequent ones (share found)",
-    _build_frequent,
-    FREQUENT_KNOBS,
+    _frequent_samples,
+    FrequentOptions,
 )

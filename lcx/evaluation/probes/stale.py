@@ -12,8 +12,8 @@ import datetime
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from lcx.evaluation.probes.haystack import (
     Asked,
@@ -21,16 +21,18 @@ from lcx.evaluation.probes.haystack import (
     Scene,
     Taken,
     build_haystacks,
+    count_by_length,
     draw_numbers,
     grid_view,
     misled,
     scattered,
+    some_keys,
 )
 from lcx.evaluation.probes.needle import NEEDLE, build_records
-from lcx.evaluation.probes.ruler import some_keys
 from lcx.evaluation.statistics.grids import depth_points
-from lcx.evaluation.task import Knob, Probe, ProbeOptions, Scored, knob_values
-from lcx.records import Bundle, Document
+from lcx.evaluation.task import GridOptions, Scored, Source, Task
+from lcx.records import Bundle
+from lcx.settings import setting
 
 __all__ = ["STALE"]
 
@@ -49,18 +51,20 @@ MONTHS = ("January", "February", "March", "April", "May", "June", "July", "Augus
           "November", "December")
 # fmt: on
 DAYS = 3650
-KNOBS = {
-    "versions": Knob(3, "versions of each fact, the newest among them", least=2, most=64),
-    "stamp": Knob("revision", "what tells them apart", choices=tuple(FACTS)),
-}
 
 
-def _build(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
+class StaleOptions(GridOptions):
+    """Options of `stale`."""
+
+    versions: int = setting(3, ge=2, le=64, description="versions of each fact, the newest among them")
+    stamp: Literal["revision", "date"] = setting("revision", description="what tells them apart")
+
+
+def _samples(source: Source, options: StaleOptions) -> list[Bundle]:
     name = "stale"
-    knobs = knob_values(name, KNOBS, options.knobs)
     if options.style == "bare":
-        return build_records(documents, options, seed, name=name, doubled=True)
-    versions, stamp = knobs["versions"], knobs["stamp"]
+        return build_records(source, options, name=name, doubled=True)
+    versions, stamp = options.versions, options.stamp
     points = depth_points(options.depths)
 
     def draw(taken: Taken, seed: str, length: int) -> list[Scene]:
@@ -87,12 +91,11 @@ def _build(documents: Iterable[Document], options: ProbeOptions, seed: int) -> l
 
     return build_haystacks(
         name,
-        documents,
+        source,
         options,
-        seed,
         draw,
         holds=f"{len(points) * versions} facts",
-        mend="the knob versions or depths lower",
+        mend="the options versions or depths lower",
     )
 
 
@@ -120,15 +123,15 @@ def _summary(scored: Sequence[Scored]) -> dict[str, Any]:
     return {**grid_view(scored), "misled": misled(scored), **({"by_order": by_order} if by_order else {})}
 
 
-STALE = Probe(
+STALE = Task(
     name="stale",
     summary="several versions of a fact, the newest at every depth -> the newest value",
-    build=_build,
+    samples=_samples,
+    options=StaleOptions,
     score=NEEDLE.score,
     row_fields=("query", "value"),
     number_fields=("length", "depth"),
     summarize=_summary,
     view="grid",
-    knobs=KNOBS,
-    questions=lambda options: options.depths,
+    count=lambda options: None if options.style == "bare" else count_by_length(options, options.depths),
 )

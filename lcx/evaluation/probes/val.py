@@ -13,15 +13,16 @@ import ast
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Any
 
 from lcx.errors import UsageError
-from lcx.evaluation.task import Probe, ProbeOptions, Style
+from lcx.evaluation.task import ProbeOptions, Source, Style, Task
 from lcx.evaluation.text_metrics import document_recall, label_or_description, name_found
 from lcx.records import Branch, Bundle, Document
+from lcx.settings import setting
 
 __all__ = [
     "CODE",
@@ -267,7 +268,9 @@ def _entity(name: str, label: str, description: str) -> dict[str, Any]:
 
 # ---- contexts of items
 
-Source = Callable[[Document, random.Random], Iterator[Item]]
+ItemsOf = Callable[[Document, random.Random], Iterator[Item]]
+SIZE = 800
+"""Items a context in the published probes, about 32K tokens each."""
 POOL_FACTOR = 3
 """Items gathered for each one needed: enough to sample from without reading all of a web-sized corpus."""
 MOST_VERSIONS = 16
@@ -280,29 +283,41 @@ _QUESTIONS = {
 }
 
 
-def build_contexts(
-    task: str, source: Source, documents: Iterable[Document], options: ProbeOptions, seed: int
-) -> list[Bundle]:
+class ValOptions(ProbeOptions):
+    """Options of the three probes."""
+
+    size: int = setting(SIZE, ge=1, description="items a context; 800, 800 and 750 as published")
+    context_tokens: int | None = setting(
+        None, ge=64, description="length of a context in tokens, in place of size"
+    )
+
+
+class DatabaseOptions(ValOptions):
+    """Options of `val:database`."""
+
+    size: int = setting(750, ge=1, description="items a context; 750 as published")
+
+
+def build_contexts(task: str, items_of: ItemsOf, source: Source, options: ValOptions) -> list[Bundle]:
     """One bundle a set: its items joined by newlines, and a query for every item that can be asked about.
 
     An item is passed over, and counted in the bundle's `meta["skipped"]`, where each of its queries also
-    occurs elsewhere in the context. The same documents, options and seed give the same bundles. Raises
+    occurs elsewhere in the context. The same source and options give the same bundles. Raises
     UsageError where the corpus has too few items.
     """
-    if options.size < 1 or options.sets < 1:
-        raise UsageError(f"{task}: sizes and sets are at least 1, not {options.size} and {options.sets}")
-    if options.context_tokens is not None and options.count_tokens is None:
+    if options.context_tokens is not None and source.tokenize is None:
         raise UsageError(f"{task}: context_tokens needs a tokenizer to count them with")
-    pool = _gather(task, source, documents, options, seed)
+    seed = source.seed
+    pool = _gather(task, items_of, source, options)
     orders = []
     for number in range(options.sets):
         rng = random.Random(f"lcx.{task}.set:{seed}:{number}")
-        orders.append(_draw(task, pool, rng, options))
+        orders.append(_draw(task, pool, rng, source, options))
     if options.context_tokens is None:
         found, size = len(pool), options.size
         if found < size:
             raise _too_few(
-                task, f"{size} items a context", f"{found}", f"sizes.{task}={found}" if found else ""
+                task, f"{size} items a context", f"{found}", f"options.{task}.size={found}" if found else ""
             )
     else:
         # Every set has the same number of items, so that a position means the same in each.
@@ -310,27 +325,25 @@ def build_contexts(
     return [_bundle(task, number, order[:size], options.style, seed) for number, order in enumerate(orders)]
 
 
-def _gather(
-    task: str, source: Source, documents: Iterable[Document], options: ProbeOptions, seed: int
-) -> dict[str, list[Item]]:
+def _gather(task: str, items_of: ItemsOf, source: Source, options: ValOptions) -> dict[str, list[Item]]:
     """Items by key, until there are several times as many as the sets need."""
-    rng = random.Random(f"lcx.{task}.pool:{seed}")
+    rng = random.Random(f"lcx.{task}.pool:{source.seed}")
     pool: dict[str, list[Item]] = {}
     need: float = (
         POOL_FACTOR * options.sets * options.size if options.context_tokens is None else float("inf")
     )
     seen = 0
-    for document in documents:
-        for item in source(document, rng):
+    for document in source.documents:
+        for item in items_of(document, rng):
             if not item.queries:
                 continue
             seen += 1
             versions = pool.setdefault(item.key, [])
             if len(versions) < MOST_VERSIONS:
                 versions.append(item)
-        if need == float("inf") and options.context_tokens and options.count_tokens and len(pool) >= 64:
+        if need == float("inf") and options.context_tokens and source.tokenize and len(pool) >= 64:
             sample = [versions[0].text for versions in islice(pool.values(), 64)]
-            per_item = max(1.0, options.count_tokens("\n".join(sample)) / len(sample))
+            per_item = max(1.0, source.count_tokens("\n".join(sample)) / len(sample))
             need = POOL_FACTOR * options.sets * options.context_tokens / per_item
         # A closed world such as the catalogue deals the same keys anew for ever: enough items will do there.
         enough = len(pool) if options.context_tokens is not None or len(pool) < options.size else seen
@@ -339,19 +352,20 @@ def _gather(
     return pool
 
 
-def _draw(task: str, pool: Mapping[str, list[Item]], rng: random.Random, options: ProbeOptions) -> list[Item]:
+def _draw(
+    task: str, pool: Mapping[str, list[Item]], rng: random.Random, source: Source, options: ValOptions
+) -> list[Item]:
     """One set's items in order: `size` of them, or as many as fit in `context_tokens`."""
     keys = list(pool)
     rng.shuffle(keys)
     if options.context_tokens is None:
         return [rng.choice(pool[key]) for key in keys[: options.size]]
-    assert options.count_tokens is not None
     chosen: list[Item] = []
     used = 0
     for key in keys:
         item = rng.choice(pool[key])
         # One more for the newline; the sum of the parts may differ from the whole by a token here and there.
-        used += options.count_tokens(item.text) + 1
+        used += source.count_tokens(item.text) + 1
         if used > options.context_tokens:
             return chosen
         chosen.append(item)
@@ -423,11 +437,12 @@ def _answer(item: Item, query: str, style: Style) -> str:
 # ---- the three tasks
 
 
-def _build(task: str, source: Source) -> Callable[[Iterable[Document], ProbeOptions, int], list[Bundle]]:
-    def build(documents: Iterable[Document], options: ProbeOptions, seed: int) -> list[Bundle]:
-        return build_contexts(task, source, documents, options, seed)
+def _samples(task: str, items_of: ItemsOf) -> Callable[[Source, ValOptions], list[Bundle]]:
+    return lambda source, options: build_contexts(task, items_of, source, options)
 
-    return build
+
+def _count(options: ValOptions) -> tuple[int, int] | None:
+    return None if options.context_tokens is not None else (options.sets, options.sets * options.size)
 
 
 def _whole(row: Mapping[str, Any]) -> bool:
@@ -451,33 +466,39 @@ def _published(score: Callable[[Mapping[str, Any]], float]) -> Callable[[Mapping
     return lambda row: score({**row, "match": ""})
 
 
-DOCUMENT = Probe(
+DOCUMENT = Task(
     name="val:document",
     summary="an inner phrase -> its whole sentence, to both sides (recall of words)",
-    build=_build("val:document", sentences),
+    samples=_samples("val:document", sentences),
+    options=ValOptions,
+    count=_count,
     score=_document,
     row_fields=("answer",),
     aliases={"sentence": "answer"},
     key_field="query",
 )
 
-CODE = Probe(
+CODE = Task(
     name="val:code",
     summary="a line of code -> the name of its function, which stands before it",
-    build=_build("val:code", functions),
+    samples=_samples("val:code", functions),
+    options=ValOptions,
+    count=_count,
     score=_code,
     row_fields=("name",),
     aliases={"function": "name"},
     key_field="query",
-    compat=_published(_code),
+    compat={"film": _published(_code)},
 )
 
-DATABASE = Probe(
+DATABASE = Task(
     name="val:database",
     summary="an id -> its label or description, which stand after it",
-    build=_build("val:database", entities),
+    samples=_samples("val:database", entities),
+    options=DatabaseOptions,
+    count=_count,
     score=_database,
     row_fields=("id", "label", "description"),
     key_field="id",
-    compat=_published(_database),
+    compat={"film": _published(_database)},
 )

@@ -32,7 +32,7 @@ from lcx.evaluation.show.sentences import (
     weak_stretch,
 )
 from lcx.formatting import length_name, percent, signed
-from lcx.work.files import write_text
+from lcx.storage import write_text
 
 if TYPE_CHECKING:
     from lcx.evaluation.compare import Verdict

@@ -13,7 +13,7 @@ from lcx.evaluation.scores import overlay
 from lcx.evaluation.show.panels import VIEWS, half_width, view_of
 from lcx.formatting import cut_middle, length_name
 from lcx.paths import slug
-from lcx.work.files import atomic_path
+from lcx.storage import atomic_path
 
 __all__ = [
     "Draw",

@@ -1,25 +1,220 @@
-"""What an eval step leaves: predictions, scores, a report, pictures, and the change from the run's other models."""
+"""What an eval step leaves: predictions, scores, report.md, histograms.png, and the change from other models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lcx.context import StepResult
-from lcx.formatting import sparkline
+from lcx.evaluation.show.png import COLOURS, INK, Draw, dress, rows_png
+from lcx.formatting import bar_lines, cut_middle, sparkline
 from lcx.paths import slug
 from lcx.recipe import Step
 from lcx.run import Run
-from lcx.work.files import read_json, write_json, write_lines, write_text
-from lcx.work.shards import read_jsonl
-from lcx_longreward.evaluation.desk import Desk
-from lcx_longreward.evaluation.plots import draw
-from lcx_longreward.evaluation.report import report
-from lcx_longreward.evaluation.results import Result, Statistics
-from lcx_longreward.evaluation.reward import full_shares, judged_rows
-from lcx_longreward.evaluation.support import TASK as SUPPORT
+from lcx.storage import read_json, read_jsonl, write_json, write_lines, write_text
+from lcx_longreward.evaluation.judged import EvalContext, Result, Statistics
+from lcx_longreward.evaluation.reward import SUPPORT, full_shares, judged_rows
 from lcx_longreward.judge.reward import DIMENSIONS
+
+__all__ = ["draw", "draw_rewards"]
+
+# ---- pictures
+TIES = "#C9C9C9"
+UNITS = {"reward": "reward", "chat": "rating", "support": "share of statements supported"}
+
+
+def draw(path: Path, tasks: Mapping[str, Models]) -> Path | None:
+    """Histograms of every task that has them, then wins and losses; None where there is nothing to draw."""
+    panels: list[Draw] = [
+        partial(_histogram, models=models, title=task)
+        for task, models in tasks.items()
+        if any(scores.get("histogram") for scores in models.values())
+    ]
+    panels += [
+        partial(_wins, scores=scores, title=f"{task}: {cut_middle(model)}")
+        for task, models in tasks.items()
+        for model, scores in models.items()
+        if scores.get("shares")
+    ]
+    if not panels:
+        return None
+    # A row each: panels of one row would share a vertical axis
+    return rows_png(path, [[panel] for panel in panels])
+
+
+def draw_rewards(path: Path, models: Models) -> Path | None:
+    """Before and after: the rewards of several results over one another, by their labels."""
+    return draw(path, {"reward": models})
+
+
+def _histogram(axes: Any, models: Models, title: str) -> None:
+    """The share of answers in each part of the scale, an outline a model, and the mean with its interval on top."""
+    low, high = next(iter(models.values()))["scale"]
+    top = 0.0
+    for number, (label, scores) in enumerate(models.items()):
+        counts = scores["histogram"]
+        total = sum(counts) or 1
+        heights = [count / total for count in counts]
+        width = (high - low) / len(counts)
+        edges = [low + place * width for place in range(len(counts) + 1)]
+        look = 1 if len(models) == 1 else number % len(COLOURS)
+        mean = "none" if scores["mean"] is None else f"{scores['mean']:.3g}"
+        axes.stairs(heights, edges, fill=True, alpha=0.25, color=COLOURS[look])
+        axes.stairs(
+            heights,
+            edges,
+            color=COLOURS[look],
+            linewidth=2,
+            linestyle="--" if len(models) > 1 and not number else "-",
+            label=f"{cut_middle(label)}   mean {mean}{_interval(scores)}   n {scores['n']}",
+        )
+        top = max([top, *heights])
+    for number, scores in enumerate(models.values()):
+        look = 1 if len(models) == 1 else number % len(COLOURS)
+        place = (top or 1) * (1.08 + 0.07 * number)
+        if scores["mean"] is not None:
+            axes.plot([scores["mean"]], [place], "o", color=COLOURS[look], markersize=6, clip_on=False)
+        if scores["low"] is not None:
+            axes.plot(
+                [scores["low"], scores["high"]],
+                [place, place],
+                color=COLOURS[look],
+                linewidth=2,
+                clip_on=False,
+            )
+    axes.set_xlim(low, high)
+    axes.set_ylim(0, (top or 1) * (1.12 + 0.07 * len(models)))
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 1])
+    dress(axes, title, UNITS.get(title, "score"), "share of answers")
+
+
+def _interval(scores: Mapping[str, Any]) -> str:
+    return "" if scores["low"] is None else f" ({scores['low']:.3g} to {scores['high']:.3g})"
+
+
+def _wins(axes: Any, scores: Mapping[str, Any], title: str) -> None:
+    """A bar a respect: wins, ties and losses as shares of the questions."""
+    names = list(scores["shares"])
+    for place, name in enumerate(reversed(names)):
+        left = 0.0
+        for share, colour in (("win", COLOURS[1]), ("tie", TIES), ("loss", COLOURS[0])):
+            value = scores["shares"][name][share]["mean"] or 0.0
+            axes.barh(place, value, left=left, color=colour, height=0.62, label=share if not place else None)
+            if value >= 0.06:
+                ink = INK if share == "tie" else "white"
+                axes.text(
+                    left + value / 2, place, f"{value:.2f}", ha="center", va="center", fontsize=9, color=ink
+                )
+            left += value
+    axes.set_yticks(range(len(names)), list(reversed(names)))
+    axes.set_xlim(0, 1)
+    dress(axes, title, f"share of {scores['n']} questions, against {cut_middle(str(scores['against']))}", "")
+
+
+# ---- report
+
+Models = Mapping[str, Mapping[str, Any]]
+SCALE_WORDS = {
+    "reward": "0 to 10, the mean of four dimensions",
+    "chat": "1 to 10",
+    "qa": "0 to 1, from ratings of 1 to 3",
+    "summary": "0 to 1, from ratings of 1 to 5",
+    "versus": "a win counts 1, a tie 0.5",
+    "support": "share of all statements that their context fully supports",
+}
+
+
+def report(
+    mine: str, tasks: Mapping[str, Models], changes: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> str:
+    """The report: numbers with intervals, changes, distributions, failures."""
+    lines = [f"# Evaluation of {mine}", ""]
+    for task, models in tasks.items():
+        scores = models[mine]
+        lines += [f"## {task}", "", SCALE_WORDS.get(task, "0 to 1") + ".", ""]
+        lines += ["| model | mean | interval | n | contexts |", "|---|---|---|---|---|"]
+        for model, found in models.items():
+            lines.append(
+                f"| {model} | {number(found['mean'])} | {interval(found)} | {found['n']:,} | {found['contexts']:,} |"
+            )
+        lines.append("")
+        for other, change in changes.get(task, {}).items():
+            lines += [f"Change from {other}, question by question: {signed(change)}.", ""]
+        lines += _parts(models, mine)
+        lines += _share_lines(scores)
+        if scores.get("histogram"):
+            low, high = scores["scale"]
+            step = (high - low) / len(scores["histogram"])
+            labels = [f"{low + step * place:.2f}" for place in range(len(scores["histogram"]))]
+            lines += ["```text", *bar_lines(labels, scores["histogram"]), "```", ""]
+        counted = {
+            name: scores[name]
+            for name in ("empty", "cut", "truncated", "nulls", "silent")
+            if scores.get(name)
+        }
+        counted |= {f"failed: {reason}": count for reason, count in scores["failed"].items()}
+        lines += [f"- {name}: {count:,}" for name, count in counted.items()]
+        lines += [""] if counted else []
+    return "\n".join(lines)
+
+
+def _parts(models: Models, mine: str) -> list[str]:
+    """A row for each dimension, set and column, a column a model."""
+    rows: list[tuple[str, list[Mapping[str, Any] | None]]] = []
+    everyone = list(models.values())
+    for name in DIMENSIONS:
+        rows.append((name, [found.get("dimensions", {}).get(name) for found in everyone]))
+    for name in ("right", "supported", "statements", "words"):
+        rows.append((name, [found.get(name) for found in everyone]))
+    for kind in ("columns", "sets"):
+        for name in models[mine].get(kind, {}):
+            rows.append((name, [found.get(kind, {}).get(name) for found in everyone]))
+    rows.append(("mean of sets", [found.get("mean of sets") for found in everyone]))
+    rows = [(name, cells) for name, cells in rows if any(cells)]
+    if not rows:
+        return []
+    head = [f"| | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
+    body = [f"| {name} | {' | '.join(map(_cell, cells))} |" for name, cells in rows]
+    return [*head, *body, ""]
+
+
+def _share_lines(scores: Mapping[str, Any]) -> list[str]:
+    if not scores.get("shares"):
+        return []
+    lines = ["| | win | tie | loss |", "|---|---|---|---|"]
+    for name, shares in scores["shares"].items():
+        cells = [f"{number(shares[one]['mean'])} ({interval(shares[one])})" for one in ("win", "tie", "loss")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    moved = scores["changed by the order"]
+    lines += [
+        "",
+        f"Against {scores['against']}. Verdicts that changed with the order of the answers: {number(moved)}.",
+        "",
+    ]
+    return lines
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    return f"{number(found['mean'])} ({interval(found)})" if found else "-"
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def signed(change: Mapping[str, Any]) -> str:
+    if change["low"] is None:
+        return f"{change['mean']:+.3f}"
+    return f"{change['mean']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})"
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    return "-" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
+
+
+# ---- files and headlines
 
 PICTURE = "histograms.png"
 SAME = ("judge", "judging")
@@ -27,7 +222,7 @@ SAME = ("judge", "judging")
 
 
 def finish(
-    desk: Desk,
+    desk: EvalContext,
     step: Step,
     run: Run,
     results: Sequence[Result],
@@ -74,7 +269,7 @@ def finish(
 
 
 def summary(
-    desk: Desk, step: Step, results: Sequence[Result], described: Mapping[str, Any]
+    desk: EvalContext, step: Step, results: Sequence[Result], described: Mapping[str, Any]
 ) -> dict[str, Any]:
     """`scores.json`: every task, and what the numbers depend on."""
     settings = desk.settings
@@ -146,7 +341,7 @@ def change(before: Path, after: Path, task: str, statistics: Statistics) -> dict
     files = [folder / f"predictions-{slug(task)}.jsonl" for folder in (before, after)]
     if not all(file.is_file() for file in files):
         return None
-    old, new = ((_shares if task == SUPPORT else _means)(file, task) for file in files)
+    old, new = ((_statement_shares if task == SUPPORT else _means)(file, task) for file in files)
     shared = [name for name in new if name in old]
     pulls = [_pulls([one[name][:2] for name in shared]) for one in (old, new)]
     if not shared or not all(pulls):
@@ -177,7 +372,7 @@ def _means(file: Path, task: str) -> dict[str, tuple[float, float, str]]:
     return {name: (sum(values) / len(values), 1.0, contexts[name]) for name, values in found.items()}
 
 
-def _shares(file: Path, task: str) -> dict[str, tuple[float, float, str]]:
+def _statement_shares(file: Path, task: str) -> dict[str, tuple[float, float, str]]:
     """Of each question whose statements were all judged: fully supported ones, all of them, and its context."""
     rows = judged_rows(list(read_jsonl(file)))
     found = {}

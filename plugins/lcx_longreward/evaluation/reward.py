@@ -1,39 +1,58 @@
-"""The reward task: fresh questions, several samples each, judged on the four dimensions as for training."""
+"""The judged tasks that the score step's judge rates: reward, and the support of statements by their context.
+
+Reward asks fresh questions, several samples each, judged on the four dimensions as for training. Support asks which
+share of an answer's statements its context fully supports, in the manner of FactScore.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lcx.data.prepare import step_table
-from lcx.data.qa_rows import merged, qa_document
-from lcx.data.readers import Rejects
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.files import Rejects
+from lcx.data.table import step_table
+from lcx.data.tokens import open_span_tokenizer
 from lcx.data.words import clean, scan, words
 from lcx.evaluation.text_metrics import contains
 from lcx.llm.asking import Asker
-from lcx.llm.calling import Calling
 from lcx.retrieval import open_retriever
 from lcx.settings import validate
-from lcx.work.files import sha256_json
 from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.evaluation.answers import Answer, Sampling, counted
-from lcx_longreward.evaluation.data import Item, digest_of, read_items
-from lcx_longreward.evaluation.desk import Desk
-from lcx_longreward.evaluation.results import Result, base_row, reasons, spread
-from lcx_longreward.judge.judging import Case, Judge, together
+from lcx_longreward.evaluation.answers import (
+    Answer,
+    Item,
+    Sampling,
+    counted,
+    digest_of,
+    read_items,
+)
+from lcx_longreward.evaluation.judged import (
+    EvalContext,
+    Result,
+    _unit,
+    base_row,
+    judge_units,
+    reasons,
+    scoring,
+    spread,
+)
+from lcx_longreward.judge.judging import Case, Judge
 from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
-from lcx_longreward.judge.reward import DIMENSIONS, HIGHEST
+from lcx_longreward.judge.reward import (
+    DIMENSIONS,
+    HIGHEST,
+)
 from lcx_longreward.score.material import Material
-from lcx_longreward.settings import LongRewardScore
 from lcx_longreward.synth.questions import gather
 from lcx_longreward.synth.windows import text_of
 from lcx_longreward.synth_settings import LongRewardSynth
 
-TASK = "reward"
+# ---- reward
+
+REWARD = "reward"
 NAMED = 8
 """Words of a reference up to which an answer can be said to name it."""
 EMPTY = "an empty answer counts 0"
@@ -56,30 +75,31 @@ def asking(settings: LongRewardEval) -> LongRewardSynth:
     return made
 
 
-def scoring(settings: LongRewardEval) -> LongRewardScore:
-    """The score step's settings by which answers are judged. Raises UsageError for a wrong one in `judging`."""
-    shared = ("judge", "judge_options", "prompts", "language", "attempts", "tokenizer", "retriever")
-    names = (*shared, "retriever_options", "seed", *Calling.model_fields)
-    values = {name: getattr(settings, name) for name in names}
-    made = validate(LongRewardScore, {**values, **settings.judging}, where="judging")
-    assert isinstance(made, LongRewardScore)
-    return made
-
-
-def open_judge(desk: Desk) -> Judge:
-    """The score step's judge, on this step's exchange. Its retriever is the caller's to close."""
+@contextmanager
+def open_judge(desk: EvalContext) -> Iterator[Callable[[], Judge]]:
+    """The score step's judge, on this step's models; it is opened by the first call, and its retriever closed here."""
     known = scoring(desk.settings)
-    retriever = open_retriever(known.retriever, retriever_options(known, desk.folder, desk.ctx))
-    return make_judge(
-        known, desk.judge, open_prompter(known), retriever, open_span_tokenizer(known.tokenizer)
-    )
+    opened: list[Judge] = []
+
+    def judge() -> Judge:
+        if not opened:
+            retriever = open_retriever(known.retriever, retriever_options(known, desk.folder, desk.ctx))
+            tokenizer = open_span_tokenizer(known.tokenizer)
+            opened.append(make_judge(known, desk.judge, open_prompter(known), retriever, tokenizer))
+        return opened[0]
+
+    try:
+        yield judge
+    finally:
+        for one in opened:
+            one.retriever.close()
 
 
-def given_items(given: str) -> list[Item]:
+def given_questions(given: str) -> list[Item]:
     """The questions of a file of rows or a folder of bundles. Raises MissingError or UsageError."""
     path = Path(given).expanduser()
     if not path.is_dir():
-        return read_items(path, needs_reference=False, task=TASK)
+        return read_items(path, needs_reference=False, task=REWARD)
     material = Material(path, Rejects())
     items = []
     for number in range(len(material)):
@@ -92,7 +112,7 @@ def given_items(given: str) -> list[Item]:
     return items
 
 
-def written_items(desk: Desk) -> list[Item]:
+def written_items(desk: EvalContext) -> list[Item]:
     """New questions about documents of the corpus, made as the synth step makes them."""
     known = asking(desk.settings)
     folder = desk.folder / "questions"
@@ -108,14 +128,13 @@ def written_items(desk: Desk) -> list[Item]:
         ngram=known.ngram,
         counts=counts,
         log=desk.ctx.log,
-        rows=qa_document,
-        change=merged,
+        questions=True,
     )
     writer = Asker(desk.service.opener(known.writer or known.llm, known.writer_options), desk.journal)
     prompts = gather(known, table, folder / "data", writer, counts, desk.ctx)
     if len(prompts) < known.examples:
         desk.notes.append(
-            f"{TASK}: {len(prompts):,} questions of the {known.examples:,} wanted; the counts say what was left out"
+            f"{REWARD}: {len(prompts):,} questions of the {known.examples:,} wanted; the counts say what was left out"
         )
     desk.counts.update({f"questions: {name}": count for name, count in counts.items() if count})
     return [
@@ -135,56 +154,30 @@ def sampling(settings: LongRewardEval) -> Sampling:
 
 
 def judge_all(
-    desk: Desk, items: Sequence[Item], answers: Sequence[Sequence[Answer]]
+    desk: EvalContext, items: Sequence[Item], answers: Sequence[Sequence[Answer]]
 ) -> list[Mapping[str, Any]]:
-    """What the judge found of every question's answers, from the journal where it has it."""
-    units = [_unit(item, found) for item, found in zip(items, answers, strict=True)]
-    missing = {u: (i, a) for u, i, a in zip(units, items, answers, strict=True) if u not in desk.journal}
-    failed: dict[str, Mapping[str, Any]] = {}
-    if missing:
-        desk.service.expect(CALLS_AN_ANSWER * sum(len(found) for _, found in missing.values()))
-        judge = open_judge(desk)
-        try:
-            failed = desk.service.run(_judge_missing(desk, judge, missing))
-        finally:
-            judge.retriever.close()
-    return [failed.get(unit) or desk.journal[unit]["judged"] for unit in units]
-
-
-async def _judge_missing(
-    desk: Desk, judge: Judge, missing: Mapping[str, tuple[Item, Sequence[Answer]]]
-) -> dict[str, Mapping[str, Any]]:
-    """Judge what the journal lacks. Where a part failed, what was found is returned, to be asked again.
-
-    Only what failed is paid for again: replies that came are in the calls' own journal.
+    """What the judge found of every question's answers. Where a part failed, only that part is paid for again:
+    replies that came are in the calls' own journal.
     """
-    lanes = asyncio.Semaphore(desk.lanes)
-    failed: dict[str, Mapping[str, Any]] = {}
-    done = 0
+    units = [
+        (_unit("judged", "", [item.key, [answer.text for answer in found]]), (item, found))
+        for item, found in zip(items, answers, strict=True)
+    ]
+    with open_judge(desk) as judge:
 
-    async def one(unit: str) -> None:
-        nonlocal done
-        item, found = missing[unit]
-        async with lanes:
+        async def rate(what: tuple[Item, Sequence[Answer]]) -> tuple[dict[str, Any], bool]:
+            item, found = what
             case = Case(item.context, item.question, tuple(answer.text for answer in found))
-            judged = await judge.judge(case)
-            if all(verdict.settled for verdict in judged.verdicts):
-                desk.journal.append({"unit": unit, "judged": judged.row()})
-            else:
-                failed[unit] = judged.row()
-        done += 1
-        desk.ctx.pulse(f"    judged: {done:,} of {len(missing):,} questions")
+            judged = await judge().judge(case)
+            return {"judged": judged.row()}, all(verdict.settled for verdict in judged.verdicts)
 
-    await together(one(unit) for unit in missing)
-    return failed
-
-
-def _unit(item: Item, answers: Sequence[Answer]) -> str:
-    return f"judged:{sha256_json([item.key, [answer.text for answer in answers]])[:32]}"
+        calls = CALLS_AN_ANSWER * max((len(found) for found in answers), default=1)
+        found = judge_units(desk, REWARD, units, rate, calls=calls)
+    return [one["judged"] for one in found]
 
 
 def reward_result(
-    desk: Desk,
+    desk: EvalContext,
     items: Sequence[Item],
     answers: Sequence[Sequence[Answer]],
     judged: Sequence[Mapping[str, Any]],
@@ -198,7 +191,7 @@ def reward_result(
     contexts = [row["context_id"] for row in rows]
     statistics = desk.statistics
     scores: dict[str, Any] = {
-        "task": TASK,
+        "task": REWARD,
         **statistics.mean([row["reward"] for row in rows], contexts).as_dict(),
         "dimensions": {name: statistics.brief([row[name] for row in rows], contexts) for name in DIMENSIONS},
     }
@@ -215,7 +208,7 @@ def reward_result(
         **spread((row["reward"] for row in rows), 0.0, HIGHEST),
         "data": digest_of(items),
     }
-    return Result(TASK, scores, rows)
+    return Result(REWARD, scores, rows)
 
 
 def reward_row(item: Item, sample: int, answer: Answer, verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,7 +237,7 @@ def _spaceless(text: str) -> bool:
     return any(word.wide for word in scan(text))
 
 
-def support_numbers(desk: Desk, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def support_numbers(desk: EvalContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The share of statements that are fully supported, and statements an answer, where all were judged."""
     known = judged_rows(rows)
     sizes = [float(len(row["statements"])) for row in known]
@@ -269,3 +262,60 @@ def full_shares(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [
         sum(one["support"] == 1 for one in row["statements"]) / (len(row["statements"]) or 1) for row in rows
     ]
+
+
+# ---- support
+
+SUPPORT = "support"
+SUPPORT_CALLS = 8
+"""About how many calls an answer takes."""
+
+
+def support_all(
+    desk: EvalContext, items: Sequence[Item], answers: Sequence[Answer]
+) -> list[Mapping[str, Any]]:
+    """The statements of every answer and their support. Where a statement's is not known, it is asked for again."""
+    units = [
+        (_unit("support", answer.error, [item.key, answer.text]), (item, answer.text))
+        for item, answer in zip(items, answers, strict=True)
+    ]
+    with open_judge(desk) as judge:
+
+        async def support(what: tuple[Item, str]) -> tuple[dict[str, Any], bool]:
+            item, text = what
+            judged = await judge().supported(Case(item.context, item.question, (text,)))
+            [verdict] = judged.verdicts
+            return {"verdict": verdict.row()}, verdict.settled
+
+        found = judge_units(desk, SUPPORT, units, support, calls=SUPPORT_CALLS)
+    return [one.get("verdict", {}) for one in found]
+
+
+def support_result(
+    desk: EvalContext, items: Sequence[Item], answers: Sequence[Answer], verdicts: Sequence[Mapping[str, Any]]
+) -> Result:
+    """The share of all statements that are fully supported, and how many an answer makes."""
+    rows = []
+    for item, answer, found in zip(items, answers, verdicts, strict=True):
+        about = {"error": answer.error, "cut": answer.cut, "truncated": answer.short}
+        failed = {"answer": answer.error} if answer.error else found["failed"]
+        statements = found.get("statements")
+        row = base_row(item, 0, answer.text, about) | {"statements": statements, "failed": failed}
+        levels = [one.get("support") for one in statements or []]
+        known = levels and not failed
+        row["score"] = sum(level == 1 for level in levels) / len(levels) if known else None
+        rows.append(row)
+    known = judged_rows(rows)
+    sizes = [float(len(row["statements"])) for row in known]
+    contexts = [row["context_id"] for row in known]
+    total: dict[str, Any] = {
+        "task": SUPPORT,
+        **desk.statistics.mean(full_shares(known), contexts, sizes).as_dict(),
+        "statements": desk.statistics.brief(sizes, contexts),
+        "silent": sum(row["statements"] == [] for row in rows),
+        "failed": reasons(f"{part}: {why}" for row in rows for part, why in row["failed"].items()),
+        **counted(answers),
+        **spread((row["score"] for row in rows), 0.0, 1.0),
+        "data": digest_of(items),
+    }
+    return Result(SUPPORT, total, rows)

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from lcx.llm.fences import fence
+from lcx.llm.prompts import fence, load_prompt
 from lcx.llm.protocol import Request
-from lcx.llm.questions import load_prompt
 from lcx_longreward.settings import REPLY_TOKENS
 
 HELPFULNESS, LOGICALITY, STATEMENTS, SUPPORT, EXTRACT, COMPLETENESS = PARTS = (

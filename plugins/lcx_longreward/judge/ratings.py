@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lcx.llm.thoughts import visible
+from lcx.llm.prompts import visible
 
 HIGHEST = 10.0
 NO_INFORMATION = "No relevant information"

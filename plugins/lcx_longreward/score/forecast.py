@@ -6,11 +6,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lcx.data.readers import Rejects
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
-from lcx.llm.prices import load_prices
-from lcx.recipe import Step
+from lcx.data.files import Rejects
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
+from lcx.llm.ledger import load_prices
 from lcx.run import Run
+from lcx.steps import StepWork
 from lcx_longreward.judge.prompting import (
     COMPLETENESS,
     EXTRACT,
@@ -35,17 +35,16 @@ REPLY = {HELPFULNESS: 120, LOGICALITY: 120, SUPPORT: 70, EXTRACT: 120, COMPLETEN
 """About how many tokens a reply has; statements have a little more than the answer."""
 
 
-def forecast_score(step: Step, run: Run) -> dict[str, Any]:
+def forecast_score(work: StepWork[LongRewardScore]) -> dict[str, Any]:
     """Calls, tokens and cost by part. Where the data is not there yet, only who judges."""
-    settings = step.settings
-    assert isinstance(settings, LongRewardScore)
+    run, settings = work.run, work.settings
     found: dict[str, Any] = {"judge": settings.judge, "retriever": settings.retriever, "data": settings.input}
     source = _source(settings.input, run)
     if source is None:
         return {**found, "note": f"the data ({settings.input}) is not there yet"}
     rejects = Rejects()
     tokenizer = open_span_tokenizer(settings.tokenizer)
-    calls, sent = _by_part(settings, Material(source, rejects), tokenizer, found)
+    calls, sent = _by_part(settings, Material(source, rejects, settings.fields), tokenizer, found)
     made = {
         part: calls[part] * REPLY.get(part, round(1.3 * found["answer_tokens"]) + STATEMENT) for part in PARTS
     }

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lcx.data.bundles import read_bundles
-from lcx.data.readers import Rejects
+from lcx.data.files import Rejects
 from lcx.data.table import SegmentTable, load_table
 from lcx.data.tokens import SEPARATOR
 from lcx.errors import UsageError
 from lcx.records import Bundle
 from lcx_longreward.judge.judging import Case
-from lcx_longreward.score.rows import HINT, read_answer_rows
+from lcx_longreward.score.rows import NEEDED, read_answer_rows
 
 CANDIDATES = "candidates"
 
@@ -20,16 +20,17 @@ CANDIDATES = "candidates"
 class Material:
     """The usable bundles in order; what cannot be used goes into `rejects`. Raises UsageError where none can."""
 
-    def __init__(self, source: Path, rejects: Rejects) -> None:
+    def __init__(self, source: Path, rejects: Rejects, fields: Mapping[str, str] | None = None) -> None:
         self.source = source
+        self.notes: list[str] = []
         self.table: SegmentTable | None = None
-        if source.is_dir():
+        if source.is_dir() and any(source.glob("*-*-of-*")):
             name = CANDIDATES if any(source.glob(f"{CANDIDATES}-*-of-*")) else "bundles"
             self._bundles: Sequence[Bundle] = read_bundles(source, name)
             if (source / "table.json").is_file():
                 self.table = load_table(source)
         else:
-            self._bundles = read_answer_rows(source, rejects)
+            self._bundles = read_answer_rows(source, rejects, fields, self.notes)
         self._usable: list[int] = []
         self.answers = 0
         """Answers in all usable bundles."""
@@ -39,7 +40,7 @@ class Material:
                 self.answers += len(bundle.branches)
         if not self._usable:
             raise UsageError(
-                f"{source} has nothing to judge", why=rejects.summary() or "It holds no bundles.", hint=HINT
+                f"{source} has nothing to judge", why=rejects.summary() or "It holds no bundles.", hint=NEEDED
             )
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Answers that somebody wants judged, as rows of JSONL or Parquet: a context, a question, one or several answers."""
+"""Answers that somebody wants judged, as rows: a context, a question, one or several answers."""
 
 from __future__ import annotations
 
@@ -6,95 +6,73 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcx.data.pair_rows import CONTEXTS, QUESTIONS, raw_rows
-from lcx.data.readers import Rejects
-from lcx.errors import UsageError
+from lcx.data.files import Rejects
+from lcx.data.rows import Example, Tally
 from lcx.records import Branch, Bundle
 
-ANSWERS = ("answers", "answer", "candidates", "completion", "response", "output", "prediction")
-HINT = 'A row: {"context": "...", "query": "...", "answer": "..."}, or "answers": ["...", "..."]'
+NEEDED = 'A row: {"context": "...", "query": "...", "answer": "..."}, or "answers": ["...", "..."].'
 
 
-def read_answer_rows(path: Path, rejects: Rejects) -> list[Bundle]:
+def read_answer_rows(
+    path: Path, rejects: Rejects, fields: Mapping[str, str] | None = None, notes: list[str] | None = None
+) -> list[Bundle]:
     """A bundle for each context and question, with the answers of all rows that have both, in the order of the rows.
 
-    Rows that cannot be used go into `rejects` with the reason. Raises UsageError where none can.
+    Rows that cannot be used go into `rejects` with the reason, what is worth saying into `notes`. Raises UsageError
+    where none can be used.
     """
     found: dict[tuple[str, str], list[Branch]] = {}
-    ids: dict[tuple[str, str], tuple[str, Any]] = {}
+    ids: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
     names: set[str] = set()
-    for number, row in enumerate(raw_rows(path), 1):
-        where = f"row {number}"
+    tally = Tally(rejects, fields)
+    for raw, example in tally.examples_in(path):
         try:
-            context, question, answers = _parts(row)
+            context, question, answers = _parts(example)
         except ValueError as bad:
-            rejects.add(path.name, str(bad), where=where)
+            rejects.add(raw.source, str(bad), where=raw.where)
             continue
         key = (context, question)
         if key not in found:
-            given = row.get("id")
-            name = str(given) if isinstance(given, str | int) and str(given) else f"{path.stem}-{number:07d}"
+            name = example.id or f"{path.stem}-{raw.padded}"
             if name in names:  # an id for each answer of a question is fine, one for several questions is not
-                name = f"{name}-{number}"
+                name = f"{name}-{raw.number}"
             names.add(name)
-            ids[key] = (name, row.get("reference"))
+            ids[key] = (name, example.references if example.predictions else ())
             found[key] = []
         for role, answer in answers:
-            meta: dict[str, Any] = {"row": number, "sample": len(found[key])}
-            if len(answers) == 1 and isinstance(row.get("id"), str | int):
-                meta["id"] = row["id"]
+            meta: dict[str, Any] = {"row": int(raw.number.partition(".")[0]), "sample": len(found[key])}
+            if len(answers) == 1 and example.id is not None:
+                meta["id"] = raw.row.get("id", example.id)
             found[key].append(Branch(question, answer, role, meta=meta))
+    tally.check(path)
     if not found:
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in rejects.counts.items())
-        raise UsageError(f"{path} has no usable row", why=reasons or "It is empty.", hint=HINT)
+        raise tally.nothing_usable(path, NEEDED)
+    if notes is not None:
+        notes += tally.notes()
     return [_bundle(key, branches, *ids[key]) for key, branches in found.items()]
 
 
-def _bundle(key: tuple[str, str], branches: Sequence[Branch], name: str, reference: Any) -> Bundle:
-    meta = {"reference": reference} if isinstance(reference, str) and reference else {}
+def _bundle(
+    key: tuple[str, str], branches: Sequence[Branch], name: str, references: tuple[str, ...]
+) -> Bundle:
+    meta = {"reference": references[0]} if references else {}
     return Bundle(name, tuple(branches), context=key[0], kind="rows", meta=meta)
 
 
-def _parts(row: Any) -> tuple[str, str, list[tuple[str, str]]]:
+def _parts(example: Example) -> tuple[str, str, list[tuple[str, str]]]:
     """Context, question and the answers with their roles. Raises ValueError with the reason where one lacks."""
-    if not isinstance(row, Mapping):
-        raise ValueError("no JSON object")
-    context, question = _text(row, CONTEXTS), _text(row, QUESTIONS)
+    context, question = example.context.strip(), example.plain_question.strip()
     if not context:
         raise ValueError("no context")
     if not question:
         raise ValueError("no question")
-    answers = _answers(row)
+    if example.chosen is not None:  # preference data may be judged again
+        answers = [
+            ("chosen", example.chosen.strip()),
+            *(("rejected", text.strip()) for text in example.rejected),
+        ]
+    else:
+        answers = [("candidate", text.strip()) for text in example.predictions or example.answers]
     if not any(text for _, text in answers):
         raise ValueError("no answer")
-    try:
-        "".join([context, question, *(text for _, text in answers)]).encode()
-    except UnicodeEncodeError:
-        raise ValueError("a lone surrogate, which no text can hold") from None
     return context, question, answers
-
-
-def _answers(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if isinstance(row.get("chosen"), str):  # preference data may be judged again
-        given = row.get("rejected")
-        rejected = [given] if isinstance(given, str) else given if isinstance(given, list | tuple) else []
-        return [("chosen", row["chosen"].strip()), *(("rejected", _answer(text)) for text in rejected)]
-    for name in ANSWERS:
-        value = row.get(name)
-        if isinstance(value, str) and value.strip():
-            return [("candidate", value.strip())]
-        if isinstance(value, list | tuple) and value:
-            return [("candidate", _answer(text)) for text in value]
-    return []
-
-
-def _answer(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("an answer is not a text")
-    return value.strip()
-
-
-def _text(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return next(
-        (row[name].strip() for name in names if isinstance(row.get(name), str) and row[name].strip()), ""
-    )

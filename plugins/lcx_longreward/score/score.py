@@ -9,19 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lcx.context import Context, StepResult
+from lcx.context import StepResult
 from lcx.data.bundles import write_bundles
-from lcx.data.readers import Rejects
+from lcx.data.files import Rejects
 from lcx.data.table import link_table
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
-from lcx.llm.service import LOCAL, Service
-from lcx.recipe import Step
+from lcx.llm.client import LOCAL, Service
 from lcx.records import Bundle
 from lcx.retrieval import open_retriever
-from lcx.run import Run
-from lcx.work.files import make_folder, write_lines, write_text
-from lcx.work.journal import Journal
+from lcx.steps import StepWork
+from lcx.storage import Journal, make_folder, write_lines, write_text
 from lcx_longreward.judge.judging import Case, Judge, together
 from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
 from lcx_longreward.judge.pairs import Rules
@@ -39,10 +37,9 @@ with: both ratings and its statements.
 """
 
 
-def score(step: Step, run: Run, ctx: Context) -> StepResult:
+def score(work: StepWork[LongRewardScore]) -> StepResult:
     """Judge the answers and write pairs, scores and a report. A killed step resumes and ends with the same bytes."""
-    settings = step.settings
-    assert isinstance(settings, LongRewardScore)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     folder = run.folder(step)
     source = run.bundles(step)
     prompter = open_prompter(settings)
@@ -56,11 +53,13 @@ def score(step: Step, run: Run, ctx: Context) -> StepResult:
         service.check(
             spec, settings.judge_options
         )  # what is not there should be said before the data is read
-        material = Material(source, rejects)
+        material = Material(source, rejects, settings.fields)
         if len(rejects):
             rejects.write(folder / "rejected.jsonl")
         ctx.log(f"{len(material):,} contexts with answers from {source}")
-        exchange = service.exchange(spec, settings.judge_options)
+        for note in material.notes:
+            ctx.log(f"    {note}")
+        exchange = service.client(spec, settings.judge_options)
         judge = make_judge(settings, exchange, prompter, retriever, tokenizer)
         with Journal(folder / JUDGED) as done:
             judge.health.read += len(done)  # what is left may be just what always fails

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from lcx.llm.asking import Asker, samples_of
+from lcx.llm.prompts import Render
 from lcx.llm.protocol import Request
-from lcx.llm.rendering import Render
 from lcx.records import Branch, Bundle
 from lcx_longreward.judge.prompting import language_of
 from lcx_longreward.synth.questions import Prompt

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from lcx.llm.costs import costs
-from lcx.recipe import Step
-from lcx.run import Run
+from lcx.llm.ledger import costs
+from lcx.steps import StepWork
 from lcx_longreward.synth_settings import LongRewardSynth
 
 TASK_PROMPT, TASK_REPLY, TASK, ANSWER = 260, 60, 50, 300
 """About how many tokens the task prompt, a reply with a task, a task and an answer have."""
 
 
-def forecast_synth(step: Step, run: Run) -> dict[str, Any]:
+def forecast_synth(work: StepWork[LongRewardSynth]) -> dict[str, Any]:
     """Calls and tokens by part. Assumes a written task for every example, and contexts halfway between the limits."""
-    settings = step.settings
-    assert isinstance(settings, LongRewardSynth)
+    settings = work.settings
     if settings.candidates_file:
         return {"candidates": settings.candidates_file, "calls": {"writer": 0, "policy": 0}}
     examples = settings.examples

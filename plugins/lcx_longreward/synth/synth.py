@@ -9,23 +9,17 @@ from typing import Any
 
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles, write_bundles
-from lcx.data.prepare import step_table
-from lcx.data.qa_rows import merged, qa_document
-from lcx.data.readers import Rejects
-from lcx.data.table import SegmentTable
+from lcx.data.files import Rejects
+from lcx.data.table import SegmentTable, step_table
 from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker
-from lcx.llm.costs import paid
-from lcx.llm.questions import load_prompt
-from lcx.llm.rendering import Render, by_prompt, by_template
-from lcx.llm.service import Service
-from lcx.recipe import Step
+from lcx.llm.client import Service
+from lcx.llm.ledger import paid
+from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
 from lcx.records import Bundle
-from lcx.run import Run
-from lcx.work.files import write_lines, write_text
-from lcx.work.journal import Journal
-from lcx.work.shards import shard_path
+from lcx.steps import StepWork
+from lcx.storage import Journal, shard_path, write_lines, write_text
 from lcx_longreward.score.rows import read_answer_rows
 from lcx_longreward.synth.candidates import Policy, Sample, candidate_bundle
 from lcx_longreward.synth.preview import preview, summary
@@ -37,10 +31,9 @@ DROPPED = "dropped.jsonl"
 JOURNAL = "journal.jsonl"
 
 
-def synth(step: Step, run: Run, ctx: Context) -> StepResult:
+def synth(work: StepWork[LongRewardSynth]) -> StepResult:
     """Make prompts with their candidates in `STEP/data`. A killed step resumes and ends with the same bytes."""
-    settings = step.settings
-    assert isinstance(settings, LongRewardSynth)
+    step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     folder = run.folder(step)
     if settings.candidates_file:
         return _given(settings, folder)
@@ -89,8 +82,9 @@ def document_table(
         ngram=settings.ngram,
         counts=counts,
         log=ctx.log,
-        rows=qa_document,
-        change=merged,
+        questions=True,
+        fields=settings.fields,
+        encoding=settings.encoding,
     )
 
 
@@ -187,7 +181,8 @@ def _given(settings: LongRewardSynth, folder: Path) -> StepResult:
     if not path.is_file():
         raise UsageError(f"there is no file '{path}'", hint="--set synth.candidates_file=FILE.jsonl")
     rejects = Rejects()
-    bundles = read_answer_rows(path, rejects)[: settings.examples]
+    notes: list[str] = []
+    bundles = read_answer_rows(path, rejects, settings.fields, notes)[: settings.examples]
     counts: Counter[str] = Counter({f"rows set aside: {reason}": n for reason, n in rejects.counts.items()})
     if len(rejects):
         rejects.write(folder / "rejected.jsonl")

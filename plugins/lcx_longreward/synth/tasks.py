@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lcx.data.plans import shuffle
-from lcx.llm.fences import fence
+from lcx.llm.prompts import fence, fill, visible
 from lcx.llm.protocol import Request
-from lcx.llm.rendering import fill
-from lcx.llm.thoughts import visible
 from lcx_longreward.synth_settings import KINDS
 
 LONGEST = 2000

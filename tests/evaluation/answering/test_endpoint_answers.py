@@ -15,8 +15,8 @@ from lcx.data.templates import Template
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.evaluation import answer as module
 from lcx.evaluation.answer import Answer, Answerer, open_endpoint, self_check
-from lcx.evaluation.encode import Job
-from lcx.llm.calling import Calling
+from lcx.evaluation.encode import ContextPrompts
+from lcx.llm.settings import Calling
 from lcx.records import Branch, Bundle, EncodedBundle
 from tests.llm.models import tiny_llama
 from tests.llm.stub_server import Reply, Stub, prompt_of
@@ -24,10 +24,10 @@ from tests.llm.stub_server import Reply, Stub, prompt_of
 TEMPLATE = Template("t", head="Read.\n", between="\n\nQ: ", after="?", cue="\nA:", bare_head="Q: ", end=" ;")
 
 
-def job(context: str, questions: int, name: str = "") -> Job:
+def job(context: str, questions: int, name: str = "") -> ContextPrompts:
     branches = tuple(Branch(f"question {number}", "", "query") for number in range(questions))
     bundle = Bundle(name or context[:8], branches, context=context)
-    return Job(bundle, EncodedBundle(bundle.id, np.zeros(1), ()))
+    return ContextPrompts(bundle, EncodedBundle(bundle.id, np.zeros(1), ()))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_prompts_and_answers(opened: Callable[..., Answerer]) -> None:
     told: list[tuple[int, int, Answer]] = []
     with Stub(script) as stub:
         answerer = opened(stub)
-        jobs = [job("ctx b", 2), job("", 1), Job(job("gone", 1).bundle, None), job("ctx a", 1)]
+        jobs = [job("ctx b", 2), job("", 1), ContextPrompts(job("gone", 1).bundle, None), job("ctx a", 1)]
         found = answerer.answer(jobs, max_new_tokens=9, on_answer=lambda *one: told.append(one))
     assert found == [
         [Answer("to question 0?", "stop", 7), Answer("to question 1?", "length", 7)],
@@ -172,7 +172,7 @@ def test_what_is_missing_is_said_before_any_call(tmp_path: Path, monkeypatch: py
 
 def test_a_plan_needs_its_text(opened: Callable[..., Answerer], tmp_path: Path) -> None:
     plan = Bundle("p", (Branch("why", "", "query"),), plan=(0, 1))
-    one = Job(plan, EncodedBundle("p", np.zeros(1), ()))
+    one = ContextPrompts(plan, EncodedBundle("p", np.zeros(1), ()))
     with Stub(lambda body: "yes") as stub:
         with pytest.raises(UsageError, match="plan"):
             opened(stub).answer([one], max_new_tokens=4)
@@ -189,7 +189,7 @@ def test_few_prompts_are_in_memory_at_a_time(
     opened: Callable[..., Answerer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, most = 0, 0
-    real = module.Endpoint.request
+    real = module.ServerAnswerer.request
 
     with Stub(lambda body: "yes") as stub:
 
@@ -199,7 +199,7 @@ def test_few_prompts_are_in_memory_at_a_time(
             most = max(most, made - stub.calls)
             return real(*given)
 
-        monkeypatch.setattr(module.Endpoint, "request", counted)
+        monkeypatch.setattr(module.ServerAnswerer, "request", counted)
         opened(stub, concurrency=2).answer([job("ctx", 60)], max_new_tokens=4)
     assert made == 60
     assert most <= module.AHEAD * 2 + 1
@@ -224,7 +224,7 @@ def test_a_real_server_gives_the_answers_of_the_same_model_here(
     for context in ("The miller counted sacks.", "The river ran past the mill."):
         branches = tuple(Branch(question, "", "query") for question in ("who", "what ran", "when was it"))
         bundle = Bundle(context[4:9], branches, context=context)
-        jobs.append(Job(bundle, encode(assembler, bundle)))
+        jobs.append(ContextPrompts(bundle, encode(assembler, bundle)))
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     here = open_local(model, tokenizer, stops=[tokenizer.eos_token_id]).answer(jobs, max_new_tokens=12)
     served = open_endpoint(

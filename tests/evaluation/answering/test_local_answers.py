@@ -15,7 +15,7 @@ from lcx.data.templates import Template
 from lcx.errors import UsageError
 from lcx.evaluation import answer as module
 from lcx.evaluation.answer import Answer, open_local, self_check, verdict
-from lcx.evaluation.encode import Job, encode, fit
+from lcx.evaluation.encode import ContextPrompts, encode, fit
 from lcx.modeling import decode_kv
 from lcx.modeling.decode import Traced
 from lcx.records import Branch, Bundle
@@ -37,7 +37,7 @@ def model(tokenizer: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def jobs(tokenizer: Any) -> list[Job]:
+def jobs(tokenizer: Any) -> list[ContextPrompts]:
     assembler = Assembler(tokenizer, TEMPLATE)
     made = []
     for number, (context, questions) in enumerate(
@@ -51,18 +51,20 @@ def jobs(tokenizer: Any) -> list[Job]:
     ):
         branches = tuple(Branch(question, "", "query") for question in questions)
         bundle = Bundle(f"b{number}", branches, context=context)
-        made.append(Job(bundle, encode(assembler, bundle)))
-    made.insert(2, Job(made[0].bundle, None))  # one that was dropped
+        made.append(ContextPrompts(bundle, encode(assembler, bundle)))
+    made.insert(2, ContextPrompts(made[0].bundle, None))  # one that was dropped
     return made
 
 
-def expected(model: Any, jobs: list[Job], new: int = NEW, stops: tuple[int, ...] = ()) -> list[list[Answer]]:
+def expected(
+    model: Any, jobs: list[ContextPrompts], new: int = NEW, stops: tuple[int, ...] = ()
+) -> list[list[Answer]]:
     """Answers by full recomputation, without their texts."""
     found = []
     for job in jobs:
         row = []
         for place in range(len(job.bundle.branches)) if job.encoded else ():
-            tokens, _ = recomputed(model, module.row_of_item(job, place), new)
+            tokens, _ = recomputed(model, module.prompt_ids(job, place), new)
             end = next((at for at, token in enumerate(tokens) if token in stops), new)
             row.append(Answer("", "stop" if end < new else "length", end, tuple(tokens[:end])))
         found.append(row)
@@ -76,7 +78,12 @@ def bare(found: list[list[Answer]]) -> list[list[Answer]]:
 @pytest.mark.parametrize("short", [0, 1024], ids=["each context alone", "short ones together"])
 @pytest.mark.parametrize("reuse", [True, False])
 def test_answers_and_finish_reasons(
-    model: Any, tokenizer: Any, jobs: list[Job], reuse: bool, short: int, monkeypatch: pytest.MonkeyPatch
+    model: Any,
+    tokenizer: Any,
+    jobs: list[ContextPrompts],
+    reuse: bool,
+    short: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "SHORT", short)
     free = expected(model, jobs)
@@ -94,20 +101,20 @@ def test_answers_and_finish_reasons(
     assert [[told[at, place] for place in range(len(row))] for at, row in enumerate(found)] == found
     assert len(told) == 8
     assert found[0][1].text == tokenizer.decode(list(found[0][1].ids), skip_special_tokens=True)
-    check = self_check(answerer, jobs, 50, 0, max_new_tokens=NEW, given=found)
+    check = self_check(answerer, jobs, 50, 0, max_new_tokens=NEW, previous=found)
     assert (check["checked"], check["equal"] + check["ties"], check["different"]) == (8, 8, [])
     assert "warning" not in check
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_greedy_answers_do_not_depend_on_the_batch(
-    model: Any, tokenizer: Any, jobs: list[Job], batch: int
+    model: Any, tokenizer: Any, jobs: list[ContextPrompts], batch: int
 ) -> None:
     answerer = open_local(model, tokenizer, stops=(), batch=batch)
     assert bare(answerer.answer(jobs, max_new_tokens=NEW)) == expected(model, jobs)
 
 
-def test_copied_caches_and_encoder_decoders(tokenizer: Any, jobs: list[Job]) -> None:
+def test_copied_caches_and_encoder_decoders(tokenizer: Any, jobs: list[ContextPrompts]) -> None:
     family, changes, _ = OTHERS["bamba"]
     hybrid = build(family, vocab_size=len(tokenizer), **changes)
     answerer = open_local(hybrid, tokenizer, stops=())
@@ -115,7 +122,7 @@ def test_copied_caches_and_encoder_decoders(tokenizer: Any, jobs: list[Job]) -> 
     assert answerer.reason.startswith("cache copied per query")
     found = answerer.answer(jobs, max_new_tokens=NEW)
     assert bare(found) == expected(hybrid, jobs)
-    assert self_check(answerer, jobs, 3, 1, max_new_tokens=NEW, given=found)["equal"] == 3
+    assert self_check(answerer, jobs, 3, 1, max_new_tokens=NEW, previous=found)["equal"] == 3
     hybrid.config.is_encoder_decoder = True
     with pytest.raises(UsageError, match="encoder-decoder"):
         open_local(hybrid, tokenizer, stops=())
@@ -127,25 +134,25 @@ def broken_join(first: Any, second: Any) -> torch.Tensor:
 
 
 def test_a_broken_decoder_is_found(
-    model: Any, tokenizer: Any, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    model: Any, tokenizer: Any, jobs: list[ContextPrompts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answerer = open_local(model, tokenizer, stops=())
     good = answerer.answer(jobs, max_new_tokens=NEW)
     monkeypatch.setattr(decode_kv, "_join", broken_join)
     found = answerer.answer(jobs, max_new_tokens=NEW)
     assert found != good
-    check = self_check(answerer, jobs, 4, 0, max_new_tokens=NEW, given=found)
+    check = self_check(answerer, jobs, 4, 0, max_new_tokens=NEW, previous=found)
     assert check["checked"] == 4
     assert check["different"]
     assert check["equal"] + check["ties"] + len(check["different"]) == 4
     assert all(name in check["warning"] for name in check["different"])
     # Answers that were given before, whose tokens nobody kept, are made again: and found wrong.
     texts = [[replace(one, ids=()) for one in row] for row in good]
-    assert self_check(answerer, jobs, 8, 0, max_new_tokens=NEW, given=texts)["different"]
+    assert self_check(answerer, jobs, 8, 0, max_new_tokens=NEW, previous=texts)["different"]
 
 
 def test_one_position_off_is_found(
-    model: Any, tokenizer: Any, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    model: Any, tokenizer: Any, jobs: list[ContextPrompts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = decode_kv.BranchDecoder.prefill
 
@@ -159,7 +166,7 @@ def test_one_position_off_is_found(
 
 
 def test_what_is_checked_is_drawn_by_seed_and_from_many_contexts(
-    model: Any, tokenizer: Any, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    model: Any, tokenizer: Any, jobs: list[ContextPrompts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[tuple[int, ...]] = []
 
@@ -171,10 +178,10 @@ def test_what_is_checked_is_drawn_by_seed_and_from_many_contexts(
     answerer = open_local(model, tokenizer, stops=())
     none = [[Answer("", "length", 0)] * len(job.bundle.branches) for job in jobs]
     for seed in (0, 0, 1):
-        self_check(answerer, jobs, 5, seed, max_new_tokens=NEW, given=none)
+        self_check(answerer, jobs, 5, seed, max_new_tokens=NEW, previous=none)
     one, again, other = rows[:5], rows[5:10], rows[10:]
     assert one == again != other
-    of = {tuple(module.row_of_item(job, p)): n for n, job in enumerate(jobs) if job.encoded for p in range(len(job.bundle.branches))}  # fmt: skip  # noqa: E501
+    of = {tuple(module.prompt_ids(job, p)): n for n, job in enumerate(jobs) if job.encoded for p in range(len(job.bundle.branches))}  # fmt: skip  # noqa: E501
     assert len({of[row] for row in one}) == 5
     assert self_check(answerer, jobs, 0, 0, max_new_tokens=NEW) == {}
 
@@ -214,10 +221,10 @@ def test_prompts_that_are_too_long_lose_their_middle(model: Any, tokenizer: Any)
     for questions in (["first one"], ["first one", "a second, longer one", "third"]):
         bundle = Bundle("b", tuple(Branch(q, "", "query") for q in questions), context=context)
         whole = encode(assembler, bundle)
-        rows = [module.row_of_item(Job(bundle, whole), place) for place in range(len(questions))]
+        rows = [module.prompt_ids(ContextPrompts(bundle, whole), place) for place in range(len(questions))]
         job = fit(bundle, whole, 200, NEW, "truncate-middle")
         assert job.cut > 0
-        short = [module.row_of_item(job, place) for place in range(len(questions))]
+        short = [module.prompt_ids(job, place) for place in range(len(questions))]
         assert max(map(len, short)) == 200 - NEW
         for row, cut in zip(rows, short, strict=True):
             keep = next(n for n in range(len(cut)) if row[n] != cut[n])

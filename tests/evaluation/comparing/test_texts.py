@@ -14,7 +14,7 @@ import pytest
 from lcx.evaluation.compare import NotComparable, Options, compare, pair_texts, text_groups
 from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges
 from lcx.evaluation.scores import EvalResult, find_sides, load_result
-from lcx.evaluation.task import Reading
+from lcx.evaluation.task import TextSample
 
 LENGTHS = [64, 256]
 
@@ -25,14 +25,14 @@ def read_texts(
     """A result in which −log p of every token is lower by `better` than in another one, but for noise."""
     edges = bucket_edges(LENGTHS, 8)
     meta = {"edges": list(edges), "lengths": LENGTHS, "buckets": 8, "documents": 1}
-    readings = [Reading(f"perplexity:0:{n}", tuple(range(n, n + 256)), meta) for n in range(texts)]
+    readings = [TextSample(f"perplexity:0:{n}", tuple(range(n, n + 256)), meta) for n in range(texts)]
     results: list[dict[str, Any]] = []
     for reading in readings:
         hard, noise = random.Random(reading.id), random.Random(f"{folder} {seed}")
         counts = [end - max(start, 1) for start, end in itertools.pairwise(edges)]
         sums = [n * (hard.uniform(1, 3) - better + noise.gauss(0, 0.02)) for n in counts]
         results.append({"sums": sums, "counts": counts})
-    summary = {"task": "perplexity", "view": "perplexity", **PERPLEXITY.summarize(readings, results)}
+    summary = {"task": "perplexity", "view": "perplexity", **PERPLEXITY.summarize_texts(readings, results)}
     folder.mkdir(parents=True)
     (folder / "scores.json").write_text(json.dumps({"model": folder.name, "tasks": {"perplexity": summary}}))
     entries = [

@@ -91,11 +91,11 @@ def predictions(trained: bool) -> dict[str, list[Row]]:
 def reading(trained: bool) -> tuple[list[Row], Row]:
     """The journal's lines and the scores of perplexity: four texts of 256 tokens."""
     from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges
-    from lcx.evaluation.task import Reading
+    from lcx.evaluation.task import TextSample
 
     edges = bucket_edges([64, 256], 8)
     meta = {"edges": list(edges), "lengths": [64, 256], "buckets": 8, "documents": 1}
-    texts = [Reading(f"perplexity:0:{n}", tuple(range(n, n + 256)), meta) for n in range(4)]
+    texts = [TextSample(f"perplexity:0:{n}", tuple(range(n, n + 256)), meta) for n in range(4)]
     rng = random.Random("reading")
     found = []
     for _ in texts:
@@ -107,14 +107,14 @@ def reading(trained: bool) -> tuple[list[Row], Row]:
         {"unit": f"perplexity {text.id}", "fingerprint": "f", "result": one}
         for text, one in zip(texts, found, strict=True)
     ]
-    return lines, {"task": "perplexity", "view": "perplexity", **PERPLEXITY.summarize(texts, found)}
+    return lines, {"task": "perplexity", "view": "perplexity", **PERPLEXITY.summarize_texts(texts, found)}
 
 
 def write_run(folder: Path) -> Path:
     """Write the run's files as eval steps do."""
-    from lcx.evaluation.offline import score_rows
     from lcx.paths import slug
-    from lcx.work.files import write_json, write_lines, write_text
+    from lcx.storage import write_json, write_lines, write_text
+    from tests.evaluation.tasks import score_rows
 
     steps: Row = {"train": {"state": "done", "stage": "train"}}
     for number, (model, spec) in enumerate(MODELS.items()):

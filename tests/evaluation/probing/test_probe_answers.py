@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.offline import score_predictions
 from tests.evaluation.probing.toolbox import (
     ORACLES,
     SCATTERED,
@@ -18,6 +17,7 @@ from tests.evaluation.probing.toolbox import (
     rows_of,
     versions,
 )
+from tests.evaluation.tasks import score_predictions, task
 
 TURNED = [
     *((name, {}) for name in ORACLES),
@@ -33,29 +33,29 @@ TURNED = [
 ]
 
 
-def score(name: str, answer: Any, **knobs: Any) -> dict[str, Any]:
-    return score_predictions(name, rows_of(build(name, **knobs), answer))
+def score(name: str, answer: Any, **given: Any) -> dict[str, Any]:
+    return score_predictions(name, rows_of(build(name, **given), answer))
 
 
-@pytest.mark.parametrize(("name", "knobs"), TURNED)
-def test_reading_the_context_answers_everything(name: str, knobs: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "given"), TURNED)
+def test_reading_the_context_answers_everything(name: str, given: dict[str, Any]) -> None:
     said = score(
-        name, lambda bundle, branch: f"It is {ORACLES[name](bundle.context, branch.question)}.", **knobs
+        name, lambda bundle, branch: f"It is {ORACLES[name](bundle.context, branch.question)}.", **given
     )
     assert said["average"] == said["estimate"]["mean"] == 1.0
     assert said["gap"] == 0.0
-    assert said["n"] == sum(len(bundle.branches) for bundle in build(name, **knobs))
+    assert said["n"] == sum(len(bundle.branches) for bundle in build(name, **given))
     assert said["view"] == ("grid" if name in ("needle", "ruler:multikey", "stale") else "lengths")
     assert said["unit"] == "tokens"
     assert len(said["intervals"]) == len(said["lengths"]) == 2
     # The reference answer is right too, and questions of one context are told apart by their words.
-    assert score(name, lambda bundle, branch: branch.answer, **knobs)["average"] == 1.0
-    for bundle in build(name, **knobs):
+    assert score(name, lambda bundle, branch: branch.answer, **given)["average"] == 1.0
+    for bundle in build(name, **given):
         assert len({branch.question for branch in bundle.branches}) == len(bundle.branches)
 
 
-@pytest.mark.parametrize(("name", "knobs"), TURNED)
-def test_without_the_context_nothing_is_right(name: str, knobs: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "given"), TURNED)
+def test_without_the_context_nothing_is_right(name: str, given: dict[str, Any]) -> None:
     rng = random.Random(3)
 
     def guess(bundle: Any, branch: Any) -> str:
@@ -63,7 +63,7 @@ def test_without_the_context_nothing_is_right(name: str, knobs: dict[str, Any]) 
             [documents()[0].text[:400], branch.question, str(rng.randrange(10**7)), "I do not know."]
         )
 
-    guessed = score(name, guess, **knobs)["average"]
+    guessed = score(name, guess, **given)["average"]
     # The words of a list are words of the corpus: some of a text's are among them.
     assert guessed <= (0.35 if name == "ruler:common" else 0.0)
 
@@ -114,11 +114,11 @@ def _older(context: str, branch: Any) -> str:
 
 
 def _score_of(name: str, branch: Any, pred: str) -> float:
-    from lcx.evaluation.task import Probe, get_probe, row_of
+    from lcx.evaluation.task import row_of
 
-    probe = get_probe(name)
-    assert isinstance(probe, Probe)
-    found = probe.score(row_of(branch, pred))
+    score = task(name).score
+    assert score is not None
+    found = score(row_of(branch, pred))
     assert found is not None
     return found
 

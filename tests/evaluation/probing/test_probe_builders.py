@@ -31,7 +31,7 @@ from lcx.evaluation.probes.haystack import (
     scattered,
 )
 from lcx.evaluation.probes.ruler import zeta_counts
-from lcx.evaluation.task import Probe, ProbeOptions, builtin_probes, get_probe
+from lcx.evaluation.task import options_of
 from lcx.records import Document
 from tests.evaluation.probing.toolbox import (
     LENGTHS,
@@ -43,14 +43,11 @@ from tests.evaluation.probing.toolbox import (
     options,
     prompt_tokens,
 )
+from tests.evaluation.tasks import build as built
+from tests.evaluation.tasks import probes
+from tests.evaluation.tasks import task as find
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def probe(name: str) -> Probe:
-    found = get_probe(name)
-    assert isinstance(found, Probe)
-    return found
 
 
 @pytest.mark.parametrize("name", [*SCATTERED, *WORDS])
@@ -65,14 +62,15 @@ def test_contexts_fill_their_lengths_and_no_more(name: str) -> None:
         assert used >= length - longest if name in SCATTERED else used >= 0.96 * length
         assert all(branch.meta["length"] == length for branch in bundle.branches)
         assert [branch.meta["position"] for branch in bundle.branches] == list(range(len(bundle.branches)))
-        asked = probe(name).questions
-        assert asked is not None
-        assert len(bundle.branches) == asked(options(name))
+    task = find(name)
+    known = {key: value for key, value in options(name).items() if key in task.options.model_fields}
+    assert task.count is not None
+    assert task.count(options_of(task, known)) == (4, sum(len(bundle.branches) for bundle in bundles))
 
 
-@pytest.mark.parametrize("knobs", [{"fill": True}, {"fill": True, "uuids": True}])
-def test_a_haystack_of_needles_only(knobs: dict[str, Any]) -> None:
-    for bundle in build("ruler:multikey", **knobs):
+@pytest.mark.parametrize("given", [{"fill": True}, {"fill": True, "uuids": True}])
+def test_a_haystack_of_needles_only(given: dict[str, Any]) -> None:
+    for bundle in build("ruler:multikey", **given):
         facts = re.findall(r"The storage code of the ([a-z0-9 -]+) is ([0-9a-f-]+)\. ?", bundle.context or "")
         assert "".join(re.split(r"The storage code of the [^.]+\. ?", bundle.context or "")) == ""
         assert len(facts) >= 40
@@ -84,13 +82,13 @@ def test_a_haystack_of_needles_only(knobs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", [*SCATTERED, *WORDS])
 def test_the_seed_decides_and_nothing_else(name: str) -> None:
-    again = probe(name).build(list(documents()), options(name), 0)
+    again = built(name, list(documents()), 0, **options(name))
     assert again == list(build(name))
     other = build(name, seed=1)
     assert not {bundle.context for bundle in other} & {bundle.context for bundle in again}
     # One length's contexts do not depend on what other sets there are.
     if name in SCATTERED:
-        single = probe(name).build(documents(), options(name, sets=2, lengths=LENGTHS[1:]), 0)
+        single = built(name, documents(), **options(name, sets=2, lengths=LENGTHS[1:]))
         assert [bundle.id for bundle in single] == [
             bundle.id for bundle in again if bundle.meta["length"] == LENGTHS[1]
         ]
@@ -98,18 +96,22 @@ def test_the_seed_decides_and_nothing_else(name: str) -> None:
 
 BUILD_ALL = """
 import hashlib, json
-from lcx.evaluation.task import Probe, ProbeOptions, builtin_probes
+from lcx.evaluation.task import Source, options_of
+from lcx.plugins import loaded
 from lcx.records import Document
 words = "river mill grain evening harbour signal letter winter garden copper".split()
 text = " ".join(f"The {a} and the {b} {n}." for n, a in enumerate(words) for b in words)
 documents = [Document(str(n), text.replace("The", f"No. {n}: the"), {}) for n in range(9)]
 count = lambda text: len(text.split())
 size = lambda bundle: count(bundle.context) + max(count(branch.question) for branch in bundle.branches)
-options = ProbeOptions(20, 2, lengths=(900,), depths=4, count_tokens=count, prompt_tokens=size)
+source = Source(documents, 3, tokenize=str.split, prompt_tokens=size)
+sizes = {"sets": 2, "lengths": (900,), "depths": 4}
+known = loaded().probes
 found = {}
-for name, probe in builtin_probes().items():
-    if isinstance(probe, Probe) and not name.startswith("val:"):
-        built = probe.build(documents, options, 3)
+for name in known.names():
+    task = known.load(name)
+    if not task.published and not task.reads and not name.startswith("val:"):
+        built = task.samples(source, options_of(task, {}, sizes))
         rows = [[b.id, b.context, [[r.question, r.answer, r.meta] for r in b.branches]] for b in built]
         found[name] = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 print(json.dumps(found))
@@ -231,7 +233,7 @@ def test_cutting_loses_nothing(text: str, times: int) -> None:
 
 @pytest.mark.parametrize("text", ["word " * 9000, "字" * 9000, "a,b;c\n" * 5000])
 def test_a_corpus_without_sentences_fills_contexts_too(text: str) -> None:
-    bundles = probe("needle").build([Document("long", text)], options(sets=1, lengths=(4000,)), 0)
+    bundles = built("needle", [Document("long", text)], **options(sets=1, lengths=(4000,)))
     assert 0.85 * 4000 <= prompt_tokens(bundles[0]) <= 4000
     for branch in bundles[0].branches:
         assert abs(branch.meta["at"] - branch.meta["depth"]) < 0.15
@@ -243,17 +245,17 @@ def test_a_corpus_without_sentences_fills_contexts_too(text: str) -> None:
 @pytest.mark.parametrize("name", [*SCATTERED, *WORDS])
 def test_what_does_not_fit_is_said_and_default_lengths_are_left_out(name: str) -> None:
     with pytest.raises(UsageError, match=rf"^{name}: 300 tokens are too few") as short:
-        probe(name).build(documents(), options(name, lengths=(300, 4000)), 0)
+        built(name, documents(), **options(name, lengths=(300, 4000)))
     assert "lengths higher" in short.value.hint
-    by_window = probe(name).build(documents(), options(name, lengths=(), window=9000, sets=1), 0)
+    by_window = built(name, documents(), **options(name, lengths=(), window=9000, sets=1))
     lengths = [bundle.meta["length"] for bundle in by_window]
     assert lengths[-1] == 8192
     assert lengths == [1024, 2048, 4096, 8192][-len(lengths) :]
     with pytest.raises(UsageError, match="it needs a tokenizer"):
-        probe(name).build(documents(), ProbeOptions(1), 0)
+        built(name, documents())
     if name in SCATTERED:
         with pytest.raises(UsageError, match=f"{name} needs 90000 tokens a context, but the corpus gives"):
-            probe(name).build(documents(), options(name, lengths=(90_000,)), 0)
+            built(name, documents(), **options(name, lengths=(90_000,)))
 
 
 @pytest.mark.parametrize(
@@ -261,18 +263,18 @@ def test_what_does_not_fit_is_said_and_default_lengths_are_left_out(name: str) -
 )
 def test_sentences_only(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} asks in sentences, and style is bare"):
-        probe(name).build(documents(), ProbeOptions(1, style="bare"), 0)
+        built(name, documents(), style="bare")
 
 
 def test_records_serve_multikey_and_stale() -> None:
     facts = [Document(**row) for row in catalogue_documents(6, 1, records=32)]
     doubled = [Document(**row) for row in stale_documents(6, 1)]
-    bare = ProbeOptions(1, sets=2, style="bare", records=(16, 48), depths=4)
-    keyed = probe("ruler:multikey").build(facts, bare, 0)
+    bare: dict[str, Any] = {"sets": 2, "style": "bare", "records": (16, 48), "depths": 4}
+    keyed = built("ruler:multikey", facts, **bare)
     assert [len(bundle.branches) for bundle in keyed] == [16, 16, 48, 48]
     assert keyed[0].id.startswith("ruler:multikey:")
-    found = probe("stale").build(doubled, bare, 0)
-    plain = probe("needle").build(doubled, bare, 0)
+    found = built("stale", doubled, **bare)
+    plain = built("needle", doubled, **bare)
     for bundle, whole in zip(found, plain, strict=True):
         assert bundle.context == whole.context
         with_decoy = [branch for branch in whole.branches if "decoy" in branch.meta]
@@ -285,17 +287,17 @@ def test_records_serve_multikey_and_stale() -> None:
             assert line.split()[:3] == ["*", branch.meta["query"], branch.meta["value"]]
             assert f"~ {branch.meta['query']} {branch.meta['decoy']}" in (bundle.context or "")
     with pytest.raises(UsageError, match="stale doubles, and this one has none") as none:
-        probe("stale").build(facts, bare, 0)
+        built("stale", facts, **bare)
     assert "stdlib:stale" in none.value.hint
     with pytest.raises(UsageError, match="ruler:multikey in style bare needs a corpus of records"):
-        probe("ruler:multikey").build(documents(), bare, 0)
+        built("ruler:multikey", documents(), **bare)
 
 
-@pytest.mark.parametrize("name", [name for name in builtin_probes() if name.startswith("val:")])
+@pytest.mark.parametrize("name", [name for name in probes() if name.startswith("val:")])
 @pytest.mark.parametrize("style", ["natural", "bare"])
 def test_val_gold_is_the_line_asked_about(name: str, style: Any) -> None:
     rows = [Document(**row) for row in catalogue_documents(8, 2)]
-    for bundle in probe(name).build(rows, ProbeOptions(40, 2, style), 0):
+    for bundle in built(name, rows, size=40, sets=2, style=style):
         lines = (bundle.context or "").split("\n")
         for branch in bundle.branches:
             [[start, end]] = branch.meta["gold"]

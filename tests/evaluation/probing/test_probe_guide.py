@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lcx.errors import UsageError
-from lcx.evaluation.offline import score_predictions
-from lcx.evaluation.planning import read_sizing
-from lcx.evaluation.task import Probe, ProbeOptions, builtin_probes
+from lcx.evaluation.planning import read_sized
+from lcx.evaluation.task import GridOptions, Task
 from lcx.records import Document
 from tests.evaluation.probing.toolbox import documents, rows_of
+from tests.evaluation.tasks import build, probes, score_predictions
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs" / "probes.md").read_text(encoding="utf-8")
@@ -24,26 +24,25 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.M | re.S)
 
 
-def test_every_probe_and_every_knob_is_in_the_tables() -> None:
-    for name, probe in builtin_probes().items():
+def test_every_probe_and_every_option_is_in_the_tables() -> None:
+    for name, task in probes().items():
         assert f"`{name}`" in GUIDE
-        for key, knob in getattr(probe, "knobs", {}).items():
-            default = str(knob.default).lower() if isinstance(knob.default, bool) else knob.default
-            assert f"| `{name}` | `{key}` | {default} | {knob.summary}" in GUIDE
+        for key, option in task.options.model_fields.items():
+            if key not in GridOptions.model_fields:
+                default = (
+                    str(option.default).lower() if isinstance(option.default, bool | None) else option.default
+                )
+                assert f"| `{name}` | `{key}` | {default} | {option.description}" in GUIDE
 
 
 def test_the_sizing_file_is_read(tmp_path: Path) -> None:
     [text] = blocks("yaml")
     (tmp_path / "x.yaml").write_text(text)
-    sized = read_sizing(tmp_path / "x.yaml")
-    assert (sized.name, sized.probe, sized.overrides["knobs"]) == (
-        "multikey-64k",
-        "ruler:multikey",
-        {"keys": 100},
-    )
+    sized = read_sized(tmp_path / "x.yaml")
+    assert (sized.name, sized.probe, sized.values["keys"]) == ("multikey-64k", "ruler:multikey", 100)
 
 
-def plugin() -> Probe:
+def plugin() -> Task:
     shown = blocks("python")[0]
     assert shown == PLUGIN.read_text(encoding="utf-8"), "the guide shows the probe that the tests install"
     module: dict[str, Any] = {}
@@ -53,8 +52,8 @@ def plugin() -> Probe:
 
 def test_the_plugins_probe_asks_what_can_be_answered() -> None:
     probe = plugin()
-    bundles = probe.build(documents(), ProbeOptions(12, 2, knobs={"words": "4"}), 0)
-    assert bundles == probe.build(iter(documents()), ProbeOptions(12, 2, knobs={"words": 4}), 0)
+    bundles = build(probe, documents(), size=12, sets=2, words="4")
+    assert bundles == build(probe, iter(documents()), size=12, sets=2, words=4)
     assert [len(bundle.branches) for bundle in bundles] == [12, 12]
 
     def read(bundle: Any, branch: Any) -> str:
@@ -68,7 +67,7 @@ def test_the_plugins_probe_asks_what_can_be_answered() -> None:
         for branch in bundle.branches:
             [[start, end]] = branch.meta["gold"]
             assert (bundle.context or "")[start:end].endswith(f" {branch.answer}")
-    with pytest.raises(UsageError, match="haystack:lines has no knob"):
-        probe.build(documents(), ProbeOptions(12, 2, knobs={"lines": 4}), 0)
+    with pytest.raises(UsageError, match="options of haystack:lines: unknown key 'lines'"):
+        build(probe, documents(), lines=4)
     with pytest.raises(UsageError, match="words in it"):
-        probe.build([Document("n", "1 2 3")], ProbeOptions(12, 2), 0)
+        build(probe, [Document("n", "1 2 3")])

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from lcx.evaluation.task import Probe, ProbeOptions, get_probe
 from lcx.records import Bundle, Document
 from tests.data.tokenizers_for_tests import as_transformers, byte_level
+from tests.evaluation.tasks import build as built
+from tests.evaluation.tasks import task
 
 ANSWER = 24
 """Tokens that an answer may have."""
@@ -28,7 +29,7 @@ SCATTERED = (
 )
 """Probes that hide facts in text."""
 WORDS = ("ruler:common", "ruler:frequent")
-KNOBS: dict[str, dict[str, Any]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "ruler:multikey": {"keys": 16},
     "ruler:multivalue": {"questions": 4, "values": 3},
     "ruler:multiquery": {"questions": 4, "keys": 3},
@@ -60,10 +61,14 @@ def count_tokens(text: str) -> int:
     return len(tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def options(name: str = "", **more: Any) -> ProbeOptions:
-    knobs = {**KNOBS.get(name, {}), **more.pop("knobs", {})}
-    given = {"lengths": LENGTHS, "depths": 5, "sets": 2, **more}
-    return ProbeOptions(1, count_tokens=count_tokens, prompt_tokens=prompt_tokens, knobs=knobs, **given)
+def options(name: str = "", **more: Any) -> dict[str, Any]:
+    """What `tasks.build` is given: small sizes, as far as the probe has these options, and what counts tokens."""
+    known = task(name).options.model_fields if name else {"lengths", "depths", "sets"}
+    sizes = {
+        key: value for key, value in {"lengths": LENGTHS, "depths": 5, "sets": 2}.items() if key in known
+    }
+    counts = {"count": count_tokens, "prompt_tokens": prompt_tokens}
+    return {**counts, **sizes, **SMALL.get(name, {}), **more}
 
 
 @lru_cache(maxsize=1)
@@ -85,15 +90,13 @@ def documents() -> tuple[Document, ...]:
 
 
 @lru_cache(maxsize=64)
-def _built(name: str, seed: int, knobs: tuple[tuple[str, Any], ...]) -> tuple[Bundle, ...]:
-    probe = get_probe(name)
-    assert isinstance(probe, Probe)
-    return tuple(probe.build(iter(documents()), options(name, knobs=dict(knobs)), seed))
+def _built(name: str, seed: int, more: tuple[tuple[str, Any], ...]) -> tuple[Bundle, ...]:
+    return tuple(built(name, iter(documents()), seed, **options(name, **dict(more))))
 
 
-def build(name: str, seed: int = 0, **knobs: Any) -> tuple[Bundle, ...]:
-    """The bundles of a probe with its knobs for tests; built once."""
-    return _built(name, seed, tuple(sorted(knobs.items())))
+def build(name: str, seed: int = 0, **more: Any) -> tuple[Bundle, ...]:
+    """The bundles of a probe with small options; built once."""
+    return _built(name, seed, tuple(sorted(more.items())))
 
 
 def rows_of(bundles: tuple[Bundle, ...], answer: Callable[[Bundle, Any], str | None]) -> list[dict[str, Any]]:

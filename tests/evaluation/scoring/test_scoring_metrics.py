@@ -228,7 +228,7 @@ def test_metrics_by_name(metric: Any, pred: str, row: dict[str, Any], score: flo
 
 def test_every_registered_metric_loads_and_serves_the_short_task(tmp_path: Path) -> None:
     from lcx_longreward.eval_settings import LongRewardEval
-    from lcx_longreward.evaluation.short import lacking
+    from lcx_longreward.evaluation.judged import short_lacking
 
     from lcx.builtin import METRICS
     from lcx.plugins import loaded
@@ -238,7 +238,7 @@ def test_every_registered_metric_loads_and_serves_the_short_task(tmp_path: Path)
         assert known.load(name) is getattr(metrics, name)
     file = tmp_path / "rows.jsonl"
     file.write_text('{"pred": "B", "answer": "q", "candidates": ["p", "q"]}\n')
-    assert lacking(LongRewardEval(short=(f"csqa:{file}", f"gsm8k:{file}"))) == ""
+    assert short_lacking(LongRewardEval(short=(f"csqa:{file}", f"gsm8k:{file}"))) == ""
 
 
 def test_lines_paragraphs_and_refusals() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.offline import score_rows
+from tests.evaluation.tasks import score_rows
 
 _spec = importlib.util.spec_from_file_location("lcx_truth", Path(__file__).parents[2] / "truth.py")
 assert _spec

@@ -6,18 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lcx.evaluation.task import Loaded, Suite, SuiteOptions
+from lcx.evaluation.task import Samples, Source, Task, TaskOptions
 from lcx.plugins import loaded
 
 
-def suite(name: str) -> Suite:
-    found = loaded().probes.load(name)
-    assert isinstance(found, Suite)
+def suite(name: str) -> Task:
+    found: Task = loaded().probes.load(name)
     return found
 
 
-def load(name: str, data: Path | str | None, **options: Any) -> Loaded:
-    return suite(name).load(SuiteOptions(None if data is None else str(data), **options))
+def load(name: str, data: Path | str | None, **source: Any) -> Samples:
+    given = Source(data=None if data is None else str(data), **source)
+    made = suite(name).samples(given, TaskOptions())
+    assert isinstance(made, Samples)
+    return made
 
 
 def published(number: int, context: str = "The sky is blue.", **more: Any) -> dict[str, Any]:
@@ -40,9 +42,10 @@ def write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def prompts_of(one: Loaded) -> list[str]:
+def prompts_of(one: Samples) -> list[str]:
     """The whole prompts as a model without a chat template reads them."""
     form = one.template
+    assert form is not None
     return [
         form.head + (bundle.context or "") + form.between + branch.question + form.after
         for bundle in one.bundles

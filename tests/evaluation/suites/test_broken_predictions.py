@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lcx.errors import UsageError
-from lcx.evaluation.offline import score_predictions, score_rows
+from tests.evaluation.tasks import score_predictions, score_rows
 
 QA = {"pred": "red", "answers": ["red"], "length": 3000}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.offline import score_predictions
+from tests.evaluation.tasks import score_predictions
 
 QA = {"pred": "red", "answers": ["red"], "length": 3000}
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from lcx.errors import MissingError, UsageError
-from tests.evaluation.suites.suite_rows import load, published, write
+from lcx.evaluation.samples import TaskData, load_benchmark
+from lcx.evaluation.settings import EvalSettings
+from lcx.evaluation.task import TaskOptions
+from tests.evaluation.suites.suite_rows import load, published, suite, write
 
 # ---- where rows come from
 
@@ -116,13 +119,19 @@ def test_rows_that_cannot_be_asked(tmp_path: Path) -> None:
 def test_a_limit_spreads_or_draws(tmp_path: Path) -> None:
     data = write(tmp_path / "qasper.jsonl", [published(n, f"context {n}") for n in range(20)])
 
-    def ids(**options: Any) -> list[str]:
-        found = load("longbench:qasper", data, **options)
-        return [branch.meta["id"] for bundle in found.bundles for branch in bundle.branches]
+    def asked(**more: Any) -> TaskData:
+        settings = EvalSettings(data={"longbench": str(data)}, **more)
+        return load_benchmark("longbench:qasper", suite("longbench:qasper"), settings, TaskOptions())
+
+    def ids(**more: Any) -> list[str]:
+        return [branch.meta["id"] for bundle in asked(**more).bundles for branch in bundle.branches]
 
     assert len(ids()) == 20
     assert len(ids(limit=5)) == 5
     assert ids(limit=5, sample_seed=1) == ids(limit=5, sample_seed=1)
     assert ids(limit=5, sample_seed=1) != ids(limit=5, sample_seed=2)
-    whole, part = load("longbench:qasper", data), load("longbench:qasper", data, limit=5)
-    assert whole.data_hash == part.data_hash
+    assert asked().samples_hash == asked(limit=5).samples_hash
+    names = {branch.meta["id"]: branch.meta["item"] for one in asked().bundles for branch in one.branches}
+    for bundle in asked(limit=5).bundles:
+        for branch in bundle.branches:
+            assert branch.meta["item"] == names[branch.meta["id"]], "a question has one name at every limit"

@@ -4,32 +4,37 @@ import random
 import re
 
 from lcx.errors import UsageError
-from lcx.evaluation.task import Knob, Probe, knob_values
+from lcx.evaluation.task import ProbeOptions, Task
 from lcx.evaluation.text_metrics import contains
 from lcx.records import Branch, Bundle
+from lcx.settings import setting
 
-KNOBS = {"words": Knob(6, "words of a line", least=2)}
+
+class Options(ProbeOptions):
+    """Options of the probe, beside `sets` and `style`, which every probe has."""
+
+    words: int = setting(6, ge=2, description="words of a line")
+    size: int = setting(800, ge=1, description="lines of a context")
 
 
-def build(documents, options, seed):
+def samples(source, options):
     """`options.sets` contexts of `options.size` lines each, made of the corpus's words."""
-    knobs = knob_values("haystack:lines", KNOBS, options.knobs)
     words = []
-    for document in documents:
+    for document in source.documents:
         words += re.findall(r"[a-z]{3,}", document.text)
         if len(words) > 10_000:
             break
     if not words:
         raise UsageError("haystack:lines needs a corpus with words in it")
-    return [context(words, knobs["words"], options.size, seed, number) for number in range(options.sets)]
+    return [context(words, options, source.seed, number) for number in range(options.sets)]
 
 
-def context(words, length, size, seed, number):
+def context(words, options, seed, number):
     """One context and its questions: they share it, so that it is read once."""
     rng = random.Random(f"haystack:lines:{seed}:{number}")
     lines, branches, start = [], [], 0
-    for position in range(size):
-        line = f"Line {position + 1}: {' '.join(rng.choices(words, k=length))}"
+    for position in range(options.size):
+        line = f"Line {position + 1}: {' '.join(rng.choices(words, k=options.words))}"
         answer = line.split()[-1]
         question = f"What is the last word of line {position + 1}? Answer with this word alone."
         meta = {
@@ -43,7 +48,7 @@ def context(words, length, size, seed, number):
         lines.append(line)
         start += len(line) + 1
     name = f"haystack:lines:{seed}:{number}"
-    return Bundle(name, tuple(branches), context="\n".join(lines), meta={"items": size})
+    return Bundle(name, tuple(branches), context="\n".join(lines), meta={"items": options.size})
 
 
 def score(row):
@@ -51,12 +56,12 @@ def score(row):
     return float(contains(row["pred"].lower(), row["value"], whole_words=True))
 
 
-LINES = Probe(
+LINES = Task(
     name="haystack:lines",
     summary="the number of a line -> its last word",
-    build=build,
+    samples=samples,
+    options=Options,
     score=score,
     row_fields=("query", "value"),
-    knobs=KNOBS,
-    questions=lambda options: options.size,
+    count=lambda options: (options.sets, options.sets * options.size),
 )

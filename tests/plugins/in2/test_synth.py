@@ -15,10 +15,9 @@ from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
 from lcx.data.table import load_table
 from lcx.errors import LcxError, UsageError
-from lcx.layering import resolve
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.plugins import load as load_plugins
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.run import Run
 from lcx.steps import execute
 
@@ -99,10 +98,11 @@ def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
 
     synth(tmp_path / "whole", corpus=str(corpus))
     real, calls = module.open_llm, [0]
+    monkeypatch.setattr(module, "check_llm", lambda *_: None)
 
     class Stops:
         def __init__(self, *args: Any) -> None:
-            self.inner = real(*args)
+            self.inner = real("builtin")
 
         def generate(self, requests: Sequence[Request]) -> list[Response]:
             if calls[0] >= stop_after:
@@ -117,22 +117,25 @@ def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(module, "open_llm", Stops)
     with pytest.raises(KeyboardInterrupt):
-        synth(tmp_path / "cut", corpus=str(corpus))
+        synth(tmp_path / "cut", corpus=str(corpus), llm="local:rules")
     assert Run(tmp_path / "cut", "in2").state("synth") == "interrupted"
     asked: list[int] = []
 
     def counting(*args: Any) -> Any:
-        inner = real(*args)
+        inner = real("builtin")
         generate = inner.generate
         inner.generate = lambda requests: asked.append(len(requests)) or generate(requests)
         return inner
 
     monkeypatch.setattr(module, "open_llm", counting)
     whole = Run(tmp_path / "whole", "in2").manifest["steps"]["synth"]
-    synth(tmp_path / "cut", corpus=str(corpus))
+    synth(tmp_path / "cut", corpus=str(corpus), llm="local:rules")
     assert digests(tmp_path / "cut" / "synth" / "data") == digests(tmp_path / "whole" / "synth" / "data")
-    assert whole["counts"]["calls"] - sum(asked) == stop_after * 8  # journalled batches are not asked again
-    assert Run(tmp_path / "cut", "in2").manifest["steps"]["synth"]["counts"] == whole["counts"]
+    known = stop_after * 8
+    assert whole["counts"]["calls"] - sum(asked) == known  # what was answered is not asked again
+    found = Run(tmp_path / "cut", "in2").manifest["steps"]["synth"]["counts"]
+    assert found.pop("calls from the journal", 0) == known
+    assert found == whole["counts"]
 
 
 class Scripted:
@@ -222,11 +225,13 @@ def test_general_data_and_bad_rows(tmp_path: Path, corpus: Path) -> None:
     general = [b for b in read_bundles(tmp_path / "run" / "synth" / "data") if b.kind == "general"]
     assert {(b.branches[0].question, b.branches[0].answer, b.context) for b in general} == {
         ("Add 2 and 3.", "5", ""),
-        ("Be brief.\n\nCapital of France?", "Paris", ""),
+        ("Capital of France?", "Paris", ""),
         ("Hi", "Hello", ""),
     }
-    assert result.counts["general row skipped: not a JSON object"] == 1
-    assert result.counts["general row skipped: no question and answer in it"] == 1
+    turns = {b.branches[0].answer: b.meta.get("turns") for b in general}
+    assert turns == {"5": None, "Paris": [["system", "Be brief."]], "Hello": None}
+    assert result.counts["general row skipped: not JSON"] == 1
+    assert result.counts["general row skipped: no question"] == 1
     assert any("3 usable rows of the 7 wanted" in note for note in result.notes)
 
 

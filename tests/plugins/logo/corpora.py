@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.layering import resolve
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.plugins import load as load_plugins
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.run import Run
 from lcx.steps import execute
 

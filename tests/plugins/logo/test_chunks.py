@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lcx_logo.chunks import NO_CRITICAL, NO_IRRELEVANT, NO_ITEM, Asked, Case, Rules, build_case
+from lcx_logo.contexts import NO_CRITICAL, NO_IRRELEVANT, NO_ITEM, Asked, Case, Rules, build_case
 from lcx_logo.importance import Builtin, score
 
 from lcx.data.table import SegmentTable, build_table
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.tokens import BUILTIN
 from lcx.records import Document
 
 WORDS = ("heron", "anchor", "beacon", "copper", "dune", "ember")

@@ -10,8 +10,8 @@ import pytest
 
 from lcx.errors import LcxError
 from lcx.llm import open_llm
+from lcx.llm.limits import BudgetSpent
 from lcx.llm.protocol import Request, Response
-from lcx.work.budget import BudgetSpent
 from tests.llm.stub_server import Stub, prompt_of
 from tests.plugins.logo.corpora import digests, score, synth, write_corpus
 

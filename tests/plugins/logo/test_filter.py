@@ -12,7 +12,7 @@ from lcx_logo.answers import Answer
 from lcx_logo.filter import normal, parse_rating, sift
 
 from lcx.data.templates import TEMPLATES
-from lcx.llm.rendering import by_prompt, by_template, fill
+from lcx.llm.prompts import by_prompt, by_template, fill
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from lcx.layering import resolve
-from lcx.recipe import load
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.recipe import load, resolve
+from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
 from tests.plugins.logo.corpora import PLUGINS, write_corpus
 

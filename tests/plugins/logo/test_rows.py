@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lcx.data.documents import Rejects, read_corpus
-from lcx.data.qa_rows import merged, qa_document
-from lcx.errors import UsageError
+from lcx.data.documents import document_of, read_corpus
+from lcx.data.files import Raw, Rejects
+from lcx.data.rows import Tally
 from tests.plugins.logo.corpora import write_rows
 
 
@@ -33,7 +33,7 @@ from tests.plugins.logo.corpora import write_rows
     ],
 )
 def test_layouts(row: dict[str, Any], qa: list[str | None] | None) -> None:
-    document = qa_document(row, "f", "line 1", Rejects())
+    document = document_of(Raw("f", "line 1", row), Tally(Rejects()), questions=True)
     assert document is not None
     assert document.text == "C"
     assert document.meta.get("qa") == ([qa] if qa else None)
@@ -45,7 +45,7 @@ def test_layouts(row: dict[str, Any], qa: list[str | None] | None) -> None:
 )
 def test_rows_without_a_text_are_set_aside(row: Any) -> None:
     rejects = Rejects()
-    assert qa_document(row, "f", "line 1", rejects) is None
+    assert document_of(Raw("f", "line 1", row), Tally(rejects), questions=True) is None
     assert len(rejects) == 1
 
 
@@ -60,7 +60,7 @@ def rows() -> list[dict[str, Any]]:
 
 def test_neighbouring_rows_of_one_text_become_one_document(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", rows())
-    found = list(merged(read_corpus(tmp_path, rows=qa_document)))
+    found = list(read_corpus(tmp_path, questions=True))
     assert [(d.id, d.text, d.meta.get("qa")) for d in found] == [
         ("a", "One text.", [["Q1", "A1"], ["Q2", "A2"]]),
         ("c", "Another.", [["Q3", None]]),
@@ -73,7 +73,9 @@ def test_parquet_rows_are_read_with_all_their_fields(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.Table.from_pylist(rows()[:3]), tmp_path / "rows.parquet")
-    found = list(merged(read_corpus(tmp_path / "rows.parquet", rows=qa_document)))
+    found = list(read_corpus(tmp_path / "rows.parquet", questions=True))
     assert [d.meta["qa"] for d in found] == [[["Q1", "A1"], ["Q2", "A2"]], [["Q3", None]]]
-    with pytest.raises(UsageError):  # as any other method reads it, there is no text
-        list(read_corpus(tmp_path / "rows.parquet"))
+    plain = list(
+        read_corpus(tmp_path / "rows.parquet")
+    )  # a method that asks its own questions reads the same texts
+    assert [d.text for d in plain] == ["One text.", "One text.", "Another."]

@@ -66,7 +66,7 @@ def test_another_judge_decides_otherwise(run: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_same_scores_twice_and_after_a_kill(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lcx_logo.output as module
+    import lcx.data.bundles as module
 
     score(run, shards=2)
     first = digests(run / "score" / "data")

@@ -157,10 +157,11 @@ def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
 ) -> None:
     whole = synth(tmp_path / "whole", corpus=str(corpus), shards=2)
     real, calls = open_llm, [0]
+    monkeypatch.setattr("lcx.llm.check_llm", lambda *_: None)
 
     class Stops:
         def __init__(self, *args: Any) -> None:
-            self.inner = real(*args)
+            self.inner = real("builtin")
 
         def generate(self, requests: Sequence[Request]) -> list[Response]:
             if calls[0] == stop_after:
@@ -175,20 +176,21 @@ def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
 
     monkeypatch.setattr("lcx.llm.open_llm", Stops)
     with pytest.raises(KeyboardInterrupt):
-        synth(tmp_path / "cut", corpus=str(corpus), shards=2)
+        synth(tmp_path / "cut", corpus=str(corpus), shards=2, llm="local:rules", judge="local:rules")
     assert Run(tmp_path / "cut", "logo").state("synth") == "interrupted"
     before, calls[0] = calls[0], 100
-    result = synth(tmp_path / "cut", corpus=str(corpus), shards=2)
+    result = synth(tmp_path / "cut", corpus=str(corpus), shards=2, llm="local:rules", judge="local:rules")
     assert digests(tmp_path / "cut" / "synth" / "data") == digests(tmp_path / "whole" / "synth" / "data")
+    known = result.counts.pop("calls from the journal", 0)
     assert result.counts == whole.counts
-    journal = (tmp_path / "whole" / "synth" / "journal.jsonl").read_text().count("\n")
-    assert before + (calls[0] - 100) == journal  # no batch was asked twice
+    assert (known > 0) == (before > 0)
+    assert before + (calls[0] - 100) == 16  # no batch was asked twice
 
 
 def test_a_kill_between_shards_loses_nothing(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lcx_logo.output as module
+    import lcx.data.bundles as module
 
     synth(tmp_path / "whole", corpus=str(corpus), shards=4)
     real, written = module.write_bundles, []

@@ -189,7 +189,7 @@ def result_files(folder: Path) -> dict[str, bytes]:
 
 def call_key_of(body: Mapping[str, Any]) -> str:
     """What the journal knows a first attempt by."""
-    from lcx.work.calls import call_key, dump_messages
+    from lcx.llm.ledger import call_key, dump_messages
 
     parameters = {name: value for name, value in body.items() if name not in ("model", "messages")}
     return call_key(f"openai:{body['model']}", dump_messages(body["messages"]), parameters, 0)

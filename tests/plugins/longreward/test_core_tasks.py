@@ -9,7 +9,7 @@ from pathlib import Path
 import lcx_longreward
 import pytest
 from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.evaluation.core_tasks import core_settings
+from lcx_longreward.evaluation.evaluate import core_settings
 
 from lcx import plugins
 from lcx.modeling import decode_kv

@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lcx_longreward.evaluation.answers import Fitter, middle_cut, render_of
-from lcx_longreward.evaluation.data import Item, read_items, read_longbench, saved_answers, thinned
+from lcx_longreward.evaluation.answers import (
+    Fitter,
+    Item,
+    middle_cut,
+    read_items,
+    read_longbench,
+    render_of,
+    saved_answers,
+    thinned,
+)
 
 from lcx.data.templates import load_template
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.tokens import BUILTIN
 from lcx.errors import MissingError, UsageError
-from lcx.llm.rendering import by_template
+from lcx.llm.prompts import by_template
 
 
 def write(path: Path, *rows: Any) -> str:

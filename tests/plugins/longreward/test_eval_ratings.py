@@ -8,10 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from lcx_longreward.evaluation.judged import score_of
-from lcx_longreward.evaluation.ratings import CRITERIA, KINDS, Rater, load_prompts, read_side
+from lcx_longreward.evaluation.judged import (
+    CRITERIA,
+    KINDS,
+    Rater,
+    load_prompts,
+    outcome,
+    overall,
+    read_side,
+    score_of,
+)
 from lcx_longreward.evaluation.reward import right
-from lcx_longreward.evaluation.versus import outcome, overall
 from lcx_longreward.judge.attempts import CUT
 from lcx_longreward.judge.ratings import Unreadable, read_rating
 

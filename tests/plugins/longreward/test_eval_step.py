@@ -225,13 +225,12 @@ def test_calls_of_the_judge_that_failed_are_made_again(
 
 def test_a_model_made_again_shares_no_answers(tmp_path: Path) -> None:
     from lcx_longreward.eval_settings import LongRewardEval
-    from lcx_longreward.evaluation.answers import Answerer, Sampling, subject_of
-    from lcx_longreward.evaluation.data import Item
+    from lcx_longreward.evaluation.answers import Answerer, Item, Sampling, subject_of
 
     from lcx.context import Context
-    from lcx.llm.service import Service
+    from lcx.llm.client import Service
     from lcx.run import Run
-    from lcx.work.journal import Journal
+    from lcx.storage import Journal
 
     run, settings = Run(tmp_path / "run", "judged"), LongRewardEval()
     (run.path / "sft" / "model").mkdir(parents=True)
@@ -377,7 +376,7 @@ def test_settings_and_forecast_need_no_torch(tmp_path: Path) -> None:
     import subprocess
 
     code = (
-        "import lcx_longreward.eval_settings, lcx_longreward.evaluation.forecast, sys; "
+        "import lcx_longreward.eval_settings, lcx_longreward.evaluation.evaluate, sys; "
         "assert not {'torch', 'openai', 'transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

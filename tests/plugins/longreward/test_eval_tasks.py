@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lcx_longreward.evaluation.judged import Statistics
 from lcx_longreward.evaluation.output import _pulls
-from lcx_longreward.evaluation.results import Statistics
 
 from lcx.llm.protocol import Request
 from tests.conftest import Ran

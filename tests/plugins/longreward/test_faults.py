@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lcx.llm.service import Service
-from lcx.work.retry import Backoff
+from lcx.llm.client import Service
+from lcx.llm.limits import Backoff
 from tests.llm.stub_server import Stub
 from tests.plugins.longreward import scripted_judge as judge
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from lcx.layering import resolve
 from lcx.plugins import load as load_plugins
-from lcx.recipe import load
-from lcx.training.preference_settings import PreferenceSettings
+from lcx.recipe import load, resolve
+from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
 
 PLUGINS = load_plugins()

@@ -199,7 +199,7 @@ def test_rows_that_cannot_be_judged_are_kept_aside(cli: Any, tmp_path: Path) -> 
     assert [row["row"] for row in lines(folder / "scores.jsonl")] == [1, 7]
     assert len(read_bundles(folder / "data", "candidates")) == 1
     reasons = [row["reason"] for row in lines(folder / "rejected.jsonl")]
-    assert reasons == ["no context", "no question", "no answer", "no JSON object", "no JSON object"]
+    assert reasons == ["no context", "no question", "no answer", "no JSON object", "not JSON"]
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())["steps"]["score"]
     assert manifest["state"] == "done"
     assert any("no pairs to train on" in note for note in manifest["notes"])

@@ -17,11 +17,10 @@ from lcx_longreward.synth_settings import KINDS
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.layering import resolve
 from lcx.llm import open_llm
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.plugins import load as load_plugins
-from lcx.recipe import load
+from lcx.recipe import load, resolve
 from lcx.records import Bundle
 from lcx.run import Run
 from lcx.steps import execute
@@ -130,7 +129,9 @@ def test_the_same_bytes_every_time_and_others_with_another_seed(tmp_path: Path) 
 def test_a_killed_step_goes_on_and_asks_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    synth(tmp_path / "whole")
+    monkeypatch.setattr("lcx.llm.check_llm", lambda *_: None)
+    scripted(monkeypatch, lambda request: None)
+    synth(tmp_path / "whole", llm="local:rules")
 
     class Killed(BaseException):
         pass
@@ -142,9 +143,9 @@ def test_a_killed_step_goes_on_and_asks_nothing_twice(
 
     scripted_llm = scripted(monkeypatch, reply)
     with pytest.raises(Killed):
-        synth(tmp_path / "killed")
+        synth(tmp_path / "killed", llm="local:rules")
     after = scripted(monkeypatch, lambda request: None)
-    synth(tmp_path / "killed")
+    synth(tmp_path / "killed", llm="local:rules")
     assert digests(tmp_path / "whole" / "synth" / "data") == digests(tmp_path / "killed" / "synth" / "data")
     kept = scripted_llm.asked[: sum(scripted_llm.sizes[:stop])]
     asked = {(r.task, r.seed, r.messages[0]["content"]) for r in kept}

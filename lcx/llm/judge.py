@@ -1,0 +1,236 @@
+"""A judge is data: `Rubric(name, prompt, parse, tries)`, and `judge(client, rubric, question=..., answer=...)`.
+
+A rubric's prompt has places such as `{question}`; what others wrote is fenced before it is put there, so that it cannot
+close the marks around it. A reply that cannot be read is asked for again, as another attempt with a seed of its own.
+IN2's checks, LOGO's filter and LongReward's dimensions are rubrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from lcx.errors import LcxError
+from lcx.llm.prompts import fill, visible
+from lcx.llm.protocol import Request, Response, Usage
+
+T = TypeVar("T")
+
+CUT = "the reply was cut at reply_tokens"
+EMPTY = "the reply is empty"
+GIVE_UP = 40
+"""Judgements in a row, from the first one on, after which a judge counts as unusable."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Why a reply could not be read."""
+
+    why: str
+
+
+class Asks(Protocol):
+    """What a judge is asked through: an `LLMClient`, or a stand-in."""
+
+    def ask(self, request: Request, *, attempt: int = 0, part: str = "") -> Awaitable[Response]: ...
+
+
+@dataclass(frozen=True)
+class Judgement(Generic[T]):
+    """What came of one question to a judge: a value, or why there is none. `text` is the last reply as it came.
+
+    `attempts` counts the replies asked for, `unread` has the reason of each that could not be used.
+    """
+
+    value: T | None
+    text: str = ""
+    why: str = ""
+    attempts: int = 0
+    unread: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True)
+class Rubric(Generic[T]):
+    """What a judge is asked, and how its reply is read.
+
+    `name` is what the ledger calls such a call, `task` the rule by which `builtin` answers. `parse` gets a reply and
+    returns its value, or Unreadable with the reason. `fence` makes text that others wrote harmless.
+    """
+
+    name: str
+    prompt: str
+    parse: Callable[[str], T | Unreadable]
+    tries: int = 3
+    task: str = ""
+    fence: Callable[[str], str] = str
+    temperature: float = 0.0
+    retry_temperature: float = 0.7
+    max_tokens: int = 512
+    seed: int = 0
+
+    def request(
+        self,
+        texts: Mapping[str, str],
+        *,
+        fields: Mapping[str, Any] | None = None,
+        ready: Collection[str] = (),
+        attempt: int = 0,
+    ) -> Request:
+        """The request of an attempt. It follows from the rubric, the texts and the attempt alone.
+
+        `texts` fill the prompt's places; those named in `ready` are fenced already. `fields` are for rules, and are
+        the texts where none are given.
+        """
+        safe = {name: text if name in ready else self.fence(text) for name, text in texts.items()}
+        content = fill(self.prompt, safe)
+        drawn = f"{self.seed}:{self.name}:{attempt}:{content}".encode("utf-8", "surrogatepass")
+        return Request(
+            messages=({"role": "user", "content": content},),
+            task=self.task,
+            fields=dict(texts) if fields is None else fields,
+            temperature=self.retry_temperature if attempt else self.temperature,
+            max_tokens=self.max_tokens,
+            seed=int.from_bytes(hashlib.sha256(drawn).digest()[:4]) >> 1,
+        )
+
+
+async def judge(
+    client: Asks,
+    rubric: Rubric[T],
+    *,
+    fields: Mapping[str, Any] | None = None,
+    ready: Collection[str] = (),
+    **texts: str,
+) -> Judgement[T]:
+    """Ask a rubric about texts, until a reply can be read or its tries are used up; see `Rubric.request`.
+
+    Raises LcxError only for what every call would meet.
+    """
+
+    def make(attempt: int) -> Request:
+        return rubric.request(texts, fields=fields, ready=ready, attempt=attempt)
+
+    return await ask_until_read(client, rubric.name, make, rubric.parse, rubric.tries)
+
+
+async def ask_until_read(
+    client: Asks,
+    name: str,
+    make: Callable[[int], Request],
+    parse: Callable[[str], T | Unreadable],
+    tries: int,
+) -> Judgement[T]:
+    """Ask with the request of attempt 0, 1, ... until a reply can be read. The last reason stands where none can."""
+    text = why = ""
+    usage = Usage()
+    unread: list[str] = []
+    for attempt in range(tries):
+        response = await client.ask(make(attempt), attempt=attempt, part=name)
+        usage += response.usage
+        if response.error:
+            why = response.error
+        else:
+            text = response.text
+            value = parse(text)
+            if not isinstance(value, Unreadable):
+                return Judgement(value, text, "", attempt + 1, tuple(unread), usage)
+            cut = bool(response.completions) and response.completions[0].finish_reason == "length"
+            why = CUT if cut else value.why if text.strip() else EMPTY
+        unread.append(why)
+        if response.final:
+            break
+    return Judgement(None, text, why, len(unread), tuple(unread), usage)
+
+
+@dataclass
+class Health:
+    """Whether anything that a judge says can be used: one of which nothing can is not paid to the end."""
+
+    read: int = 0
+    unread: int = 0
+
+    def note(self, judgement: Judgement[T]) -> None:
+        """Count a judgement. Raises LcxError where the first GIVE_UP all came to nothing."""
+        self.read += judgement.value is not None
+        self.unread += judgement.value is None
+        if not self.read and self.unread >= GIVE_UP:
+            hint = ""
+            if "HTTP 4" in judgement.why:
+                hint = "A server that refuses a field: judge_options={omit: [seed]}. "
+            raise LcxError(
+                f"nothing of what the judge was asked could be used, {self.unread} times in a row",
+                why=judgement.why,
+                hint=f"{hint}Another judge: --judge SPEC --force",
+            )
+
+
+# -- reading replies
+
+MARKED = re.compile(r"\[\[([^\[\]]*)\]\]")
+"""What a reply has in double square brackets."""
+_BRACKETS = str.maketrans({"【": "[", "】": "]", "［": "[", "］": "]"})
+_ESCAPED = re.compile(r"\\([\[\]])")
+_NUMBER = re.compile(r"([+-]?\d+(?:[.,]\d+)?)(.*)", re.S)
+_JSON = re.compile(
+    r"[\"'](?:rating|score|评分|分数)[\"']\s*[:：]\s*[\"']?([+-]?\d+(?:[.,]\d+)?)(?![\d.,]*\d)", re.I
+)
+
+
+def marked(reply: str) -> list[str]:
+    """What a reply has in double brackets, without its thoughts: `[[8]]`, `【【8】】` and `\\[\\[8\\]\\]` are marks."""
+    return [found.strip("*_` \t\n") for found in MARKED.findall(_plain(reply))]
+
+
+def _plain(reply: str) -> str:
+    return _ESCAPED.sub(r"\1", visible(reply).translate(_BRACKETS))
+
+
+def read_rating(
+    reply: str, low: float = 0.0, high: float = 10.0, *, clamp: bool = False
+) -> float | Unreadable:
+    """The last `[[number]]` of a reply, `low` to `high`; with `clamp` one beyond that counts as the end of the scale.
+
+    `[[7.5]]`, `[[7,5]]`, `[[8分]]`, `[[**8**]]` and, of 10, `[[7/10]]` are numbers; where nothing is marked, so is
+    `{"rating": 7}`.
+    """
+    numbers = [text for text in marked(reply) if text[:1].isdigit() or text[:1] in ("+", "-")]
+    if numbers:
+        found = _NUMBER.fullmatch(numbers[-1])
+        if not found or not _is_unit(found[2], high):
+            return Unreadable("the last [[rating]] is no number")
+        number = found[1]
+    else:
+        named = _JSON.findall(visible(reply))
+        if not named:
+            return Unreadable("no [[rating]] in the reply")
+        number = named[-1]
+    rating = float(number.replace(",", "."))
+    if clamp:
+        rating = min(high, max(low, rating))
+    return rating if low <= rating <= high else Unreadable(f"a rating outside {low:g} to {high:g}")
+
+
+def _is_unit(rest: str, high: float) -> bool:
+    """Whether what follows a number leaves it as it is: `/10` of a scale to 10, or words without another number."""
+    joined = "".join(rest.split()).lower()
+    for scale in (f"/{high:g}", f"outof{high:g}"):
+        joined = joined.removeprefix(scale)
+    return not any(letter.isdigit() or letter == "/" for letter in joined)
+
+
+def read_word(reply: str, words: Collection[str]) -> str | Unreadable:
+    """The last word in double brackets, if it is one of `words`."""
+    found = marked(reply)
+    word = found[-1].rstrip(".").lower() if found else ""
+    return word if word in words else Unreadable("the judge's replies could not be read")
+
+
+def before_mark(reply: str) -> str:
+    """What a reply says before its last mark, on one line: the reason for it."""
+    text = _plain(reply)
+    places = [match.start() for match in MARKED.finditer(text)]
+    return " ".join(text[: places[-1]].split()) if places else ""

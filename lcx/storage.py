@@ -1,0 +1,553 @@
+"""Files of a step: whole or not there, in a journal that survives a kill, or in numbered shards.
+
+Three parts: atomic writes with disk errors that a user can act on; `Journal`, one JSON line a finished unit of work;
+and shards `NAME-00000-of-00004.parquet|jsonl`, whole files whose bytes follow the rows.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from lcx.errors import LcxError, MissingError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# ---- whole files
+
+TEMPORARY = ".lcx-tmp"
+"""Suffix of a file being written; `remove_leftovers` clears what a killed process left."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EACCES, errno.EROFS, errno.EPERM}
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an LcxError that names the path and the way out."""
+    try:
+        yield
+    except OSError as bad:
+        if not _concerns(bad, Path(path)):
+            raise  # the caller was reading something else meanwhile
+        if bad.errno in _FULL:
+            raise LcxError(
+                f"no space left for {path}",
+                why=bad.strerror or str(bad),
+                hint="Free some space or choose another folder, then run the same command: it resumes.",
+            ) from bad
+        if bad.errno in _READ_ONLY:
+            raise LcxError(
+                f"cannot write {path}",
+                why=bad.strerror or str(bad),
+                hint="Choose a folder you may write to (`--run DIR`, or LCX_RUNS and LCX_CACHE).",
+            ) from bad
+        if bad.errno == errno.ENOENT:  # in /proc and the like
+            raise LcxError(
+                f"cannot make {path}", why=bad.strerror or str(bad), hint="Choose another folder: --run DIR"
+            ) from bad
+        if bad.errno in {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+            raise LcxError(
+                f"cannot write {path}",
+                why=bad.strerror or str(bad),
+                hint="A file stands where a folder is needed (or a folder where a file is): move it away.",
+            ) from bad
+        raise
+
+
+def make_folder(path: str | Path) -> Path:
+    """Create a folder and its parents. Raises LcxError for a full or read-only disk."""
+    folder = Path(path)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; a clean exit syncs it and renames it, an error removes it.
+
+    Raises LcxError for a full disk or a read-only folder; `path` is then as it was before.
+    """
+    target = Path(path)
+    make_folder(target.parent)
+    temporary = target.parent / f".{target.name[:150]}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
+    try:
+        with disk_errors(target):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, target)
+            _sync(target.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write a whole file atomically. Raises LcxError for a full or read-only disk."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Put a file at another place too: a link where the disk can, else a copy. One that is there stays."""
+    if target.exists():
+        return
+    with disk_errors(target):
+        try:
+            os.link(source, target)
+        except OSError:
+            with atomic_path(target) as place:
+                shutil.copyfile(source, place)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text atomically, newlines as given. Raises LcxError for a full or read-only disk."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write indented JSON with a final newline atomically. Raises LcxError for a full or read-only disk."""
+    return write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_lines(path: str | Path, rows: Iterable[Any]) -> Path:
+    """Write one JSON value a line atomically. Raises LcxError for a full or read-only disk."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for row in rows:
+            file.write(json_line(row))
+    return Path(path)
+
+
+def json_line(row: Any) -> bytes:
+    """One JSON value as a line of UTF-8; keys keep their order, so the same row gives the same bytes."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate, as a model's reply may hold: only an escape can carry it
+        return json.dumps(row).encode() + b"\n"
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse a JSON file. Raises LcxError for one that is damaged; a missing file raises FileNotFoundError."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as bad:
+        raise LcxError(
+            f"{path} is not valid JSON", why=str(bad), hint="Remove it and run the step again."
+        ) from bad
+
+
+def remove_leftovers(folder: str | Path) -> int:
+    """Remove half-written files that killed processes left anywhere under `folder`; return how many.
+
+    Call it only while no other process writes there.
+    """
+    found = [path for path in Path(folder).rglob(f".*{TEMPORARY}") if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Hex SHA-256 of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex SHA-256 of a value's JSON with sorted keys: the order of keys does not matter."""
+    return sha256_text(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")))
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    if not isinstance(error.filename, str | bytes):
+        return True  # a failed write names no file
+    named = Path(os.fsdecode(error.filename))
+    return named.parent == path.parent or named == path or named in path.absolute().parents
+
+
+def _sync(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as bad:
+        if bad.errno == errno.EACCES and path.is_dir():
+            return  # a folder one may write to but not read; the rename has happened
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as bad:
+        # Some file systems cannot sync a folder; that weakens durability, not atomicity.
+        if bad.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(handle)
+
+
+# ---- a journal: one JSON line a finished unit of work, safe against a kill at any moment
+
+
+class Journal:
+    """Units finished so far, on disk. `unit in journal` and `journal[unit]` look one up; the last entry wins.
+
+    Opening it cuts off a last line that a kill tore, so the next append starts on a clean line. Only the
+    place of each entry is kept in memory. Raises LcxError for a damaged line elsewhere, and for a full or
+    read-only disk.
+    """
+
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self.path = Path(path)
+        self.torn = 0
+        """Bytes of a torn last line that opening dropped."""
+        self._offsets: dict[str, int] = {}
+        self._end = self._scan() if self.path.exists() else 0
+        self._file = None
+        if not read_only:
+            make_folder(self.path.parent)
+            with disk_errors(self.path):
+                self._file = self.path.open("ab", buffering=0)
+                if self.torn:
+                    self._file.truncate(self._end)
+
+    def append(self, *entries: Mapping[str, Any]) -> None:
+        """Add entries (each needs `unit`) in one write that is on disk when this returns."""
+        self.extend(entries)
+
+    def extend(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Add many entries with a single sync."""
+        if self._file is None:
+            raise ValueError(f"{self.path} is open for reading only")
+        units, lines = [], []
+        for entry in entries:
+            units.append(str(entry["unit"]))
+            lines.append(json_line(dict(entry)))
+        if not lines:
+            return
+        data = memoryview(b"".join(lines))
+        with disk_errors(self.path):
+            try:
+                done = 0
+                while done < len(
+                    data
+                ):  # an unbuffered write may take only a part, e.g. on a disk that fills up
+                    done += self._file.write(data[done:])
+                os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(self._end)  # a batch is in the journal whole or not at all
+                raise
+        place = self._end
+        for unit, line in zip(units, lines, strict=True):
+            self._offsets[unit] = place
+            place += len(line)
+        self._end = place
+
+    def __contains__(self, unit: object) -> bool:
+        return str(unit) in self._offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, unit: str) -> dict[str, Any]:
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[str(unit)])
+            return json.loads(file.readline())
+
+    def get(self, unit: str) -> dict[str, Any] | None:
+        """The last entry of a unit, or None where it has none."""
+        return self[unit] if str(unit) in self._offsets else None
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Names of all units that have an entry."""
+        return frozenset(self._offsets)
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The last entry of every unit, in the order of their places in the file; read lazily."""
+        if not self._offsets:
+            return
+        with self.path.open("rb") as file:
+            for offset in sorted(self._offsets.values()):
+                file.seek(offset)
+                yield json.loads(file.readline())
+
+    def close(self) -> None:
+        """Close the file; appending afterwards is an error."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _scan(self) -> int:
+        """Index every entry; return the end of the last whole line."""
+        end = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                # Only the last line can lack a newline: that is the mark of an append that a kill cut short.
+                if not line.endswith(b"\n"):
+                    self.torn = len(line)
+                    break
+                try:
+                    unit = str(json.loads(line)["unit"])
+                except (ValueError, KeyError, TypeError) as bad:
+                    rest = file.read(1)
+                    if not rest:  # pages of a last line may reach the disk out of order in a power cut
+                        self.torn = len(line)
+                        break
+                    raise LcxError(
+                        f"{self.path}: line {number} is damaged",
+                        why=str(bad),
+                        hint="Remove that line (its unit is then done again), or start over with --force.",
+                    ) from bad
+                self._offsets[unit] = end
+                end += len(line)
+        return end
+
+
+# ---- numbered shards
+
+ROWS_PER_GROUP = 1024
+"""Rows a Parquet row group; the unit in which `ShardReader` loads and forgets."""
+
+_NAME = re.compile(r"(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>parquet|jsonl)")
+
+
+def shard_path(
+    folder: str | Path, name: str, index: int = 0, count: int = 1, suffix: str = "parquet"
+) -> Path:
+    """Where shard `index` of `count` lies."""
+    if not 0 <= index < count <= 99_999:
+        raise ValueError(f"shard {index} of {count}: the index must be in 0..count-1")
+    return Path(folder) / f"{name}-{index:05d}-of-{count:05d}.{suffix}"
+
+
+def list_shards(folder: str | Path, name: str) -> list[Path]:
+    """All shards of `name`, in order. Raises MissingError where there are none, or naming those that lack."""
+    found: dict[tuple[int, str], dict[int, Path]] = {}
+    for path in sorted(Path(folder).glob(f"{name}-*-of-*")):
+        match = _NAME.fullmatch(path.name)
+        if match and match["name"] == name:
+            found.setdefault((int(match["count"]), match["suffix"]), {})[int(match["index"])] = path
+    if not found:
+        raise MissingError(
+            f"no '{name}' shards in {folder}", hint="Run the step that makes them, or check the folder."
+        )
+    if len(found) > 1:
+        kinds = ", ".join(f"{len(paths)} of {count} {suffix}" for (count, suffix), paths in found.items())
+        raise LcxError(
+            f"{folder} holds two sets of '{name}' shards",
+            why=kinds,
+            hint="Remove the set you do not want.",
+        )
+    (count, suffix), paths = found.popitem()
+    lacking = [index for index in range(count) if index not in paths]
+    if lacking:
+        names = ", ".join(shard_path("", name, index, count, suffix).name for index in lacking[:5])
+        raise MissingError(
+            f"{len(lacking)} of {count} '{name}' shards are missing in {folder}",
+            why=names + (" ..." if len(lacking) > 5 else ""),
+            hint="Run the step again: it writes the shards that are missing.",
+        )
+    return [paths[index] for index in range(count)]
+
+
+def write_jsonl(
+    folder: str | Path, name: str, rows: Iterable[Mapping[str, Any]], *, index: int = 0, count: int = 1
+) -> Path:
+    """Write one JSONL shard atomically. Raises LcxError for a full or read-only disk."""
+    path = shard_path(folder, name, index, count, "jsonl")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for row in rows:
+            file.write(json_line(row))
+    return path
+
+
+def write_parquet(
+    folder: str | Path,
+    name: str,
+    rows: Iterable[Mapping[str, Any]],
+    schema: pa.Schema,
+    *,
+    index: int = 0,
+    count: int = 1,
+    group_rows: int = ROWS_PER_GROUP,
+    weigh: Callable[[Mapping[str, Any]], int] | None = None,
+    group_weight: int = 8 << 20,
+) -> Path:
+    """Write one Parquet shard (zstd) atomically, a row group at a time.
+
+    A group ends after `group_rows` rows, or sooner where the sum of `weigh(row)` reaches `group_weight`.
+    Raises LcxError for a full or read-only disk.
+    """
+    import pyarrow as pa
+
+    def batches() -> Iterator[pa.Table]:
+        held: list[Mapping[str, Any]] = []
+        weight = 0
+        for row in rows:
+            held.append(row)
+            weight += weigh(row) if weigh else 0
+            if len(held) >= group_rows or weight >= group_weight:
+                yield pa.Table.from_pylist(held, schema=schema)
+                held, weight = [], 0
+        if held:
+            yield pa.Table.from_pylist(held, schema=schema)
+
+    return write_tables(folder, name, batches(), schema, index=index, count=count)
+
+
+def write_tables(
+    folder: str | Path,
+    name: str,
+    tables: Iterable[pa.Table],
+    schema: pa.Schema,
+    *,
+    index: int = 0,
+    count: int = 1,
+) -> Path:
+    """Write one Parquet shard atomically, a row group for each Arrow table."""
+    import pyarrow.parquet as pq
+
+    path = shard_path(folder, name, index, count)
+    # A Python file object, so that a full disk is an OSError with its errno. Nothing time-dependent is
+    # written.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", version="2.6") as writer,
+    ):
+        for table in tables:
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
+    return path
+
+
+def read_rows(folder: str | Path, name: str) -> Iterator[dict[str, Any]]:
+    """All rows in order, lazily. Raises MissingError for missing shards, LcxError for a bad line."""
+    for path in list_shards(folder, name):
+        if path.suffix == ".jsonl":
+            yield from read_jsonl(path)
+        else:
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    yield from file.read_row_group(group).to_pylist()
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Rows of one JSONL file, lazily. Raises LcxError naming a line that is not JSON."""
+    with disk_errors(path), Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as bad:
+                raise LcxError(
+                    f"{path}: line {number} is not JSON", why=str(bad), hint="Remove the shard; run again."
+                ) from bad
+
+
+def count_rows(folder: str | Path, name: str) -> int:
+    """Number of rows over all shards, from Parquet footers or by counting lines."""
+    total = 0
+    for path in list_shards(folder, name):
+        if path.suffix == ".jsonl":
+            with path.open("rb") as file:
+                total += sum(1 for _ in file)
+        else:
+            import pyarrow.parquet as pq
+
+            total += pq.read_metadata(path).num_rows
+    return total
+
+
+class ShardReader(Sequence[dict[str, Any]]):
+    """Random access to rows of Parquet shards; row groups are loaded when needed, the oldest forgotten.
+
+    It holds paths and no open files, so data-loader workers can copy it. `columns` restricts what is read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        cache_bytes: int = 256 << 20,
+    ) -> None:
+        import pyarrow.parquet as pq
+
+        self._columns = list(columns) if columns is not None else None
+        self._limit = cache_bytes
+        self._groups: list[tuple[Path, int]] = []
+        sizes: list[int] = []
+        for path in list_shards(folder, name):
+            footer = pq.read_metadata(path)
+            for group in range(footer.num_row_groups):
+                self._groups.append((path, group))
+                sizes.append(footer.row_group(group).num_rows)
+        self._starts = [0, *accumulate(sizes)]
+        self._held: OrderedDict[int, pa.Table] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        group = bisect_right(self._starts, place) - 1
+        return self._group(group).slice(place - self._starts[group], 1).to_pylist()[0]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for group in range(len(self._groups)):
+            yield from self._group(group).to_pylist()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": OrderedDict(), "_bytes": 0}
+
+    def _group(self, group: int) -> pa.Table:
+        if group in self._held:
+            self._held.move_to_end(group)
+            return self._held[group]
+        import pyarrow.parquet as pq
+
+        path, number = self._groups[group]
+        with pq.ParquetFile(path) as file:
+            table = file.read_row_group(number, columns=self._columns)
+        self._held[group] = table
+        self._bytes += table.nbytes
+        while self._bytes > self._limit and len(self._held) > 1:
+            self._bytes -= self._held.popitem(last=False)[1].nbytes
+        return table
