@@ -30,7 +30,7 @@ _TINY = re.compile(r"(tiny|tiny16|tiny8)(?::([0-9]*))?")
 
 TINY_VERSIONS = {"tiny": 2, "tiny16": 2, "tiny8": 1}
 """Versions of the tiny models' courses (`lcx.training.curriculum`). Raise one whenever a change there, in
-`lcx.modeling.tiny` or in the catalogue of records alters the model: a cache keeps models by it."""
+`lcx.modeling.tiny` or in lcx.data.stdlib alters the model: a cache keeps models by it."""
 
 
 def tiny_spec(spec: str) -> tuple[str, int] | None:

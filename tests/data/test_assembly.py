@@ -132,7 +132,7 @@ def test_chatml_ends_the_answer_with_its_end_token(table: SegmentTable, tmp_path
 
 
 def test_tiny_template_follows_the_catalogues_lines(tmp_path: Path) -> None:
-    from lcx.data.catalogue import load_entities, record_text, vocabulary
+    from lcx.data.stdlib import load_entities, record_text, vocabulary
 
     entities = load_entities()[:20]
     lines = [record_text(entity, entity.module) for entity in entities]
