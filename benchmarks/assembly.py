@@ -30,8 +30,7 @@ from lcx.data.bundles import write_bundles
 from lcx.data.documents import read_corpus
 from lcx.data.plans import fill_plan, plan_rng
 from lcx.data.table import SegmentTable, build_table, load_table
-from lcx.data.tokenizing import FastTokenizer, load_backend
-from lcx.data.tokens import SEPARATOR, open_token_store
+from lcx.data.tokens import SEPARATOR, FastTokenizer, load_backend, open_token_store
 from lcx.records import Branch, Bundle
 
 

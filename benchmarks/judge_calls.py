@@ -13,7 +13,7 @@ from lcx_longreward.judge.pairs import Rules, pick
 from lcx_longreward.judge.prompting import Prompter, load_prompts
 from lcx_longreward.judge.reward import DIMENSIONS
 
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.llm.protocol import Completion, Request, Response
 from lcx.retrieval import open_retriever
 

@@ -38,7 +38,7 @@ from preference_ways import KINDS, Sizes, Way, quiet
 from rich.console import Console
 from rich.table import Table
 
-from lcx.work.files import atomic_path
+from lcx.storage import atomic_path
 
 CURVES = (
     ("logo", "full", "LOGO, rows with all logits", "#0072B2", "o", "-"),

@@ -38,7 +38,7 @@ from rich.table import Table
 
 from lcx.evaluation.answer import TIES, verdict
 from lcx.modeling.decode import trace
-from lcx.work.files import atomic_path, write_json
+from lcx.storage import atomic_path, write_json
 
 TOY = Sizes(context=64, queries=4, question=4, new=2, layers=1, width=32, heads=2, intermediate=32, vocab=64)
 

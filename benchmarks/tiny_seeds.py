@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from machine import machine
 from transformers import LlamaForCausalLM
 
-from lcx.data.catalogue import catalogue_documents, load_entities
+from lcx.data.stdlib import catalogue_documents, load_entities
 from lcx.modeling.load import few_threads
 from lcx.modeling.tiny import RECORDS, SPANS, World, answer_logits, load_world, probe, with_queries
 from lcx.training.curriculum import gap, train_base

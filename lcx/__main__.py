@@ -11,7 +11,7 @@ import sys
 def main() -> None:
     """Run lcx on this process's arguments and exit with its code."""
     if "_LCX_COMPLETE" in os.environ:
-        from lcx.completion.answer import answer
+        from lcx.cli.answer import answer
 
         raise SystemExit(answer(os.environ))
     # Threads that wait by spinning bring a small model to a halt as soon as another program wants a core (measured

@@ -89,9 +89,9 @@ def lcx_register_llms(register: Callable[..., None]) -> None:
 
 @hookimpl
 def lcx_register_retrievers(register: Callable[..., None]) -> None:
-    register("bm25", "lcx.retrieval.bm25:open_bm25")
-    register("openai", "lcx.retrieval.dense:open_endpoint")
-    register("sentence-transformers", "lcx.retrieval.dense:open_sentence_transformers")
+    register("bm25", "lcx.retrieval:open_bm25")
+    register("openai", "lcx.retrieval:open_endpoint")
+    register("sentence-transformers", "lcx.retrieval:open_sentence_transformers")
 
 
 @hookimpl
@@ -104,9 +104,9 @@ def lcx_register_losses(register: Callable[..., None]) -> None:
 
 @hookimpl
 def lcx_register_probes(register: Callable[..., None]) -> None:
-    from lcx.evaluation.benchmarks.groups import SUITES
+    from lcx.evaluation.benchmarks.groups import BENCHMARKS
 
-    for name, target in (PROBES | SUITES).items():
+    for name, target in (PROBES | BENCHMARKS).items():
         register(name, target)
 
 

@@ -30,7 +30,7 @@ _TINY = re.compile(r"(tiny|tiny16|tiny8)(?::([0-9]*))?")
 
 TINY_VERSIONS = {"tiny": 2, "tiny16": 2, "tiny8": 1}
 """Versions of the tiny models' courses (`lcx.training.curriculum`). Raise one whenever a change there, in
-`lcx.modeling.tiny` or in the catalogue of records alters the model: a cache keeps models by it."""
+`lcx.modeling.tiny` or in lcx.data.stdlib alters the model: a cache keeps models by it."""
 
 
 def tiny_spec(spec: str) -> tuple[str, int] | None:
@@ -40,7 +40,7 @@ def tiny_spec(spec: str) -> tuple[str, int] | None:
 
 
 def tiny_folder(name: str, seed: int, *, cache: str | Path | None = None, version: int | None = None) -> Path:
-    """Where the tiny model of a seed lies once it is trained: below `cache` (default: lcx's own)."""
+    """The folder of the tiny model of a seed, once it is trained: below `cache` (default: lcx's own)."""
     key = f"{TINY_VERSIONS[name] if version is None else version}|{sys.version_info[:3]}|{seed}"
     place = cache_folder() / "tiny" if cache is None else Path(cache)
     return place / f"{name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

@@ -46,7 +46,7 @@ class Display:
 
     @property
     def draws(self) -> bool:
-        """Whether bars can be drawn: on a terminal that can move its cursor, and that is to be written to."""
+        """True if bars can be drawn: on a terminal that can move its cursor, and that is to be written to."""
         console = self.console
         return console.is_terminal and not console.is_dumb_terminal and not console.quiet
 

@@ -337,7 +337,7 @@ def resolve(
         recipe.step(step_id)
     steps = []
     for position, raw in enumerate(recipe.steps):
-        schema = _schema(raw, recipe, plugins)
+        schema = schema_of(raw, recipe, plugins)
         values, origins = dict(raw.settings), dict(raw.origins)
         for key, value in (project.get(raw.id) or {}).items():
             values[key], origins[key] = value, PROJECT_FILE
@@ -371,7 +371,8 @@ def _top_of_default(schema: type[Settings], values: dict[str, Any], dotted: str)
     return top
 
 
-def _schema(raw: RawStep, recipe: Recipe, plugins: Plugins) -> type[Settings]:
+def schema_of(raw: RawStep, recipe: Recipe, plugins: Plugins) -> type[Settings]:
+    """The class of a step's settings. Raises PluginError or UsageError where its method or stage is not there."""
     method = plugins.method(raw.method)
     if raw.stage not in method.stages:
         raise UsageError(

@@ -14,7 +14,6 @@ one by itself; the core's own implementation comes last and looks the method up.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 from collections import Counter
@@ -194,7 +193,7 @@ class StepWork(Generic[S]):
 
     def table(self, *, min_tokens: int, mode: str, questions: bool = False) -> SegmentTable:
         """The corpus cut into segments, in `data`; `questions` keeps those of the corpus' rows (`read_corpus`)."""
-        from lcx.data.prepare import step_table
+        from lcx.data.table import step_table
 
         settings: Any = self.settings
         return step_table(
@@ -268,6 +267,8 @@ class StepWork(Generic[S]):
         row. Items are begun in order while the weights of those under way stay within `most`. One that raises
         SetAside is counted among the rejects; any other error ends the others and is raised.
         """
+        import asyncio  # a dry run needs none of it
+
         found: dict[str, dict[str, Any]] = {}
         running: dict[asyncio.Task[None], int] = {}
         shown = self.ctx.progress(label, len(items)) if label and isinstance(items, Sequence) else None

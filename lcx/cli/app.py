@@ -26,7 +26,17 @@ COMMANDS = {
     "plugins": "List and check plugins.",
     "completion": "Print or install the completion of your shell.",
 }
-"""Name -> one-line help. The command `eval` is the Typer app `app` in the module `lcx.cli.eval`."""
+"""Name -> one-line help. The command `eval` is the Typer app `app` in the module `lcx.cli.eval`, unless PLACES says
+where else it is."""
+PLACES = {
+    "synth": "stages:synth_app",
+    "score": "stages:score_app",
+    "train": "stages:train_app",
+    "report": "compare:report_app",
+    "demo": "run:demo_app",
+    "plugins": "recipes:plugins_app",
+    "presets": "recipes:presets_app",
+}
 
 
 class LazyGroup(TyperGroup):
@@ -47,7 +57,8 @@ class LazyGroup(TyperGroup):
 
 def load_command(name: str) -> Any:
     """The full command behind a stub."""
-    command = typer.main.get_command(importlib.import_module(f"lcx.cli.{name}").app)
+    module, _, attribute = PLACES.get(name, f"{name}:app").partition(":")
+    command = typer.main.get_command(getattr(importlib.import_module(f"lcx.cli.{module}"), attribute))
     command.name = name
     return command
 

@@ -1,4 +1,7 @@
-"""`lcx compare`: two results side by side, with paired tests and a verdict a group; no model, no torch."""
+"""`lcx compare`: two results side by side, with paired tests and a verdict a group; `lcx report`: one page of a run.
+
+No model, no torch.
+"""
 
 from __future__ import annotations
 
@@ -91,3 +94,43 @@ def compare(
         rest = f", and {len(groups) - 6} more" if len(groups) > 6 else ""
         typer.echo(f"B is worse{more}: {', '.join(groups[:6])}{rest}", err=True)
         raise typer.Exit(1)
+
+
+report_app = typer.Typer(**APP)
+
+
+@report_app.command(
+    name="report",
+    epilog=opt.examples(
+        "lcx report runs/in2-tiny",
+        "lcx report runs/in2-tiny --step eval --out results.html",
+        after="What the page shows, and how to read it: docs/report.md.",
+    ),
+)
+def report(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run, the folder of an eval step, or of a model in it.")
+    ],
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="STEP", help="One eval step; all of the run by default.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write it (default: in RUN).")
+    ] = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Write one HTML page of a run's evaluations: where each model loses information, and what training changed."""
+    from lcx.cli import show
+    from lcx.evaluation.show.page import write_report
+    from lcx.paths import runs_folder
+
+    folder = Path(run).expanduser()
+    if not folder.exists() and (runs_folder() / run).is_dir():
+        folder = runs_folder() / run
+    path = write_report(folder, Path(out).expanduser() if out else None, step=step)
+    if json:
+        show.emit_json({"report": str(path), "bytes": path.stat().st_size})
+    else:
+        print(path)

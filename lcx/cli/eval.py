@@ -138,8 +138,7 @@ def evaluate(
             hint="lcx eval --recipe in2-tiny; lcx eval --model PATH --task needle",
         )
     _check_exports(export or ())
-    from lcx.cli.stages import run_stage
-    from lcx.cli.work import Request
+    from lcx.cli.stages import Request, run_stage
 
     request = Request(recipe or PLAIN, run, sets or (), flags, device, force, dry_run, json)
     run_stage("eval", step, request, after=lambda report: _export(report, export or ()))

@@ -134,12 +134,11 @@ class Asked:
         """The train step, and the values of the recipe's step that makes its data."""
         if self.recipe is None:
             return _bare_step(self.sets, preference=self.launch.rejected is not None), None
-        from lcx.cli import work
-        from lcx.cli.stages import pick_step
+        from lcx.cli import stages
 
-        job = work.describe_job(work.Request(self.recipe, sets=self.sets))
-        chosen = pick_step(job.recipe, "train", self.step)
-        steps = {one.id: one for one in work.resolve(job, {}, chosen)}
+        job = stages.describe_job(stages.Request(self.recipe, sets=self.sets))
+        chosen = stages.pick_step(job.recipe, "train", self.step)
+        steps = {one.id: one for one in stages.resolve(job, {}, chosen)}
         maker = next((one for one in steps.values() if one.stage == "synth"), None)
         return steps[chosen], maker.values() if maker else None
 

@@ -1,4 +1,4 @@
-"""`lcx recipes`: list, show, copy and validate."""
+"""`lcx recipes`, `lcx plugins` and `lcx presets`: what is there to run, what brings it, and how it is launched."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def show(
     json: opt.Json = False,
 ) -> None:
     """Print every setting of a recipe as it would be used here: a recipe file in itself."""
-    from lcx.cli import show, work
+    from lcx.cli import show, stages
 
-    job = work.describe_job(work.Request(recipe=name, sets=sets or ()))
-    steps = work.resolve(job, {}, None)
+    job = stages.describe_job(stages.Request(recipe=name, sets=sets or ()))
+    steps = stages.resolve(job, {}, None)
     found = job.recipe
     head = {k: getattr(found, k) for k in ("name", "method", "summary", "paper") if getattr(found, k)}
     if json:
@@ -110,20 +110,27 @@ def copy(
 ) -> None:
     """Copy a recipe's file, to change it and run it by its path."""
     from lcx import plugins, recipe
-    from lcx.errors import UsageError
     from lcx.storage import write_text
 
     source = recipe.load(name, plugins.loaded()).path
-    target = Path(dest).expanduser() if dest else Path(source.name)
-    if target.is_dir():
-        target = target / source.name
-    if target.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"a recipe's file ends in .yaml, not '{target.name}'")
-    if target.exists() and not force:
-        raise UsageError(f"{target} exists", hint="--force overwrites it; or give another name.")
+    target = _target(dest, source.name, "recipe", force)
     write_text(target, _moved(source.read_text(encoding="utf-8"), source, target))
     shown = str(target) if "/" in str(target) else f"./{target}"
     print(f"wrote {shown}\nnext: lcx run --recipe {shown} --dry-run")
+
+
+def _target(dest: str | None, name: str, kind: str, force: bool) -> Path:
+    """The file that a copy goes to. Raises UsageError for another kind of file, and for one that is there."""
+    from lcx.errors import UsageError
+
+    target = Path(dest).expanduser() if dest else Path(name)
+    if target.is_dir():
+        target = target / name
+    if target.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"a {kind}'s file ends in .yaml, not '{target.name}'")
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists", hint="--force overwrites it; or give another name.")
+    return target
 
 
 def _moved(text: str, source: Path, target: Path) -> str:
@@ -194,3 +201,186 @@ def _checked(place: str, loaded: Plugins) -> dict[str, Any]:
     except LcxError as bad:
         return {"recipe": place, "ok": False, "error": bad.what, "why": bad.why, "exit_code": bad.exit_code}
     return {"recipe": place, "ok": True, "error": "", "why": "", "exit_code": 0}
+
+
+# ---- lcx plugins
+
+plugins_app = typer.Typer(
+    **APP, no_args_is_help=True, epilog=opt.examples("lcx plugins list", "lcx plugins check")
+)
+
+KINDS = ("methods", "recipes", "llms", "retrievers", "losses", "probes", "metrics")
+
+
+@plugins_app.callback()
+def plugins_callback() -> None:
+    """List and check plugins."""
+
+
+@plugins_app.command(name="list", epilog=opt.examples("lcx plugins list", "lcx plugins list --json"))
+def list_plugins(json: opt.Json = False) -> None:
+    """List the installed plugins: package, version, state, and what each provides."""
+    from lcx import plugins
+    from lcx.cli import show
+
+    loaded = plugins.loaded()
+    rows, clashes = describe(loaded), find_clashes(loaded)
+    if json:
+        show.emit_json({"plugins": rows, "clashes": clashes})
+        return
+    cells = [
+        (r["name"], f"{r['package']} {r['version']}", r["state"], r["error"] or _provided(r["provides"]))
+        for r in rows
+    ]
+    print(show.table(cells, ("plugin", "package", "state", "provides")))
+    show.lines(_clash_line(clash) for clash in clashes)
+
+
+@plugins_app.command(
+    name="check",
+    epilog=opt.examples("lcx plugins check", "lcx plugins check in2", "lcx plugins check --json"),
+)
+def check_plugins(
+    name: Annotated[str | None, typer.Argument(metavar="PLUGIN", help="Only this plugin.")] = None,
+    json: opt.Json = False,
+) -> None:
+    """Check the plugins and show the whole error of each that failed; exit code 3 if any did or names
+    clash.
+    """
+    from lcx import plugins
+    from lcx.cli import show
+    from lcx.errors import UsageError, suggestion
+
+    loaded = plugins.loaded()
+    rows, clashes = describe(loaded), find_clashes(loaded)
+    if name is not None:
+        known = [r["name"] for r in rows]
+        if name not in known:
+            raise UsageError(
+                f"no plugin '{name}'. {suggestion(name, known)}".rstrip(), why=f"installed: {known}"
+            )
+        rows = [r for r in rows if r["name"] == name]
+        clashes = [c for c in clashes if name in c["owners"]]
+    bad = bool(clashes) or any(r["state"] == "failed" for r in rows)
+    if json:
+        show.emit_json({"plugins": rows, "clashes": clashes, "ok": not bad})
+    else:
+        for row in rows:
+            print(f"{row['name']} ({row['package']} {row['version']}, {row['value']}): {row['state']}")
+            if row["hooks"]:
+                print(f"  hooks  {' '.join(row['hooks'])}")
+            if row["trace"]:
+                show.lines(f"  {line}" for line in row["trace"].rstrip().split("\n"))
+        show.lines(_clash_line(clash) for clash in clashes)
+        if not rows:
+            print("no plugins are installed")
+    if bad:
+        raise typer.Exit(3)
+
+
+def describe(loaded: Plugins) -> list[dict[str, Any]]:
+    """One row a plugin, as --json prints it."""
+    from lcx import recipe
+
+    owners: dict[str, list[str]] = {}
+    for name, places in recipe.recipe_files(loaded).items():
+        for _, owner in places:
+            owners.setdefault(owner, []).append(name)
+    rows = []
+    for entry in loaded.entries:
+        provides = {kind: getattr(loaded, kind).owned_by(entry.name) for kind in KINDS if kind != "recipes"}
+        provides["recipes"] = owners.get(entry.name, [])
+        rows.append(
+            {
+                **{
+                    key: getattr(entry, key)
+                    for key in ("name", "package", "version", "value", "state", "bundled")
+                },
+                "provides": {kind: names for kind, names in provides.items() if names},
+                "hooks": entry.hooks,
+                "error": entry.error,
+                "trace": entry.trace,
+            }
+        )
+    return rows
+
+
+def find_clashes(loaded: Plugins) -> list[dict[str, Any]]:
+    """Names that two plugins claim."""
+    from lcx import recipe
+
+    found = [
+        {"kind": getattr(loaded, kind).kind, "name": name, "owners": owners}
+        for kind in KINDS
+        if kind != "recipes"
+        for name, owners in getattr(loaded, kind).clashes().items()
+    ]
+    for name, places in recipe.recipe_files(loaded).items():
+        if len(places) > 1:
+            found.append({"kind": "recipe", "name": name, "owners": [owner for _, owner in places]})
+    return found
+
+
+def _provided(provides: dict[str, list[str]]) -> str:
+    return "; ".join(f"{kind} {' '.join(names)}" for kind, names in provides.items())
+
+
+def _clash_line(clash: dict[str, Any]) -> str:
+    return f"clash: the {clash['kind']} '{clash['name']}' is claimed by {' and '.join(clash['owners'])}"
+
+
+# ---- lcx presets
+
+presets_app = typer.Typer(
+    **APP, no_args_is_help=True, epilog=opt.examples("lcx presets list", "lcx presets copy fsdp mine.yaml")
+)
+
+Preset = Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name.")]
+
+
+@presets_app.callback()
+def presets_callback() -> None:
+    """List, show and copy the accelerate configs behind --strategy."""
+
+
+@presets_app.command(name="list", epilog=opt.examples("lcx presets list", "lcx presets list --json"))
+def list_presets(json: opt.Json = False) -> None:
+    """List the presets with what they do."""
+    from lcx.cli import show
+    from lcx.training import plan
+
+    rows = [(name, plan.preset_summary(name)) for name in plan.preset_names()]
+    if json:
+        show.emit_json({"presets": [{"name": name, "summary": text} for name, text in rows]})
+    else:
+        print(show.table(rows, ("preset", "what it does")))
+
+
+@presets_app.command(
+    name="show", epilog=opt.examples("lcx presets show zero3", "lcx presets show fsdp > mine.yaml")
+)
+def show_preset(name: Preset) -> None:
+    """Print a preset's file."""
+    from lcx.training import plan
+
+    print(plan.preset_text(name), end="")
+
+
+@presets_app.command(
+    name="copy", epilog=opt.examples("lcx presets copy fsdp mine.yaml", "lcx presets copy zero3 --force")
+)
+def copy_preset(
+    name: Preset,
+    dest: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="A file or folder (default: here).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file.")] = False,
+) -> None:
+    """Copy a preset's file, to change it and name it by its path: --strategy mine.yaml."""
+    from lcx.storage import write_text
+    from lcx.training import plan
+
+    text = plan.preset_text(name)
+    target = _target(dest, f"{name}.yaml", "preset", force)
+    write_text(target, text)
+    print(f"wrote {target}\nnext: lcx train --recipe NAME --gpus N --strategy {target}")

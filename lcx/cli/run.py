@@ -1,7 +1,10 @@
-"""`lcx run`: all steps of a recipe in order; what is done is passed over."""
+"""`lcx run`: all steps of a recipe in order, what is done is passed over; and `lcx demo`, the whole story."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -54,7 +57,7 @@ def run_recipe(
     A flag such as --seed goes to every step that has such a setting; --model to those that start from a
     model of their own, not from an earlier step's.
     """
-    from lcx.cli import launched, show, work
+    from lcx.cli import show, stages
     from lcx.errors import UsageError
     from lcx.training.plan import LaunchOptions
 
@@ -73,12 +76,13 @@ def run_recipe(
         "tokenizer": tokenizer,
         "seed": seed,
     }
-    request = work.Request(recipe, run, sets or (), flags, device, force, dry_run, json)
-    job = work.open_job(request)
+    request = stages.Request(recipe, run, sets or (), flags, device, force, dry_run, json)
+    job = stages.open_job(request)
     chosen = between(job.recipe, first, last)
     given = spread(job, request.given())
-    steps = [s for s in work.resolve(job, given, None) if s.id in chosen]
-    plans = {s.id: launched.plan_for(job, s, ask) for s in steps if s.stage == "train"}
+    every = stages.resolve(job, given, None)
+    steps = [s for s in every if s.id in chosen]
+    plans = {s.id: stages.plan_for(job, s, ask) for s in steps if s.stage == "train"}
     for_calls = not (strategy or offload) and any("gpus" in given.get(s.id, {}) for s in steps)
     if ask.given() and not plans and not for_calls:
         raise UsageError(
@@ -87,8 +91,8 @@ def run_recipe(
         )
     if dry_run:
         found = [
-            work.plan_step(job, step)
-            | launched.planned(plans.get(step.id), job, step, given.get(step.id, {}))
+            stages.plan_step(job, step)
+            | stages.planned_launch(plans.get(step.id), job, step, given.get(step.id, {}))
             for step in steps
         ]
         if json:
@@ -96,14 +100,14 @@ def run_recipe(
                 {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": found}
             )
         else:
-            print("\n\n".join(launched.described(plan, plans.get(plan["step"])) for plan in found))
+            print("\n\n".join(stages.described(plan, plans.get(plan["step"])) for plan in found))
         return
     reports = []
     for step in steps:
-        reports.append(launched.run_step(job, step, given.get(step.id, {}), plans.get(step.id)))
+        reports.append(stages.run_step(job, step, given.get(step.id, {}), plans.get(step.id)))
         if not json:
             print(show.step_summary(reports[-1]), flush=True)
-    after = work.next_command(job, steps[-1])
+    after = stages.next_command(job, steps[-1], every)
     if json:
         show.emit_json({"recipe": job.recipe.name, "run": str(job.run.path), "steps": reports, "next": after})
     elif after:
@@ -126,10 +130,10 @@ def between(recipe: Any, first: str | None, last: str | None) -> list[str]:
 
 def spread(job: Any, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Flags by step: each goes to the steps that have the setting. Raises UsageError where none has it."""
-    from lcx.cli import work
+    from lcx.cli import stages
     from lcx.errors import UsageError
 
-    plain = work.resolve(job, {}, None)
+    plain = stages.resolve(job, {}, None)
     flags: dict[str, dict[str, Any]] = {}
     for key, value in given.items():
         takers = [s for s in plain if key in type(s.settings).model_fields]
@@ -144,3 +148,39 @@ def spread(job: Any, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
             if "device" in type(step.settings).model_fields:
                 flags.setdefault(step.id, {})["device"] = job.request.device
     return flags
+
+
+demo_app = typer.Typer(**APP)
+
+
+@demo_app.command(
+    name="demo",
+    epilog=opt.examples(
+        "lcx demo", "lcx demo --recipe longreward", "lcx demo --seed 1 --fresh", "lcx demo --out demo --json"
+    ),
+)
+def demo(
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", metavar="RECIPE", help="Which demo: in2, logo or longreward.")
+    ] = "in2",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is drawn.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over what an earlier demo left.")] = False,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Where to write the results.")
+    ] = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Make data, train and evaluate on this machine's CPU: no network, no download, a few minutes."""
+    from lcx.cli import show
+    from lcx.context import stderr_console
+    from lcx.demo import run_demo, story
+
+    folder = Path(out).expanduser() if out else None
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
+        result = run_demo(recipe, seed=seed, fresh=fresh, out=folder, console=stderr_console(opt.STATE.quiet))
+    if json:
+        show.emit_json(result)
+    else:
+        print(story(result))

@@ -1,20 +1,429 @@
-"""The commands `synth`, `score`, `train` and `eval`: one step of a recipe each."""
+"""The commands `synth`, `score` and `train`, and what every command that runs steps shares.
+
+A command line becomes a `Request`, a request a `Job` with its recipe and run, its steps are resolved once, and each
+runs in this process or in several; what came of it is printed as text or as JSON.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lcx.cli import options as opt
-from lcx.cli.options import APP
+from lcx.cli.options import APP, STATE
+from lcx.errors import LcxError, UsageError, suggestion
 
 if TYPE_CHECKING:
-    from lcx.cli.work import Request
-    from lcx.recipe import Recipe
-    from lcx.training.plan import LaunchOptions
+    from lcx.context import Context
+    from lcx.plugins import Plugins
+    from lcx.recipe import Recipe, Step
+    from lcx.run import Run
+    from lcx.training.plan import LaunchOptions, LaunchPlan
+
+
+@dataclass
+class Request:
+    """A command line that works on a recipe. `flags` holds the values of flags that are settings, by key."""
+
+    recipe: str
+    run: str | None = None
+    sets: Sequence[str] = ()
+    flags: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    force: bool = False
+    dry_run: bool = False
+    json: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """The flags that the user typed."""
+        return {key: value for key, value in self.flags.items() if value is not None}
+
+    def of_step(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        """The flags for a step with these settings. The device is a setting of some steps, and every hook is told of
+        it anyway.
+        """
+        takes_device = self.device != "auto" and "device" in known
+        return {**self.given(), **({"device": self.device} if takes_device else {})}
+
+
+@dataclass
+class Job:
+    """A request with its recipe read and its plugins loaded."""
+
+    request: Request
+    recipe: Recipe
+    plugins: Plugins
+
+
+@dataclass
+class RunJob(Job):
+    """A job with its run opened."""
+
+    run: Run
+    ctx: Context
+
+
+def describe_job(request: Request) -> Job:
+    """Read the recipe and load the plugins, for commands that only look."""
+    from lcx import plugins, recipe
+
+    loaded = plugins.loaded()
+    return Job(request, recipe.load(request.recipe, loaded), loaded)
+
+
+def open_job(request: Request) -> RunJob:
+    """Find the recipe and the run. Nothing is written yet."""
+    from lcx.context import Context, stderr_console
+    from lcx.paths import runs_folder
+    from lcx.process import launched
+    from lcx.run import Run, slug
+
+    job = describe_job(request)
+    place = launched()
+    name = job.recipe.name
+    folder = Path(request.run).expanduser() if request.run else runs_folder() / slug(name)
+    ctx = Context(
+        console=stderr_console(STATE.quiet),
+        dry_run=request.dry_run,
+        force=request.force,
+        json=request.json,
+        device=request.device,
+        rank=place.rank if place else 0,
+        world_size=place.processes if place else 1,
+        plugins=job.plugins,
+    )
+    stages = {step.id: step.stage for step in job.recipe.steps}
+    run = Run(folder, name, request.recipe, stages)
+    return RunJob(request, job.recipe, job.plugins, run, ctx)
+
+
+def resolve(job: Job, flags: Mapping[str, Mapping[str, Any]], default: str | None) -> list[Step]:
+    """All steps with the request's --set and the given flags; `default` is the step of a --set without
+    one.
+    """
+    from lcx import recipe
+
+    ids = [step.id for step in job.recipe.steps]
+    sets = [recipe.parse_set(text, ids, default) for text in job.request.sets]
+    return recipe.resolve(job.recipe, job.plugins, flags=flags, sets=sets)
+
+
+def flags_of(job: Job, step_id: str) -> dict[str, Any]:
+    """The request's flags for a step, as settings. Raises UsageError for a flag whose setting this step lacks."""
+    from lcx.recipe import flag_of, schema_of
+
+    known = schema_of(job.recipe.step(step_id), job.recipe, job.plugins).model_fields
+    for key in job.request.given():
+        if key not in known:
+            raise UsageError(
+                f"step '{step_id}' of recipe '{job.recipe.name}' takes no {flag_of(key)}. "
+                f"{suggestion(key, known)}".rstrip(),
+                why=f"its settings: {', '.join(known)}",
+                hint=f"`lcx recipes show {job.recipe.name} --origin` lists them with their values.",
+            )
+    return job.request.of_step(known)
+
+
+def run_here(job: RunJob, step: Step) -> dict[str, Any]:
+    """Run one step in this process and return what --json prints about it."""
+    from lcx.steps import execute
+    from lcx.training.launch import joined
+
+    if job.ctx.world_size > 1 and step.stage != "train":
+        raise UsageError(
+            f"the stage {step.stage} runs in one process",
+            why="A launcher started this one as one of several.",
+            hint="Launch `lcx train` alone, or let lcx do it: lcx run ... --gpus N",
+        )
+    warn_of_idle_server(job, step)
+    started = time.monotonic()
+    # What libraries print is not a result
+    with contextlib.redirect_stdout(sys.stderr), joined(job.ctx):
+        result = execute(step, job.run, job.ctx, job.plugins)
+    return {
+        "step": step.id,
+        "stage": step.stage,
+        "state": job.run.state(job.run.key(step)),
+        "reused": result.reused,
+        "run": str(job.run.path),
+        "folder": str(job.run.folder(step)),
+        "counts": result.counts,
+        "metrics": result.metrics,
+        "files": {name: os.path.normpath(job.run.folder(step) / path) for name, path in result.files.items()},
+        "notes": result.notes,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def plan_step(job: RunJob, step: Step) -> dict[str, Any]:
+    """What --dry-run says about one step: its settings, where they come from, and what it would cost."""
+    from lcx.steps import forecast
+
+    return {
+        "step": step.id,
+        "stage": step.stage,
+        "method": step.method,
+        "state": job.run.state(job.run.key(step)),
+        "folder": str(job.run.folder(step)),
+        "settings": step.values(),
+        "origins": step.origins,
+        "forecast": dict(forecast(step, job.run, job.ctx, job.plugins)),
+    }
+
+
+def leads_on(step: Step, files: Mapping[str, str]) -> bool:
+    """Whether a step left the next one something to work on; steps that make data say where it is."""
+    return step.stage not in ("synth", "score") or "data" in files
+
+
+def next_command(job: Job, step: Step, steps: Sequence[Step]) -> str:
+    """The command that runs the next of the resolved `steps`, in the words of this one; empty after the last."""
+    position = [s.id for s in steps].index(step.id)
+    if position + 1 == len(steps):
+        return ""
+    after = steps[position + 1]
+    words = ["lcx", after.stage, "--recipe", job.request.recipe]
+    if sum(s.stage == after.stage for s in steps) > 1:
+        words += ["--step", after.id]
+    if job.request.run:
+        words += ["--run", job.request.run]
+    if job.request.device != "auto":
+        words += ["--device", job.request.device]
+    return shlex.join(words + _server_words(job, after))
+
+
+def compare_command(folder: Path) -> str:
+    """The command that compares a model's results with those of the model before it; empty where there is none."""
+    from lcx.evaluation.scores import find_results
+
+    try:
+        results = find_results(folder.parent)
+    except LcxError:
+        return ""
+    if len(results) < 2:
+        return ""
+    places = [os.path.relpath(one.folder) for one in (results[0], results[-1])]
+    return shlex.join(["lcx", "compare", *places])
+
+
+def _server_words(job: Job, step: Step) -> list[str]:
+    """Where a step's server is, in the words of this request, if the step asks one or has none yet to judge."""
+    given = job.request.given()
+    served = given.get("base_url")
+    values = step.values()
+    if not served or "base_url" not in values:
+        return []
+    if asks_servers(values):
+        return ["--base-url", served]
+    if values.get("judge") == "builtin" and asks_servers(given):  # rules would judge, unnoticed
+        return ["--judge", "openai:MODEL", "--base-url", served]
+    return []
+
+
+def asks_servers(values: Mapping[str, Any]) -> bool:
+    """Whether any of the values names a model at a server."""
+    return any(isinstance(value, str) and value.startswith("openai:") for value in values.values())
+
+
+def warn_of_idle_server(job: RunJob, step: Step) -> None:
+    """Say that a server is named which no setting asks: rules or local models would do the work unnoticed."""
+    values = step.values()
+    if step.stage == "eval" and str(values.get("model")).startswith("step:") and "judge" not in values:
+        return  # `lcx run` hands the server of other steps to every step that could ask one
+    if job.request.flags.get("base_url") and "base_url" in values and not asks_servers(values):
+        names = [name for name in ("llm", "writer", "judge", "model") if name in values]
+        asked = ", ".join(f"{name} {values[name]}" for name in names if values[name])
+        job.ctx.log(f"{step.id}: --base-url is given, but no model here is openai:MODEL ({asked})")
+
+
+# ---- in several processes
+
+
+def plan_for(job: RunJob, step: Step, ask: LaunchOptions) -> LaunchPlan | None:
+    """The plan of a train step, or None where it runs in this process. Raises UsageError, MissingError."""
+    if not ask.given():
+        return None
+    from lcx.training.plan import plan_launch
+    from lcx.training.settings import TrainSettings
+
+    if not isinstance(step.settings, TrainSettings):
+        raise UsageError(
+            f"step '{step.id}' trains in one process",
+            why=f"The method {step.method} brings a training of its own.",
+            hint="Leave out --gpus, --strategy and their like.",
+        )
+    return plan_launch(ask, job.request.device, step.values(), step=step.id)
+
+
+def run_step(job: RunJob, step: Step, flags: Mapping[str, Any], plan: LaunchPlan | None) -> dict[str, Any]:
+    """Run a train step by a plan and return what --json prints about it; `flags` are its settings by flags."""
+    from lcx.steps import fingerprint
+
+    if plan is None:
+        return run_here(job, step)
+    # What lacks or differs is said before any process starts, and a step that is done needs none
+    how = job.run.standing(step, fingerprint(step, job.run), force=job.request.force)
+    if how == "done":
+        return run_here(job, step)
+    from lcx.training import launch
+
+    job.ctx.log(f"{step.id}: {plan.describe()}")
+    if plan.strategy == "ddp" and step.values().get("tuning") == "full" and not plan.cpu:
+        job.ctx.log(
+            "    ddp keeps all weights and optimizer states on every GPU; --strategy fsdp shares them"
+        )
+    began = time.monotonic()
+    report = launch.run(plan, worker_words(job.request, step, str(job.run.path), flags))
+    job.run.reload()
+    return {**report, "seconds": round(time.monotonic() - began, 3)}
+
+
+def worker_words(request: Request, step: Step, run: str, flags: Mapping[str, Any]) -> list[str]:
+    """The command line of each process: the same step, without launch options, in the words of the request."""
+    found = ["train", "--recipe", request.recipe, "--step", step.id, "--run", run]
+    for text in request.sets:
+        found += ["--set", text]
+    for key, value in flags.items():
+        found += [f"--{key.replace('_', '-')}", str(value)]
+    if request.device != "auto" and "device" not in flags:
+        found += ["--device", request.device]
+    found += ["--force"] if request.force else []
+    found += ["--quiet"] if STATE.quiet else []
+    return found + (["--verbose"] if STATE.verbose else [])
+
+
+def planned_launch(
+    plan: LaunchPlan | None, job: RunJob, step: Step, flags: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What --dry-run --json adds to a step: the processes, their config and command; empty for one process."""
+    if plan is None:
+        return {}
+    command = shlex.join(["lcx", *worker_words(job.request, step, str(job.run.path), flags)])
+    return {"launch": {**plan.as_dict(), "command": command}}
+
+
+def described(planned: Mapping[str, Any], plan: LaunchPlan | None) -> str:
+    """What --dry-run prints about a step, and about the processes that it would start."""
+    from lcx.cli import show
+
+    text = show.plan(planned)
+    if plan is None:
+        return text
+    import yaml
+
+    config = yaml.safe_dump(dict(plan.config), sort_keys=False).splitlines()
+    return "\n".join(
+        [text, f"  launch: {plan.describe()}, by this accelerate config", *(f"    {line}" for line in config)]
+    )
+
+
+# ---- one step of a recipe
+
+
+def chosen_step(
+    stage: str, step_id: str | None, request: Request
+) -> tuple[RunJob, Step, list[Step], dict[str, Any]]:
+    """The job of a request, the step of it that a stage's command means, all steps resolved, and the step's flags."""
+    job = open_job(request)
+    chosen = pick_step(job.recipe, stage, step_id)
+    flags = flags_of(job, chosen)
+    steps = resolve(job, {chosen: flags}, chosen)
+    return job, next(one for one in steps if one.id == chosen), steps, flags
+
+
+def run_stage(
+    stage: str,
+    step_id: str | None,
+    request: Request,
+    ask: LaunchOptions | None = None,
+    after: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Run (or, with --dry-run, plan) the recipe's step of that stage and print what came of it.
+
+    `ask` says in how many processes, where they may be several; `after` may add to the report of a finished step.
+    """
+    from lcx.cli import show
+
+    job, step, steps, flags = chosen_step(stage, step_id, request)
+    plan = plan_for(job, step, ask) if ask is not None else None
+    if request.dry_run:
+        planned = plan_step(job, step) | planned_launch(plan, job, step, flags)
+        if request.json:
+            show.emit_json(
+                {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": [planned]}
+            )
+        else:
+            print(described(planned, plan))
+        return
+    report = run_step(job, step, flags, plan)
+    from lcx.training import launch
+
+    if launch.hand_over(report) or job.ctx.rank or (plan is not None and plan.rank):
+        return  # the first process of all is the one that tells
+    if after is not None:
+        after(report)
+    report["next"] = next_command(job, step, steps) if leads_on(step, report["files"]) else ""
+    if not report["next"] and stage == "eval":
+        report["next"] = compare_command(Path(report["folder"]))
+    if request.json:
+        show.emit_json(report)
+        return
+    print(show.step_summary(report))
+    if report["next"]:
+        print(f"next: {report['next']}")
+
+
+def preview_stage(step_id: str | None, request: Request, count: int) -> None:
+    """Print the first rows of a train step's data as training would see them; with --json a row a line."""
+    from lcx.training.preview import preview_step, printed
+
+    job, step, _, _ = chosen_step("train", step_id, request)
+    views = preview_step(step, job.run, job.ctx, count)
+    lines = (json.dumps(view, ensure_ascii=False) for view in views)
+    print("\n".join(lines) if request.json else printed(views))
+
+
+def pick_step(recipe: Recipe, stage: str, step_id: str | None) -> str:
+    """The id of the recipe's step of a stage. Raises UsageError where there is none, or several and no
+    --step.
+    """
+    from lcx.errors import UsageError
+
+    steps = ", ".join(f"{s.id} ({s.stage})" if s.id != s.stage else s.id for s in recipe.steps)
+    mine = [s.id for s in recipe.steps if s.stage == stage]
+    if step_id is not None:
+        found = recipe.step(step_id)
+        if found.stage != stage:
+            raise UsageError(
+                f"step '{step_id}' of recipe '{recipe.name}' belongs to the stage {found.stage}, not {stage}",
+                hint=f"lcx {found.stage} --recipe {recipe.name} --step {step_id}",
+            )
+        return step_id
+    if not mine:
+        raise UsageError(
+            f"recipe '{recipe.name}' has no step of the stage {stage}",
+            why=f"its steps: {steps}",
+            hint="`lcx run` runs all of them in order.",
+        )
+    if len(mine) > 1:
+        raise UsageError(
+            f"recipe '{recipe.name}' has {len(mine)} steps of the stage {stage}: {', '.join(mine)}",
+            hint=f"Say which: --step {mine[0]}",
+        )
+    return mine[0]
+
+
+# ---- the commands
 
 
 def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
@@ -47,8 +456,6 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
         quiet: opt.Quiet = False,
         verbose: opt.Verbose = False,
     ) -> None:
-        from lcx.cli.work import Request
-
         flags = {
             "model": model,
             "corpus": corpus,
@@ -71,95 +478,83 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
     return app
 
 
-def preview_stage(step_id: str | None, request: Request, count: int) -> None:
-    """Print the first rows of a train step's data as training would see them; with --json a row a line."""
-    import json
+synth_app = stage_app(
+    "synth",
+    "Make training data: long contexts with questions and answers, written into the run's folder.",
+    "lcx synth --recipe in2-tiny",
+    "lcx synth --recipe in2 --corpus docs/ --llm local:PATH_OR_HUB_ID",
+    "lcx synth --recipe in2 --llm openai:MODEL --base-url http://localhost:8000/v1 --max-calls 1000",
+    "lcx synth --recipe in2 --set synth.seed=1 --run runs/second --dry-run",
+)
 
-    from lcx.cli import work
-    from lcx.training.preview import preview_step, printed
+score_app = stage_app(
+    "score",
+    "Score, filter or pair the data of an earlier step, for recipes that have such a step.",
+    "lcx score --recipe logo",
+    "lcx score --recipe in2 --judge openai:MODEL --base-url http://localhost:8000/v1",
+    "lcx score --recipe longreward --input rows.jsonl --judge openai:MODEL --base-url http://localhost:8000/v1",
+    "lcx score --recipe logo --judge local:PATH_OR_HUB_ID --dry-run",
+)
 
-    job = work.open_job(request)
-    chosen = pick_step(job.recipe, "train", step_id)
-    plain = {s.id: s for s in work.resolve(job, {}, chosen)}[chosen]
-    work.refuse_unknown_flags(plain, request.given())
-    step = {s.id: s for s in work.resolve(job, {chosen: request.of_step(plain)}, chosen)}[chosen]
-    views = preview_step(step, job.run, job.ctx, count)
-    print(
-        "\n".join(json.dumps(view, ensure_ascii=False) for view in views) if request.json else printed(views)
-    )
+train_app = typer.Typer(**APP)
 
 
-def run_stage(
-    stage: str,
-    step_id: str | None,
-    request: Request,
-    ask: LaunchOptions | None = None,
-    after: Callable[[dict[str, Any]], None] | None = None,
+@train_app.command(
+    name="train",
+    epilog=opt.examples(
+        "lcx train --recipe in2-tiny",
+        "lcx train --recipe in2 --model PATH_OR_HUB_ID --set train.batch=64",
+        "lcx train --recipe in2 --gpus 8 --strategy fsdp",
+        "lcx train --recipe in2 --dry-run",
+        "lcx train --recipe in2 --model PATH --input rows.jsonl --preview 3",
+        after="Several GPUs and machines: docs/multi-gpu.md; `lcx presets` lists the strategies' files.",
+    ),
+)
+def train(
+    recipe: opt.Recipe,
+    step: opt.StepId = None,
+    run: opt.RunDir = None,
+    sets: opt.Sets = None,
+    model: opt.Model = None,
+    corpus: opt.Corpus = None,
+    llm: opt.Llm = None,
+    input: opt.Input = None,
+    fields: opt.Fields = None,
+    tokenizer: opt.Tokenizer = None,
+    seed: opt.Seed = None,
+    device: opt.Device = "auto",
+    attn: opt.Attn = None,
+    gpus: opt.Gpus = None,
+    strategy: opt.Strategy = None,
+    offload: opt.Offload = None,
+    nodes: opt.Nodes = None,
+    rank: opt.Rank = None,
+    main_address: opt.MainAddress = None,
+    main_port: opt.MainPort = None,
+    preview: opt.Preview = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
-    """Run (or, with --dry-run, plan) the recipe's step of that stage and print what came of it.
+    """Train a model on the data of an earlier step; interrupted training resumes with the same command."""
+    from lcx.training.plan import LaunchOptions
 
-    `ask` says in how many processes, where they may be several; `after` may add to the report of a finished step.
-    """
-    from lcx.cli import launched, show, work
-    from lcx.training import launch
-
-    job = work.open_job(request)
-    chosen = pick_step(job.recipe, stage, step_id)
-    plain = {s.id: s for s in work.resolve(job, {}, chosen)}[chosen]
-    work.refuse_unknown_flags(plain, request.given())
-    flags = request.of_step(plain)
-    step = {s.id: s for s in work.resolve(job, {chosen: flags}, chosen)}[chosen]
-    plan = launched.plan_for(job, step, ask) if ask is not None else None
-    if request.dry_run:
-        planned = work.plan_step(job, step) | launched.planned(plan, job, step, flags)
-        if request.json:
-            show.emit_json(
-                {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": [planned]}
-            )
-        else:
-            print(launched.described(planned, plan))
+    flags = {
+        "model": model,
+        "corpus": corpus,
+        "llm": llm,
+        "input": input,
+        "fields": fields,
+        "tokenizer": tokenizer,
+        "seed": seed,
+        "attn": attn,
+    }
+    request = Request(recipe, run, sets or (), flags, device, force, dry_run, json)
+    if preview is not None:
+        preview_stage(step, request, preview)
         return
-    report = launched.run_step(job, step, flags, plan)
-    if launch.hand_over(report) or job.ctx.rank or (plan is not None and plan.rank):
-        return  # the first process of all is the one that tells
-    if after is not None:
-        after(report)
-    report["next"] = work.next_command(job, step) if work.leads_on(step, report["files"]) else ""
-    if not report["next"] and stage == "eval":
-        report["next"] = work.compare_command(Path(report["folder"]))
-    if request.json:
-        show.emit_json(report)
-        return
-    print(show.step_summary(report))
-    if report["next"]:
-        print(f"next: {report['next']}")
-
-
-def pick_step(recipe: Recipe, stage: str, step_id: str | None) -> str:
-    """The id of the recipe's step of a stage. Raises UsageError where there is none, or several and no
-    --step.
-    """
-    from lcx.errors import UsageError
-
-    steps = ", ".join(f"{s.id} ({s.stage})" if s.id != s.stage else s.id for s in recipe.steps)
-    mine = [s.id for s in recipe.steps if s.stage == stage]
-    if step_id is not None:
-        found = recipe.step(step_id)
-        if found.stage != stage:
-            raise UsageError(
-                f"step '{step_id}' of recipe '{recipe.name}' belongs to the stage {found.stage}, not {stage}",
-                hint=f"lcx {found.stage} --recipe {recipe.name} --step {step_id}",
-            )
-        return step_id
-    if not mine:
-        raise UsageError(
-            f"recipe '{recipe.name}' has no step of the stage {stage}",
-            why=f"its steps: {steps}",
-            hint="`lcx run` runs all of them in order.",
-        )
-    if len(mine) > 1:
-        raise UsageError(
-            f"recipe '{recipe.name}' has {len(mine)} steps of the stage {stage}: {', '.join(mine)}",
-            hint=f"Say which: --step {mine[0]}",
-        )
-    return mine[0]
+    run_stage(
+        "train", step, request, LaunchOptions(gpus, strategy, offload, nodes, rank, main_address, main_port)
+    )

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lcx.data.pieces import PieceTokenizer
 from lcx.data.table import SegmentTable
 from lcx.data.templates import Script, Template, Turn, chat_script, chat_turn, load_template, plain_script
-from lcx.data.tokenizing import is_control
-from lcx.data.tokens import SEPARATOR, TokenStore
+from lcx.data.tokens import SEPARATOR, PieceTokenizer, TokenStore, is_control
 from lcx.errors import LcxError, UsageError
 from lcx.records import TURNS, Branch, Bundle, EncodedBranch, EncodedBundle
 

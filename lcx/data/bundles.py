@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.records import Branch, Bundle
-from lcx.work.shards import ShardReader, write_parquet
+from lcx.storage import ShardReader, write_parquet
 
 BUNDLES_A_GROUP = 256
 GROUP_CHARACTERS = 4 << 20

@@ -372,7 +372,7 @@ def _files(spec: str) -> list[tuple[str, Path]]:
 
 
 def _records(kind: str, count: int, seed: int, rejects: Rejects) -> Iterator[Document]:
-    from lcx.data.catalogue import catalogue_documents, stale_documents
+    from lcx.data.stdlib import catalogue_documents, stale_documents
 
     make = stale_documents if kind == "stale" else catalogue_documents
     try:

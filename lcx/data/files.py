@@ -60,7 +60,7 @@ class Rejects:
 
     def write(self, path: str | Path) -> Path:
         """Write all of them as JSONL (`rejected.jsonl`), atomically."""
-        from lcx.work.files import write_lines
+        from lcx.storage import write_lines
 
         return write_lines(path, (asdict(item) for item in self.items))
 

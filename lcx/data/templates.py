@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.errors import UsageError, suggestion
-from lcx.work.files import sha256_json
+from lcx.storage import sha256_json
 
 _USER, _ANSWER = "lcxUserSentinel7c1", "lcxAnswerSentinel7c1"
 

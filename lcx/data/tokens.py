@@ -1,22 +1,330 @@
-"""The token store: every segment's token ids for one tokenizer, memory-mapped; only a cache."""
+"""Tokens of texts: where they lie, how pieces are tokenised so that they join, and the store of a table's tokens.
+
+Span tokenizers count (`simple` needs no download); `PieceTokenizer` encodes pieces whose tokens together decode to the
+joined text; `TokenStore` keeps a segment table's tokens on disk, one for each tokenizer.
+
+Three things stand in the way of joining. SentencePiece-like tokenizers put a space before whatever they are given, so a
+piece that does not come first needs rules without that space. Special tokens' names inside a corpus must stay plain
+text. And some tokenizers normalise or know only part of the alphabet: then a piece is *lossy*, which is counted, not
+hidden.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lcx.data.pieces import PieceTokenizer
-from lcx.data.table import SegmentTable
 from lcx.errors import LcxError
-from lcx.work.files import disk_errors, make_folder, read_json, write_json
+from lcx.hub import load_tokenizer
+from lcx.storage import disk_errors, make_folder, read_json, sha256_text, write_json
+
+if TYPE_CHECKING:
+    from lcx.data.table import SegmentTable
+
+
+class SpanTokenizer(Protocol):
+    """Cuts text into tokens known by their places only. `fingerprint` changes when the cuts may."""
+
+    name: str
+    fingerprint: str
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """`[start, end)` of every token, in characters (code points), in order of their starts."""
+        ...
+
+    def starts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """For each text the start of every token, int64 and ascending: all that counting tokens needs."""
+        ...
+
+
+# Chinese, Japanese kana and Korean syllables: most vocabularies spend about one token on each.
+_WIDE = "\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+_SIMPLE = re.compile(
+    r"\n"
+    r"| ?[A-Za-z]{1,6}"  # a word's first piece takes the space before it, as byte-level vocabularies do
+    r"| ?[0-9]{1,3}"
+    r"|[^\S\n]+"
+    rf"|(?:(?![{_WIDE}])[^\W\d_]){{1,2}}"  # other scripts and accented letters are cut finer
+    r"|.",
+    re.DOTALL,
+)
+
+
+_WORDS = re.compile(r"\n| ?[^ \n]+| ")
+
+
+class RegexTokenizer:
+    """Counts tokens by one regular expression whose matches cover the text without gaps."""
+
+    def __init__(self, name: str, pattern: re.Pattern[str]) -> None:
+        self.name = name
+        self.fingerprint = sha256_text(pattern.pattern)
+        self._pattern = pattern
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """`[start, end)` of every token, in characters."""
+        return [match.span() for match in self._pattern.finditer(text)]
+
+    def starts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Starts of the tokens of each text, int64."""
+        return [np.fromiter((m.start() for m in self._pattern.finditer(text)), np.int64) for text in texts]
+
+
+HINT = "a local folder with tokenizer.json, or `simple`, which needs no download and counts rather too many tokens"
+
+BUILTIN = {
+    "simple": RegexTokenizer("simple", _SIMPLE),  # rather more tokens than a language model's
+    "words": RegexTokenizer("words", _WORDS),  # whole words and newlines, as the tiny model reads
+}
+
+
+class FastTokenizer:
+    """A fast (Rust) tokenizer seen as spans; no special tokens are added, and none are read in the text."""
+
+    def __init__(self, backend: Any, name: str) -> None:
+        self.name = name
+        self._backend = plain_backend(backend)
+        self.fingerprint = backend_fingerprint(backend)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """`[start, end)` of every token, in characters; several tokens of one character share its span."""
+        return list(self._backend.encode(text, add_special_tokens=False).offsets)
+
+    def starts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Starts of the tokens of each text, int64; the texts are cut in parallel."""
+        found = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [np.fromiter((start for start, _ in one.offsets), np.int64) for one in found]
+
+
+def open_span_tokenizer(spec: str | Path) -> SpanTokenizer:
+    """The tokenizer that a spec names: `simple`, `words`, a folder, a tokenizer.json, or a Hugging Face id.
+
+    Raises MissingError where it cannot be loaded, LcxError for a slow tokenizer, which knows no offsets.
+    """
+    if str(spec) in BUILTIN:
+        return BUILTIN[str(spec)]
+    return FastTokenizer(load_backend(spec), str(spec))
+
+
+def load_backend(spec: str | Path) -> Any:
+    """The `tokenizers.Tokenizer` of a local folder or file, or of a Hugging Face id.
+
+    A local tokenizer.json is read without importing transformers. Raises MissingError within seconds.
+    """
+    from tokenizers import Tokenizer
+
+    path = Path(spec).expanduser()
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.is_file() and file.suffix == ".json":
+        try:
+            return Tokenizer.from_file(str(file))
+        except Exception as bad:
+            raise LcxError(
+                f"{file} is not a tokenizer",
+                why=str(bad),
+                hint="Save it again with `tokenizer.save_pretrained`.",
+            ) from bad
+    return backend_of(load_tokenizer(spec, hint=HINT))
+
+
+def backend_of(tokenizer: Any) -> Any:
+    """The `tokenizers.Tokenizer` inside a transformers tokenizer. Raises LcxError for a slow one."""
+    from tokenizers import Tokenizer
+
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise LcxError(
+            f"{type(tokenizer).__name__} is a slow tokenizer",
+            why="It cannot say where in the text its tokens lie, which cutting segments needs.",
+            hint="Convert it once: `save_pretrained` its fast version into a folder.",
+        )
+    return backend
+
+
+_CONTROL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|<[|｜][^\s]*[|｜]>")
+
+
+def is_control(name: str) -> bool:
+    """Whether an added token is a command by its looks (`<tool_call>`, `[INST]`), and not a run of spaces or a word."""
+    return _CONTROL.fullmatch(name) is not None
+
+
+def plain_backend(backend: Any) -> Any:
+    """A copy that neither truncates nor pads, and takes control tokens' names found in the text for plain text.
+
+    Control tokens are the special ones and those that look like one: many vocabularies add `<tool_call>` and its like
+    without calling them special.
+    """
+    from tokenizers import Tokenizer
+
+    text = backend.to_str()
+    added = backend.get_added_tokens_decoder().values()
+    if any(is_control(one.content) and not one.special for one in added):
+        rules = json.loads(text)
+        for one in rules["added_tokens"]:
+            one["special"] = one["special"] or is_control(one["content"])
+        text = json.dumps(rules)
+    copy = Tokenizer.from_str(text)
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy
+
+
+def backend_fingerprint(backend: Any) -> str:
+    """Hex digest of a tokenizer's rules and vocabulary; padding and truncation do not count."""
+    return sha256_text(plain_backend(backend).to_str())
+
+
+_ANCHORS = ("\n", "a", "e", "0", ".", ",", "=")
+
+
+class PieceTokenizer:
+    """Encodes a text that stands `first` or `later` than other pieces, and decodes what was joined."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        backend = backend_of(tokenizer)
+        self.backend = backend
+        self.fingerprint = backend_fingerprint(backend)
+        self._special: dict[str, Any] = {}
+        self._start = plain_backend(backend)
+        rules = json.loads(self._start.to_str())
+        self.prefixed = _drop_prefix_space(rules)
+        """Whether the tokenizer puts a space before the text it is given."""
+        self._later = plain_backend(_from_rules(rules)) if self.prefixed else self._start
+        if self.prefixed and self.first_is_lossy("a") and self.decode(self._later.encode("a").ids) == "a":
+            self._start = self._later  # its decoder does not take the space away again
+        self._anchor, self._anchor_text = self._find_anchor()
+        self.vocabulary = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=0)
+        """One more than the largest token id."""
+
+    def first(self, text: str) -> list[int]:
+        """Token ids of a text with nothing before it."""
+        ids = self._start.encode(text, add_special_tokens=False).ids
+        if self.prefixed and text[:1].isspace() and self.decode(ids) != text:
+            # Some add no space to a text that starts with one, yet the decoder takes one away.
+            spare = self._later.encode(" " + text, add_special_tokens=False).ids
+            return spare if self.decode(spare) == text else ids
+        return ids
+
+    def later(self, text: str) -> list[int]:
+        """Token ids of a text that other tokens precede."""
+        return self.later_batch([text])[0][0]
+
+    def later_batch(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Token ids of texts that other tokens precede, and the places of texts that come out lossy."""
+        found = self._later.encode_batch(list(texts), add_special_tokens=False)
+        ids = [one.ids for one in found]
+        lossy = []
+        for place, decoded in enumerate(self._decode_after_anchor(ids)):
+            if decoded == texts[place]:
+                continue
+            other = self._sliced(texts[place])
+            if other is not None:
+                ids[place] = other
+            else:
+                lossy.append(place)
+        return ids, lossy
+
+    def first_is_lossy(self, text: str) -> bool:
+        """Whether a text that stands first does not decode to itself."""
+        return self.decode(self.first(text)) != text
+
+    def special(self, text: str) -> list[int]:
+        """Token ids of a template's text, which may name special tokens; nothing precedes it."""
+        return self._marked(text, False)
+
+    def special_later(self, text: str) -> list[int]:
+        """Token ids of a template's text, which may name special tokens, after other tokens."""
+        return self._marked(text, True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of joined pieces, special tokens included."""
+        return self.backend.decode([int(token) for token in ids], skip_special_tokens=False)
+
+    def reader(self, kind: str) -> Any:
+        """A backend that reads special tokens: `first` and `later` for pieces, `whole` as the tokenizer itself does."""
+        if kind not in self._special:
+            rules = {"first": self._start, "later": self._later, "whole": self.backend}[kind]
+            self._special[kind] = plain_backend(rules)
+            self._special[kind].encode_special_tokens = False
+        return self._special[kind]
+
+    def _marked(self, text: str, later: bool) -> list[int]:
+        return self.reader("later" if later else "first").encode(text, add_special_tokens=False).ids
+
+    def _find_anchor(self) -> tuple[list[int], str]:
+        """A short first piece that decodes to itself: pieces are checked by decoding them behind it."""
+        for text in _ANCHORS:
+            ids = self.first(text)
+            if ids and self.decode(ids) == text:
+                return ids, text
+        return [], ""
+
+    def _decode_after_anchor(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        rows = [[*self._anchor, *one] for one in ids]
+        texts = self.backend.decode_batch(rows, skip_special_tokens=False)
+        skip = len(self._anchor_text)
+        return [text[skip:] if text.startswith(self._anchor_text) else "" for text in texts]
+
+    def _sliced(self, text: str) -> list[int] | None:
+        """Tokens of a text cut from those of anchor + text, where changing the rules did not do."""
+        for anchor in _ANCHORS:
+            found = self._start.encode(anchor + text, add_special_tokens=False)
+            place = next((i for i, (start, _) in enumerate(found.offsets) if start >= len(anchor)), None)
+            if place and found.offsets[place - 1][1] <= len(anchor):
+                ids = found.ids[place:]
+                if self._decode_after_anchor([ids])[0] == text:
+                    return ids
+        return None
+
+
+def _drop_prefix_space(rules: dict[str, Any]) -> bool:
+    """Change a tokenizer's JSON so that it adds no space before the text; return whether it did."""
+    changed = False
+
+    def visit(part: Any) -> Any:
+        nonlocal changed
+        if not isinstance(part, dict):
+            return part
+        kind = part.get("type")
+        if kind == "Sequence":
+            for name in ("normalizers", "pretokenizers"):
+                if name in part:
+                    part[name] = [new for new in map(visit, part[name]) if new is not None]
+        elif kind == "Prepend":
+            changed = True
+            return None
+        elif kind == "Metaspace" and part.get("prepend_scheme", "always") != "never":
+            part["prepend_scheme"] = "never"
+            changed = True
+        elif kind == "ByteLevel" and part.get("add_prefix_space"):
+            part["add_prefix_space"] = False
+            changed = True
+        return part
+
+    rules["normalizer"] = visit(rules.get("normalizer"))
+    rules["pre_tokenizer"] = visit(rules.get("pre_tokenizer"))
+    return changed
+
+
+def _from_rules(rules: dict[str, Any]) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(json.dumps(rules))
+
 
 SEPARATOR = "\n"
 """What stands between two segments of a context."""

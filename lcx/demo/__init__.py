@@ -109,7 +109,7 @@ class Show:
         return execute(step, self.run, self.ctx, loaded())
 
     def result(self, picture: Path, **more: Any) -> dict[str, Any]:
-        """What a demo hands back."""
+        """The dictionary that a demo returns: name, seconds, seed, what `more` adds, and where its files are."""
         return {
             "demo": self.name,
             "seconds": round(time.monotonic() - self.began, 1),

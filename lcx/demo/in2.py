@@ -10,7 +10,7 @@ from lcx.context import StepResult
 from lcx.demo import Show, closing
 
 MAIN_PROBE = "val:database"
-"""What the tiny model was taught; the other probes are reported beside it."""
+"""The probe of what the tiny model was taught; the other probes are reported beside it."""
 
 
 def run(show: Show) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.demo import Show, closing
-from lcx.work.files import read_json
+from lcx.storage import read_json
 
 TASK = "reward"
 BEFORE, AFTER = "before", "after LongReward"
@@ -64,7 +64,7 @@ def run(show: Show) -> dict[str, Any]:
 
 
 def rewards(show: Show, step: Any) -> dict[str, Any]:
-    """What an eval step found out about fresh samples."""
+    """The rewards of fresh samples that an eval step found: histogram, mean, share of right values."""
     show.do(step)
     found: dict[str, Any] = read_json(show.run.folder(step) / "scores.json")["tasks"][TASK]
     return found

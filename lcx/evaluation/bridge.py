@@ -17,8 +17,7 @@ from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.planning import BRIDGE, PlannedTask
 from lcx.evaluation.settings import EvalSettings
 from lcx.paths import slug
-from lcx.work.files import make_folder, sha256_json, write_lines
-from lcx.work.journal import Journal
+from lcx.storage import Journal, make_folder, sha256_json, write_lines
 
 if TYPE_CHECKING:
     from lcx.evaluation.model import ModelUnderTest

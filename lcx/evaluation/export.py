@@ -15,8 +15,7 @@ from typing import Any
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.formatting import level_bars
 from lcx.paths import slug
-from lcx.work.files import make_folder, read_json, write_json, write_lines, write_text
-from lcx.work.shards import read_jsonl
+from lcx.storage import make_folder, read_json, read_jsonl, write_json, write_lines, write_text
 
 __all__ = [
     "KINDS",

@@ -10,7 +10,7 @@ import numpy as np
 
 from lcx.context import Context
 from lcx.data.templates import Template, without_chat
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import UsageError
 from lcx.evaluation.answer import Answerer, open_endpoint, open_local
 from lcx.evaluation.encode import ContextPrompts, encode, fit, stop_ids
@@ -18,7 +18,7 @@ from lcx.evaluation.samples import TokenCounter
 from lcx.evaluation.settings import EvalSettings
 from lcx.llm.client import Service
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
-from lcx.work.files import sha256_text
+from lcx.storage import sha256_text
 
 if TYPE_CHECKING:
     from lcx.data.assembly import Assembler

@@ -35,7 +35,7 @@ from lcx.errors import UsageError
 from lcx.evaluation.statistics.curves import Compat, span_curve
 from lcx.evaluation.task import Scored, Task
 from lcx.evaluation.text_metrics import contains, refuses
-from lcx.work.files import sha256_json
+from lcx.storage import sha256_json
 
 __all__ = [
     "check_benchmark_row",

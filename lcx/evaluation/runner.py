@@ -20,8 +20,7 @@ from lcx.evaluation.scores import merge_answering
 from lcx.evaluation.task import TextSample
 from lcx.paths import slug
 from lcx.progress import Progress
-from lcx.work.files import make_folder, write_lines
-from lcx.work.journal import Journal
+from lcx.storage import Journal, make_folder, write_lines
 
 __all__ = ["JOURNAL", "run_tasks"]
 
@@ -217,7 +216,7 @@ class _AnswerBuffer:
 
 
 def _digest(text: str) -> str:
-    from lcx.work.files import sha256_text
+    from lcx.storage import sha256_text
 
     return sha256_text(text)[:32]
 

@@ -24,7 +24,7 @@ from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.result import Result, result_of
 from lcx.paths import runs_folder
 from lcx.run import versions
-from lcx.work.files import read_json
+from lcx.storage import read_json
 
 if TYPE_CHECKING:
     from lcx.evaluation.settings import EvalSettings

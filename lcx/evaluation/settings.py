@@ -52,17 +52,17 @@ class EvalSettings(Serving):
     documents: int | None = setting(None, ge=1, description="read at most so many documents of it")
     tasks: tuple[str, ...] = setting(
         DEFAULT_TASKS,
-        description="probes, measures, suites, groups of them (longbench), lm-eval:TASK, or a probe's YAML file",
+        description="probes, benchmarks, perplexity, groups of them (longbench), lm-eval:TASK, or a probe's YAML file",
         json_schema_extra=KEEPS,
     )
     data: dict[str, str] = setting(
         {},
-        description="where a suite's rows are, by its family: {longbench: FOLDER, FILE or hf:NAME}",
+        description="where a benchmark's rows are, by its family: {longbench: FOLDER, FILE or hf:NAME}",
         json_schema_extra={**FILE, **KEEPS},
     )
     prompts: dict[str, str] = setting(
         {},
-        description="a suite's prompts, by its family: {longbench: FILE.json}",
+        description="a benchmark's prompts, by its family: {longbench: FILE.json}",
         json_schema_extra={**FILE, **KEEPS},
     )
     options: dict[str, dict[str, Any]] = setting(
@@ -112,13 +112,13 @@ class EvalSettings(Serving):
         "max_position_embeddings: 65536}, {rope_type: yarn, factor: 8}",
     )
     max_new_tokens: int | None = setting(
-        None, ge=1, description=f"tokens an answer may have; {ANSWER_TOKENS}, a suite as published"
+        None, ge=1, description=f"tokens an answer may have; {ANSWER_TOKENS}, a benchmark as published"
     )
     window: int | None = setting(None, ge=1, description="tokens the model can read; by its configuration")
     too_long: Literal["error", "drop", "truncate-middle"] | None = setting(
         None,
         description="what to do with a context longer than the window: by default error for probes, "
-        "truncate-middle for suites, as published",
+        "truncate-middle for benchmarks, as published",
     )
     seed: int = setting(0, description="draws the contexts")
     reuse: bool = setting(True, description="compute a context once for all of its questions")

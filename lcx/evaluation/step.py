@@ -14,7 +14,7 @@ from lcx.errors import MissingError
 from lcx.evaluation.planning import PlannedTask, left_out, plan_tasks, was_named
 from lcx.evaluation.settings import EvalSettings
 from lcx.recipe import Step
-from lcx.work.files import read_json, write_json
+from lcx.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from lcx.evaluation.model import ModelUnderTest

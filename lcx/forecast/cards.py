@@ -56,7 +56,7 @@ CARDS = _cards(
 
 
 def has_gpu() -> bool:
-    """Whether the driver of an NVIDIA card is here (or Windows' in its Linux), without asking PyTorch."""
+    """True if the driver of an NVIDIA card is here (or Windows' in its Linux), without asking PyTorch."""
     return any(os.path.exists(path) for path in ("/dev/nvidiactl", "/dev/dxg"))
 
 

@@ -67,22 +67,22 @@ def state_bytes(optimizer: str) -> float:
 
 
 def sharded(plan: Plan) -> bool:
-    """Whether every GPU holds a share of the weights only."""
+    """True if every GPU holds a share of the weights only."""
     return plan.strategy in ("fsdp", "zero3")
 
 
 def low_weights(plan: Plan) -> bool:
-    """Whether trained weights are computed with in 16 bits without autocast: fsdp and DeepSpeed cast them."""
+    """True if trained weights are computed with in 16 bits without autocast: fsdp and DeepSpeed cast them."""
     return plan.strategy in ("fsdp", "zero2", "zero3") and plan.compute == 2
 
 
 def deepspeed(plan: Plan) -> bool:
-    """Whether DeepSpeed runs the step; in 16 bits it keeps an fp32 copy of the trained weights of its own."""
+    """True if DeepSpeed runs the step; in 16 bits it keeps an fp32 copy of the trained weights of its own."""
     return plan.strategy in ("zero2", "zero3")
 
 
 def master(plan: Plan) -> bool:
-    """Whether the optimizer holds an fp32 copy of the weights."""
+    """True if the optimizer holds an fp32 copy of the weights."""
     return deepspeed(plan) and plan.compute == 2
 
 
@@ -343,7 +343,7 @@ BLAS_BYTES = 40 << 20
 FRAGMENTS = 0.05
 """Share of the tensors that a GPU's allocator loses to gaps."""
 PROCESS_BYTES = 5 << 20
-"""What a process on the CPU needs beside tensors once everything is imported."""
+"""Bytes that a process on the CPU needs beside tensors once everything is imported."""
 
 
 @dataclass(frozen=True)
@@ -550,5 +550,5 @@ def step_flops(plan: Plan) -> Flops:
 
 
 def _tiled(plan: Plan) -> bool:
-    """Whether the answers' logits take more than one tile, and are therefore computed again."""
+    """True if the answers' logits take more than one tile, and are therefore computed again."""
     return plan.shape.kind not in SCALED_HEAD and plan.row.targets * 4 * plan.shape.vocab > TILE_BYTES

@@ -147,7 +147,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("qkv_bias", "o_bias", "mlp_bias"), "use_bias"),
     },
 }
-"""What a model type's layers have. A string names the config's key that says so."""
+"""Features of a model type's layers. A string names the config's key that says so."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "glm": {"attention_bias": True, "head_dim": 128},
     "glm4": {"attention_bias": True, "head_dim": 128},
@@ -395,7 +395,7 @@ def _fetch(spec: str) -> Path:
 
 
 def is_adapter(spec: str) -> bool:
-    """Whether a spec is a folder that holds a LoRA adapter."""
+    """True if a spec is a folder that holds a LoRA adapter."""
     return (Path(spec).expanduser() / ADAPTER).is_file()
 
 

@@ -62,7 +62,7 @@ class Forecast:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits the card; None without one."""
+        """True if the step fits the card; None without one."""
         return None if self.card is None else self.memory.total <= self.card.capacity
 
     def longest(self, gib: float, checkpointing: bool) -> int:
@@ -135,7 +135,7 @@ class Forecast:
             yield words.strip(), {"tuning": tuning, "checkpointing": True}
 
     def assumptions(self) -> list[str]:
-        """What the numbers rest on, in sentences."""
+        """The assumptions that the numbers rest on, a sentence each."""
         plan, about = self.plan, self.about
         found = [
             f"the longest row: {about['context']:,} context tokens ({about['context_from']}), "
@@ -235,7 +235,7 @@ def table_rows(memories: dict[bool, Memory]) -> list[tuple[str, ...]]:
 
 
 def elsewhere_line(found: Forecast) -> str:
-    """What is larger at another moment, in a line; empty where nothing is."""
+    """A line on the parts that are larger at another moment; empty where none is."""
     parts = [
         f"{ROWS[name]} {gib(size)}"
         for name, size in found.elsewhere().items()

@@ -20,7 +20,7 @@ NO_REFERENCE = {"logo", "simpo", "orpo"}
 
 @dataclass(frozen=True)
 class Launch:
-    """What a command line says beside a recipe; None where it leaves a choice to the recipe or the default."""
+    """Choices of a command line beside the recipe; None where it leaves a choice to the recipe or the default."""
 
     gpus: int = 1
     strategy: str | None = None
@@ -75,7 +75,7 @@ def pick_precision(wanted: str, card: Card | None) -> str:
 
 
 def pick_reference(values: Mapping[str, Any], adapter_given: bool) -> str:
-    """Where reference log-probs come from: "" for losses that need none, adapter, model or cached."""
+    """The source of reference log-probs: "" for losses that need none, adapter, model or cached."""
     if values.get("loss", "") in ("", *NO_REFERENCE):
         return ""
     if values["reference"] != "auto":

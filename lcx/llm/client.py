@@ -24,7 +24,7 @@ from lcx.llm.openai import FINAL, Failed, Good, open_openai, parameters_of
 from lcx.llm.protocol import LLM, Made, Request, Response
 from lcx.llm.scheduler import Scheduler
 from lcx.llm.settings import Serving
-from lcx.work.files import sha256_json
+from lcx.storage import sha256_json
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.limits import Budget, Prices, Spent, cost_of
 from lcx.llm.protocol import Completion, Response, Usage
-from lcx.work.files import make_folder
+from lcx.storage import make_folder
 
 if TYPE_CHECKING:
     from lcx.llm.settings import Calling

@@ -13,7 +13,7 @@ from lcx.llm.asking import Asker
 from lcx.llm.client import LLMClient
 from lcx.llm.prompts import load_prompt
 from lcx.llm.protocol import Request
-from lcx.work.journal import Journal
+from lcx.storage import Journal
 
 FINE, INTEGRATION = "fine", "integration"
 TASKS = {FINE: "write_question", INTEGRATION: "write_joint_question"}

@@ -31,7 +31,7 @@ SHARED, COPIED, WHOLE = "shared", "copied", "whole"
 
 @dataclass(frozen=True)
 class DecodeStrategy:
-    """How questions on one context are answered, and why so."""
+    """The strategy by which questions on one context are answered, and the sentence that says why this one."""
 
     name: str
     reason: str
@@ -202,7 +202,7 @@ def why_not_copied(model: Any) -> str | None:
 
 
 def _difference(model: Any) -> float:
-    """How far the logits of answers from copies are from those of whole prompts, as a share of their spread."""
+    """The distance of the logits of answers from copies from those of whole prompts, as a share of their spread."""
     text = model.config.get_text_config(decoder=True)
     rng = np.random.default_rng(0)
     window = getattr(text, "max_position_embeddings", None) or PROBED * 2

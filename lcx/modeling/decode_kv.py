@@ -110,7 +110,7 @@ SCORE_BYTES = 64 << 20
 WINDOW_ROWS = 512
 """Prefix tokens of a sliding layer that attend at a time: each block reads its window and no more."""
 CHANGES = ("softcap", "s_aux", "position_bias")
-"""What some models pass to their attention that changes its scores."""
+"""Arguments by which some models change the scores of their attention: this one would not know them."""
 
 
 def _attend(

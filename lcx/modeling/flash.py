@@ -20,7 +20,7 @@ LARGEST_HEAD = 256
 
 
 def wants_flash(kernels: str, model: Any) -> bool:
-    """Whether `auto`, `sdpa` or `flash` means flash-attn for this model.
+    """True if `auto`, `sdpa` or `flash` means flash-attn for this model.
 
     `auto` takes it where it is installed and can serve the model. Raises MissingError, saying why, where
     `flash` is asked for and cannot be had.

@@ -20,7 +20,7 @@ from transformers.utils import logging as hf_logging
 from lcx.errors import MissingError, UsageError
 from lcx.hub import adapter_base, load_tokenizer, locate, pretrained
 from lcx.modeling.rope import ORIGINAL, WINDOW, set_rope, window
-from lcx.work.files import read_json, write_json
+from lcx.storage import read_json, write_json
 
 __all__ = [
     "add_lora",

@@ -71,7 +71,7 @@ def tile_rows(vocabulary: int) -> int:
 
 
 def has_plain_head(config: Any) -> bool:
-    """Whether the model's logits are its head's output, unchanged."""
+    """True if the model's logits are its head's output, unchanged."""
     return getattr(config, "model_type", "") in PLAIN_HEAD
 
 

@@ -120,7 +120,7 @@ def pack(bundles: Sequence[EncodedBundle]) -> PackedRow:
 
 
 def branch_mask(prefix: int, branches: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
-    """Which keys each branch row sees: bool [sum(branches), prefix + sum(branches)]."""
+    """The mask of the keys that each branch row sees: bool [sum(branches), prefix + sum(branches)]."""
     owner = torch.repeat_interleave(torch.arange(len(branches)), torch.tensor(branches))
     own = (owner[:, None] == owner[None, :]).tril()  # same branch, and not after the row itself
     return torch.cat([torch.ones(len(owner), prefix, dtype=torch.bool), own], 1).to(device)

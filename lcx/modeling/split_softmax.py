@@ -219,7 +219,7 @@ def _proven(device: str, dtype: torch.dtype, width: int) -> Kernel | None:
 
 
 def _agrees(kernel: Kernel, device: str, dtype: torch.dtype, width: int) -> bool:
-    """Whether output and gradients equal the public path's on a small bundle."""
+    """True if output and gradients equal the public path's on a small bundle."""
     prefix, branches = 37, (9, 21)
     numbers = torch.arange((4 + 2 + 2) * 67 * width, dtype=torch.float64)
     wave = torch.sin(numbers * numbers % 977).view(1, 8, 67, width).to(device, dtype)

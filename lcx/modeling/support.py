@@ -28,7 +28,7 @@ KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
 def brings_code(config: Any) -> bool:
-    """Whether a config names code of the model's own, which lcx does not run."""
+    """True if a config names code of the model's own, which lcx does not run."""
     return bool(getattr(config, "auto_map", None))
 
 

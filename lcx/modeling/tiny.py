@@ -5,7 +5,7 @@ The tokenizer knows whole words only. A token is a literal piece of text (a word
 bare word at the start of a line, or a newline), so decoding is plain concatenation: `decode(encode(text)) ==
 text` for every text of known words, and pieces that were tokenised apart decode to the joined text.
 
-Its world is the catalogue (`lcx.data.catalogue`): a context is 32 record lines, a query branch is the text
+Its world is the catalogue (`lcx.data.stdlib`): a context is 32 record lines, a query branch is the text
 `\\n? {name} = {name} {module} ;`, of which ` {name} {module} ;` is the answer. `tiny16` is the same model in the
 same world, but for one more word that starts a line and that its training never showed: `~`, a stale record.
 
@@ -24,7 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lcx.data.catalogue import STALE_MARKER, load_entities, record_text, vocabulary
+from lcx.data.stdlib import STALE_MARKER, load_entities, record_text, vocabulary
 
 PAD, UNK, EOS = "<pad>", "<unk>", "<eos>"
 SPECIAL = (PAD, UNK, EOS)

@@ -25,16 +25,16 @@ from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.hub import adapter_base, locate
 from lcx.modeling.load import add_lora, load_model, pick_device
+from lcx.storage import read_json, sha256_json, write_json
 from lcx.training import sharding
 from lcx.training.settings import StepShape, TrainSettings, rate_factor, warmup_steps
-from lcx.work.files import read_json, sha256_json, write_json
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 OWNER = "model.json"
 """Beside the checkpoints: whose they are."""
 TRACKER_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml"}
-"""Where a tracker's package is called otherwise than the tracker."""
+"""Packages of trackers whose package has another name than the tracker."""
 
 
 def compute_precision(settings: TrainSettings, device: torch.device) -> str:

@@ -47,7 +47,7 @@ from lcx.modeling.tiny import (
     probe,
     with_queries,
 )
-from lcx.work.files import TEMPORARY, disk_errors, make_folder
+from lcx.storage import TEMPORARY, disk_errors, make_folder
 
 Progress = Callable[[str, int, int, float], None]
 """Called after each step with the stage's name, the step (from 1), the stage's limit of steps, and the
@@ -73,7 +73,7 @@ RESTARTS = 4
 
 @dataclass(frozen=True)
 class Course:
-    """What a base is taught, and its name.
+    """A curriculum of a tiny base, under its name.
 
     `stages` are (records, limit of steps) of each stage, `settle` the steps with a falling learning rate that end
     them: at the full rate the loss hovers at 0.2. `starts` are the words that may start a line; `version` is part of

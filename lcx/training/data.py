@@ -23,6 +23,8 @@ from lcx.records import Bundle, EncodedBundle
 from lcx.run import Run
 
 T = TypeVar("T")
+HELD_TOKENS = 4 << 20
+"""Tokens that stay encoded between the check and training: about 32 MB of prefixes, all of a small data set."""
 LEARNT = ("answer", "chosen")
 """Roles of branches that supervised training learns."""
 
@@ -85,7 +87,7 @@ def read_training_data(
 
 
 def holds_bundles(data: Path) -> bool:
-    """Whether a folder is one of bundles that a step wrote."""
+    """True if a folder is one of bundles that a step wrote."""
     return data.is_dir() and (any(data.glob("bundles-*.parquet")) or (data / "table.json").is_file())
 
 
@@ -190,7 +192,7 @@ def comparable(bundle: Bundle) -> tuple[Bundle | None, str, int]:
 
 @dataclass
 class Screened:
-    """What preference training can use: numbers of bundles, and what was left out and why."""
+    """The numbers of the bundles that preference training can use; the others are counted and listed with reasons."""
 
     kept: list[int]
     counts: Counter[str]
@@ -286,6 +288,8 @@ class Fitted(Made[EncodedBundle]):
     lengths: list[int] = field(default_factory=list)
     answer_lengths: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
+    held: dict[int, EncodedBundle] = field(default_factory=dict)
+    """Bundles by their number that stay encoded from the check on; the others are encoded anew on access."""
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -296,7 +300,9 @@ class Fitted(Made[EncodedBundle]):
         return min(range(len(self)), key=self.lengths.__getitem__)
 
     def at(self, index: int) -> EncodedBundle:
-        bundle = fit(self.source[self.kept[index]], self.limit, self.policy)
+        bundle = self.held.get(index)
+        if bundle is None:
+            bundle = fit(self.source[self.kept[index]], self.limit, self.policy)
         assert bundle is not None
         return bundle
 
@@ -316,6 +322,7 @@ def fit_all(
     under `error`, or where nothing is left.
     """
     limit = min(window, max_tokens or window)
+    tokens = 0
     name = "the model's window" if limit == window else "max_tokens"
     done = Fitted(dataset, limit, policy)
     for index in range(len(dataset)):
@@ -343,6 +350,9 @@ def fit_all(
             )
         if check is not None:
             check(bundle)
+        tokens += len(bundle)
+        if tokens <= HELD_TOKENS:
+            done.held[len(done.kept)] = bundle
         done.kept.append(index)
         done.branches.append(len(bundle.branches))
         done.lengths.append(len(bundle))

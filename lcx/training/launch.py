@@ -33,8 +33,8 @@ import yaml
 from lcx.context import Context, Stopped
 from lcx.errors import LcxError, MissingError
 from lcx.process import FOLDER, die_with, launched
+from lcx.storage import read_json, write_json
 from lcx.training.plan import LaunchPlan
-from lcx.work.files import read_json, write_json
 
 PARENT = "LCX_LAUNCH_PARENT"
 """Variable: the process id of the command that waits for the launcher."""
@@ -204,7 +204,7 @@ def host(argv: Sequence[str]) -> int:
 
 
 def has_launcher() -> bool:
-    """Whether `lcx` itself started this process and prints its result."""
+    """True if `lcx` itself started this process and prints its result."""
     return FOLDER in os.environ
 
 

@@ -141,13 +141,13 @@ class Answers:
         return total / values.new_zeros(self.prompts).index_add(0, self.bundle, rejected.to(values.dtype))
 
     def gaps(self, values: Tensor) -> Tensor:
-        """How far the chosen answer's value lies above each answer's: [b] to [b], 0 at the chosen ones."""
+        """The lead of the chosen answer's value over each answer's: [b] to [b], 0 at the chosen ones."""
         return self.of_chosen(values).index_select(0, self.bundle) - values
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What a loss makes of `Answers`: `losses` [n], one a prompt, and the rest, detached, for the log.
+    """The output of a loss on `Answers`: `losses` [n], one a prompt, and the rest, detached, for the log.
 
     `rewards` [b] are the implicit rewards that TRL logs for the loss. `parts` are further numbers [n] by the
     name under which they are logged. `logps` [b] is what the log shows as an answer's log-probability: the
@@ -183,7 +183,7 @@ def check_roles(bundle: Tensor, chosen: Tensor, prompts: int, names: Sequence[st
 def preference_metrics(
     answers: Answers, output: LossOutput, weights: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What TRL's trainers log, each as a tensor [2] of sum and count on the device of the answers.
+    """The metrics that TRL's trainers log, each as a tensor [2] of sum and count on the device of the answers.
 
     Entries of micro-batches and processes are added and, at the end, divided (`metric_means`). `weights` [n]
     are the prompts' weights, 1 unless given. Chosen answers count once a prompt, rejected ones each:

@@ -25,7 +25,7 @@ from lcx.process import launched
 
 Config = dict[str, Any]
 STRATEGIES = ("ddp", "fsdp", "zero2", "zero3")
-"""What --strategy may name besides a file."""
+"""Strategies that --strategy may name; it may name a file too."""
 FOR_QLORA = {"fsdp": "fsdp-qlora", "zero3": "zero3-qlora"}
 """Presets that 4-bit weights need others for."""
 
@@ -204,7 +204,7 @@ class LaunchPlan:
         return [sys.executable, "-m", HOST, "--config_file", str(config), "-m", WORKER]
 
     def environment(self) -> dict[str, str]:
-        """What the processes need besides this process's variables."""
+        """Variables that the processes need besides this process's variables."""
         extra = {"ACCELERATE_USE_CPU": "true"} if self.cpu else {}
         if "OMP_NUM_THREADS" not in os.environ:
             extra["OMP_NUM_THREADS"] = str(threads_each(self.local))
@@ -273,7 +273,7 @@ def plan_launch(
 def _place(
     options: LaunchOptions, device: str, config: Mapping[str, Any], nodes: int, own: bool
 ) -> tuple[bool, int]:
-    """Whether the processes run on the CPU, and how many start here. Raises MissingError for GPUs that lack."""
+    """True if the processes run on the CPU, and the number that starts here. Raises MissingError for GPUs that lack."""
     found = 0 if device == "cpu" or (own and config.get("use_cpu")) else count_gpus()
     asked = options.gpus or (_number(config, "num_processes") // nodes if own else 0)
     if device.startswith("cuda") and not found:
@@ -353,7 +353,7 @@ def check_options(options: LaunchOptions, device: str) -> None:
 
 
 def check_file(config: Mapping[str, Any], name: str) -> None:
-    """What a user's file asks for that a launch would replace without a word."""
+    """Refuse what a user's file asks for and a launch would replace without a word. Raises UsageError."""
     if str(config.get("mixed_precision", "no")).lower() == "fp8":
         raise UsageError(
             f"{name}: mixed_precision fp8 is not supported",

@@ -35,6 +35,7 @@ from lcx.modeling.positions import check_room
 from lcx.modeling.shared_prefix import use_shared_prefix
 from lcx.paths import cache_folder
 from lcx.records import Bundle, EncodedBundle
+from lcx.storage import atomic_path, write_lines
 from lcx.training import sharding
 from lcx.training.arguments import compute_precision, training_arguments
 from lcx.training.collate import Draw, Item, collate
@@ -43,7 +44,6 @@ from lcx.training.losses import Answers, Loss, branch_sums, metric_means, prefer
 from lcx.training.runner import Prepared, prepare, train
 from lcx.training.settings import PreferenceSettings
 from lcx.training.trainer import SharedPrefixTrainer
-from lcx.work.files import atomic_path, write_lines
 
 ASIDE = "skipped.jsonl"
 CHECKED_TOKENS = 2048
@@ -107,7 +107,7 @@ def train_preference(
 
 
 def reference_source(settings: PreferenceSettings, loss: Loss) -> str:
-    """Where reference log-probs come from: adapter, model, cached, or "" for a loss that needs none.
+    """The source of reference log-probs: adapter, model, cached, or "" for a loss that needs none.
 
     Raises UsageError where the model without its adapter is not what training starts from.
     """
@@ -132,7 +132,7 @@ def reference_source(settings: PreferenceSettings, loss: Loss) -> str:
 
 
 def spread(settings: PreferenceSettings, source: str) -> Spread | None:
-    """What draws synthetic positions, or None without a target length. Raises UsageError beyond the window."""
+    """The drawing of synthetic positions, or None without a target length. Raises UsageError beyond the window."""
     if settings.target_length is None:
         return None
     config = load_config(settings.model or "")
@@ -246,7 +246,7 @@ class PreferenceTrainer(SharedPrefixTrainer):
             self.frozen = frozen.to(self.args.device) if not _quantized(frozen) else frozen
 
     def batch_weight(self, batch: dict[str, Any]) -> float:
-        """What a forward pass adds to the divisor of its step: its bundles."""
+        """The bundles of a forward pass, which it adds to the divisor of its step's loss."""
         return float(batch["bundles"])
 
     def batch_loss(self, logprobs: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
@@ -294,7 +294,7 @@ class PreferenceTrainer(SharedPrefixTrainer):
 
 
 def answers_of(logprobs: torch.Tensor, batch: dict[str, Any]) -> Answers:
-    """What a loss is given: token log-probabilities [t] summed up by answer."""
+    """The argument of a loss: token log-probabilities [t] summed up by answer."""
     count = len(batch["weights"])
     return Answers(
         sums=branch_sums(logprobs, batch["branch"], count),

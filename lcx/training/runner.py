@@ -26,6 +26,7 @@ from lcx.modeling.shared_prefix import restore, use_shared_prefix
 from lcx.modeling.support import brings_code, why_not_packed
 from lcx.progress import Progress, short_count
 from lcx.records import EncodedBundle
+from lcx.storage import atomic_path, write_json
 from lcx.training import sharding
 from lcx.training.arguments import (
     MODEL,
@@ -39,7 +40,6 @@ from lcx.training.arguments import (
 from lcx.training.data import Fitted, fit_all
 from lcx.training.settings import StepShape, TrainSettings, step_shape, warmup_steps
 from lcx.training.trainer import SharedPrefixTrainer
-from lcx.work.files import atomic_path, write_json
 
 CURVE = "curve.json"
 PICTURE = "curve.png"
@@ -53,7 +53,7 @@ WARMUP_CUT = "warmup: {wanted:,} steps cut to {left:,}, since the training has {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a trainer is made of: the model ready to be trained, the fitted bundles, and the shape of a step."""
+    """The parts of a trainer: the model ready to be trained, the fitted bundles, and the shape of a step."""
 
     settings: TrainSettings
     model: Any

@@ -58,7 +58,7 @@ LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets", "lora_whole")
 
 
 class TrainSettings(Settings):
-    """What to train, on which data, and how."""
+    """Settings of a supervised training step; a batch counts branches, over all processes."""
 
     model: str | None = setting(None, description="the model to train: tiny, a path, a hub id or step:ID")
     input: str | None = setting(
@@ -181,7 +181,7 @@ class TrainSettings(Settings):
 
 
 class PreferenceSettings(TrainSettings):
-    """What to train on chosen and rejected answers, with which loss and positions. A batch counts bundles."""
+    """Settings of a preference training step: loss, reference and positions besides. A batch counts bundles."""
 
     short: str | None = setting(
         None,
@@ -225,7 +225,7 @@ class PreferenceSettings(TrainSettings):
 
 
 class StepShape(NamedTuple):
-    """How an optimizer step is made up: bundles a forward pass, passes a process, bundles a step over all."""
+    """The make-up of an optimizer step: bundles a forward pass, passes a process, bundles a step over all processes."""
 
     micro: int
     passes: int

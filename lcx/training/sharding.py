@@ -35,7 +35,7 @@ def _zero_stage() -> int:
 
 
 def cuts_weights() -> bool:
-    """Whether the frozen weights too are cut up over processes."""
+    """True if the frozen weights too are cut up over processes."""
     return strategy() in ("fsdp", "zero3")
 
 
@@ -175,7 +175,7 @@ class BitsKept(TrainerCallback):
 
 
 def saved_by(checkpoint: Path) -> str:
-    """What kind of strategy wrote a checkpoint: fsdp, zero2, zero3, or ddp (one process writes the same)."""
+    """The kind of strategy that wrote a checkpoint: fsdp, zero2, zero3, or ddp (one process writes the same)."""
     if any(checkpoint.glob("pytorch_model_fsdp*")):
         return "fsdp"
     parts = list(checkpoint.glob(f"global_step*/{OPTIMIZER_PARTS}"))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.context import StepResult
-from lcx.data.assembly import open_assembler
 from lcx.training.data import TrainingData, read_training_data, training_bundles
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
     step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
 
+    from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
     from lcx.training.data import EncodedDataset
     from lcx.training.runner import train_sft
@@ -49,6 +49,7 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
 
+    from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
     from lcx.training.losses import find_loss, loss_options
     from lcx.training.preference import train_preference
@@ -106,7 +107,7 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
     if reference.startswith("step:") and run.state(reference.removeprefix("step:")) != "done":
         found["note"] = f"the data of {reference} is not there yet"
         return found
-    from lcx.work.files import read_json
+    from lcx.storage import read_json
 
     if reference.startswith("step:"):
         metrics = run.manifest["steps"][reference.removeprefix("step:")].get("metrics", {})

@@ -16,7 +16,7 @@ from lcx.training.collate import Draw, EpochOrder, Items, collate
 from lcx.training.losses import summed_sft_loss
 
 MODEL_KEYS = ("input_ids", "position_ids", "segments", "logits_to_keep")
-"""What of a batch the model itself is given."""
+"""Keys of a batch that are arguments of the model itself."""
 
 
 class SharedPrefixTrainer(RateSchedule, Trainer):
@@ -73,7 +73,7 @@ class SharedPrefixTrainer(RateSchedule, Trainer):
         return EpochOrder(self.count, self.padded, self.args.seed, lambda: self.state.global_step // steps)
 
     def batch_weight(self, batch: dict[str, Any]) -> float:
-        """What a forward pass adds to the divisor of its step: its branches, or its answer tokens."""
+        """The branches (or answer tokens) of a forward pass, which it adds to the divisor of its step's loss."""
         return float(batch["branches"] if self.weighting == "branch" else batch["answer_tokens"])
 
     def batch_loss(self, logprobs: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
@@ -116,7 +116,7 @@ class SharedPrefixTrainer(RateSchedule, Trainer):
 
 
 def _same_model(model: Any, own: Any) -> bool:
-    """Whether a model is the trainer's own, wrapped for several processes or not."""
+    """True if a model is the trainer's own, wrapped for several processes or not."""
     while hasattr(model, "module"):
         model = model.module
     return model is own

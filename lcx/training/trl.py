@@ -24,7 +24,7 @@ ROWS_WEIGH_ALIKE = (
 
 
 class StepLoss(RateSchedule):
-    """What the progress line reads of TRL's trainers: tokens seen, and the loss of the running or last step."""
+    """Mixin of TRL's trainers for the progress line: tokens seen, and the loss of the running or last step."""
 
     args: Any
     tokens_seen = 0

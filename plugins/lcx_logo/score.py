@@ -8,9 +8,8 @@ from itertools import islice
 from typing import Any
 
 from lcx.data.bundles import read_bundles
-from lcx.data.segments import segment_spans
-from lcx.data.table import SegmentTable, link_table, load_table
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.table import SegmentTable, link_table, load_table, segment_spans
+from lcx.data.tokens import BUILTIN
 from lcx.errors import UsageError
 from lcx.llm.asking import Asker, batches_at_once
 from lcx.llm.ledger import costs

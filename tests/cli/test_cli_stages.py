@@ -208,15 +208,15 @@ def test_gpus_of_a_run_are_for_training_and_for_local_models(cli: Callable[..., 
 
 
 def test_the_next_command_keeps_the_server(cli: Callable[..., Ran], tmp_path: Path) -> None:
-    from lcx.cli.work import Request, next_command, open_job, resolve
+    from lcx.cli.stages import Request, next_command, open_job, resolve
 
     def after(recipe: str, done: str, **flags: Any) -> str:
         request = Request(
             recipe, run=str(tmp_path / "run"), flags={"base_url": "http://h/v1", **flags}, sets=["seed=1"]
         )
         job = open_job(request)
-        step = next(step for step in resolve(job, {}, done) if step.id == done)
-        return next_command(job, step)
+        steps = resolve(job, {}, done)
+        return next_command(job, next(step for step in steps if step.id == done), steps)
 
     server = "--base-url http://h/v1"
     assert after("longreward", "synth", llm="openai:x").endswith(f"--judge openai:MODEL {server}")

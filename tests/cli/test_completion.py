@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lcx.cli import answer as names
+from lcx.cli import completion as scripts
+from lcx.cli.answer import break_prefix, candidates, split_line
 from lcx.cli.completion import rendered
-from lcx.completion import names, scripts
-from lcx.completion.answer import candidates
-from lcx.completion.words import break_prefix, split_line
 from tests.conftest import Ran
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from lcx.completion.scripts import SCRIPTS
+from lcx.cli.completion import SCRIPTS
 
 PROMPT = "READY>"
 ESCAPES = re.compile(r"\x1b(\[[0-9;?>=<]*[a-zA-Z]|\][^\x07\x1b]*(\x07|\x1b\\)|[=>()][0-9A-Za-z]?|[78])")

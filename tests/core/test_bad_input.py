@@ -174,7 +174,7 @@ def test_a_read_only_run_folder_is_said(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from lcx import plugins; plugins.loaded()\n"
-        "import pyarrow.parquet, lcx.cli.synth, lcx.cli.stages, lcx.cli.work, lcx_in2.synth, lcx.data.prepare\n"
+        "import pyarrow.parquet, lcx.cli.stages, lcx_in2.synth, lcx.data.table\n"
         "import lcx.training.settings, lcx.recipe, lcx.steps, lcx.cli.show, lcx.cli.boundary, typer, rich.console\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "from lcx.cli.boundary import run\n"

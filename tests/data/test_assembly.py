@@ -16,8 +16,7 @@ import tokenizers_for_tests as kinds
 from lcx.data.assembly import Assembler, fit, share_question
 from lcx.data.table import SegmentTable, build_table
 from lcx.data.templates import TEMPLATES, chat_turn, load_template
-from lcx.data.tokenizing import BUILTIN
-from lcx.data.tokens import TokenStore, open_token_store
+from lcx.data.tokens import BUILTIN, TokenStore, open_token_store
 from lcx.errors import LcxError, UsageError
 from lcx.records import Branch, Bundle, Document, EncodedBranch, EncodedBundle
 
@@ -133,7 +132,7 @@ def test_chatml_ends_the_answer_with_its_end_token(table: SegmentTable, tmp_path
 
 
 def test_tiny_template_follows_the_catalogues_lines(tmp_path: Path) -> None:
-    from lcx.data.catalogue import load_entities, record_text, vocabulary
+    from lcx.data.stdlib import load_entities, record_text, vocabulary
 
     entities = load_entities()[:20]
     lines = [record_text(entity, entity.module) for entity in entities]

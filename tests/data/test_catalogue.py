@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lcx.data.catalogue import (
+from lcx.data.stdlib import (
     MARKER,
     STALE_MARKER,
     WORDS_PER_RECORD,
@@ -50,13 +50,13 @@ def test_a_smaller_limit_is_a_prefix(entities: list[Entity]) -> None:
 
 
 def test_extraction_is_the_same_in_another_process(entities: list[Entity]) -> None:
-    code = "from lcx.data.catalogue import load_entities; print([e.name for e in load_entities()])"
+    code = "from lcx.data.stdlib import load_entities; print([e.name for e in load_entities()])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == str([entity.name for entity in entities])
 
 
 def test_importing_the_catalogue_does_not_import_torch() -> None:
-    code = "import sys, lcx.data.catalogue; sys.exit('torch' in sys.modules)"
+    code = "import sys, lcx.data.stdlib; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

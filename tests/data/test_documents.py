@@ -170,7 +170,7 @@ def test_unreadable_files_are_set_aside(tmp_path: Path) -> None:
     code = f"""
         import os
         import lcx.data.documents as d
-        import pyarrow, lcx.work.files, lcx.data.stdlib
+        import pyarrow, lcx.storage, lcx.data.stdlib
         if os.geteuid() == 0:
             os.setgroups([]); os.setgid(65534); os.setuid(65534)
         rejects = d.Rejects()
@@ -289,9 +289,9 @@ def test_a_stream_that_breaks_off_is_missing() -> None:
 
 def test_importing_the_room_is_light() -> None:
     code = (
-        "import sys, lcx.hub, lcx.data.tokenizing, lcx.data.documents, lcx.data.table, lcx.data.assembly,"
+        "import sys, lcx.hub, lcx.data.tokens, lcx.data.documents, lcx.data.table, lcx.data.assembly,"
         "lcx.data.plans,"
-        "lcx.data.bundles, lcx.data.decontaminate, lcx.work.journal;"
+        "lcx.data.bundles, lcx.data.decontaminate, lcx.storage;"
         "print(sorted({'torch','pyarrow','transformers','datasets','tokenizers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 import tokenizers_for_tests as kinds
 
-from lcx.data.segments import LONG, line_spans, safe_cut, segment_spans
-from lcx.data.tokenizing import FastTokenizer, backend_of, open_span_tokenizer
+from lcx.data.table import LONG, line_spans, safe_cut, segment_spans
+from lcx.data.tokens import FastTokenizer, backend_of, open_span_tokenizer
 from lcx.errors import LcxError, MissingError
 
 SIMPLE = open_span_tokenizer("simple")

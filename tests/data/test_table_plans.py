@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lcx.data.bundles import read_bundles, write_bundles
 from lcx.data.plans import draw, fill_plan, neighbour_runs, plan_rng, shuffle
 from lcx.data.table import SegmentTable, build_table, load_table
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import LcxError, UsageError
 from lcx.records import Branch, Bundle, Document
 

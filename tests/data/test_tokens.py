@@ -15,10 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import tokenizers_for_tests as kinds
 
-from lcx.data.pieces import PieceTokenizer
 from lcx.data.table import build_table
-from lcx.data.tokenizing import BUILTIN
-from lcx.data.tokens import open_token_store
+from lcx.data.tokens import BUILTIN, PieceTokenizer, open_token_store
 from lcx.records import Document
 
 

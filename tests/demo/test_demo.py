@@ -12,7 +12,7 @@ from lcx.context import StepResult
 from lcx.demo import DEMOS, Show, run_demo, story
 from lcx.demo.logo import effects
 from lcx.errors import UsageError
-from lcx.work.files import write_json
+from lcx.storage import write_json
 
 GRID = {
     "view": "grid",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lcx.data.catalogue import catalogue_documents
+from lcx.data.stdlib import catalogue_documents
 from lcx.errors import UsageError
 from lcx.evaluation.probes import val as items
 from lcx.evaluation.probes.needle import NEEDLE

@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 from lcx.context import Context
-from lcx.data.catalogue import catalogue_documents, load_entities, vocabulary
+from lcx.data.stdlib import catalogue_documents, load_entities, vocabulary
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
 from lcx.evaluation.encode import stop_ids

@@ -79,7 +79,7 @@ def test_a_context_that_is_too_long_is_cut_in_its_middle(cli: Callable[..., Ran]
         more = ["--set", "window=500", "--set", "too_long=truncate-middle", "--set", "max_new_tokens=20"]
         report = cli(*LINES.split(), *more, "--base-url", stub.url).json
         assert report["counts"]["needle truncated"] == 2
-        from lcx.data.tokenizing import open_span_tokenizer
+        from lcx.data.tokens import open_span_tokenizer
 
         count = open_span_tokenizer("simple").spans
         assert max(len(count(prompt_of(body))) for body in stub.bodies) <= 500 - 20 + 2

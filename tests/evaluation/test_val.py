@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lcx.data.catalogue import catalogue_documents
+from lcx.data.stdlib import catalogue_documents
 from lcx.errors import UsageError
 from lcx.evaluation.planning import plan_tasks
 from lcx.evaluation.probes import val as items

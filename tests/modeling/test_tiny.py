@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lcx.data.catalogue import catalogue_documents, load_entities, record_text, vocabulary
+from lcx.data.stdlib import catalogue_documents, load_entities, record_text, vocabulary
 from lcx.modeling.tiny import (
     ANSWER,
     BRANCH,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lcx.data.catalogue import stale_documents
+from lcx.data.stdlib import stale_documents
 from lcx.errors import LcxError
 from lcx.modeling.tiny import RECORDS, World, load_world, new_model, probe
 from lcx.training import curriculum

@@ -10,7 +10,7 @@ from typing import Any
 
 from lcx.errors import UsageError, suggestion
 
-__all__ = ["BY_CATEGORY", "E_NAMES", "FAMILIES", "SUITES", "expand", "groups", "summarize"]
+__all__ = ["BENCHMARKS", "BY_CATEGORY", "E_NAMES", "FAMILIES", "expand", "groups", "summarize"]
 
 BY_CATEGORY: dict[str, tuple[str, ...]] = {
     "single-doc": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
@@ -40,7 +40,7 @@ E_NAMES = tuple(
 )
 """The 13 sets of LongBench-E, whose lengths are spread evenly."""
 
-SUITES: dict[str, str] = {
+BENCHMARKS: dict[str, str] = {
     **{
         f"longbench:{name}": f"lcx.evaluation.benchmarks.longbench:{name}"
         for names in BY_CATEGORY.values()
@@ -51,7 +51,7 @@ SUITES: dict[str, str] = {
     "csqa": "lcx.evaluation.benchmarks.short:CSQA",
     "gsm8k": "lcx.evaluation.benchmarks.short:GSM8K",
 }
-"""Where each suite is, as the registry takes it."""
+"""Where each benchmark's task is, as the registry takes it."""
 
 
 FAMILIES: dict[str, tuple[str, ...]] = {

@@ -28,7 +28,7 @@ from lcx.data.templates import Template
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.task import Samples
 from lcx.records import Branch, Bundle
-from lcx.work.files import sha256_json
+from lcx.storage import sha256_json
 
 __all__ = [
     "Item",

@@ -29,7 +29,7 @@ from lcx.evaluation.metrics import BACKEND, Metric
 from lcx.evaluation.task import Samples, Source, Task, TaskOptions
 from lcx.evaluation.text_metrics import first_line, first_paragraph
 
-__all__ = ["E_SETS", "SETS", "LongBenchSet", "suite"]
+__all__ = ["E_SETS", "SETS", "LongBenchSet", "task_of"]
 
 # ---- sets
 
@@ -117,14 +117,14 @@ def __getattr__(name: str) -> Task:
     """The task of a set by its name, with `_e` for the one of LongBench-E, as the registry asks for it."""
     plain = name.removesuffix("_e")
     if name in SETS:
-        return suite(name, False)
+        return task_of(name, False)
     if name.endswith("_e") and plain in E_SETS:
-        return suite(plain, True)
+        return task_of(plain, True)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @functools.cache
-def suite(name: str, e: bool) -> Task:
+def task_of(name: str, e: bool) -> Task:
     """The task of a set, or of its counterpart in LongBench-E."""
     one = SETS[name]
     family = "longbench_e" if e else "longbench"

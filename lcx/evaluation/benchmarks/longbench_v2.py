@@ -1,4 +1,4 @@
-"""LongBench v2 (Bai et al., 2412.15204) as a suite: 503 multiple-choice questions, by length and difficulty.
+"""LongBench v2 (Bai et al., 2412.15204) as a task: 503 multiple-choice questions, by length and difficulty.
 
 Published at huggingface.co/datasets/zai-org/LongBench-v2 (`data.json`). Rows have _id, domain, sub_domain, difficulty
 (easy, hard), length (short, medium, long), question, choice_A to choice_D, answer (a letter), context.

@@ -31,7 +31,7 @@ from lcx.evaluation.show.page_data import (
 )
 from lcx.evaluation.show.sentences import Line, shape_line
 from lcx.formatting import length_name, percent, signed
-from lcx.work.files import write_text
+from lcx.storage import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -12,7 +12,7 @@ from lcx.evaluation.result import VIEWS, Curve, Histogram, Result, Table, view_o
 from lcx.evaluation.scores import overlay
 from lcx.formatting import cut_middle, length_name
 from lcx.paths import slug
-from lcx.work.files import atomic_path
+from lcx.storage import atomic_path
 
 __all__ = [
     "COLOURS",

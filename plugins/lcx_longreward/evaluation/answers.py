@@ -14,14 +14,13 @@ from lcx.context import Context
 from lcx.data.files import Strict, file_rows, strict_rows
 from lcx.data.rows import Example, Tally
 from lcx.data.templates import Template, load_template
-from lcx.data.tokenizing import FastTokenizer, SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import FastTokenizer, SpanTokenizer, open_span_tokenizer
 from lcx.errors import MissingError, UsageError
 from lcx.llm.client import Service
 from lcx.llm.prompts import Render, by_template
 from lcx.llm.protocol import Request, Response
 from lcx.run import Run
-from lcx.work.files import sha256_json, sha256_text
-from lcx.work.journal import Journal
+from lcx.storage import Journal, sha256_json, sha256_text
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.judge.judging import together
 from lcx_longreward.synth.candidates import GUESSING

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import LcxError, MissingError
 from lcx.evaluation.planning import forecast_tasks, was_named
 from lcx.evaluation.scores import check_notes
@@ -28,9 +28,7 @@ from lcx.recipe import Step
 from lcx.run import Run
 from lcx.settings import validate
 from lcx.steps import StepWork
-from lcx.work.files import write_lines
-from lcx.work.journal import Journal
-from lcx.work.shards import read_jsonl
+from lcx.storage import Journal, read_jsonl, write_lines
 from lcx_longreward.eval_settings import TASKS, LongRewardEval
 from lcx_longreward.evaluation.answers import (
     Answer,

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 from lcx import plugins
 from lcx.context import Context
 from lcx.data.files import strict_rows
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import MissingError, UsageError
 from lcx.evaluation.statistics.intervals import Estimate, mean_interval
 from lcx.formatting import histogram
@@ -32,8 +32,7 @@ from lcx.llm.protocol import Request
 from lcx.llm.settings import Calling
 from lcx.retrieval import Retriever, open_retriever
 from lcx.settings import validate
-from lcx.work.files import sha256_json, sha256_text
-from lcx.work.journal import Journal
+from lcx.storage import Journal, sha256_json, sha256_text
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.evaluation.answers import (
     QA_SETS,

@@ -13,8 +13,7 @@ from lcx.formatting import bar_lines, cut_middle, sparkline
 from lcx.paths import slug
 from lcx.recipe import Step
 from lcx.run import Run
-from lcx.work.files import read_json, write_json, write_lines, write_text
-from lcx.work.shards import read_jsonl
+from lcx.storage import read_json, read_jsonl, write_json, write_lines, write_text
 from lcx_longreward.evaluation.judged import EvalContext, Result, Statistics
 from lcx_longreward.evaluation.reward import SUPPORT, full_shares, judged_rows
 from lcx_longreward.judge.reward import DIMENSIONS

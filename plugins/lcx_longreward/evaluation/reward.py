@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lcx.data.files import Rejects
-from lcx.data.prepare import step_table
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.table import step_table
+from lcx.data.tokens import open_span_tokenizer
 from lcx.data.words import clean, scan, words
 from lcx.evaluation.text_metrics import contains
 from lcx.llm.asking import Asker

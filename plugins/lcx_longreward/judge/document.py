@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lcx.data.segments import safe_cut
-from lcx.data.tokenizing import SpanTokenizer
+from lcx.data.table import safe_cut
+from lcx.data.tokens import SpanTokenizer
 from lcx_longreward.judge.prompting import range_labels
 
 

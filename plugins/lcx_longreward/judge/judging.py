@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from lcx.data.tokenizing import SpanTokenizer
+from lcx.data.tokens import SpanTokenizer
 from lcx.llm.protocol import Request
 from lcx.retrieval import Index, Retriever
 from lcx_longreward.judge.attempts import Asks, Health, Reply, ask_until_read, tally

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context
-from lcx.data.tokenizing import SpanTokenizer
+from lcx.data.tokens import SpanTokenizer
 from lcx.retrieval import Retriever
 from lcx_longreward.judge.attempts import Asks
 from lcx_longreward.judge.judging import Judge

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from lcx.data.files import Rejects
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.llm.ledger import load_prices
 from lcx.run import Run
 from lcx.steps import StepWork

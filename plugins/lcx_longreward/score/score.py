@@ -13,14 +13,13 @@ from lcx.context import StepResult
 from lcx.data.bundles import write_bundles
 from lcx.data.files import Rejects
 from lcx.data.table import link_table
-from lcx.data.tokenizing import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError
 from lcx.llm.client import LOCAL, Service
 from lcx.records import Bundle
 from lcx.retrieval import open_retriever
 from lcx.steps import StepWork
-from lcx.work.files import make_folder, write_lines, write_text
-from lcx.work.journal import Journal
+from lcx.storage import Journal, make_folder, write_lines, write_text
 from lcx_longreward.judge.judging import Case, Judge, together
 from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
 from lcx_longreward.judge.pairs import Rules

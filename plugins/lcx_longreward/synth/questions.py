@@ -17,7 +17,7 @@ from lcx.errors import UsageError
 from lcx.llm.asking import Asker
 from lcx.llm.prompts import load_prompt
 from lcx.llm.protocol import Request
-from lcx.work.shards import ShardReader
+from lcx.storage import ShardReader
 from lcx_longreward.judge.prompting import language_of
 from lcx_longreward.synth.tasks import CUT, read_task, task_request, turns
 from lcx_longreward.synth.windows import Window, text_of, windows

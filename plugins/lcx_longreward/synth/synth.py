@@ -10,8 +10,7 @@ from typing import Any
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles, write_bundles
 from lcx.data.files import Rejects
-from lcx.data.prepare import step_table
-from lcx.data.table import SegmentTable
+from lcx.data.table import SegmentTable, step_table
 from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
 from lcx.llm.asking import Asker
@@ -20,9 +19,7 @@ from lcx.llm.ledger import paid
 from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
 from lcx.records import Bundle
 from lcx.steps import StepWork
-from lcx.work.files import write_lines, write_text
-from lcx.work.journal import Journal
-from lcx.work.shards import shard_path
+from lcx.storage import Journal, shard_path, write_lines, write_text
 from lcx_longreward.score.rows import read_answer_rows
 from lcx_longreward.synth.candidates import Policy, Sample, candidate_bundle
 from lcx_longreward.synth.preview import preview, summary

@@ -113,7 +113,7 @@ def reading(trained: bool) -> tuple[list[Row], Row]:
 def write_run(folder: Path) -> Path:
     """Write the run's files as eval steps do."""
     from lcx.paths import slug
-    from lcx.work.files import write_json, write_lines, write_text
+    from lcx.storage import write_json, write_lines, write_text
     from tests.evaluation.tasks import score_rows
 
     steps: Row = {"train": {"state": "done", "stage": "train"}}

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcx.data.catalogue import catalogue_documents, stale_documents
+from lcx.data.stdlib import catalogue_documents, stale_documents
 from lcx.errors import UsageError
 from lcx.evaluation.probes.haystack import (
     MOST_CHARACTERS,

@@ -12,12 +12,12 @@ from lcx.evaluation.statistics.curves import curve_evidence, span_curve
 from lcx.evaluation.statistics.grids import grid, grid_evidence
 from lcx.evaluation.statistics.resampling import group_evidence
 from lcx.paths import slug
-from lcx.work.files import write_json, write_lines, write_text
+from lcx.storage import write_json, write_lines, write_text
 
 MODELS = {"base-7b": "base/model-7b", "train": "step:train"}
 SETS, ITEMS, SPAN = 12, 80, 10
 LENGTHS, DEPTHS = (4096, 8192, 16384, 32768), tuple(n / 8 for n in range(9))
-SUITES = {
+BENCHMARKS = {
     "qasper": 0.30,
     "hotpotqa": 0.41,
     "gov_report": 0.27,
@@ -50,7 +50,7 @@ def make_run(folder: Path, *, trials: int = 200, models: tuple[str, ...] = tuple
 
 def _tasks(trained: bool, trials: int) -> list[tuple[str, list[Row], Row]]:
     made = [_curve("val:database", trained, trials), _grid(trained, trials), _lengths(trained)]
-    return [*made, *(_suite(f"longbench:{name}", score, trained) for name, score in SUITES.items())]
+    return [*made, *(_suite(f"longbench:{name}", score, trained) for name, score in BENCHMARKS.items())]
 
 
 def _answer(rng: random.Random, right: float, gold: str) -> tuple[str, float]:

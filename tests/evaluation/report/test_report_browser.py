@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lcx.evaluation.show.page import write_report
-from lcx.work.files import write_lines
+from lcx.storage import write_lines
 from tests.evaluation.report.report_data import make_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -14,7 +14,7 @@ from lcx.evaluation.compare import row_names
 from lcx.evaluation.scores import find_results, label_results
 from lcx.evaluation.show import page_data
 from lcx.evaluation.show.page_data import choose, clean, collect, read_predictions, reference
-from lcx.work.files import read_json, write_json, write_lines, write_text
+from lcx.storage import read_json, write_json, write_lines, write_text
 from tests.evaluation.report.report_data import make_run
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from lcx.evaluation.scores import EvalResult, find_results
 from lcx.evaluation.show.page import write_comparison, write_report
-from lcx.work.files import read_json, write_json
+from lcx.storage import read_json, write_json
 from tests.evaluation.report.report_data import make_run
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lcx.errors import MissingError, UsageError
-from lcx.evaluation.benchmarks.groups import SUITES, expand, groups, summarize
+from lcx.evaluation.benchmarks.groups import BENCHMARKS, expand, groups, summarize
 from lcx.evaluation.benchmarks.loading import load_prompts, split_prompt
 from lcx.evaluation.benchmarks.longbench import E_SETS, SETS
 from tests.evaluation.suites.suite_rows import load, prompts_of, published, suite, write
@@ -22,7 +22,7 @@ def test_every_set_has_a_prompt_and_a_suite() -> None:
     assert set(prompts) == set(SETS)
     assert len(SETS) == 21
     assert len(E_SETS) == 13
-    for name in SUITES:
+    for name in BENCHMARKS:
         assert suite(name).name == name
     asked = {name for name, text in prompts.items() if "{input}" in text}
     assert set(SETS) - asked == {"gov_report", "multi_news", "vcsum", "passage_count", "lcc"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lcx_in2.contexts import group, kind_of, long_bundle, repeat, shares, short_bundle
 
 from lcx.data.table import SegmentTable, build_table
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.tokens import BUILTIN
 from lcx.llm.questions import QA
 from lcx.records import Document
 

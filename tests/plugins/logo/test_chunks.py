@@ -12,7 +12,7 @@ from lcx_logo.contexts import NO_CRITICAL, NO_IRRELEVANT, NO_ITEM, Asked, Case, 
 from lcx_logo.importance import Builtin, score
 
 from lcx.data.table import SegmentTable, build_table
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.tokens import BUILTIN
 from lcx.records import Document
 
 WORDS = ("heron", "anchor", "beacon", "copper", "dune", "ember")

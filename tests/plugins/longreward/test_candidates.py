@@ -11,7 +11,7 @@ from lcx_longreward.synth.questions import Prompt
 from lcx_longreward.synth.windows import Window, text_of, windows
 
 from lcx.data.table import SegmentTable, build_table
-from lcx.data.tokenizing import open_span_tokenizer
+from lcx.data.tokens import open_span_tokenizer
 from lcx.llm.asking import samples_of
 from lcx.records import Document
 

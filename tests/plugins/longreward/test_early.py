@@ -13,9 +13,9 @@ from lcx_longreward.judge.judging import Case, Judge, Judged
 from lcx_longreward.judge.pairs import Pair, Rules, pick
 from lcx_longreward.judge.prompting import Prompter, load_prompts
 
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.tokens import BUILTIN
 from lcx.llm.protocol import Completion, Request, Response
-from lcx.retrieval.bm25 import BM25
+from lcx.retrieval import BM25
 
 PROMPTS = load_prompts(None)
 RATING = st.sampled_from([*range(11), "broken"])

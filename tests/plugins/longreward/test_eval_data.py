@@ -19,7 +19,7 @@ from lcx_longreward.evaluation.answers import (
 )
 
 from lcx.data.templates import load_template
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.tokens import BUILTIN
 from lcx.errors import MissingError, UsageError
 from lcx.llm.prompts import by_template
 

@@ -230,7 +230,7 @@ def test_a_model_made_again_shares_no_answers(tmp_path: Path) -> None:
     from lcx.context import Context
     from lcx.llm.client import Service
     from lcx.run import Run
-    from lcx.work.journal import Journal
+    from lcx.storage import Journal
 
     run, settings = Run(tmp_path / "run", "judged"), LongRewardEval()
     (run.path / "sft" / "model").mkdir(parents=True)

@@ -23,9 +23,9 @@ from lcx_longreward.judge.prompting import (
 )
 from lcx_longreward.synth import tasks as asking
 
-from lcx.data.tokenizing import BUILTIN
+from lcx.data.tokens import BUILTIN
 from lcx.llm.protocol import Completion, Request, Response
-from lcx.retrieval.bm25 import BM25
+from lcx.retrieval import BM25
 
 PROMPTS = load_prompts(None)
 FILES = {path.stem: path.read_text("utf-8") for path in Path(judge.__file__).parents[1].glob("prompts/*.txt")}

@@ -1,7 +1,7 @@
-"""Retrieval by embeddings: of a server's `/v1/embeddings`, or of a sentence-transformers model in this process.
+"""Finding the passages of one document that a query is about: `open_retriever("bm25")`, and what plugins register.
 
-Vectors are compared by cosine. Those of a server are kept on disk where a cache is given, so that a resumed step asks
-nothing twice and finds the same passages.
+A retriever indexes one document's passages at a time. What it finds is handed out in the order of the document. BM25 is
+built in; dense retrievers ask an embeddings endpoint or sentence-transformers.
 """
 
 from __future__ import annotations
@@ -10,14 +10,128 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from lcx.data.words import words
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.openai import find_endpoint, redact
-from lcx.retrieval import best_places, only_options
-from lcx.work.files import make_folder, sha256_json
+from lcx.storage import make_folder, sha256_json
+
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
+
+
+class Index(Protocol):
+    """The passages of one document."""
+
+    def top(self, queries: Sequence[str], count: int) -> list[list[int]]:
+        """For each query the places of its `count` best passages (all of them where there are fewer), ascending."""
+        ...
+
+
+class Retriever(Protocol):
+    """Makes indexes. `waits` says that it spends its time waiting or in native code: call it in a thread."""
+
+    waits: bool
+
+    def index(self, passages: Sequence[str]) -> Index: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the results record: the retriever, and anything that changes what it finds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+RetrieverFactory = Callable[[str, Mapping[str, Any]], Retriever]
+"""Opens a retriever from what follows the colon of a spec (`openai:MODEL` -> `MODEL`) and its options."""
+
+
+def open_retriever(
+    spec: str, options: Mapping[str, Any] | None = None, plugins: Plugins | None = None
+) -> Retriever:
+    """Open the retriever named before the colon of `spec`.
+
+    Raises UsageError for an unknown one or bad options, MissingError where its model or library is not there.
+    """
+    from lcx.plugins import loaded
+
+    name, _, model = spec.partition(":")
+    factory: RetrieverFactory = (plugins or loaded()).retrievers.load(name)
+    return factory(model, dict(options or {}))
+
+
+def best_places(scores: Sequence[float], count: int) -> list[int]:
+    """Places of the `count` highest scores, ascending; of equal scores the earlier place counts as higher."""
+    ranked = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
+    return sorted(ranked[:count])
+
+
+def only_options(what: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises UsageError where there is an option that a retriever does not know."""
+    from lcx.errors import UsageError, suggestion
+
+    for name in options:
+        if name not in known:
+            raise UsageError(
+                f"{what} has no option '{name}'. {suggestion(name, known)}".rstrip(),
+                why=f"it has: {', '.join(known) or 'none'}",
+            )
+
+
+K1, B = 1.5, 0.75
+METHOD = "lucene"
+
+
+class BM25:
+    """Lucene's BM25 by bm25s; how rare a word is counts within the one document."""
+
+    waits = False
+
+    def __init__(self, k1: float = K1, b: float = B) -> None:
+        self.k1, self.b = k1, b
+
+    def index(self, passages: Sequence[str]) -> WordIndex:
+        return WordIndex([words(text) for text in passages], self.k1, self.b)
+
+    def describe(self) -> dict[str, Any]:
+        return {"retriever": "bm25", "method": METHOD, "k1": self.k1, "b": self.b}
+
+    def close(self) -> None:
+        return None
+
+
+class WordIndex:
+    """The words of each passage, weighed."""
+
+    def __init__(self, passages: Sequence[Sequence[str]], k1: float, b: float) -> None:
+        self._count = len(passages)
+        self._known = {word for passage in passages for word in passage}
+        self._index: Any = None
+        if self._known:
+            import bm25s
+
+            self._index = bm25s.BM25(k1=k1, b=b, method=METHOD)
+            self._index.index([list(passage) for passage in passages], show_progress=False)
+
+    def top(self, queries: Sequence[str], count: int) -> list[list[int]]:
+        return [best_places(self._scores(query), count) for query in queries]
+
+    def _scores(self, query: str) -> list[float]:
+        asked = [word for word in words(query) if word in self._known]
+        if not asked:
+            return [0.0] * self._count
+        found: list[float] = self._index.get_scores(asked).tolist()
+        return found
+
+
+def open_bm25(model: str, options: Mapping[str, Any]) -> BM25:
+    """Factory for the spec `bm25`; options: k1, b."""
+    only_options("bm25", options, ("k1", "b"))
+    return BM25(**{name: float(value) for name, value in options.items()})
+
 
 BATCH = 64
 """Texts that a request for embeddings holds."""

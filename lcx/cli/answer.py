@@ -1,0 +1,478 @@
+"""The answer to one press of the Tab key. Imports next to nothing: it has to be there before the finger
+leaves the key. Three parts: the words of a line, the candidates for what stands there, and the values of options
+and arguments by their kind.
+
+The scripts set `_LCX_COMPLETE` to the shell's name and hand over the words: bash its whole line up to the
+cursor (`_LCX_LINE`, since it splits words at colons), the others the words before the current one, a
+newline between them, and the current one (`_LCX_WORDS`, `_LCX_WORD`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lcx import __version__
+from lcx.paths import cache_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+
+class Candidate:
+    """A word that the current one may become. `open` ones expect more (a folder, `local:`); `path` ones
+    are files.
+    """
+
+    __slots__ = ("help", "open", "path", "text")
+
+    def __init__(self, text: str, help: str = "", open: bool = False, path: bool = False) -> None:
+        self.text = text
+        self.help = " ".join(help.split())
+        self.open = open
+        self.path = path
+
+
+def answer(environment: Mapping[str, str]) -> int:
+    """Print the candidates for a shell's environment. Whatever goes wrong, nothing is printed on stderr."""
+    shell = environment.get("_LCX_COMPLETE", "")
+    try:
+        if shell == "bash":
+            words = split_line(environment.get("_LCX_LINE", ""))
+        else:
+            words = [w for w in environment.get("_LCX_WORDS", "").split("\n") if w]
+            words.append(environment.get("_LCX_WORD", ""))
+        found = candidates(words[1:])
+        cut = break_prefix(words[-1], environment.get("_LCX_BREAKS", "")) if shell == "bash" else ""
+        sys.stdout.write(render(shell, found, cut))
+        sys.stdout.flush()
+    except Exception:
+        if environment.get("LCX_DEBUG"):
+            raise
+        return 1
+    return 0
+
+
+def render(shell: str, found: list[Candidate], cut: str = "") -> str:
+    """Candidates in a shell's format, one a line."""
+    if shell == "bash":
+        # the first line says how: `files` quotes and slashes, `nospace` leaves the cursor at the word
+        mode = "files" if any(c.path for c in found) and not cut else "words"
+        if found and all(c.open for c in found):
+            mode = "nospace"
+        return "\n".join([mode, *(c.text[len(cut) :] for c in found)]) + "\n"
+    if shell == "zsh":
+        return "".join(f"{'n' if c.open else 'w'}\t{c.text}\t{c.help}\n" for c in found)
+    return "".join(f"{c.text}\t{c.help}\n" if c.help else f"{c.text}\n" for c in found)
+
+
+def table() -> dict[str, Any]:
+    """The generated table of commands and options."""
+    import json
+
+    with open(os.path.join(os.path.dirname(__file__), "table.json"), encoding="utf-8") as file:
+        return dict(json.load(file))
+
+
+def candidates(words: list[str]) -> list[Candidate]:
+    """What the last of these words (after `lcx`) may become."""
+    node = table()
+    *before, current = words
+    used: dict[str, list[str]] = {}
+    pending: dict[str, Any] | None = None
+    positions = 0
+    only_arguments = False
+    for word in before:
+        if pending is not None:
+            used.setdefault(pending["names"][-1], []).append(word)
+            pending = None
+        elif word == "--":
+            only_arguments = True
+        elif word.startswith("-") and len(word) > 1 and not only_arguments:
+            name, equals, value = word.partition("=")
+            option = _option(node, name)
+            if option is None:
+                continue
+            if equals or not option["kind"]:
+                used.setdefault(option["names"][-1], []).append(value)
+            else:
+                pending = option
+        elif "commands" in node:
+            if word not in node["commands"]:
+                return []
+            node = node["commands"][word]
+        else:
+            positions += 1
+    if pending is not None:
+        return of_kind(pending["kind"], current, used)
+    if current.startswith("-") and not only_arguments:
+        return _options(node, current, used)
+    if "commands" in node:
+        return [
+            Candidate(name, command["help"])
+            for name, command in node["commands"].items()
+            if name.startswith(current)
+        ]
+    arguments = node.get("arguments", [])
+    if arguments and (positions < len(arguments) or arguments[-1]["multiple"]):
+        return of_kind(arguments[min(positions, len(arguments) - 1)]["kind"], current, used)
+    return [] if current or arguments else _options(node, current, used)
+
+
+def _option(node: dict[str, Any], name: str) -> dict[str, Any] | None:
+    return next((option for option in node["options"] if name in option["names"]), None)
+
+
+def _options(node: dict[str, Any], current: str, used: dict[str, list[str]]) -> list[Candidate]:
+    name, equals, value = current.partition("=")
+    option = _option(node, name)
+    if equals and option is not None and option["kind"]:
+        found = of_kind(option["kind"], value, used)
+        return [Candidate(f"{name}={c.text}", c.help, c.open) for c in found]
+    return [
+        Candidate(option["names"][-1], option["help"])
+        for option in node["options"]
+        if option["names"][-1].startswith(current) and (option["multiple"] or option["names"][-1] not in used)
+    ]
+
+
+# ---- values by their kind
+
+Used = dict[str, list[str]]
+
+
+def of_kind(kind: str, current: str, used: Used) -> list[Candidate]:
+    """Candidates of a kind that begin with what is typed; for some kinds the other options matter too."""
+    if kind.startswith("="):  # the choices themselves, as the table gives them
+        return _starting(kind[1:].split("|"), current)
+    maker = KINDS.get(kind)
+    return maker(current, used) if maker else []
+
+
+def _starting(words: Iterable[str] | Mapping[str, str], current: str) -> list[Candidate]:
+    helps = words if isinstance(words, dict) else {}
+    return [
+        Candidate(word, helps.get(word, ""), open=word.endswith((":", "=")))
+        for word in words
+        if word.startswith(current)
+    ]
+
+
+def _recipes(current: str, used: Used) -> list[Candidate]:
+    known = {name: row["summary"] for name, row in read_names()["recipes"].items()}
+    return _starting(known, current) + files(current, endings=(".yaml", ".yml"))
+
+
+def _steps(current: str, used: Used) -> list[Candidate]:
+    return _starting([step["id"] for step in _recipe_steps(used)], current)
+
+
+def _sets(current: str, used: Used) -> list[Candidate]:
+    """`step.` first, then `step.key=`."""
+    steps = {step["id"]: step["keys"] for step in _recipe_steps(used)}
+    head, dot, _ = current.partition(".")
+    if dot and head in steps:
+        return _starting([f"{head}.{key}=" for key in steps[head]], current)
+    return [Candidate(f"{step}.", open=True) for step in steps if step.startswith(current)]
+
+
+def _recipe_steps(used: Used) -> list[dict[str, Any]]:
+    # Only eval has tasks, and without a recipe it takes this one.
+    named = (used.get("--recipe") or ["probe" if "--task" in used else ""])[-1]
+    return list(read_names()["recipes"].get(named, {}).get("steps", []))
+
+
+def _references(fixed: Iterable[str], stages: tuple[str, ...]) -> Callable[[str, Used], list[Candidate]]:
+    """Fixed words, earlier steps as `step:ID`, and files."""
+
+    def make(current: str, used: Used) -> list[Candidate]:
+        makers = [f"step:{step['id']}" for step in _recipe_steps(used) if step["stage"] in stages]
+        return _starting([*fixed, *makers], current) + files(current)
+
+    return make
+
+
+def _llms(current: str, used: Used) -> list[Candidate]:
+    known = [name if name == "builtin" else f"{name}:" for name in read_names()["llms"]]
+    if current.startswith("local:"):
+        return [Candidate(f"local:{c.text}", open=c.open) for c in files(current.removeprefix("local:"))]
+    return _starting(known, current)
+
+
+def _presets() -> list[str]:
+    """Names of the accelerate configs that ship with lcx."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(__file__)), "training", "presets")
+    return sorted(name.removesuffix(".yaml") for name in os.listdir(folder) if name.endswith(".yaml"))
+
+
+def _tasks(current: str, used: Used) -> list[Candidate]:
+    """The last of tasks with commas between them; what stands before it is kept."""
+    before, comma, last = current.rpartition(",")
+    known = [name for name in [*read_names()["tasks"], "lm-eval:"] if name not in before.split(",")]
+    found = _starting(known, last)
+    if "/" in last:
+        found += files(last, endings=(".yaml", ".yml"))
+    return [Candidate(before + comma + one.text, one.help, one.open, one.path and not comma) for one in found]
+
+
+def _folders(current: str, used: Used) -> list[Candidate]:
+    return files(current, endings=())
+
+
+def files(current: str, endings: tuple[str, ...] | None = None) -> list[Candidate]:
+    """Folders, and files (with one of these endings, where given), that begin with the path typed so far."""
+    parent, typed = os.path.split(current)
+    place = os.path.expanduser(parent) or "."
+    found = []
+    try:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if not entry.name.startswith(typed) or (
+                    entry.name.startswith(".") and not typed.startswith(".")
+                ):
+                    continue
+                text = os.path.join(parent, entry.name)
+                if entry.is_dir():
+                    found.append(Candidate(text + "/", open=True, path=True))
+                elif endings is None or entry.name.endswith(endings):
+                    found.append(Candidate(text, path=True))
+    except OSError:
+        return []
+    return sorted(found, key=lambda c: c.text)
+
+
+def _shapes() -> list[str]:
+    from lcx.forecast.model import NAMED
+
+    return list(NAMED)
+
+
+def _cards() -> list[str]:
+    from lcx.forecast.cards import CARDS
+
+    return [*CARDS, "cpu"]
+
+
+KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
+    "RECIPE": _recipes,
+    "STEP": _steps,
+    "KEY=VALUE": _sets,
+    "DIR": _folders,
+    "FILE": lambda current, used: files(current),
+    "MODEL": _references(["tiny", "tiny16", "tiny8"], ("train",)),
+    "INPUT": _references([], ("synth", "score")),
+    "CORPUS": _references(["stdlib", "stdlib:records", "stdlib:stale", "hf:"], ()),
+    "TOKENIZER": _references(["simple", "words"], ()),
+    "LLM": _llms,
+    "DEVICE": lambda current, used: _starting(["auto", "cpu", "cuda"], current),
+    "STRATEGY": lambda current, used: (
+        _starting(["ddp", "fsdp", "zero2", "zero3"], current) + files(current, endings=(".yaml", ".yml"))
+    ),
+    "PRESET": lambda current, used: _starting(_presets(), current),
+    "TASK": _tasks,
+    "RUN": _folders,
+    "RUN_A": _folders,
+    "RUN_B": _folders,
+    "KIND": lambda current, used: _starting(["lm-eval", "markdown"], current),
+    "SHAPE": lambda current, used: _starting(_shapes(), current),
+    "CARD": lambda current, used: _starting(_cards(), current),
+    "PLUGIN": lambda current, used: _starting(read_names()["plugins"], current),
+}
+
+
+# ---- the words of a bash line
+
+BLANKS = " \t\n"
+
+
+def split_line(line: str) -> list[str]:
+    """The words of a line up to the cursor, unquoted; the last one is the word being typed, empty after a
+    blank.
+
+    Assignments before the command (`LCX_RUNS=x lcx ...`) are left out.
+    """
+    words: list[str] = []
+    word: str | None = None
+    quote = ""
+    position = 0
+    while position < len(line):
+        letter = line[position]
+        position += 1
+        if quote:
+            if letter == quote:
+                quote = ""
+            elif letter == "\\" and quote == '"' and line[position : position + 1] in ('"', "\\", "$", "`"):
+                word = (word or "") + line[position]
+                position += 1
+            else:
+                word = (word or "") + letter
+        elif letter in BLANKS:
+            if word is not None:
+                words.append(word)
+            word = None
+        elif letter in "\"'":
+            quote, word = letter, word or ""
+        elif letter == "\\":
+            word = (word or "") + line[position : position + 1]
+            position += 1
+        else:
+            word = (word or "") + letter
+    words.append(word or "")
+    while len(words) > 1 and _is_assignment(words[0]):
+        words.pop(0)
+    return words
+
+
+def _is_assignment(word: str) -> bool:
+    name, equals, _ = word.partition("=")
+    return bool(equals) and name.isidentifier()
+
+
+def break_prefix(word: str, breaks: str) -> str:
+    """The part of a word that bash regards as already done: up to the last `:` or `=` at which it splits
+    words.
+    """
+    end = max([word.rfind(sign) for sign in ":=" if sign in breaks], default=-1)
+    return word[: end + 1]
+
+
+# ---- names that plugins bring
+#
+# Names that plugins bring (recipes, tasks, generators, the plugins themselves), from a cache that notices
+# installs.
+#
+# The cache is keyed by the modification times of the folders on `sys.path` and of the recipe files, and by
+# LCX_PLUGINS. A stale one is rebuilt by loading the plugins once, with everything they print thrown away.
+
+_read: dict[str, Any] = {}
+
+
+def read_names() -> dict[str, Any]:
+    """The names: `recipes` (name -> summary and steps), `plugins`, `tasks`, `llms`. Read once a process."""
+    if not _read:
+        _read.update(_fresh() or _rebuild())
+    return _read
+
+
+def cache_file() -> str:
+    """One file for each environment and each choice of plugins, so that they do not push each other out."""
+    import zlib
+
+    place = f"{sys.prefix}\n{os.environ.get('PYTHONPATH', '')}\n{os.environ.get('LCX_PLUGINS', '*')}"
+    return os.path.join(cache_directory(), f"completion-{zlib.crc32(place.encode()):08x}.json")
+
+
+def _fresh() -> dict[str, Any] | None:
+    import json
+
+    try:
+        with open(cache_file(), encoding="utf-8") as file:
+            cached = json.load(file)
+        if cached["version"] == __version__ and cached["key"] == stamps([path for path, _ in cached["key"]]):
+            same_path = [path for path, _ in cached["key"]][: len(cached["path"])] == _path_folders()
+            return dict(cached["names"]) if same_path else None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _path_folders() -> list[str]:
+    """Folders of `sys.path` where distributions may lie; the standard library and the script's own are
+    left out.
+    """
+    own = {
+        os.path.dirname(os.__file__),
+        os.path.join(os.path.dirname(os.__file__), "lib-dynload"),
+        sys.path[0],
+    }
+    return [place for place in sys.path if place and place not in own and os.path.isdir(place)]
+
+
+def stamps(places: Iterable[str]) -> list[list[Any]]:
+    """Paths with their modification times; 0 for one that is not there."""
+    found = []
+    for place in places:
+        try:
+            found.append([place, os.stat(place).st_mtime_ns])
+        except OSError:
+            found.append([place, 0])
+    return found
+
+
+def _rebuild() -> dict[str, Any]:
+    """Load the plugins in silence, write the cache where that is possible, and return the names."""
+    import json
+
+    folders = _path_folders()
+    with _Silence():
+        found, watched = collect_names()
+    key = stamps([*folders, *watched])
+    target = cache_file()
+    temporary = f"{target}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump({"version": __version__, "path": folders, "key": key, "names": found}, file)
+        os.replace(temporary, target)
+    except OSError:
+        pass
+    return found
+
+
+def collect_names() -> tuple[dict[str, Any], list[str]]:
+    """The names from the plugins themselves, and the files and folders whose change makes them stale."""
+    from lcx import plugins, recipe
+    from lcx.evaluation.benchmarks.groups import groups
+
+    loaded = plugins.load()
+    watched = set(loaded.recipes.names())
+    recipes: dict[str, Any] = {}
+    for name, places in recipe.recipe_files(loaded).items():
+        for path, _ in places:
+            watched.update((str(path), str(path.parent)))
+        recipes[name] = _describe(str(places[0][0]), loaded)
+    found = {
+        "recipes": recipes,
+        "plugins": [entry.name for entry in loaded.entries],
+        "tasks": sorted({*loaded.probes.names(), *groups()}),
+        "llms": loaded.llms.names(),
+    }
+    return found, sorted(watched)
+
+
+def _describe(path: str, loaded: Any) -> dict[str, Any]:
+    from lcx import recipe
+
+    try:
+        read = recipe.load(path, loaded)
+    except Exception:  # a broken recipe keeps its name: `lcx recipes validate` says what is wrong
+        return {"summary": "", "steps": []}
+    steps = []
+    for step in read.steps:
+        try:
+            keys = list(loaded.method(step.method).stage(step.stage).settings.model_fields)
+        except Exception:
+            keys = list(step.settings)
+        steps.append({"id": step.id, "stage": step.stage, "keys": keys})
+    return {"summary": read.summary, "steps": steps}
+
+
+class _Silence:
+    """Send the process's stdout and stderr to nowhere, whatever level they are written at."""
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        self._kept = [os.dup(1), os.dup(2)]
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+    def __exit__(self, *details: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, kept in zip((1, 2), self._kept, strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
