@@ -7,13 +7,12 @@ import random
 from typing import Any
 
 from judge_sim import exchange as simulated
-from lcx_longreward.judge.attempts import Asks
-from lcx_longreward.judge.judging import Case, Judge, Judged
-from lcx_longreward.judge.pairs import Rules, pick
-from lcx_longreward.judge.prompting import Prompter, load_prompts
-from lcx_longreward.judge.reward import DIMENSIONS
+from lcx_longreward.judge import Case, Judge, Judged
+from lcx_longreward.pairs import DIMENSIONS, Rules, pick
+from lcx_longreward.rubrics import Rubrics, load_prompts
 
 from lcx.data.tokens import open_span_tokenizer
+from lcx.llm.judge import Asks
 from lcx.llm.protocol import Completion, Request, Response
 from lcx.retrieval import open_retriever
 
@@ -72,7 +71,7 @@ def judge(exchange: Asks, *, early: bool) -> Judge:
     """The judge with the paper's settings."""
     return Judge(
         exchange,
-        Prompter(load_prompts(None), "auto", 0.01, 0.95, {}, 0),
+        Rubrics(load_prompts(None)),
         open_retriever("bm25", {}),
         open_span_tokenizer("simple"),
         early=RULES if early else None,

@@ -17,8 +17,7 @@ from lcx import hookimpl
 def lcx_register_methods(register: Callable[..., None]) -> None:
     from lcx.steps import PREFERENCE, Method, Stage
     from lcx_longreward.eval_settings import LongRewardEval
-    from lcx_longreward.settings import LongRewardScore, LongRewardTrain
-    from lcx_longreward.synth_settings import LongRewardSynth
+    from lcx_longreward.settings import LongRewardScore, LongRewardSynth, LongRewardTrain
 
     register(
         Method(
@@ -27,13 +26,13 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
             stages={
                 "synth": Stage(
                     LongRewardSynth,
-                    "lcx_longreward.synth.synth:synth",
-                    "lcx_longreward.synth.forecast:forecast_synth",
+                    "lcx_longreward.synth:synth",
+                    "lcx_longreward.synth:forecast",
                 ),
                 "score": Stage(
                     LongRewardScore,
-                    "lcx_longreward.score.score:score",
-                    "lcx_longreward.score.forecast:forecast_score",
+                    "lcx_longreward.score:score",
+                    "lcx_longreward.score:forecast",
                 ),
                 "train": replace(PREFERENCE, settings=LongRewardTrain),
                 "eval": Stage(

@@ -94,7 +94,7 @@ def test_the_journal_of_calls_has_the_name_that_is_kept() -> None:
 
 
 def test_the_journal_of_embeddings_has_the_name_that_is_kept(tmp_path: Path) -> None:
-    from lcx_longreward.judge.opening import retriever_options
+    from lcx_longreward.judge import retriever_options
     from lcx_longreward.settings import LongRewardScore
 
     settings = LongRewardScore(retriever="openai:model")

@@ -22,8 +22,8 @@ from lcx.llm.protocol import Request, Response
 from lcx.run import Run
 from lcx.storage import Journal, sha256_json, sha256_text
 from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.judge.judging import together
-from lcx_longreward.synth.candidates import GUESSING
+from lcx_longreward.judge import together
+from lcx_longreward.sampling import GUESSING
 
 __all__ = [
     "Answer",

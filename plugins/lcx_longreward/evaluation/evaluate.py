@@ -66,8 +66,8 @@ from lcx_longreward.evaluation.reward import (
     support_result,
     written_items,
 )
-from lcx_longreward.score.forecast import REPLY, STATEMENT
-from lcx_longreward.synth.forecast import TASK_PROMPT, TASK_REPLY
+from lcx_longreward.score import REPLY, STATEMENT
+from lcx_longreward.synth import TASK_PROMPT, TASK_REPLY
 
 __all__ = ["answer_core", "core_results", "core_settings", "core_tasks", "prepare_core", "why_no_model"]
 

@@ -27,7 +27,8 @@ from lcx.errors import MissingError, UsageError
 from lcx.evaluation.statistics.intervals import Estimate, mean_interval
 from lcx.formatting import histogram
 from lcx.llm.client import LLMClient, Service
-from lcx.llm.prompts import fill, load_prompt, visible
+from lcx.llm.judge import Asks, Health, Judgement, ask_until_read, marked
+from lcx.llm.prompts import fill, load_prompt
 from lcx.llm.protocol import Request
 from lcx.llm.settings import Calling
 from lcx.retrieval import Retriever, open_retriever
@@ -44,18 +45,14 @@ from lcx_longreward.evaluation.answers import (
     counted,
     digest_of,
 )
-from lcx_longreward.judge.attempts import Asks, Health, Reply, ask_until_read, tally
-from lcx_longreward.judge.document import cut
-from lcx_longreward.judge.judging import together
-from lcx_longreward.judge.opening import retriever_options
-from lcx_longreward.judge.prompting import LANGUAGES, fenced, language_of
-from lcx_longreward.judge.ratings import MARKED, Unreadable, read_rating
-from lcx_longreward.judge.reward import (
+from lcx_longreward.judge import cut, retriever_options, together
+from lcx_longreward.pairs import (
     COMPLETENESS,
     FAITHFULNESS,
     HELPFULNESS,
     LOGICALITY,
 )
+from lcx_longreward.rubrics import LANGUAGES, Unreadable, fenced, language_of, read_rating
 from lcx_longreward.settings import LongRewardScore
 
 # ---- results
@@ -263,10 +260,10 @@ _REFERENCE = re.compile(r"<(?=\s*/?\s*reference\b)", re.I)
 
 def read_side(reply: str) -> str | Unreadable:
     """The last `[[A]]`, `[[B]]` or `[[C]]` (a tie, also as `[[tie]]`) of a reply."""
-    marked = [text.strip().upper() for text in MARKED.findall(visible(reply))]
-    if not marked:
+    said = [text.upper() for text in marked(reply)]
+    if not said:
         return Unreadable("no [[verdict]] in the reply")
-    side = {"TIE": "C", "平局": "C"}.get(marked[-1], marked[-1])
+    side = {"TIE": "C", "平局": "C"}.get(said[-1], said[-1])
     return side if side in ("A", "B", "C") else Unreadable("the last [[verdict]] is none of A, B and C")
 
 
@@ -297,7 +294,9 @@ class Rater:
     """Replies that could not be used, by kind and reason."""
     health: Health = field(default_factory=Health)
 
-    async def rate(self, kind: str, question: str, references: Sequence[str], answer: str) -> Reply[float]:
+    async def rate(
+        self, kind: str, question: str, references: Sequence[str], answer: str
+    ) -> Judgement[float]:
         """The rating of an answer against its references, on the kind's own scale."""
         low, high = SCALES[kind]
         reference = references[0] if len(references) == 1 else "\n".join(f"- {text}" for text in references)
@@ -310,7 +309,7 @@ class Rater:
 
     async def compare(
         self, dimension: str, question: str, passages: Sequence[str], first: str, second: str
-    ) -> Reply[str]:
+    ) -> Judgement[str]:
         """Which of two answers is better in one respect: A (the first), B or C."""
         language = language_of(question, f"{first} {second}", self.language)
         shown = {
@@ -331,7 +330,7 @@ class Rater:
         shown: Mapping[str, str],
         fields: Mapping[str, Any],
         read: Callable[[str], float | str | Unreadable],
-    ) -> Reply[Any]:
+    ) -> Judgement[Any]:
         content = fill(self.prompts[kind, language], shown)
 
         def make(attempt: int) -> Request:
@@ -345,7 +344,7 @@ class Rater:
             )
 
         reply = await ask_until_read(self.exchange, kind, make, read, self.attempts)
-        tally(reply, kind, self.unread)
+        self.unread.update(f"{kind}: {why}" for why in reply.unread)
         self.health.note(reply)
         return reply
 
@@ -552,7 +551,7 @@ async def _compare(
     """Both orders of every dimension."""
 
     async def one(dimension: str) -> dict[str, Any]:
-        replies: list[Reply[str]] = await together(
+        replies: list[Judgement[str]] = await together(
             [
                 rater.compare(dimension, question, passages, a, b),
                 rater.compare(dimension, question, passages, b, a),

@@ -16,7 +16,7 @@ from lcx.run import Run
 from lcx.storage import read_json, read_jsonl, write_json, write_lines, write_text
 from lcx_longreward.evaluation.judged import EvalContext, Result, Statistics
 from lcx_longreward.evaluation.reward import SUPPORT, full_shares, judged_rows
-from lcx_longreward.judge.reward import DIMENSIONS
+from lcx_longreward.pairs import DIMENSIONS
 
 __all__ = ["draw", "draw_rewards"]
 

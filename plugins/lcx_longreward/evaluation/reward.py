@@ -17,9 +17,9 @@ from lcx.data.table import step_table
 from lcx.data.tokens import open_span_tokenizer
 from lcx.data.words import clean, scan, words
 from lcx.evaluation.text_metrics import contains
-from lcx.llm.asking import Asker
 from lcx.retrieval import open_retriever
 from lcx.settings import validate
+from lcx_longreward.data import Material
 from lcx_longreward.eval_settings import LongRewardEval
 from lcx_longreward.evaluation.answers import (
     Answer,
@@ -39,16 +39,15 @@ from lcx_longreward.evaluation.judged import (
     scoring,
     spread,
 )
-from lcx_longreward.judge.judging import Case, Judge
-from lcx_longreward.judge.opening import CALLS_AN_ANSWER, make_judge, open_prompter, retriever_options
-from lcx_longreward.judge.reward import (
+from lcx_longreward.judge import CALLS_AN_ANSWER, Case, Judge, make_judge, retriever_options
+from lcx_longreward.pairs import (
     DIMENSIONS,
     HIGHEST,
 )
-from lcx_longreward.score.material import Material
-from lcx_longreward.synth.questions import gather
-from lcx_longreward.synth.windows import text_of
-from lcx_longreward.synth_settings import LongRewardSynth
+from lcx_longreward.rubrics import open_rubrics
+from lcx_longreward.sampling import text_of
+from lcx_longreward.settings import LongRewardSynth
+from lcx_longreward.tasks import gather
 
 # ---- reward
 
@@ -85,7 +84,7 @@ def open_judge(desk: EvalContext) -> Iterator[Callable[[], Judge]]:
         if not opened:
             retriever = open_retriever(known.retriever, retriever_options(known, desk.folder, desk.ctx))
             tokenizer = open_span_tokenizer(known.tokenizer)
-            opened.append(make_judge(known, desk.judge, open_prompter(known), retriever, tokenizer))
+            opened.append(make_judge(known, desk.judge, open_rubrics(known), retriever, tokenizer))
         return opened[0]
 
     try:
@@ -130,7 +129,7 @@ def written_items(desk: EvalContext) -> list[Item]:
         log=desk.ctx.log,
         questions=True,
     )
-    writer = Asker(desk.service.opener(known.writer or known.llm, known.writer_options), desk.journal)
+    writer = desk.service.client(known.writer or known.llm, known.writer_options)
     prompts = gather(known, table, folder / "data", writer, counts, desk.ctx)
     if len(prompts) < known.examples:
         desk.notes.append(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lcx_longreward.judge.prompting import load_prompts
+from lcx_longreward.rubrics import load_prompts
 
 from tests.llm.stub_server import Reply, prompt_of  # re-exported for tests
 
@@ -183,7 +183,9 @@ def recipe(path: Path, **values: Any) -> Path:
 
 def result_files(folder: Path) -> dict[str, bytes]:
     """The files that a score step leaves, by name; journals and settings are not among them."""
-    kept: Sequence[Path] = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "settings.yaml")
+    kept: Sequence[Path] = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.name not in ("settings.yaml", "journal.jsonl")
+    )
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in kept if ".sqlite" not in p.name}
 
 

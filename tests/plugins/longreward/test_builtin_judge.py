@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lcx_longreward.judge.prompting import PARTS
-from lcx_longreward.judge.ratings import Unreadable, read_facts, read_rating, read_statements, read_support
-from lcx_longreward.judge.reward import faithfulness, reward
-from lcx_longreward.synth.tasks import Written, read_task
+from lcx_longreward.pairs import faithfulness, reward
+from lcx_longreward.rubrics import PARTS, Unreadable, read_facts, read_rating, read_statements, read_support
+from lcx_longreward.tasks import Written, read_task
 
 from lcx.llm.builtin import RULES, Builtin
 from lcx.llm.protocol import Request

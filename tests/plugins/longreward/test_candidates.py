@@ -6,9 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from lcx_longreward.synth.candidates import ROLE, Sample, candidate_bundle
-from lcx_longreward.synth.questions import Prompt
-from lcx_longreward.synth.windows import Window, text_of, windows
+from lcx_longreward.sampling import ROLE, Prompt, Sample, Window, candidate_bundle, text_of, windows
 
 from lcx.data.table import SegmentTable, build_table
 from lcx.data.tokens import open_span_tokenizer

@@ -8,10 +8,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lcx_longreward.judge.early import Standing, needed
-from lcx_longreward.judge.judging import Case, Judge, Judged
-from lcx_longreward.judge.pairs import Pair, Rules, pick
-from lcx_longreward.judge.prompting import Prompter, load_prompts
+from lcx_longreward.early import Standing, needed
+from lcx_longreward.judge import Case, Judge, Judged
+from lcx_longreward.pairs import Pair, Rules, pick
+from lcx_longreward.rubrics import Rubrics, load_prompts
 
 from lcx.data.tokens import BUILTIN
 from lcx.llm.protocol import Completion, Request, Response
@@ -64,7 +64,7 @@ def judged(plans: list[dict[str, Any]], rules: Rules | None, jumble: Any = None)
     texts = tuple(plan["name"] + " " * i for i, plan in enumerate(plans))
     case = Case("One. Two. Three.", "What?", texts)
     exchange = Scripted(plans, jumble)
-    judge = Judge(exchange, Prompter(PROMPTS), BM25(), BUILTIN["simple"], attempts=1, early=rules)
+    judge = Judge(exchange, Rubrics(PROMPTS, tries=1), BM25(), BUILTIN["simple"], early=rules)
     return asyncio.run(judge.judge(case)), exchange.calls, case
 
 

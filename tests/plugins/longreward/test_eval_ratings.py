@@ -19,10 +19,10 @@ from lcx_longreward.evaluation.judged import (
     score_of,
 )
 from lcx_longreward.evaluation.reward import right
-from lcx_longreward.judge.attempts import CUT
-from lcx_longreward.judge.ratings import Unreadable, read_rating
+from lcx_longreward.rubrics import Unreadable, read_rating
 
 from lcx.errors import UsageError
+from lcx.llm.judge import CUT
 from lcx.llm.protocol import Completion, Request, Response
 
 PROMPTS = load_prompts(None)

@@ -9,26 +9,26 @@ from typing import Any
 
 import pytest
 from lcx_longreward import judge
+from lcx_longreward import tasks as asking
 from lcx_longreward.evaluation import judged as ratings
-from lcx_longreward.judge.judging import Case, Judge
-from lcx_longreward.judge.prompting import (
+from lcx_longreward.judge import Case, Judge
+from lcx_longreward.rubrics import (
     LANGUAGES,
     NEEDS,
     PARTS,
-    Prompter,
+    Rubrics,
     fenced,
     language_of,
     load_prompts,
     range_labels,
 )
-from lcx_longreward.synth import tasks as asking
 
 from lcx.data.tokens import BUILTIN
 from lcx.llm.protocol import Completion, Request, Response
 from lcx.retrieval import BM25
 
 PROMPTS = load_prompts(None)
-FILES = {path.stem: path.read_text("utf-8") for path in Path(judge.__file__).parents[1].glob("prompts/*.txt")}
+FILES = {path.stem: path.read_text("utf-8") for path in Path(judge.__file__).parent.glob("prompts/*.txt")}
 """Every prompt of ours, also those that are added later. Not that of candidates: its document is as in training."""
 del FILES["answer"]
 
@@ -84,11 +84,11 @@ def test_marks_inside_a_text_are_escaped(text: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_every_prompt_has_its_own_marks_only(text: str, language: Any) -> None:
-    made = Prompter(PROMPTS, language)
+    made = Rubrics(PROMPTS, language)
     requests = [made.rating(part, text, text) for part in ("helpfulness", "logicality", "statements")]
     requests += [made.support(text, [text, text], language), made.extract(text, text)]
     requests += [made.completeness(text, text, [[text, text], [text]], ["0%-50%", "50%-100%"])]
-    for request in requests:
+    for request in (one.request() for one in requests):
         part = request.task.removeprefix("judge_")
         content = request.messages[0]["content"]
         ours = len(MARKS.findall(PROMPTS[part, language])) + (4 if part == "support" else 0)
@@ -115,7 +115,7 @@ def test_an_answer_changes_nothing_of_what_is_read(text: str) -> None:
                 return Response((Completion(own[part]),))
             return Response((Completion(quoted + "\n" + own.get(part, "[[3]]")),))
 
-    asked = Judge(Quoting(), Prompter(PROMPTS), BM25(), BUILTIN["simple"])
+    asked = Judge(Quoting(), Rubrics(PROMPTS), BM25(), BUILTIN["simple"])
     [verdict] = asyncio.run(asked.judge(Case("A text.", "What?", (text,)))).verdicts
     assert verdict.scores == {"helpfulness": 3, "logicality": 3, "completeness": 3, "faithfulness": 5}
     assert verdict.reward == 3.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lcx_longreward.judge.ratings import (
+from lcx_longreward.rubrics import (
     NO_INFORMATION,
     Unreadable,
     read_facts,

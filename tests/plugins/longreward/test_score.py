@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lcx_longreward.score.score import _open_answers
+from lcx_longreward.score import _open_answers
 from lcx_longreward.settings import LongRewardScore
 
 from lcx.data.bundles import read_bundles, write_bundles

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lcx_longreward.synth.tasks import LONGEST, Written, read_task, task_request, turns
-from lcx_longreward.synth_settings import KINDS
+from lcx_longreward.settings import KINDS
+from lcx_longreward.tasks import LONGEST, Written, read_task, task_request, turns
 
 from lcx.context import Context, StepResult
 from lcx.data.bundles import read_bundles
@@ -303,7 +303,7 @@ def test_own_answers_need_no_model(tmp_path: Path) -> None:
     found = bundles_of(tmp_path / "run")
     assert [[b.answer for b in bundle.branches] for bundle in found] == [["a", "b", "c"], ["x", "y"]]
     assert found[0].meta["reference"] == "a"
-    assert result.counts["rows set aside: no context"] == 1
+    assert result.counts["set aside: no context"] == 1
     with pytest.raises(UsageError, match="no file"):
         synth(tmp_path / "other", candidates_file=str(tmp_path / "nothing.jsonl"))
 
@@ -374,7 +374,7 @@ def test_reading_a_task(reply: str, found: Written | str) -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_writers_prompt_keeps_a_document_within_its_marks(language: str) -> None:
-    from lcx_longreward.synth.questions import writer_prompts
+    from lcx_longreward.tasks import writer_prompts
 
     text = "before </document> after <task>mine</task> {kind}"
     request = task_request(

@@ -11,10 +11,63 @@ from statistics import fmean
 from typing import Any
 
 from lcx.formatting import bar_lines, histogram, sparkline
-from lcx_longreward.judge.judging import kind
-from lcx_longreward.judge.reward import DIMENSIONS, HIGHEST
-from lcx_longreward.score.length_bias import length_bias
-from lcx_longreward.score.results import Asked
+from lcx_longreward.judge import kind
+from lcx_longreward.pairs import DIMENSIONS, HIGHEST
+from lcx_longreward.results import QuestionResult
+
+# -- whether rewards follow length
+
+
+def pearson(xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """Linear correlation; None for fewer than two points, or where one side does not vary."""
+    return _correlation("pearsonr", xs, ys)
+
+
+def spearman(xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    """Correlation of ranks; equal values share their mean rank. None as for `pearson`."""
+    return _correlation("spearmanr", xs, ys)
+
+
+def _correlation(name: str, xs: Sequence[float], ys: Sequence[float]) -> float | None:
+    if len(xs) < 2 or len(set(xs)) < 2 or len(set(ys)) < 2:
+        return None
+    from scipy import stats
+
+    return float(getattr(stats, name)(xs, ys).statistic)
+
+
+def length_bias(
+    rewards: Sequence[Sequence[float]], lengths: Sequence[Sequence[int]], pairs: Sequence[tuple[int, int]]
+) -> dict[str, float | int | None]:
+    """How rewards go with lengths, over all answers and within each question (a mean over questions).
+
+    `rewards` and `lengths` are lists by question of the scored answers, `pairs` the lengths of chosen and rejected
+    answers.
+    """
+    flat_rewards = [value for some in rewards for value in some]
+    flat_lengths = [float(value) for some in lengths for value in some]
+    within = [
+        found
+        for some, sizes in zip(rewards, lengths, strict=True)
+        if (found := spearman(some, [float(size) for size in sizes])) is not None
+    ]
+    chosen, rejected = fmean([a for a, _ in pairs] or [0]), fmean([b for _, b in pairs] or [0])
+    return {
+        "spearman": _rounded(spearman(flat_rewards, flat_lengths)),
+        "pearson": _rounded(pearson(flat_rewards, flat_lengths)),
+        "spearman_within_questions": _rounded(fmean(within)) if within else None,
+        "chosen_tokens": _rounded(chosen) if pairs else None,
+        "rejected_tokens": _rounded(rejected) if pairs else None,
+        "chosen_longer_by": _rounded(chosen / rejected - 1) if pairs and rejected else None,
+        "pairs_with_longer_chosen": _rounded(fmean(a > b for a, b in pairs)) if pairs else None,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+# -- the numbers, as text and as pictures
 
 BINS = 20
 REWARD = "reward"
@@ -42,7 +95,7 @@ class Tally:
     unpaired: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, asked: Asked, cut: Sequence[bool], lengths: Sequence[int]) -> None:
+    def add(self, asked: QuestionResult, cut: Sequence[bool], lengths: Sequence[int]) -> None:
         """Take in one question: which of its answers were cut at their limit, and how long they are in tokens."""
         answers = asked.row["answers"]
         self.counts["questions judged"] += 1

@@ -4,38 +4,84 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
+from lcx.context import Context
+from lcx.data.table import safe_cut
 from lcx.data.tokens import SpanTokenizer
-from lcx.llm.protocol import Request
+from lcx.llm.judge import Asks, Health, Judgement
 from lcx.retrieval import Index, Retriever
-from lcx_longreward.judge.attempts import Asks, Health, Reply, ask_until_read, tally
-from lcx_longreward.judge.document import Document, cut
-from lcx_longreward.judge.early import Standing, first, needed
-from lcx_longreward.judge.pairs import Rules
-from lcx_longreward.judge.prompting import (
+from lcx_longreward.early import Standing, first, needed
+from lcx_longreward.pairs import DIMENSIONS, FAITHFULNESS, Rules, bounds, faithfulness, reward
+from lcx_longreward.rubrics import (
     COMPLETENESS,
-    EXTRACT,
     HELPFULNESS,
     LOGICALITY,
+    NO_INFORMATION,
     PARTS,
     STATEMENTS,
-    SUPPORT,
-    Prompter,
+    Asking,
+    Rubrics,
     language_of,
+    range_labels,
 )
-from lcx_longreward.judge.ratings import (
-    NO_INFORMATION,
-    Unreadable,
-    read_facts,
-    read_rating,
-    read_statements,
-    read_support,
-)
-from lcx_longreward.judge.reward import DIMENSIONS, FAITHFULNESS, bounds, faithfulness, reward
+from lcx_longreward.settings import LongRewardScore
+
+# -- a document as the judge sees it
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Consecutive pieces of a text: piece i is `text[edges[i]:edges[i + 1]]`; together they are the text."""
+
+    text: str
+    edges: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.text[begin:end] for begin, end in pairwise(self.edges)]
+
+    @property
+    def labels(self) -> list[str]:
+        """Where each piece lies in the text, in percent."""
+        return range_labels(self.edges)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, cut both ways; `tokens` by the tokenizer that cut it."""
+
+    passages: Pieces
+    parts: Pieces
+    tokens: int
+
+
+def cut(text: str, tokenizer: SpanTokenizer, chunk_tokens: int, extract_tokens: int) -> Document:
+    """Passages of `chunk_tokens` and parts of `extract_tokens`, without overlap; the last ones may be shorter."""
+    [found] = tokenizer.starts([text])
+    starts = found.tolist()
+    return Document(pieces(text, starts, chunk_tokens), pieces(text, starts, extract_tokens), len(starts))
+
+
+def pieces(text: str, starts: Sequence[int], size: int) -> Pieces:
+    """Cut before every `size`-th token; no cut parts a character from its marks, whatever bytes the tokens hold."""
+    edges = [0]
+    for token in range(size, len(starts), size):
+        place = safe_cut(text, int(starts[token]))
+        if edges[-1] < place < len(text):
+            edges.append(place)
+    return Pieces(text, (*edges, len(text)))
+
+
+# -- what comes of it
 
 T = TypeVar("T")
 
@@ -55,7 +101,7 @@ class Case:
 
 
 @dataclass
-class Verdict:
+class JudgeScore:
     """What is known of one answer. `failed` has the reason for every part that has no result."""
 
     scores: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(DIMENSIONS))
@@ -100,7 +146,7 @@ def _ordered(texts: Mapping[str, str]) -> dict[str, str]:
 class Judged:
     """What came of one case: a verdict an answer, the document's facts by part, and the calls by what they were for."""
 
-    verdicts: list[Verdict]
+    verdicts: list[JudgeScore]
     facts: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
     calls: Counter[str] = field(default_factory=Counter)
@@ -121,11 +167,10 @@ class Judged:
 class Judge:
     """Judges cases by the paper's four scorers (section 3.1)."""
 
-    exchange: Asks
-    prompter: Prompter
+    client: Asks
+    rubrics: Rubrics
     retriever: Retriever
     tokenizer: SpanTokenizer
-    attempts: int = 5
     chunk_tokens: int = 128
     top_chunks: int = 5
     extract_tokens: int = 4096
@@ -136,9 +181,9 @@ class Judge:
     health: Health = field(default_factory=Health)
 
     async def judge(self, case: Case) -> Judged:
-        """Every part of every answer. Raises only what the exchange raises: what no further call would mend."""
+        """Every part of every answer. Raises only what the client raises: what no further call would mend."""
         document = cut(case.context, self.tokenizer, self.chunk_tokens, self.extract_tokens)
-        verdicts = [Verdict(failed={} if answer.strip() else {ANSWER: EMPTY}) for answer in case.answers]
+        verdicts = [JudgeScore(failed={} if answer.strip() else {ANSWER: EMPTY}) for answer in case.answers]
         found = Judged(verdicts, tokens=document.tokens)
         if all(verdict.failed for verdict in verdicts):
             return found
@@ -149,7 +194,7 @@ class Judge:
     async def supported(self, case: Case) -> Judged:
         """Only the statements of every answer and their support. Raises as `judge`."""
         document = cut(case.context, self.tokenizer, self.chunk_tokens, self.extract_tokens)
-        verdicts = [Verdict(failed={} if answer.strip() else {ANSWER: EMPTY}) for answer in case.answers]
+        verdicts = [JudgeScore(failed={} if answer.strip() else {ANSWER: EMPTY}) for answer in case.answers]
         found = Judged(verdicts, tokens=document.tokens)
         work = _Work(self, case, document, found)
         await together(work.faithfulness(place) for place in work.places)
@@ -208,18 +253,17 @@ class _Work:
 
     async def rate(self, part: str, place: int) -> None:
         """Helpfulness or logicality of one answer."""
-        make = partial(self.judge.prompter.rating, part, self.case.question, self.case.answers[place])
-        self.note(place, part, part, await self.ask(part, make, read_rating))
+        asking = self.judge.rubrics.rating(part, self.case.question, self.case.answers[place])
+        self.note(place, part, part, await self.ask(asking))
 
     async def extract(self) -> None:
         """The facts of every part of the document, asked once for all answers."""
         parts = self.document.parts
 
-        async def one(text: str) -> Reply[list[str]]:
+        async def one(text: str) -> Judgement[list[str]]:
             if not text.strip():
-                return Reply([NO_INFORMATION])
-            make = partial(self.judge.prompter.extract, self.case.question, text)
-            return await self.ask(EXTRACT, make, read_facts)
+                return Judgement([NO_INFORMATION])
+            return await self.ask(self.judge.rubrics.extract(self.case.question, text))
 
         replies = await together(one(text) for text in parts.texts)
         labels = parts.labels
@@ -232,17 +276,17 @@ class _Work:
     async def completeness(self, place: int) -> None:
         """Completeness of one answer; fails where the facts of a part are not known."""
         if isinstance(self.facts, str):
-            self.note(place, COMPLETENESS, COMPLETENESS, Reply[float](None, why=self.facts))
+            self.note(place, COMPLETENESS, COMPLETENESS, Judgement[float](None, why=self.facts))
             return
         question, answer, labels = self.case.question, self.case.answers[place], self.document.parts.labels
-        make = partial(self.judge.prompter.completeness, question, answer, self.facts, labels)
-        self.note(place, COMPLETENESS, COMPLETENESS, await self.ask(COMPLETENESS, make, read_rating))
+        asking = self.judge.rubrics.completeness(question, answer, self.facts, labels)
+        self.note(place, COMPLETENESS, COMPLETENESS, await self.ask(asking))
 
     async def faithfulness(self, place: int) -> None:
         """Support of an answer's statements by the passages that are nearest to each."""
         judge, verdict, answer = self.judge, self.found.verdicts[place], self.case.answers[place]
-        make = partial(judge.prompter.rating, STATEMENTS, self.case.question, answer)
-        listed: Reply[list[str]] = await self.ask(STATEMENTS, make, read_statements)
+        asking = judge.rubrics.rating(STATEMENTS, self.case.question, answer)
+        listed: Judgement[list[str]] = await self.ask(asking)
         if listed.value is None:
             verdict.failed[FAITHFULNESS] = f"statements: {listed.why}"
             return
@@ -255,7 +299,7 @@ class _Work:
         index = await self.passages()
         find = partial(index.top, listed.value, judge.top_chunks)
         places = await asyncio.to_thread(find) if judge.retriever.waits else find()
-        language = language_of(self.case.question, answer, judge.prompter.language)
+        language = language_of(self.case.question, answer, judge.rubrics.language)
         replies = await together(
             self.support(text, found, language) for text, found in zip(listed.value, places, strict=True)
         )
@@ -268,11 +312,10 @@ class _Work:
         else:
             verdict.scores[FAITHFULNESS] = faithfulness([reply.value or 0.0 for reply in replies])
 
-    async def support(self, statement: str, passages: Sequence[int], language: str) -> Reply[float]:
+    async def support(self, statement: str, passages: Sequence[int], language: str) -> Judgement[float]:
         """How far the document supports one statement."""
         texts = self.document.passages.texts
-        make = partial(self.judge.prompter.support, statement, [texts[p] for p in passages], language)
-        return await self.ask(SUPPORT, make, read_support)
+        return await self.ask(self.judge.rubrics.support(statement, [texts[p] for p in passages], language))
 
     async def passages(self) -> Index:
         """The document's passages, indexed by the first answer that needs them."""
@@ -284,7 +327,7 @@ class _Work:
         texts, retriever = self.document.passages.texts, self.judge.retriever
         return await asyncio.to_thread(retriever.index, texts) if retriever.waits else retriever.index(texts)
 
-    def note(self, place: int, name: str, part: str, reply: Reply[float]) -> None:
+    def note(self, place: int, name: str, part: str, reply: Judgement[float]) -> None:
         """Keep a rating, or why there is none."""
         verdict = self.found.verdicts[place]
         if reply.text:
@@ -293,15 +336,14 @@ class _Work:
             verdict.failed[name] = reply.why
         verdict.scores[name] = reply.value
 
-    async def ask(
-        self, part: str, make: Callable[[int], Request], read: Callable[[str], T | Unreadable]
-    ) -> Reply[T]:
+    async def ask(self, asking: Asking[T]) -> Judgement[T]:
         """Ask until a reply can be read, and count the calls."""
-        reply = await ask_until_read(self.judge.exchange, part, make, read, self.judge.attempts)
-        self.found.calls[part] += reply.attempts
-        tally(reply, part, self.found.attempts, kind)
-        self.judge.health.note(reply)
-        return reply
+        part = asking.rubric.name
+        found = await asking.ask(self.judge.client)
+        self.found.calls[part] += found.attempts
+        self.found.attempts.update(f"{part}: {kind(why)}" for why in found.unread)
+        self.judge.health.note(found)
+        return found
 
 
 def kind(why: str) -> str:
@@ -320,3 +362,42 @@ async def together(jobs: Iterable[Coroutine[Any, Any, T] | asyncio.Task[T]]) -> 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+# -- from settings to a judge
+
+_NO_STATEMENTS = {"10": 10.0, "0": 0.0, "skip": None}
+CALLS_AN_ANSWER = 12
+"""About how many calls an answer takes; what it took takes the guess's place."""
+
+
+def make_judge(
+    settings: LongRewardScore,
+    client: Asks,
+    rubrics: Rubrics,
+    retriever: Retriever,
+    tokenizer: SpanTokenizer,
+) -> Judge:
+    """The judge that settings describe, on a client. The retriever is the caller's to close."""
+    rules = Rules(settings.least_scored, settings.margin, settings.rejected)
+    return Judge(
+        client,
+        rubrics,
+        retriever,
+        tokenizer,
+        chunk_tokens=settings.chunk_tokens,
+        top_chunks=settings.top_chunks,
+        extract_tokens=settings.extract_tokens,
+        no_statements=_NO_STATEMENTS[settings.no_statements],
+        early=rules if settings.early_stop else None,
+    )
+
+
+def retriever_options(settings: LongRewardScore, folder: Path, ctx: Context) -> dict[str, Any]:
+    """The retriever's options; a server's vectors are kept in the step's folder, beside the calls."""
+    name = settings.retriever.partition(":")[0]
+    given = settings.retriever_options
+    if name == "openai":
+        same = {"api_key_env": settings.api_key_env, "api_key_file": settings.api_key_file}
+        return {"base_url": settings.base_url, **same, "cache": str(folder / "embeddings.sqlite"), **given}
+    return {"device": ctx.device, **given} if name == "sentence-transformers" else given

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lcx_longreward.judge.pairs import Rules, leads, normal
+from lcx_longreward.pairs import Rules, leads, normal
 
 
 @dataclass(frozen=True)

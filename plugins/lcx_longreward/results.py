@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lcx.records import Branch, Bundle
-from lcx_longreward.judge.pairs import Pair, Rules, pick
-from lcx_longreward.judge.reward import DIMENSIONS
-from lcx_longreward.score.material import by_question
+from lcx_longreward.data import by_question
+from lcx_longreward.pairs import DIMENSIONS, Pair, Rules, pick
 
 SETTLED = "no pair was possible any more (early_stop)"
 ROW = ("row", "sample")
@@ -18,7 +17,7 @@ CHOSEN, REJECTED = "chosen", "rejected"
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionResult:
     """One question of a bundle: the places of its branches, what the judge found, and the pair or why there is none."""
 
     number: int
@@ -34,7 +33,7 @@ class Asked:
         return CHOSEN if place == self.outcome.chosen else REJECTED if place in self.outcome.rejected else ""
 
 
-def outcomes(bundle: Bundle, entry: Mapping[str, Any], rules: Rules) -> list[Asked]:
+def outcomes(bundle: Bundle, entry: Mapping[str, Any], rules: Rules) -> list[QuestionResult]:
     """The questions of a bundle with the pairs that the rule makes of their rewards."""
     found = []
     for number, ((question, places), row) in enumerate(zip(by_question(bundle), entry["cases"], strict=True)):
@@ -42,11 +41,11 @@ def outcomes(bundle: Bundle, entry: Mapping[str, Any], rules: Rules) -> list[Ask
         outcome = pick(rewards, [bundle.branches[place].answer for place in places], rules)
         if isinstance(outcome, str) and any(answer["skipped"] for answer in row["answers"]):
             outcome = SETTLED
-        found.append(Asked(number, question, places, row, outcome))
+        found.append(QuestionResult(number, question, places, row, outcome))
     return found
 
 
-def candidate(bundle: Bundle, asked: Sequence[Asked], judge: Mapping[str, Any]) -> Bundle:
+def candidate(bundle: Bundle, asked: Sequence[QuestionResult], judge: Mapping[str, Any]) -> Bundle:
     """The bundle with all its answers and their scores."""
     branches = list(bundle.branches)
     for one in asked:
@@ -59,7 +58,7 @@ def candidate(bundle: Bundle, asked: Sequence[Asked], judge: Mapping[str, Any]) 
     return replace(bundle, branches=tuple(branches), meta=meta)
 
 
-def pairs(bundle: Bundle, asked: Sequence[Asked], judge: Mapping[str, Any]) -> Iterator[Bundle]:
+def pairs(bundle: Bundle, asked: Sequence[QuestionResult], judge: Mapping[str, Any]) -> Iterator[Bundle]:
     """The bundles to train on, one for each question that has a pair: the chosen answer, then the rejected ones."""
     for one in asked:
         if isinstance(one.outcome, str):
@@ -74,7 +73,7 @@ def pairs(bundle: Bundle, asked: Sequence[Asked], judge: Mapping[str, Any]) -> I
         yield replace(bundle, id=name, branches=(chosen, *rejected), meta=meta)
 
 
-def score_rows(bundle: Bundle, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
+def score_rows(bundle: Bundle, asked: Sequence[QuestionResult]) -> Iterator[dict[str, Any]]:
     """A row for each answer: its scores, the judge's analyses, and why what is missing is missing."""
     for one in asked:
         for place, answer in enumerate(one.row["answers"]):
@@ -96,7 +95,7 @@ def score_rows(bundle: Bundle, asked: Sequence[Asked]) -> Iterator[dict[str, Any
             }
 
 
-def fact_rows(bundle: Bundle, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
+def fact_rows(bundle: Bundle, asked: Sequence[QuestionResult]) -> Iterator[dict[str, Any]]:
     """A row for each question: what its document has to say, by place."""
     for one in asked:
         why = one.outcome if isinstance(one.outcome, str) else ""

@@ -1,1 +1,0 @@
-"""The judge: four scorers, their prompts, and how replies are read."""

@@ -1,1 +1,0 @@
-"""The score step: which answers are judged, what comes of it, and pairs."""

@@ -1,1 +1,0 @@
-"""The synth step: contexts, tasks about them, and candidates."""
