@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.lcx-installed
 # Tests run in as many processes as WORKERS says, one thread each unless OMP_NUM_THREADS says otherwise; 0 runs them in one.
 WORKERS ?= 2
 # The files of a test stay together in one worker, so that what their fixtures make is made once.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test slow nightly lint format completions clean

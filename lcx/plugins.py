@@ -294,7 +294,11 @@ def load(extra: dict[str, Any] | None = None) -> Plugins:
     return plugins
 
 
-@functools.lru_cache(maxsize=1)
 def loaded() -> Plugins:
-    """The process's plugins, loaded once."""
+    """The process's plugins, loaded once for each value that LCX_PLUGINS takes."""
+    return _loaded(os.environ.get("LCX_PLUGINS"))
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(wanted: str | None) -> Plugins:
     return load()

@@ -204,7 +204,6 @@ class StepWork(Generic[S]):
             min_tokens=min_tokens,
             mode=mode,
             decontaminate=settings.decontaminate,
-            ngram=settings.ngram,
             counts=self.counts,
             log=self.ctx.log,
             questions=questions,

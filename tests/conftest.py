@@ -30,6 +30,32 @@ TRUTH = "LCX_TRUTH"
 """The one variable of the caller's that tests read: see tests/truth.py."""
 
 
+LONGEST = (
+    "slow/test_two_processes",
+    "slow/test_logo_tiny",
+    "slow/test_longreward_tiny",
+    "slow/test_demo",
+    "training/test_forecast_memory",
+    "docs/test_docs",
+    "slow/test_wheel",
+    "training/test_preference.",
+    "training/test_launch.",
+    "training/test_curriculum",
+    "training/test_sft",
+)
+"""The files of tests that take longest, first: one that began last would keep one worker busy and the other idle."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, name in enumerate(LONGEST) if f"tests/{name}" in item.nodeid), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test touches the user's cache, asks the network, or depends on the caller's LCX_ variables."""

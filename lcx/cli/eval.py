@@ -351,9 +351,10 @@ def _result_text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -
     if scores.get("view") == "table":
         lines += [f"{task}  {path.name}", "", *_mean_lines(scores)]
     else:
+        from lcx.evaluation.result import result_of
         from lcx.evaluation.show.terminal import task_text
 
-        lines += [task_text(task, {path.stem: scores}), ""]
+        lines += [task_text(task, {path.stem: result_of(task, scores)}), ""]
         if "spans" in scores:
             spans = " ".join("none" if span is None else f"{span:.3f}" for span in scores["spans"])
             lines += [*_wrapped(spans, "  spans     "), ""]

@@ -335,7 +335,7 @@ def joined_text(value: Any) -> str:
 
 
 _BODIES = _words(
-    "text content page_content paragraph_text passage_text context passage body document sentences"
+    "text content page_content paragraph_text passage_text context contexts passage body document sentences"
 )
 
 
@@ -898,8 +898,8 @@ class Tally:
         key, one = max(lost.items(), key=lambda pair: pair[1].characters)
         mean = round(one.characters / one.rows)
         raise UsageError(
-            f"field '{key}' ({plural(mean, 'character')} a row) of {source} is not used, and "
-            f"{one.bare:,} of {plural(self.examples)} have no context without it",
+            f"field '{key}' ({plural(mean, 'character')} a row) of {source} is not used, with "
+            f"{one.bare:,} of {plural(self.examples)} without any other context",
             why="No name of a context is known for it; trained or asked like this, the question stands alone.",
             hint=f"--fields context={key} reads it as the context; --fields ignore={key} leaves it out.",
         )

@@ -473,7 +473,6 @@ def step_table(
     min_tokens: int,
     mode: str,
     decontaminate: Sequence[str],
-    ngram: int,
     counts: Counter[str],
     log: Callable[[str], None],
     questions: bool = False,
@@ -504,7 +503,7 @@ def step_table(
             notes=notes,
         )
         stream = once_each(stream, doubles)
-        sieves = [Decontaminator(path, ngram) for path in decontaminate]
+        sieves = [Decontaminator(path) for path in decontaminate]
         for sieve in sieves:
             stream = sieve.filter(stream)
         try:
@@ -514,7 +513,7 @@ def step_table(
                 raise UsageError(
                     "every document shares text with an evaluation item, so none is left",
                     why=f"the list is in {folder / 'contaminated.jsonl'}",
-                    hint="Raise synth.ngram, or check the files of synth.decontaminate.",
+                    hint="Check the files of synth.decontaminate.",
                 ) from None
             raise
         finally:

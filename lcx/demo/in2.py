@@ -44,30 +44,36 @@ def run(show: Show) -> dict[str, Any]:
 
 def _picture(scores: Mapping[str, StepResult], path: Path) -> Path:
     """The probe that the tiny model was taught, before and after; the others are in the run's eval folder."""
+    from lcx.evaluation.result import results_of
     from lcx.evaluation.show.png import curve_png
 
-    curves = {"before": scores["before"].metrics["tasks"][MAIN_PROBE]}
-    curves["after IN2"] = scores["after"].metrics["tasks"][MAIN_PROBE]
+    tasks = {"before": scores["before"].metrics["tasks"], "after IN2": scores["after"].metrics["tasks"]}
+    curves = results_of(MAIN_PROBE, {name: of[MAIN_PROBE] for name, of in tasks.items()})
     note = "a 2-layer model trained on the spot; its position bias is planted on purpose"
     return curve_png(path, curves, title="Records found, by their place in the context", note=note)
 
 
 def story(result: Mapping[str, Any]) -> str:
     """The curves of each probe before and after, and what they mean."""
+    from lcx.evaluation.result import results_of
     from lcx.evaluation.show.terminal import curve_text, score_table
 
     before, after = result["before"], result["after"]
     main = MAIN_PROBE
     lines = [
         curve_text(
-            {"before": before[main], "after IN2": after[main]},
+            results_of(main, {"before": before[main], "after IN2": after[main]}),
             title=f"{main}: records found, by place in the context",
         ),
         "",
     ]
     for task in before:
         if task != main:
-            lines += [task, *score_table({"before": before[task], "after IN2": after[task]}), ""]
+            lines += [
+                task,
+                *score_table(results_of(task, {"before": before[task], "after IN2": after[task]})),
+                "",
+            ]
     lines += [
         f"The base model lost what stood in the middle (gap {before[main]['gap']:.2f}); it was made so on purpose. "
         f"After IN2 the gap is {after[main]['gap']:.2f}.",

@@ -79,13 +79,15 @@ def effects(grid: Mapping[str, Any], stale: Mapping[str, Any]) -> dict[str, floa
 
 def _picture(grids: Mapping[str, Any], path: Path) -> Path:
     """Both heat maps side by side."""
+    from lcx.evaluation.result import results_of
     from lcx.evaluation.show.png import draw_tasks
 
-    return draw_tasks(path, {PROBE: grids})
+    return draw_tasks(path, {PROBE: results_of(PROBE, grids)})
 
 
 def story(result: Mapping[str, Any]) -> str:
     """The heat maps before and after, both effects in numbers, and what they mean."""
+    from lcx.evaluation.result import results_of
     from lcx.evaluation.show.terminal import task_text
 
     grids = {BEFORE: result["before"], AFTER: result["after"]}
@@ -100,7 +102,7 @@ def story(result: Mapping[str, Any]) -> str:
     }
     wide = max(map(len, rows))
     lines = [
-        task_text(PROBE, grids).replace(PROBE, TITLE, 1),
+        task_text(PROBE, results_of(PROBE, grids)).replace(PROBE, TITLE, 1),
         "",
         f"  {'':{wide}}  {'before':>6}  {'after':>6}",
         *(f"  {text:<{wide}}  {before[key]:>6.2f}  {after[key]:>6.2f}" for text, key in rows.items()),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcx import __version__
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.evaluation.result import Result, result_of
 from lcx.paths import runs_folder
 from lcx.run import versions
 from lcx.storage import read_json
@@ -346,15 +347,15 @@ def _brief(value: Any) -> str:
     return str(value)[:40]
 
 
-def overlay(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], list[str]]:
-    """The results in an eval step's folder that may be shown together: scores by task and then model, and notes.
+def overlay(folder: Path) -> tuple[dict[str, dict[str, Result]], list[str]]:
+    """The results in an eval step's folder that may be shown together: by task and then model, and notes.
 
     Of each task it is the newest result that has it, and those of the same questions. The notes say what is left out
     and why, and what else differs.
     """
     files = sorted(folder.glob(f"*/{SCORES}"), key=lambda path: path.stat().st_mtime_ns)
     results = {path.parent.name: read_json(path) for path in files}
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[str, Result]] = {}
     notes: dict[str, None] = {}
     if not results:
         return found, []
@@ -366,7 +367,7 @@ def overlay(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], list[st
             differences = comparable(result, newest, task)
             other = [one for one in differences if one.questions]
             if not other:
-                found.setdefault(task, {})[model] = result["tasks"][task]
+                found.setdefault(task, {})[model] = result_of(task, result["tasks"][task])
             for one in other or differences:
                 left = f"{model} is not shown with {last}" if other else f"{model} and {last}"
                 notes[f"{left}: {one}"] = None

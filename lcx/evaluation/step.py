@@ -234,11 +234,12 @@ def _kept(folder: Path, found: Findings) -> dict[str, dict[str, Any]]:
 
 def _drawn(folder: Path, found: Findings, ctx: Context, notes: list[str]) -> dict[str, str]:
     """Pictures of this model and of the step's models merge_answering, and the HTML report."""
+    from lcx.evaluation.result import result_of
     from lcx.evaluation.show.png import draw_task, run_picture
 
     def pictures() -> Path:
         for task, scores in found.scores.items():
-            draw_task(folder, task, {folder.name: scores})
+            draw_task(folder, task, {folder.name: result_of(task, scores)})
         return run_picture(folder.parent)
 
     def page() -> Path:

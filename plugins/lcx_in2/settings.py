@@ -6,28 +6,19 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.data.rows import RowFields
+from lcx.data.settings import CorpusSettings
 from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
 
+JOINT_SEGMENTS = 5
+"""Most neighbouring segments that a joint question is written from."""
 KINDS = ("fine", "integration", "short", "general")
 
 
-class In2Synth(Calling):
+class In2Synth(Calling, CorpusSettings):
     """How many examples of which kind are made, from what text, by which writer, at which lengths."""
 
-    corpus: str = setting("stdlib", description="a file, a folder, hf:NAME, stdlib, or stdlib:records")
-    fields: RowFields = setting({}, description=FIELDS_HELP)
-    encoding: Literal["utf-8", "auto"] = setting(
-        "utf-8",
-        description="of the corpus' text files; auto takes what is no UTF-8 for Windows' Western encoding",
-    )
-    documents: int | None = setting(None, ge=1, description="read at most so many documents")
-    tokenizer: str = setting(
-        "simple",
-        description="counts tokens: `simple` (no download) or a model's path or id",
-        json_schema_extra=FILE,
-    )
     segment_tokens: int = setting(128, ge=4, description="least tokens of a segment (paper: 128)")
     segment_by: Literal["length", "lines"] = setting(
         "length", description="`lines`: each line is one segment"
@@ -46,9 +37,6 @@ class In2Synth(Calling):
         description="range of the uniform length of a long context; counts the context, not the question",
     )
     questions_per_context: int = setting(1, ge=1, description="questions that share one context (paper: 1)")
-    integration_segments: int = setting(
-        5, ge=2, description="most segments that a joint question is written from"
-    )
     short_tokens: int = setting(600, ge=1, description="about how long a short context is, in tokens")
     llm: str = setting(
         "builtin",
@@ -65,14 +53,6 @@ class In2Synth(Calling):
         description="a folder whose fine.txt or integration.txt replace the bundled ones",
         json_schema_extra=FILE,
     )
-    decontaminate: list[str] = setting(
-        [],
-        description="files of evaluation items; documents that share text are dropped",
-        json_schema_extra=FILE,
-    )
-    ngram: int = setting(10, ge=2, description="words in a row that count as shared text")
-    shards: int = setting(1, ge=1, description="files that the bundles are cut into")
-    seed: int = setting(0, description="everything random follows from it")
     batch: int = setting(64, ge=1, description="questions asked of the writer at a time")
 
     @field_validator("mix")

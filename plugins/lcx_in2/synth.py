@@ -20,7 +20,7 @@ from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
 from lcx_in2.contexts import group, long_bundle, repeat, shares, short_bundle
 from lcx_in2.general import general_bundles
-from lcx_in2.settings import In2Synth
+from lcx_in2.settings import JOINT_SEGMENTS, In2Synth
 
 Make = Callable[[], Bundle]
 EXAMPLES, PARTS = 3, 8
@@ -98,7 +98,7 @@ def _questions(
     shuffle(random.Random(f"in2:{settings.seed}:fine"), singles)
     fine = _collect(writer, FINE, singles, fine_needed, ctx)
     rng = random.Random(f"in2:{settings.seed}:runs")
-    runs = neighbour_runs(rng, table, settings.integration_segments) if joint_needed else []
+    runs = neighbour_runs(rng, table, JOINT_SEGMENTS) if joint_needed else []
     joint = _collect(writer, INTEGRATION, runs, joint_needed, ctx)
     for kind, found, needed in ((FINE, fine, fine_needed), (INTEGRATION, joint, joint_needed)):
         if needed and not found:
@@ -264,7 +264,7 @@ def forecast(work: StepWork[In2Synth]) -> dict[str, Any]:
     wanted = shares(mix, settings.examples)
     single = wanted.get("fine", 0) + wanted.get("short", 0)
     joint = wanted.get("integration", 0)
-    pieces = (2 + settings.integration_segments) / 2
+    pieces = (2 + JOINT_SEGMENTS) / 2
     contexts = -(-(wanted.get("fine", 0) + joint) // settings.questions_per_context)
     mean = sum(settings.context_tokens) / 2
     prompt = round(

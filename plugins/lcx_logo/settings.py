@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.data.settings import CorpusSettings
 from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
 from lcx.training.settings import PreferenceSettings
 
+JOINT_CHUNKS = 3
+"""Most neighbouring chunks that a joint question is written from."""
 PROMPTS = "a folder whose answer.txt, judge.txt, fine.txt or integration.txt replace the bundled ones"
 
 
@@ -53,21 +55,9 @@ class Filtering(Calling):
         return value
 
 
-class LogoSynth(Filtering):
+class LogoSynth(Filtering, CorpusSettings):
     """From what text and questions, in which chunks, by which model, and how many answers a question."""
 
-    corpus: str = setting("stdlib", description="a file, a folder, hf:NAME, stdlib, or stdlib:records")
-    fields: RowFields = setting({}, description=FIELDS_HELP)
-    encoding: Literal["utf-8", "auto"] = setting(
-        "utf-8",
-        description="of the corpus' text files; auto takes what is no UTF-8 for Windows' Western encoding",
-    )
-    documents: int | None = setting(None, ge=1, description="read at most so many documents (or rows)")
-    tokenizer: str = setting(
-        "simple",
-        description="counts tokens: `simple` (no download) or a model's path or id",
-        json_schema_extra=FILE,
-    )
     segment_tokens: int = setting(512, ge=4, description="least tokens of a chunk (paper: 512)")
     segment_by: Literal["length", "lines"] = setting("length", description="`lines`: each line is one chunk")
     chunks: int = setting(16, ge=2, description="most chunks of a context (paper: 16)")
@@ -94,7 +84,6 @@ class LogoSynth(Filtering):
     joint: float = setting(
         0.25, ge=0, le=1, description="share of written questions that need several chunks"
     )
-    joint_chunks: int = setting(3, ge=2, description="most chunks that such a question is written from")
     llm: str = setting(
         "builtin",
         description="the policy, the model to be trained; it answers: builtin, local:PATH_OR_ID, openai:MODEL",
@@ -130,12 +119,6 @@ class LogoSynth(Filtering):
     filter: bool = setting(
         True, description="judge the answers and keep what passes; off: only sound examples"
     )
-    decontaminate: list[str] = setting(
-        [],
-        description="files of evaluation items; documents that share text are dropped",
-        json_schema_extra=FILE,
-    )
-    ngram: int = setting(10, ge=2, description="words in a row that count as shared text")
 
     @model_validator(mode="after")
     def _fits(self) -> LogoSynth:

@@ -26,7 +26,7 @@ from lcx_logo.contexts import Asked, Case, Rules, build_case, candidate, dropped
 from lcx_logo.filter import Judge, Judged, judge_rubric, sift
 from lcx_logo.importance import Extractor, open_extractor
 from lcx_logo.report import preview, summary
-from lcx_logo.settings import LogoSynth
+from lcx_logo.settings import JOINT_CHUNKS, LogoSynth
 
 CANDIDATES = "candidates"
 """Name of the shards that hold every example, dropped or not, beside the bundles that are trained on."""
@@ -292,7 +292,7 @@ def _written(
         return []
     joint = round(settings.joint * needed)
     rng = random.Random(f"logo:{settings.seed}:runs")
-    runs = neighbour_runs(rng, table, settings.joint_chunks) if joint else []
+    runs = neighbour_runs(rng, table, JOINT_CHUNKS) if joint else []
     singles = [(chunk,) for chunk in range(len(table))]
     shuffle(random.Random(f"logo:{settings.seed}:fine"), singles)
     found: list[QA] = []

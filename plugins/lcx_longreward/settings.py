@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.data.settings import CorpusSettings
 from lcx.llm.settings import Calling
 from lcx.settings import FILE, VOLATILE, setting
 from lcx.training.settings import PreferenceSettings
@@ -26,24 +27,9 @@ KINDS = (
 """Kinds of tasks that are asked for; each is described in `tasks.py`."""
 
 
-class LongRewardSynth(Calling):
+class LongRewardSynth(Calling, CorpusSettings):
     """From what documents, which tasks, by which models, and how many answers a task."""
 
-    corpus: str = setting(
-        "stdlib",
-        description="your long texts, or rows with context and question: a file, a folder, hf:NAME, stdlib",
-    )
-    fields: RowFields = setting({}, description=FIELDS_HELP)
-    encoding: Literal["utf-8", "auto"] = setting(
-        "utf-8",
-        description="of the corpus' text files; auto takes what is no UTF-8 for Windows' Western encoding",
-    )
-    documents: int | None = setting(None, ge=1, description="read at most so many documents (or rows)")
-    tokenizer: str = setting(
-        "simple",
-        description="counts tokens: `simple` (no download) or a model's path or id",
-        json_schema_extra=FILE,
-    )
     segment_tokens: int = setting(
         128, ge=4, description="a long document is cut between pieces of about so many"
     )
@@ -98,14 +84,6 @@ class LongRewardSynth(Calling):
         description="a folder whose task.en.txt, task.zh.txt or answer.txt replace the bundled ones",
         json_schema_extra=FILE,
     )
-    decontaminate: list[str] = setting(
-        [],
-        description="files of evaluation items; documents that share text are dropped",
-        json_schema_extra=FILE,
-    )
-    ngram: int = setting(10, ge=2, description="words in a row that count as shared text")
-    shards: int = setting(1, ge=1, description="files that the bundles are cut into")
-    seed: int = setting(0, description="everything random follows from it")
     batch: int = setting(256, ge=1, description="prompts whose requests are sent at a time")
 
     @model_validator(mode="before")

@@ -296,3 +296,20 @@ def test_importing_the_room_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_html_packed_text_and_western_bytes(tmp_path: Path) -> None:
+    page = "<html><style>x {}</style><h1>Mill</h1><p>The code is 4711 &amp; more.<script>no()</script></p></html>"
+    (tmp_path / "a.html").write_text(page)
+    (tmp_path / "b.html.gz").write_bytes(gzip.compress(page.encode()))
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "NOTES").write_text("no ending")
+    documents, rejected = read(tmp_path)
+    words = "Mill\n\nThe code is 4711 & more."
+    assert {key: one.text for key, one in documents.items()} == {
+        "a.html": words,
+        "b.html.gz": words,
+        "NOTES": "no ending",
+    }
+    assert [entry[0] for entry in rejected] == ["c.txt"]
+    assert read(tmp_path, encoding="auto")[0]["c.txt"].text == "café"

@@ -503,3 +503,30 @@ def test_cases_of_public_reports(path: Path) -> None:
             if isinstance(value, str) and path.name not in ("odd.jsonl", "lonesurr.jsonl"):
                 assert value in text
     assert "Dog." not in text
+
+
+def test_the_preview_prints_a_json_object_a_row_and_writes_nothing(cli: Any, tmp_path: Path) -> None:
+    tokenizer("chat").save_pretrained(tmp_path / "model")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("name: mine\nmethod: sft\nsteps:\n  - stage: train\n")
+    rows = [
+        {"lore": TEXT, "question": Q, "gold_text": A},
+        {"lore": TEXT, "question": Q, "chosen": A, "rejected": R},
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    told = ("train", "--recipe", str(recipe), "--model", str(tmp_path / "model"), "--input", str(path))
+    told += ("--run", str(tmp_path / "run"), "--preview", "2", "--fields", "context=lore,answer=gold_text")
+    done = cli(*told, "--json")
+    assert done.code == 0, done.err
+    [view, pair] = map(json.loads, done.out.splitlines())
+    assert TEXT in view["text"]
+    assert view["learnt"] == [f"{A}<|im_end|>"]
+    assert [part["part"] for part in view["parts"]][1:4:2] == ["context", "question"]
+    assert pair["learnt"] == [f"{A}<|im_end|>"]  # what is rejected is no part of supervised training
+    assert R not in pair["text"]
+    assert "left out: 1 rejected" in done.err
+    assert not (tmp_path / "run").exists()
+    assert "> answer" in cli(*told).out
+    wrong = cli(*told[:-1], "contxt=lore")
+    assert wrong.code == 2
+    assert "Did you mean 'context'" in wrong.err

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.show.png import curve_png, panels_png, places
-from lcx.evaluation.show.terminal import curve_text, score_table
+from lcx.evaluation.result import result_of
+from tests.evaluation.from_scores import curve_png, curve_text, draw_tasks, score_table
 
 
 def scores(*spans: float | None) -> dict[str, Any]:
@@ -35,14 +35,14 @@ def test_png_files_are_whole_and_repeatable(tmp_path: Path) -> None:
     assert one.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "two.png"]
     odd = scores(None, 0.5, None)
-    panels_png(
+    draw_tasks(
         tmp_path / "p.png", {"x": {"a" * 90: odd}, "y": {"none": scores(None)}, "z": {"one": scores(0.3)}}
     )
 
 
 def test_places_are_the_middles_of_spans() -> None:
-    assert places([1, 1]) == [25, 75]
-    assert places([1]) == [50]
+    assert result_of("x", {**scores(1, 1), "span": 50}).curve.middles == [25, 75]
+    assert result_of("x", {**scores(1), "span": 100}).curve.middles == [50]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])

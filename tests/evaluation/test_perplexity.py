@@ -239,7 +239,7 @@ def test_texts_longer_than_the_window(tmp_path: Path) -> None:
 
 
 def test_a_plugins_own_measure_and_view(tmp_path: Path) -> None:
-    from lcx.evaluation.show.terminal import task_text
+    from tests.evaluation.from_scores import task_text
 
     mine = Task(
         name="length",

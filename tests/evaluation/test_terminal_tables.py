@@ -8,19 +8,20 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from lcx.evaluation.show.panels import gap_words
-from lcx.evaluation.show.png import curve_panels, draw_task, draw_tasks, rows_png
-from lcx.evaluation.show.terminal import (
+from lcx.evaluation.result import Mean, Result
+from lcx.evaluation.show.terminal import interval_bar, with_half
+from lcx.formatting import p_words
+from tests.evaluation.from_scores import (
+    curve_png,
     curve_text,
-    interval_bar,
+    draw_task,
+    draw_tasks,
     lengths_text,
     suites_text,
     table_text,
     task_text,
     tasks_text,
-    with_half,
 )
-from lcx.formatting import p_words
 
 
 def suite(mean: float, n: int = 200, nulls: int = 0, **by: Any) -> dict[str, Any]:
@@ -83,11 +84,11 @@ def test_one_suite_has_a_bar_and_its_groups() -> None:
 
 
 def test_a_bar_has_its_mean_and_interval_in_place() -> None:
-    assert interval_bar({"mean": 0.5, "low": 0.3, "high": 0.7}, 11, unicode=False) == "|   --o--   |"
-    assert interval_bar({"mean": 0.0}, 11, unicode=False) == "|o          |"
-    assert interval_bar({"mean": 1.0, "low": 0.9, "high": 1.2}, 11, unicode=True) == "│         ─●│"
-    assert interval_bar({"mean": None}, 3, unicode=False) == "|   |"
-    assert with_half(None, None, None) == "-"
+    assert interval_bar(Mean(0.5, 0.3, 0.7), 11, unicode=False) == "|   --o--   |"
+    assert interval_bar(Mean(0.0), 11, unicode=False) == "|o          |"
+    assert interval_bar(Mean(1.0, 0.9, 1.2), 11, unicode=True) == "│         ─●│"
+    assert interval_bar(Mean(), 3, unicode=False) == "|   |"
+    assert with_half(Mean()) == "-"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
@@ -137,7 +138,7 @@ def test_a_gap_stands_beside_what_noise_gives() -> None:
     text = curve_text({"base": untested}, width=80, unicode=True, colour=False)
     assert "noise" not in text
     assert "±" not in text
-    assert gap_words({"gap": 0.3}) == "gap 0.30"
+    assert Result("t", gap=0.3).gap_words() == "gap 0.30"
     assert [p_words(p) for p in (None, 0.0004, 0.041, 0.41)] == ["", "p < 0.001", "p = 0.041", "p = 0.41"]
 
 
@@ -169,7 +170,7 @@ def test_svg_stands_beside_png_and_both_repeat(tmp_path: Path) -> None:
 def test_a_band_is_drawn_where_there_are_intervals(tmp_path: Path) -> None:
     bare = {key: value for key, value in curve(0.4, 0.6).items() if key != "intervals"}
     pictures = [
-        matplotlib.image.imread(rows_png(tmp_path / f"{n}.png", [curve_panels({"x": {"m": scores}})]))
+        matplotlib.image.imread(curve_png(tmp_path / f"{n}.png", {"m": scores}))
         for n, scores in enumerate((bare, curve(0.4, 0.6)))
     ]
     changed = (pictures[0] != pictures[1]).any(-1).mean()
@@ -184,7 +185,7 @@ def test_single_suites_have_no_picture_of_their_own(tmp_path: Path) -> None:
 
 def test_one_length_is_a_table_and_no_curve() -> None:
     text = lengths_text(
-        {"m": {"lengths": [2048], "values": [0.5], "unit": "tokens"}},
+        {"m": {"view": "lengths", "lengths": [2048], "values": [0.5], "unit": "tokens"}},
         title="multihop",
         width=80,
         unicode=True,

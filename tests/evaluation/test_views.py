@@ -13,10 +13,10 @@ import pytest
 from matplotlib import colormaps
 
 from lcx.evaluation.scores import overlay
-from lcx.evaluation.show.png import draw_task, draw_tasks, run_picture
-from lcx.evaluation.show.terminal import grid_text, perplexity_text, task_text
+from lcx.evaluation.show.png import run_picture
 from lcx.evaluation.statistics.grids import grid
 from lcx.formatting import length_name
+from tests.evaluation.from_scores import draw_task, draw_tasks, grid_text, perplexity_text, task_text
 
 LENGTHS, DEPTHS = (1024, 2048, 3000), (0.0, 0.5, 1.0)
 

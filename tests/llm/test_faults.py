@@ -188,7 +188,7 @@ with Service(folder, Calling(base_url=url, concurrency=8), Context()) as service
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_job_asks_again_only_what_was_in_flight(tmp_path: Path) -> None:
     rng = random.Random(5)
     count = 120

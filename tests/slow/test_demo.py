@@ -1,27 +1,23 @@
-"""The demo as a newcomer runs it, over three seeds: bent before, cured after."""
+"""The demo as a newcomer runs it: bent before, cured after."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.slow.demos import Demo, demos
+from tests.slow.demos import demo, seeds
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-SEEDS = (0, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def running(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Demo]]:
-    with demos(lcx_program, tmp_path_factory.mktemp("in2"), SEEDS) as found:
-        yield found
+pytestmark = pytest.mark.timeout(1800)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_demo_shows_the_bias_and_the_cure(seed: int, running: dict[int, Demo]) -> None:
-    result = running[seed].result()
+@pytest.mark.parametrize("seed", seeds(0, 1, 2))
+def test_the_demo_shows_the_bias_and_the_cure(
+    seed: int, lcx_program: str, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    tiny_model("tiny", seed)
+    result = demo(lcx_program, tmp_path, seed)
     before, after = result["before"], result["after"]
     print(
         f"seed {seed}: {result['seconds']} s, gap {before['val:database']['gap']:.3f} -> "

@@ -1,27 +1,23 @@
-"""LOGO's demo as a newcomer runs it, over three seeds: a window widened fourfold, and decoys refused."""
+"""LOGO's demo as a newcomer runs it: a window widened fourfold, and decoys refused."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.slow.demos import Demo, demos
+from tests.slow.demos import demo, seeds
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-SEEDS = (0, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def running(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Demo]]:
-    with demos(lcx_program, tmp_path_factory.mktemp("logo"), SEEDS, "--recipe", "logo") as found:
-        yield found
+pytestmark = pytest.mark.timeout(3600)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_both_effects_of_logo(seed: int, running: dict[int, Demo]) -> None:
-    result = running[seed].result()
+@pytest.mark.parametrize("seed", seeds(0, 1, 2))
+def test_both_effects_of_logo(
+    seed: int, lcx_program: str, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    tiny_model("tiny16", seed)
+    result = demo(lcx_program, tmp_path, seed, "--recipe", "logo")
     before, after = result["effects"]["before"], result["effects"]["after"]
     told = ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in before)
     print(f"seed {seed}: {result['seconds']} s, {told}")

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.slow.demos import Demo, demos
+from tests.slow.demos import demo, seeds
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-SEEDS = (0, 2)
-"""Two seeds side by side on two cores. Seed 2 has the base that knows most, and so the least to gain."""
+pytestmark = pytest.mark.timeout(3600)
 
 
-@pytest.fixture(scope="module")
-def running(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Demo]]:
-    folder = tmp_path_factory.mktemp("longreward")
-    with demos(lcx_program, folder, SEEDS, "--recipe", "longreward") as found:
-        yield found
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_fresh_samples_are_right_more_often(seed: int, running: dict[int, Demo]) -> None:
-    result = running[seed].result()
+# Seed 2 has the base that knows most, and so the least to gain.
+@pytest.mark.parametrize("seed", seeds(2, 0))
+def test_fresh_samples_are_right_more_often(
+    seed: int, lcx_program: str, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    tiny_model("tiny8", seed)
+    result = demo(lcx_program, tmp_path, seed, "--recipe", "longreward")
     before, after = result["effects"]["before"], result["effects"]["after"]
     told = ", ".join(f"{name} {before[name]:.3f} -> {after[name]:.3f}" for name in before)
     print(f"seed {seed}: {result['seconds']} s, {result['pairs']} pairs, {told}")

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_seed_trains_and_is_reported(tmp_path: Path) -> None:
     out = tmp_path / "seeds.json"
     words = [sys.executable, str(ROOT / "benchmarks" / "tiny_seeds.py"), "--seeds", "1", "--steps", "2"]

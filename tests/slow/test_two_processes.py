@@ -14,11 +14,13 @@ import pytest
 
 from tests.training.launch_runs import MARK, Start, losses, prepare, saboteur, variables, worst
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
+SLOW, NIGHTLY = pytest.mark.slow, pytest.mark.nightly
 
 TWO = ("--gpus", "2", "--device", "cpu")
 FSDP = (*TWO, "--strategy", "fsdp")
 ONE = ("--device", "cpu")
+FSDP_ALONE = ("--gpus", "1", *ONE, "--strategy", "fsdp")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,14 @@ def all_gone(run: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("words", [TWO, FSDP, ("--gpus", "1", "--device", "cpu", "--strategy", "fsdp")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(FSDP, marks=SLOW),
+        pytest.param(TWO, marks=NIGHTLY),  # tests/training/test_launch.py has it too
+        pytest.param(FSDP_ALONE, marks=NIGHTLY),
+    ],
+)
 def test_equal_to_one_process(begun: Start, whole: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     done = begun.train(tmp_path / "run", *words, "--json")
     assert done.returncode == 0, done.stderr
@@ -107,8 +116,15 @@ def test_equal_to_one_process(begun: Start, whole: Path, tmp_path: Path, words: 
     assert sharded == ("fsdp" in words), "accelerate ignores FSDP on the CPU unless it is told not to"
 
 
-@pytest.mark.parametrize("strategy", [TWO, FSDP])
-@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+@pytest.mark.parametrize(
+    ("strategy", "tuning"),
+    [
+        pytest.param(FSDP, "lora", marks=SLOW),
+        pytest.param(FSDP, "qlora", marks=NIGHTLY),
+        pytest.param(TWO, "lora", marks=NIGHTLY),
+        pytest.param(TWO, "qlora", marks=NIGHTLY),
+    ],
+)
 def test_adapters(begun: Start, tmp_path: Path, strategy: tuple[str, ...], tuning: str) -> None:
     settings = {"tuning": tuning, "lora_r": "4", "epochs": "2", "gradient_checkpointing": "true"}
     for run, words in (("one", ONE), ("two", strategy)):
@@ -119,6 +135,7 @@ def test_adapters(begun: Start, tmp_path: Path, strategy: tuple[str, ...], tunin
     assert worst(tmp_path / "two", tmp_path / "one") < (1e-5 if tuning == "lora" else 1e-3)
 
 
+@pytest.mark.nightly
 def test_trl(begun: Start, tmp_path: Path) -> None:
     settings = {"engine": "trl", "loss_weighting": "token", "epochs": "1"}
     for run, words in (("one", ONE), ("two", TWO)):
@@ -129,7 +146,11 @@ def test_trl(begun: Start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(TWO, ONE), (ONE, TWO), (FSDP, ("--gpus", "1", "--device", "cpu", "--strategy", "fsdp"))],
+    [
+        pytest.param(TWO, ONE, marks=SLOW),
+        pytest.param(ONE, TWO, marks=NIGHTLY),
+        pytest.param(FSDP, FSDP_ALONE, marks=NIGHTLY),
+    ],
 )
 def test_killed_and_resumed_by_another_number(
     begun: Start, whole: Path, tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...]
@@ -144,8 +165,15 @@ def test_killed_and_resumed_by_another_number(
     equal(run, whole)
 
 
-@pytest.mark.parametrize("words", [TWO, FSDP])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        pytest.param(TWO, signal.SIGINT, marks=SLOW),
+        pytest.param(TWO, signal.SIGTERM, marks=NIGHTLY),
+        pytest.param(FSDP, signal.SIGINT, marks=NIGHTLY),
+        pytest.param(FSDP, signal.SIGTERM, marks=NIGHTLY),
+    ],
+)
 def test_stopped_and_resumed(
     begun: Start, whole: Path, tmp_path: Path, words: tuple[str, ...], number: int
 ) -> None:
@@ -159,12 +187,18 @@ def test_stopped_and_resumed(
     assert last[-1].endswith(" ".join(words))
     assert "Traceback" not in stopped.stderr
     assert json.loads((run / "manifest.json").read_text())["steps"]["train"]["state"] == "interrupted"
+    if words == TWO:
+        other = begun.train(run, *FSDP)
+        assert other.returncode == 2
+        assert "was saved by one process or ddp, and this is fsdp" in other.stderr
+        assert "Traceback" not in other.stderr
     done = begun.train(run, *words)
     assert done.returncode == 0, done.stderr
     assert "resumed at step" in done.stderr
     equal(run, whole)
 
 
+@pytest.mark.nightly
 def test_stopped_before_training(begun: Start, tmp_path: Path) -> None:
     process = started(begun, tmp_path / "run", *TWO)
     assert process.stderr is not None
@@ -177,20 +211,18 @@ def test_stopped_before_training(begun: Start, tmp_path: Path) -> None:
     all_gone(tmp_path / "run")
 
 
-def test_another_strategys_checkpoint(begun: Start, tmp_path: Path) -> None:
-    cut(begun, tmp_path / "run", signal.SIGINT, *TWO)
-    done = begun.train(tmp_path / "run", *FSDP)
-    assert done.returncode == 2
-    assert "was saved by one process or ddp, and this is fsdp" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.parametrize(
     ("sabotage", "code", "told"),
     [
-        ("typed", 4, ["error: the second process lacks a thing", "why: it was told so", "hint: give it one"]),
-        ("bug", 1, ["error: unexpected ZeroDivisionError: in the second process"]),
-        ("kill", 4, ["error: process 1 of 2 was killed"]),
+        pytest.param(
+            *("typed", 4),
+            ["error: the second process lacks a thing", "why: it was told so", "hint: give it one"],
+            marks=SLOW,
+        ),
+        pytest.param(
+            *("bug", 1), ["error: unexpected ZeroDivisionError: in the second process"], marks=NIGHTLY
+        ),
+        pytest.param(*("kill", 4), ["error: process 1 of 2 was killed"], marks=NIGHTLY),
     ],
 )
 def test_an_error_in_one_process_ends_all_with_one_error(
@@ -208,6 +240,7 @@ def test_an_error_in_one_process_ends_all_with_one_error(
     all_gone(tmp_path / "run")
 
 
+@pytest.mark.nightly
 def test_a_loss_that_is_not_a_number(begun: Start, tmp_path: Path) -> None:
     done = begun.train(tmp_path / "run", *TWO, optimizer="sgd", learning_rate="1e30", max_grad_norm="0")
     assert done.returncode == 1
@@ -215,6 +248,7 @@ def test_a_loss_that_is_not_a_number(begun: Start, tmp_path: Path) -> None:
     assert "became" in done.stderr
 
 
+@pytest.mark.nightly
 def test_other_launchers(begun: Start, whole: Path, tmp_path: Path) -> None:
     """torchrun and its like: every process is lcx itself, and knows its place."""
     program, *words = begun.words(tmp_path / "run", *ONE, "--json")

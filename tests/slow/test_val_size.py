@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from benchmarks.val_tiny import run
 
 
 @pytest.mark.slow
-def test_three_times_800_questions(tmp_path: Path) -> None:
+def test_three_times_800_questions(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    tiny_model()
     found = run(tmp_path / "run", None)
     # A few items have a key or a name that another item has, and are left out by name.
     assert all(700 <= count <= 800 for count in found["queries"].values()), found["queries"]

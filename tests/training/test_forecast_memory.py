@@ -96,14 +96,14 @@ def test_resident_memory_is_within_15_per_cent(tmp_path: Path) -> None:
     assert_near(QUICK, processes(QUICK, tmp_path, PLAIN))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("shape", ["square", "deep", "wide"])
 def test_resident_memory_at_4096_tokens(shape: str, tmp_path: Path) -> None:
     cases = [{"shape": shape, "context": 4096, "answer": 128, **way} for way in WAYS]
     assert_near(cases, processes(cases, tmp_path, PLAIN))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_resident_memory_of_large_activations_with_the_default_allocator(tmp_path: Path) -> None:
     assert_near(LARGE, processes(LARGE, tmp_path, {}))
 

@@ -160,62 +160,60 @@ function hitAreas(figure, spec, x, box, tall) {
 
 const SHARES = { low: 0, high: 1, rules: [0, 0.2, 0.4, 0.6, 0.8, 1], number: (value, exact) => (exact ? fixed(value) : value.toFixed(1)) };
 
-function curveChart(figure, task) {
-  const given = answered(task);
-  const first = given[0][1];
-  const count = Math.max(...given.map(([, scores]) => scores.spans.length));
-  const width = first.span || 1;
-  const items = Math.max(first.positions || 0, count * width);
-  const name = (i) => `places ${i * width + 1} to ${Math.min(items, (i + 1) * width)} of ${items} (${percent(i / count)} to ${percent((i + 1) / count)})`;
+// Which panel a figure draws: its kind, and what its axis or its groups are by.
+const PANELS = {
+  curve: ["curve", "position"], grid: ["grid"], "by-length": ["curve", "length"], "by-depth": ["curve", "depth"],
+  lengths: ["curve", "length"], perplexity: ["curve", "tokens"], groups: ["bars"], histogram: ["histogram"],
+};
+
+// The panels of a figure, as [number of the model, panel].
+function panelsOf(figure, task) {
+  const [kind, by = figure.dataset.by] = PANELS[figure.dataset.chart];
+  const mine = (panel) => panel.kind === kind && (!by || panel.by === by);
+  return answered(task).map(([model, one]) => [model, one.panels.find(mine)]).filter(([, panel]) => panel);
+}
+
+const seriesOf = (given) => given.map(([model, panel]) => ({ model, ys: panel.values, bands: panel.intervals }));
+const openAt = (task, name, matches) => (task.items.length && matches ? (i) => openAnswers(task, name(i), (item) => matches(item, i)) : null);
+
+function positionChart(figure, task, given) {
+  const longest = given.map(([, panel]) => panel).reduce((one, other) => (other.values.length > one.values.length ? other : one));
+  const count = longest.values.length;
+  const width = longest.places[1] - longest.places[0];
+  const items = Math.max(answered(task)[0][1].positions || 0, longest.places[count]);
+  const name = (i) => `places ${longest.places[i] + 1} to ${Math.min(items, longest.places[i + 1])} of ${items} (${percent(i / count)} to ${percent((i + 1) / count)})`;
   lineChart(figure, {
     ...SHARES,
     title: `${task.title}: share of right answers by place in the context`,
     below: "place in the context: start to end",
-    xs: Array.from({ length: count }, (_, i) => (i + 0.5) / count),
+    xs: longest.values.map((_, i) => (i + 0.5) / count),
     ticks: [0, 0.2, 0.4, 0.6, 0.8, 1].map((share) => [share, percent(share)]),
-    series: given.map(([model, scores]) => ({ model, ys: scores.spans, bands: scores.intervals })),
+    series: seriesOf(given),
     weak: task.weak,
     name,
-    open: task.items.length ? (i) => openAnswers(task, name(i), (item) => Math.floor(item.p / width) === i) : null,
+    open: openAt(task, name, (item, i) => Math.floor(item.p / width) === i),
   });
 }
 
-// Values of a few named places: lengths, depths, groups. values(scores) gives ys and bands.
-function placesChart(figure, task, names, below, values, matches) {
+// Values of a few named places: lengths, depths, groups. Groups of several models may differ.
+function placesChart(figure, task, given) {
+  const first = given[0][1];
+  const names = [...new Set(given.flatMap(([, panel]) => panel.names))];
+  const at = (panel, values) => names.map((name) => { const i = panel.names.indexOf(name); return i < 0 ? null : values[i]; });
   const xs = names.map((_, i) => (names.length === 1 ? 0.5 : 0.03 + (0.94 * i) / (names.length - 1)));
   const every = Math.ceil(names.length / 8);
+  const below = first.kind === "bars" ? first.by : first.by === "depth" ? `${first.axis}: start to end` : first.axis;
+  const matches = { length: (item, i) => item.l === first.places[i], depth: (item, i) => Math.abs(item.d - first.places[i]) < 1e-3 };
   lineChart(figure, {
     ...SHARES,
     title: `${task.title}: mean score by ${below}`,
     below,
     xs,
     ticks: xs.map((x, i) => [x, i % every ? "" : names[i]]),
-    series: answered(task).map(([model, scores]) => ({ model, ...values(scores) })),
+    series: given.map(([model, panel]) => ({ model, ys: at(panel, panel.values), bands: at(panel, panel.intervals) })),
     name: (i) => names[i],
-    open: task.items.length && matches ? (i) => openAnswers(task, names[i], (item) => matches(item, i)) : null,
+    open: openAt(task, (i) => names[i], first.kind === "curve" && matches[first.by]),
   });
-}
-
-function lengthsChart(figure, task, values) {
-  const { lengths, unit } = answered(task)[0][1];
-  const matches = (item, i) => item.l === lengths[i];
-  placesChart(figure, task, lengths.map(lengthName), `length of the context (${unit || "tokens"})`, values, matches);
-}
-
-function depthsChart(figure, task) {
-  const { depths } = answered(task)[0][1];
-  const matches = (item, i) => Math.abs(item.d - depths[i]) < 1e-3;
-  placesChart(figure, task, depths.map(percent), "depth in the context: start to end", (one) => ({ ys: one.by_depth }), matches);
-}
-
-function groupsChart(figure, task) {
-  const by = figure.dataset.by;
-  const groups = (scores) => (scores.by || {})[by] || {};
-  const names = [...new Set(answered(task).flatMap(([, scores]) => Object.keys(groups(scores))))];
-  placesChart(figure, task, names, by, (scores) => {
-    const found = names.map((name) => groups(scores)[name] || {});
-    return { ys: found.map((one) => one.mean), bands: found.map((one) => (known(one.low) ? [one.low, one.high] : null)) };
-  }, null);
 }
 
 // Three to seven round values between two.
@@ -226,16 +224,15 @@ function roundValues(low, high) {
   return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
 }
 
-function perplexityChart(figure, task) {
-  const given = answered(task).filter(([, scores]) => scores.curve && scores.curve.length);
-  const edges = given[0][1].edges;
-  const all = given.flatMap(([, scores]) => scores.curve).filter(known);
+function perplexityChart(figure, task, given) {
+  const { places: edges, axis } = given[0][1];
+  const all = given.flatMap(([, panel]) => panel.values).filter(known);
   const room = Math.max(0.02, (Math.max(...all) - Math.min(...all)) * 0.1);
   const [low, high] = [Math.min(...all) - room, Math.max(...all) + room];
   const last = edges[edges.length - 1];
   lineChart(figure, {
-    title: `${task.title}: perplexity by position in the text; lower is better`,
-    below: "position in the text (tokens)",
+    title: `${task.title}: perplexity by ${axis}; lower is better`,
+    below: axis,
     low,
     high,
     rules: roundValues(Math.exp(low), Math.exp(high)).map(Math.log),
@@ -243,8 +240,33 @@ function perplexityChart(figure, task) {
     plain: true,
     xs: edges.slice(1).map((edge, i) => (edge + edges[i]) / 2 / last),
     ticks: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, lengthName(Math.round(share * last))]),
-    series: given.map(([model, scores]) => ({ model, ys: scores.curve })),
+    series: seriesOf(given),
     name: (i) => `tokens ${edges[i]} to ${edges[i + 1]}, perplexity`,
+    open: null,
+  });
+}
+
+// How scores are distributed: the share of answers in each part of their scale.
+function histogramChart(figure, task, given) {
+  const { low, high, counts } = given[0][1];
+  const edge = (i) => Number((low + ((high - low) * i) / counts.length).toPrecision(3));
+  const series = given.map(([model, panel]) => {
+    const total = panel.counts.reduce((sum, count) => sum + count, 0) || 1;
+    return { model, ys: panel.counts.map((count) => count / total) };
+  });
+  const most = Math.max(0.05, ...series.flatMap((one) => one.ys)) * 1.1;
+  lineChart(figure, {
+    title: `${task.title}: share of answers by score`,
+    below: "score",
+    low: 0,
+    high: most,
+    rules: [0, ...roundValues(0, most).filter((value) => value > 0)],
+    number: percent,
+    plain: true,
+    xs: counts.map((_, i) => (i + 0.5) / counts.length),
+    ticks: [0, 0.25, 0.5, 0.75, 1].map((share) => [share, String(edge(share * counts.length))]),
+    series,
+    name: (i) => `${edge(i)} to ${edge(i + 1)}`,
     open: null,
   });
 }
@@ -266,12 +288,12 @@ function paint(cell, [red, green, blue]) {
 }
 
 // A table with lengths to the right and depths downwards; cell(column, row) gives {text, colour, label}.
-function heatTable(task, scores, title, cell, readout) {
-  const unit = scores.unit || "tokens";
-  const head = make("tr", {}, make("th", { text: "depth ↓", scope: "col" }), ...scores.lengths.map((length) => make("th", { text: lengthName(length), scope: "col" })));
+function heatTable(task, grid, title, cell, readout) {
+  const unit = grid.unit;
+  const head = make("tr", {}, make("th", { text: "depth ↓", scope: "col" }), ...grid.lengths.map((length) => make("th", { text: lengthName(length), scope: "col" })));
   const buttons = [];
-  const rows = scores.depths.map((depth, row) => {
-    const cells = scores.lengths.map((length, column) => {
+  const rows = grid.depths.map((depth, row) => {
+    const cells = grid.lengths.map((length, column) => {
       const { text, colour, label } = cell(column, row);
       const where = `${lengthName(length)} ${unit}, ${percent(depth)} deep`;
       const button = make("button", { type: "button", text, "aria-label": `${where}: ${label}` });
@@ -284,8 +306,8 @@ function heatTable(task, scores, title, cell, readout) {
     });
     return make("tr", {}, make("th", { text: percent(depth), scope: "row" }), ...cells);
   });
-  roving(buttons, scores.lengths.length);
-  const above = make("tr", {}, make("td"), make("th", { text: `length in ${unit} →`, colspan: scores.lengths.length, scope: "colgroup" }));
+  roving(buttons, grid.lengths.length);
+  const above = make("tr", {}, make("td"), make("th", { text: `length in ${unit} →`, colspan: grid.lengths.length, scope: "colgroup" }));
   return make("div", { class: "heat" }, make("table", {}, make("caption", { text: title }), make("thead", {}, above, head), make("tbody", {}, ...rows)));
 }
 
@@ -295,13 +317,12 @@ function scaleBar(stops, left, right) {
   return make("div", { class: "scale" }, left, bar, right);
 }
 
-function heatMaps(figure, task) {
-  const given = answered(task);
+function heatMaps(figure, task, given) {
   const readout = figure.querySelector(".readout");
-  const maps = given.map(([model, scores]) => {
-    const map = heatTable(task, scores, labels[model], (column, row) => {
-      const value = scores.cells[column][row];
-      return { text: fixed(value), colour: known(value) && mix(CIVIDIS, value), label: `${labels[model]} ${fixed(value)}${between(scores.intervals?.[column]?.[row])}` };
+  const maps = given.map(([model, grid]) => {
+    const map = heatTable(task, grid, labels[model], (column, row) => {
+      const value = grid.cells[column][row];
+      return { text: fixed(value), colour: known(value) && mix(CIVIDIS, value), label: `${labels[model]} ${fixed(value)}${between(grid.intervals?.[column]?.[row])}` };
     }, readout);
     map.dataset.of = model;
     map.append(scaleBar(CIVIDIS, "0 none found", "1 all found"));
@@ -469,20 +490,16 @@ function startTables() {
 }
 
 const CHARTS = {
-  curve: curveChart,
-  grid: heatMaps,
-  "by-length": (figure, task) => lengthsChart(figure, task, (one) => ({ ys: one.by_length })),
-  "by-depth": depthsChart,
-  lengths: (figure, task) => lengthsChart(figure, task, (one) => ({ ys: one.values, bands: one.intervals })),
-  groups: groupsChart,
-  perplexity: perplexityChart,
+  curve: positionChart, grid: heatMaps, "by-length": placesChart, "by-depth": placesChart, lengths: placesChart,
+  perplexity: perplexityChart, groups: placesChart, histogram: histogramChart,
 };
 
 let width = 0; // what charts were drawn for: they are drawn anew where it changes
 function drawCharts() {
   width = document.body.clientWidth;
   document.querySelectorAll("figure[data-chart]").forEach((figure) => {
-    CHARTS[figure.dataset.chart](figure, report.tasks[figure.dataset.task]);
+    const task = report.tasks[figure.dataset.task];
+    CHARTS[figure.dataset.chart](figure, task, panelsOf(figure, task));
   });
   hideModels();
 }

@@ -1,4 +1,4 @@
-"""Everything that the page shows as one JSON-able object: models, tasks, verdicts, single answers. Torch-free."""
+"""All that the page shows: models, tasks with their panels, verdicts, single answers, and it all in sentences."""
 
 from __future__ import annotations
 
@@ -6,58 +6,51 @@ import json
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcx.evaluation.result import result_of
 from lcx.evaluation.scores import EvalResult, Side, check_notes, comparable, label_results
+from lcx.evaluation.show.sentences import (
+    NOTHING,
+    Line,
+    change_line,
+    loss_line,
+    lost_line,
+    overall_line,
+    weak_stretch,
+)
 from lcx.paths import slug
 
 if TYPE_CHECKING:
     from lcx.evaluation.compare import Verdict
 
 __all__ = [
+    "CHARTED",
     "MOST_BYTES",
     "MOST_ITEMS",
+    "Card",
+    "PageSummary",
     "Row",
+    "TaskSummary",
+    "asks_of",
     "changes_of",
     "choose",
     "clean",
     "collect",
+    "groups_of",
     "item_of",
     "read_predictions",
     "reference",
+    "summarize",
 ]
-
 
 MOST_ITEMS = 240
 """Answers of a task that a page holds."""
 MOST_BYTES = 3_600_000
 """Bytes of answers that a page holds in all; with more, every task gets fewer."""
 LEAST_ITEMS = 24
-VIEWS = ("curve", "grid", "lengths", "perplexity", "table")
-KEPT = (
-    *(
-        "task",
-        "view",
-        "n",
-        "score",
-        "average",
-        "gap",
-        "nulls",
-        "skipped",
-        "refused",
-        "truncated",
-        "duplicates",
-        "errors",
-        "unfinished",
-    ),
-    *("dropped", "estimate", "contexts", "context_tokens", "decoys", "decoy_rows", "data", "compat"),
-    *("spans", "counts", "span", "positions", "intervals", "gap_test", "u_shape"),
-    *("lengths", "depths", "cells", "by_length", "by_depth", "worst", "unit", "values"),
-    *("edges", "curve", "nll", "perplexity", "at_length", "texts", "by", "mean", "low", "high", "scale"),
-)
-"""What a page needs of a task's scores."""
 Key = tuple[str, int]
 """A task's name, and the number of the set of questions that it was asked: results of other questions are apart."""
 
@@ -67,7 +60,7 @@ def collect(
 ) -> dict[str, Any]:
     """The report's object: `title`, `models`, `tasks`; models in the order of `results`, tasks in that of their views.
 
-    A task's `results` has each model's scores (None where it was not asked the same thing), `change` the verdict on
+    A task's `results` has each model's `Result` (None where it was not asked the same thing), `change` the verdict on
     the last model against the first (`verdicts`, or computed here), and `items` single answers. Results that were
     asked different things are tasks of their own, told apart by the names of their eval steps.
     """
@@ -80,7 +73,7 @@ def collect(
         told = changes_of(verdicts)
         changes = {key: {**told[key[0]], "models": [0, len(names) - 1]} for key in groups if key[0] in told}
     tasks = [_task(key, groups, names, changes.get(key)) for key in groups]
-    tasks.sort(key=lambda task: VIEWS.index(task["view"]) if task["view"] in VIEWS else len(VIEWS))
+    tasks.sort(key=lambda task: (*CHARTED, "table", "other").index(task["view"]))
     _shrink(tasks)
     return {
         "title": title,
@@ -151,15 +144,6 @@ def _setup(results: Sequence[EvalResult]) -> dict[str, str]:
     return {key: str(value) for key, value in said.items() if value not in (None, "")}
 
 
-def view_of(scores: Mapping[str, Any]) -> str:
-    """How a task's scores can be shown: by their view, or `other` where what it needs is not there."""
-    view = str(scores.get("view") or "curve")
-    needs = {"curve": "spans", "grid": "cells", "lengths": "values", "perplexity": "curve"}
-    if view in needs and not scores.get(needs[view]):
-        return "table" if "average" in scores else "other"
-    return view if view in VIEWS else "other"
-
-
 def _task(
     key: Key,
     groups: Mapping[Key, Mapping[str, EvalResult]],
@@ -168,26 +152,23 @@ def _task(
 ) -> dict[str, Any]:
     task, by_model = key[0], groups[key]
     found = [by_model.get(name) for name in names]
-    scores = [None if one is None else _kept(one.scores["tasks"][task]) for one in found]
-    first = next(one for one in scores if one is not None)
+    made = [None if one is None else result_of(task, one.scores["tasks"][task]) for one in found]
+    first = next(one for one in made if one is not None)
     several = sum(name == task for name, _ in groups) > 1
     steps = list(dict.fromkeys(one.step for one in by_model.values()))
     rows = _rows(found, task)
-    view = view_of(first)
+    empty = first.view == "perplexity" and not first.curve.values
+    view = "other" if empty else first.view
     asked = [] if view == "other" else list(dict.fromkeys(name for of in rows for name in of))
     items = [item_of([of.get(name) for of in rows]) for name in asked]
     return {
         "name": task,
         "title": f"{task} ({', '.join(steps)})" if several else task,
         "view": view,
-        "results": scores,
+        "results": made,
         "change": change,
         "items": items,
     }
-
-
-def _kept(scores: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: scores[key] for key in KEPT if key in scores and scores[key] is not None}
 
 
 def _rows(found: Sequence[EvalResult | None], task: str) -> list[dict[Hashable, Row]]:
@@ -227,6 +208,8 @@ def _shrink(tasks: Sequence[dict[str, Any]]) -> None:
     for task in tasks:
         task["items"], task["kept"] = choose(task["items"], most)
 
+
+# ---- the last model against the first
 
 Groups = Mapping[Key, Mapping[str, EvalResult]]
 """Results by model, of each task and each way in which it was asked."""
@@ -273,15 +256,15 @@ def changes_of(verdicts: Sequence[Verdict]) -> dict[str, dict[str, Any]]:
     """By task: the whole's verdict with `mean`, `low` and `high` in the task's own numbers, and its `parts`."""
     found: dict[str, dict[str, Any]] = {}
     for one in verdicts:
-        told = _told(one)
+        change = _change_of(one)
         if one.kind == "task":
-            found[one.task] = {**told, "parts": [], "short": one.short, "reading": one.reading}
+            found[one.task] = {**change, "parts": [], "short": one.short, "reading": one.reading}
         elif one.task in found:
-            found[one.task]["parts"].append({**told, "kind": one.kind, "group": one.group})
+            found[one.task]["parts"].append({**change, "kind": one.kind, "group": one.group})
     return found
 
 
-def _told(one: Verdict) -> dict[str, Any]:
+def _change_of(one: Verdict) -> dict[str, Any]:
     """A verdict as the page shows it; points are hundredths of the scores, which go from 0 to 1."""
     share = 100.0 if one.unit == "points" else 1.0
     return {
@@ -297,6 +280,8 @@ def _told(one: Verdict) -> dict[str, Any]:
         "regression": one.regression,
     }
 
+
+# ---- single answers
 
 Row = Mapping[str, Any]
 TEXT_MOST, QUESTION_MOST = 700, 400
@@ -416,3 +401,177 @@ def _spread(places: Sequence[int], most: int) -> list[int]:
     if most >= len(places):
         return list(places)
     return [places[(2 * n + 1) * len(places) // (2 * most)] for n in range(most)]
+
+
+# ---- what the page tells
+
+CHARTED = ("curve", "grid", "lengths", "perplexity")
+PLACED = ("curve", "grid", "lengths")
+"""Views that show where information is lost."""
+MANY = 3
+"""Tasks of a family (of one suite, say) that have a card each; with more they share one."""
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """A task with its sentences; `target` is the id of its section, empty where it has none."""
+
+    task: dict[str, Any]
+    losses: list[Line]
+    change: Line | None
+    target: str
+
+    @property
+    def lines(self) -> list[Line]:
+        verdict = [] if self.change is None else [{**self.change, "kind": "answer"}]
+        return [*self.losses, *verdict]
+
+
+@dataclass(frozen=True)
+class Card:
+    title: str
+    target: str
+    lines: list[Line]
+    asks: str = ""
+
+
+@dataclass(frozen=True)
+class PageSummary:
+    """The page's sentences; tasks in the order in which they are shown."""
+
+    tasks: list[TaskSummary]
+    cards: list[Card] = field(default_factory=list)
+    overall: Line | None = None
+    lost: list[Line] = field(default_factory=list)
+    before_after: bool = False
+
+
+def summarize(data: Mapping[str, Any], *, before_after: bool) -> PageSummary:
+    """Put the data into words, and its tasks into order: what has a chart first, in it what shows most."""
+    labels = [model["label"] for model in data["models"]]
+    tasks = [_summarized(task, labels, before_after) for task in data["tasks"]]
+    views = [*CHARTED, "table", "other"]
+    tasks.sort(key=lambda one: (views.index(one.task["view"]), -_weight(one.task)))
+    tasks = [
+        TaskSummary(one.task, one.losses, one.change, f"task-{number}" if _has_section(one.task) else "")
+        for number, one in enumerate(tasks)
+    ]
+    overall = overall_line(_changes(tasks), before_after, labels)
+    return PageSummary(
+        tasks, _cards(tasks, labels, before_after), overall, _lost(tasks, labels, before_after), before_after
+    )
+
+
+def _lost(tasks: Sequence[TaskSummary], labels: Sequence[str], before_after: bool) -> list[Line]:
+    """What each model loses over all tasks that show where; nothing where none does."""
+    lines = []
+    tasks = [one for one in tasks if (one.change or {}).get("size") != "nothing"] or tasks
+    before: set[str] | None = None
+    for model, label in enumerate(labels):
+        found = []
+        for one in tasks:
+            given = [number for number, scores in enumerate(one.task["results"]) if scores]
+            if one.task["view"] in PLACED and model in given:
+                found.append((one.task["title"], one.losses[given.index(model)]))
+        if found:
+            who = label.capitalize() if before_after else label
+            lines.append(lost_line(found, who, before=before))
+            before = {line["what"] for _, line in found if line.get("what")} if before_after else None
+    return lines
+
+
+def _changes(tasks: Sequence[TaskSummary]) -> list[tuple[str, Mapping[str, Any], Line]]:
+    """Name, change and verdict of the tasks that have a verdict."""
+    return [(one.task["title"], one.task["change"], one.change) for one in tasks if one.change is not None]
+
+
+def _summarized(task: dict[str, Any], labels: Sequence[str], before_after: bool) -> TaskSummary:
+    losses = [
+        loss_line(one, label.capitalize() if before_after else label)
+        for label, one in zip(labels, task["results"], strict=True)
+        if one is not None
+    ]
+    change = task.get("change")
+    named = labels if change is None else [labels[number] for number in change["models"]]
+    line = change_line(change, named, before_after, nothing=_finds_nothing(task))
+    first = next(one for one in task["results"] if one is not None)
+    lost = task["view"] == "curve" and losses[0]["tone"] == "loss"
+    weak = weak_stretch(first.curve.values) if lost and first.view == "curve" else None
+    if weak is not None:
+        which = f" {named[0]}" if len(labels) > 1 else ""
+        task["weak"] = {
+            "start": weak["start"],
+            "end": weak["end"],
+            "text": f"weakest{which}: {weak['score']:.2f}",
+        }
+    return TaskSummary(task, losses, line, "")
+
+
+def _finds_nothing(task: Mapping[str, Any]) -> bool:
+    """Whether almost nothing is right in any model's answers: such a task says little of what training did."""
+    if task["view"] in ("perplexity", "other"):
+        return False
+    means = [one.estimate.mean for one in task["results"] if one is not None]
+    return bool(means) and all(mean is not None and mean < NOTHING for mean in means)
+
+
+def _weight(task: Mapping[str, Any]) -> float:
+    """How much a task shows: the largest gap of a model that finds something, or the change."""
+    gaps = [one.gap or 0.0 for one in task["results"] if one is not None and (one.average or 0) >= NOTHING]
+    return max([*gaps, abs((task.get("change") or {}).get("mean") or 0.0)])
+
+
+def _has_section(task: Mapping[str, Any]) -> bool:
+    return task["view"] in CHARTED or bool(groups_of(task))
+
+
+def groups_of(task: Mapping[str, Any]) -> list[str]:
+    """What a task's scores are broken down by, as charts show it: length, difficulty, domain."""
+    bars = [panel for one in task["results"] if one is not None for panel in one.bars]
+    return [] if task["view"] == "perplexity" else list(dict.fromkeys(panel.by for panel in bars))
+
+
+def _cards(tasks: Sequence[TaskSummary], labels: Sequence[str], before_after: bool) -> list[Card]:
+    """A card a task; families of many tasks without a chart share one."""
+    families: dict[str, list[TaskSummary]] = {}
+    for one in tasks:
+        name = one.task["title"] if one.task["view"] in CHARTED else str(one.task["name"]).split(":")[0]
+        families.setdefault(name, []).append(one)
+    cards = []
+    for name, members in families.items():
+        if len(members) <= MANY:
+            cards += [
+                Card(one.task["title"], one.target or "tasks", one.lines, asks_of(one.task["name"]))
+                for one in members
+            ]
+        else:
+            cards.append(
+                Card(f"{name}: {len(members)} tasks", "tasks", _family(members, labels, before_after))
+            )
+    return cards
+
+
+def _family(members: Sequence[TaskSummary], labels: Sequence[str], before_after: bool) -> list[Line]:
+    """A family in a few lines: each model's mean over its tasks, and in how many of them the last one differs."""
+    lines: list[Line] = []
+    for model, label in enumerate(labels):
+        found = [one.task["results"][model] for one in members]
+        means = [one.estimate.mean for one in found if one is not None and one.estimate.mean is not None]
+        if means:
+            who = label.capitalize() if before_after else label
+            mean = sum(means) / len(means)
+            lines.append({"tone": "flat", "text": f"{who}: {mean:.2f} on average of {len(means)} tasks."})
+    total = overall_line(_changes(members), before_after, labels)
+    if total is not None:
+        lines.append({**total, "kind": "answer"})
+    return lines
+
+
+def asks_of(name: str) -> str:
+    """What a task asks, in its own words, where it is known here."""
+    from lcx.errors import LcxError
+    from lcx.plugins import loaded
+
+    with suppress(LcxError):
+        return str(getattr(loaded().probes.load(name), "summary", "")).replace("->", "→")
+    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lcx.evaluation.show.panels import gap_words
+from lcx.evaluation.result import Curve, Result
 from lcx.formatting import length_name, p_words, percent, signed
 
 __all__ = [
@@ -74,11 +74,10 @@ def weak_stretch(spans: Sequence[float | None]) -> dict[str, Any] | None:
     }
 
 
-def loss_line(scores: Mapping[str, Any], who: str) -> Line:
+def loss_line(result: Result, who: str) -> Line:
     """Where one model loses information in one task, in a sentence."""
     tell = {"curve": _curve, "grid": _grid, "lengths": _lengths, "perplexity": _perplexity}
-    view = str(scores.get("view", "curve"))
-    line = tell.get(view, _plain)(scores)
+    line = tell.get(result.view, _plain)(result)
     return {**line, **{key: f"{who}: {line[key]}" for key in ("text", "brief") if key in line}}
 
 
@@ -87,10 +86,10 @@ def _with(brief: str, why: str) -> Line:
     return {"brief": f"{brief}.", "text": f"{brief} ({why})."} if why else {"text": f"{brief}."}
 
 
-def _curve(scores: Mapping[str, Any]) -> Line:
-    average, spans = scores.get("average"), scores.get("spans") or []
+def _curve(result: Result) -> Line:
+    average, spans = result.average, result.curve.values
     if average is None or not spans:
-        return _plain(scores)
+        return _plain(result)
     if average < NOTHING:
         return {
             "tone": "flat",
@@ -98,9 +97,9 @@ def _curve(scores: Mapping[str, Any]) -> Line:
             "nothing": "yes",
         }
     weak = weak_stretch(spans)
-    chance = _chance(scores)
-    if _is_noise(scores):
-        return _even(scores, "place")
+    chance = _chance(result)
+    if _is_noise(result):
+        return _even(result, average, "place")
     if weak is None:
         known = [value for value in spans if value is not None]
         words = f"{min(known):.2f} at the weakest place against {max(known):.2f} at the best"
@@ -119,76 +118,74 @@ def _curve(scores: Mapping[str, Any]) -> Line:
     }
 
 
-def _is_noise(scores: Mapping[str, Any]) -> bool:
+def _is_noise(result: Result) -> bool:
     """Whether chance explains the gap: by its test, or without one where it is under five hundredths."""
-    p = (scores.get("gap_test") or {}).get("p")
-    gap = scores.get("gap")
-    return p >= LEVEL if p is not None else gap is not None and gap < 0.05
+    if result.p is not None:
+        return result.p >= LEVEL
+    return result.gap is not None and result.gap < 0.05
 
 
-def _even(scores: Mapping[str, Any], part: str) -> Line:
+def _even(result: Result, average: float, part: str) -> Line:
     """That no place or cell stands out: by the gap's test, or to the eye where there is none."""
-    tone = "good" if scores["average"] >= ALL else "flat"
-    if (scores.get("gap") or 0.0) < 0.005:
-        return {
-            "tone": tone,
-            "text": f"every {part} is as good as any other (average {scores['average']:.2f}).",
-        }
-    tested = (scores.get("gap_test") or {}).get("p") is not None
+    tone = "good" if average >= ALL else "flat"
+    if (result.gap or 0.0) < 0.005:
+        return {"tone": tone, "text": f"every {part} is as good as any other (average {average:.2f})."}
+    tested = result.p is not None
     words = f"no {part} is clearly worse than another" if tested else f"every {part} is about as good"
-    average = f"average {scores['average']:.2f}"
     return {
         "tone": tone,
-        "brief": f"{words} ({average}).",
-        "text": f"{words} ({average}, {_chance(scores)}).",
+        "brief": f"{words} (average {average:.2f}).",
+        "text": f"{words} (average {average:.2f}, {_chance(result)}).",
     }
 
 
-def _chance(scores: Mapping[str, Any]) -> str:
+def _chance(result: Result) -> str:
     """The gap with what noise alone gives and its p, as far as they are known; p stays on one line."""
-    words = gap_words(scores, "gap between best and worst")
+    words = result.gap_words("gap between best and worst")
     return words.replace("p < ", "p\u00a0<\u00a0").replace("p = ", "p\u00a0=\u00a0")
 
 
-def _grid(scores: Mapping[str, Any]) -> Line:
-    average = scores.get("average")
+def _grid(result: Result) -> Line:
+    average = result.average
     if average is None:
-        return _plain(scores)
+        return _plain(result)
     if average < NOTHING:
         return {
             "tone": "flat",
             "text": f"almost nothing is found at any length or depth (average {average:.2f}).",
             "nothing": "yes",
         }
-    unit, by_length = scores.get("unit", "tokens"), scores.get("by_length") or []
-    if _is_noise(scores):
-        return _unclear(scores, scores["lengths"], by_length, unit) or _even(scores, "cell")
-    trend = _trend(scores["lengths"], by_length, unit)
+    unit = result.grid.unit
+    by_length = next((p for p in result.panels if isinstance(p, Curve) and p.by == "length"), None)
+    lengths, values = ((), ()) if by_length is None else (by_length.places, by_length.values)
+    if _is_noise(result):
+        return _unclear(result, lengths, values, unit) or _even(result, average, "cell")
+    trend = _trend(lengths, values, unit)
     what = GROWING if "loses" in trend else "information at some lengths and depths"
-    worst = scores.get("worst")
+    worst = result.grid.worst
     if not worst:
         return {"tone": "loss", "text": trend, "what": what}
-    cell = f"{length_name(worst['length'])} {unit}, {percent(worst['depth'])} deep"
-    said = _with(f"{trend} The worst cell has {worst['score']:.2f}: {cell}".strip(), _chance(scores))
+    cell = f"{length_name(int(worst['length']))} {unit}, {percent(worst['depth'])} deep"
+    said = _with(f"{trend} The worst cell has {worst['score']:.2f}: {cell}".strip(), _chance(result))
     return {"tone": "loss", **said, "what": what}
 
 
 def _unclear(
-    scores: Mapping[str, Any], lengths: Sequence[int], values: Sequence[float | None], unit: str
+    result: Result, lengths: Sequence[float], values: Sequence[float | None], unit: str
 ) -> Line | None:
     """That longer contexts look worse, but chance may explain it. None where they do not, or nothing was tested."""
     known = _ends(lengths, values)
-    if known is None or known[0][1] - known[1][1] < FALL or (scores.get("gap_test") or {}).get("p") is None:
+    if known is None or known[0][1] - known[1][1] < FALL or result.p is None:
         return None
-    return {"tone": "flat", **_with(f"{_ends_words(*known, unit)}: chance may explain this", _chance(scores))}
+    return {"tone": "flat", **_with(f"{_ends_words(*known, unit)}: chance may explain this", _chance(result))}
 
 
-def _lengths(scores: Mapping[str, Any]) -> Line:
-    unit, values = scores.get("unit", "tokens"), scores.get("values") or []
-    trend = _trend(scores["lengths"], values, unit)
+def _lengths(result: Result) -> Line:
+    curve = result.curve
+    trend = _trend(curve.places, curve.values, curve.unit)
     if not trend:
-        return _plain(scores)
-    unclear = _unclear(scores, scores["lengths"], values, unit) if _is_noise(scores) else None
+        return _plain(result)
+    unclear = _unclear(result, curve.places, curve.values, curve.unit) if _is_noise(result) else None
     if unclear is not None:
         return unclear
     return (
@@ -198,7 +195,7 @@ def _lengths(scores: Mapping[str, Any]) -> Line:
     )
 
 
-def _trend(lengths: Sequence[int], values: Sequence[float | None], unit: str) -> str:
+def _trend(lengths: Sequence[float], values: Sequence[float | None], unit: str) -> str:
     """How the score goes from the shortest contexts to the longest."""
     known = _ends(lengths, values)
     if known is None:
@@ -211,25 +208,25 @@ def _trend(lengths: Sequence[int], values: Sequence[float | None], unit: str) ->
     return f"{ends}: length makes little difference."
 
 
-Point = tuple[int, float]
+Point = tuple[float, float]
 
 
-def _ends(lengths: Sequence[int], values: Sequence[float | None]) -> tuple[Point, Point] | None:
+def _ends(lengths: Sequence[float], values: Sequence[float | None]) -> tuple[Point, Point] | None:
     """The shortest and the longest length with their scores; None for fewer than two."""
     known = [(length, value) for length, value in zip(lengths, values, strict=False) if value is not None]
     return (known[0], known[-1]) if len(known) > 1 else None
 
 
 def _ends_words(short: Point, long: Point, unit: str) -> str:
-    first = f"{short[1]:.2f} in contexts of {length_name(short[0])} {unit}"
-    return f"{first}, {long[1]:.2f} in those of {length_name(long[0])}"
+    first = f"{short[1]:.2f} in contexts of {length_name(int(short[0]))} {unit}"
+    return f"{first}, {long[1]:.2f} in those of {length_name(int(long[0]))}"
 
 
-def _perplexity(scores: Mapping[str, Any]) -> Line:
-    if scores.get("perplexity") is None:
+def _perplexity(result: Result) -> Line:
+    if result.estimate.mean is None:
         return {"tone": "none", "text": "nothing was read."}
-    text = f"perplexity {scores['perplexity']:.4g} (lower is better)"
-    known = [value for value in scores.get("curve") or [] if value is not None]
+    text = f"perplexity {result.estimate.mean:.4g} (lower is better)"
+    known = [value for value in result.curve.values if value is not None]
     if len(known) >= 4:
         quarter = len(known) // 4
         early, late = sum(known[:quarter]) / quarter, sum(known[-quarter:]) / quarter
@@ -244,20 +241,17 @@ def _perplexity(scores: Mapping[str, Any]) -> Line:
     return {"tone": "flat", "text": f"{text}."}
 
 
-def _plain(scores: Mapping[str, Any]) -> Line:
-    estimate = scores.get("estimate") or scores
-    mean = estimate.get("mean", scores.get("average"))
-    if mean is None:
+def _plain(result: Result) -> Line:
+    one = result.estimate
+    if one.mean is None:
         return {"tone": "none", "text": "no answers were scored."}
-    between = ""
-    if estimate.get("low") is not None:
-        between = f" ({estimate['low']:.2f} to {estimate['high']:.2f})"
-    return {"tone": "flat", "text": f"{mean:.2f}{between} on average of {scores.get('n', 0):,} answers."}
+    between = "" if one.ends is None else f" ({one.low:.2f} to {one.high:.2f})"
+    return {"tone": "flat", "text": f"{one.mean:.2f}{between} on average of {result.n:,} answers."}
 
 
-def shape_line(scores: Mapping[str, Any], who: str) -> str:
+def shape_line(result: Result, who: str) -> str:
     """By how much a curve's edges stand above its middle, with its interval and p; nothing where it was not tested."""
-    shape = scores.get("u_shape") or {}
+    shape = result.u_shape
     if shape.get("coefficient") is None or shape.get("p") is None:
         return ""
     above = "above" if shape["coefficient"] >= 0 else "below"

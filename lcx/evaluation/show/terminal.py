@@ -14,8 +14,8 @@ from itertools import groupby
 from math import exp
 from typing import Any, TextIO
 
-from lcx.evaluation.show.panels import gap_words, half_width, view_of
-from lcx.formatting import cut, length_name
+from lcx.evaluation.result import Grid, Histogram, Mean, Result, Table, view_of
+from lcx.formatting import bar_lines, cut, length_name
 
 __all__ = [
     "Screen",
@@ -32,7 +32,9 @@ __all__ = [
     "with_half",
 ]
 
-Scores = Mapping[str, Any]
+Values = Sequence[float | None]
+Results = Mapping[str, Result]
+"""The results of one task by model."""
 
 
 COLOURS = ("33", "36", "35", "32")
@@ -58,6 +60,11 @@ class Screen:
         """The sign for what is cut off."""
         return "…" if self.unicode else "~"
 
+    @property
+    def sign(self) -> str:
+        """The sign before half an interval."""
+        return "±" if self.unicode else "+-"
+
     @classmethod
     def of(
         cls,
@@ -75,53 +82,39 @@ class Screen:
         return cls(width, unicode, _wants_colour(stream) if colour is None else colour)
 
 
-def curve_text(
-    curves: Mapping[str, Scores],
-    *,
-    title: str = "",
-    width: int | None = None,
-    height: int = 11,
-    unicode: bool | None = None,
-    colour: bool | None = None,
-    stream: TextIO | None = None,
-) -> str:
-    """Curves over one another with a table of averages and gaps, at most `width` columns (80 or fewer).
-
-    What is not given follows `stream` (stdout): its encoding, whether it is a terminal, NO_COLOR and TERM.
-    """
-    screen = Screen.of(width, unicode, colour, stream)
+def curve_text(results: Results, *, title: str = "", height: int = 11, **options: Any) -> str:
+    """Curves by position over one another with a table of averages and gaps. `options` are those of `Screen.of`."""
+    screen = Screen.of(**options)
     columns = max(10, screen.width - LEFT - 1)
     words = "position in the context"
     scale = f"0%{words:^{columns - 6}}100%" if columns >= len(words) + 8 else f"0%{'':{columns - 6}}100%"
     lines = [title] if title else []
-    lines += plot_lines(curves, columns, height, screen, ("1.0", "0.5", "0.0"), scale)
-    table = score_table(curves, unicode=screen.unicode, colour=screen.colour, keys=True, width=screen.width)
-    return "\n".join([*lines, "", *table, *gap_lines(curves, screen)])
+    curves = [one.curve.values for one in results.values()]
+    lines += _plot(curves, columns, height, screen, ("1.0", "0.5", "0.0"), scale)
+    return "\n".join([*lines, "", *_score_lines(results, screen, keys=True), *_gap_lines(results, screen)])
 
 
-def gap_lines(curves: Mapping[str, Scores], screen: Screen) -> list[str]:
+def _gap_lines(results: Results, screen: Screen) -> list[str]:
     """For each model whose gap was tested: the gap, what noise alone gives, and p."""
     lines = []
-    for name, scores in curves.items():
-        if (scores.get("gap_test") or {}).get("p") is not None:
-            words = gap_words(scores)
+    for name, one in results.items():
+        if one.p is not None:
+            words = one.gap_words()
             if len(words) > screen.width - 12:  # what noise gives is the first to go
                 words = ", ".join(part for part in words.split(", ") if not part.startswith("noise"))
-            space = max(6, screen.width - len(words) - 4)
-            short = cut(name, space, screen.ellipsis)
-            lines.append(f"  {short}: {words}")
+            lines.append(f"  {cut(name, max(6, screen.width - len(words) - 4), screen.ellipsis)}: {words}")
     return ["", *lines] if lines else []
 
 
-def plot_lines(
-    curves: Mapping[str, Scores],
+def _plot(
+    curves: Sequence[Values],
     columns: int,
     height: int,
     screen: Screen,
     labels: tuple[str, str, str],
     scale: str,
 ) -> list[str]:
-    """Rows of curves with spans of 0 to 1, labelled at top, middle and bottom, and the line of `scale` below."""
+    """Rows of curves from 0 to 1, labelled at top, middle and bottom, and the line of `scale` below."""
     draw = _braille if screen.unicode else _plain
     tick, floor, corner = ("┤", "─", "└") if screen.unicode else ("|", "-", "+")
     left = max(LEFT, 2 + max(len(label) for label in labels))
@@ -134,42 +127,33 @@ def plot_lines(
     return [*lines, " " * (left - 1) + corner + floor * columns, " " * left + scale]
 
 
-def score_table(
-    curves: Mapping[str, Scores],
-    *,
-    unicode: bool = True,
-    colour: bool = False,
-    keys: bool = False,
-    width: int = 80,
-) -> list[str]:
-    """Lines of a table: average (± half its interval, where known), gap and rows of each curve.
+def score_table(results: Results, **options: Any) -> list[str]:
+    """Lines of a table: average (± half its interval, where known), gap and rows of each model."""
+    return _score_lines(results, Screen.of(**options))
 
-    `keys` shows how its curve is drawn.
-    """
-    halves = [half_width(scores) for scores in curves.values()]
-    some = width >= 60 and any(half is not None for half in halves)
-    space = max(6, width - 28 - (5 if keys else 0) - (8 if some else 0))
-    names = [cut(label, space, "…" if unicode else "~") for label in curves]
+
+def _score_lines(results: Results, screen: Screen, *, keys: bool = False) -> list[str]:
+    """`keys` shows how each model's curve is drawn."""
+    some = screen.width >= 60 and any(one.estimate.half is not None for one in results.values())
+    space = max(6, screen.width - 28 - (5 if keys else 0) - (8 if some else 0))
+    names = [cut(name, space, screen.ellipsis) for name in results]
     wide = max([len(name) for name in names] + [0])
     lead = " " * (5 if keys else 0)
-    sign = "±" if unicode else "+-"
     lines = [f"  {lead}{'':{wide}}  {'average':>8}{'':{8 if some else 0}}  {'gap':>6}  {'rows':>6}"]
-    for number, (name, scores) in enumerate(zip(names, curves.values(), strict=True)):
-        key = sample(number, len(curves), unicode, colour) if keys else ""
-        average, gap = (
-            f"{scores[which]:.3f}" if scores.get(which) is not None else "-" for which in ("average", "gap")
-        )
-        half = "" if halves[number] is None else f"{sign}{halves[number]:.3f}"
-        beside = f" {half:<7}" if some else ""
-        lines.append(f"  {key}{name:<{wide}}  {average:>8}{beside}  {gap:>6}  {scores.get('n', ''):>6}")
+    for number, (name, one) in enumerate(zip(names, results.values(), strict=True)):
+        key = _sample(number, len(results), screen) if keys else ""
+        average, gap = ("-" if value is None else f"{value:.3f}" for value in (one.average, one.gap))
+        half = one.estimate.half
+        beside = f" {'' if half is None else f'{screen.sign}{half:.3f}':<7}" if some else ""
+        lines.append(f"  {key}{name:<{wide}}  {average:>8}{beside}  {gap:>6}  {one.n:>6}")
     return lines
 
 
-def sample(number: int, curves: int, unicode: bool, colour: bool) -> str:
+def _sample(number: int, curves: int, screen: Screen) -> str:
     """A bit of a curve, as a legend shows it."""
     look = look_of(number, curves)
-    drawn = ("⠉⠉⠉", "⠁⠈⠁")[STRIDES[look] > 1] if unicode else MARKS[look] * 3
-    return _paint(f"{drawn:<3}", look, colour) + "  "
+    drawn = ("⠉⠉⠉", "⠁⠈⠁")[STRIDES[look] > 1] if screen.unicode else MARKS[look] * 3
+    return _paint(f"{drawn:<3}", look, screen.colour) + "  "
 
 
 def _wants_colour(stream: TextIO) -> bool:
@@ -187,7 +171,7 @@ def _paint(text: str, look: int, colour: bool) -> str:
     return f"\x1b[{COLOURS[look]}m{text}\x1b[0m" if colour and text.strip() else text
 
 
-def _row(letters: Sequence[str], owners: Sequence[int], colour: bool) -> str:
+def _painted_row(letters: Sequence[str], owners: Sequence[int], colour: bool) -> str:
     """A row of characters, each stretch of one curve painted once."""
     stretches = groupby(zip(letters, owners, strict=True), key=lambda pair: pair[1])
     return "".join(
@@ -195,9 +179,8 @@ def _row(letters: Sequence[str], owners: Sequence[int], colour: bool) -> str:
     )
 
 
-def _heights(scores: Scores, columns: int) -> list[float | None]:
+def _heights(spans: Values, columns: int) -> list[float | None]:
     """The curve at each column: straight between the middles of its spans, flat outside them."""
-    spans = scores["spans"]
     known = [(100 * (n + 0.5) / len(spans), value) for n, value in enumerate(spans) if value is not None]
     heights: list[float | None] = []
     for column in range(columns):
@@ -219,16 +202,16 @@ def _place(value: float, steps: int) -> int:
     return min(steps - 1, max(0, round((1 - value) * (steps - 1))))
 
 
-def _braille(curves: Mapping[str, Scores], columns: int, height: int, colour: bool) -> list[str]:
+def _braille(curves: Sequence[Values], columns: int, height: int, colour: bool) -> list[str]:
     """Rows of braille: two dots across and four down in each character."""
     bits = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
     cells = [[0] * columns for _ in range(height)]
     owner = [[-1] * columns for _ in range(height)]
-    for number, scores in enumerate(curves.values()):
+    for number, values in enumerate(curves):
         look = look_of(number, len(curves))
         last: int | None = None
         drawn = 0
-        for x, value in enumerate(_heights(scores, 2 * columns)):
+        for x, value in enumerate(_heights(values, 2 * columns)):
             if value is None:
                 continue
             y = _place(value, 4 * height)
@@ -242,148 +225,152 @@ def _braille(curves: Mapping[str, Scores], columns: int, height: int, colour: bo
                 cells[dot // 4][x // 2] |= bits[x % 2][dot % 4]
                 owner[dot // 4][x // 2] = look
     return [
-        _row([chr(0x2800 + cell) if cell else " " for cell in row], whose, colour)
+        _painted_row([chr(0x2800 + cell) if cell else " " for cell in row], whose, colour)
         for row, whose in zip(cells, owner, strict=True)
     ]
 
 
-def _plain(curves: Mapping[str, Scores], columns: int, height: int, colour: bool) -> list[str]:
+def _plain(curves: Sequence[Values], columns: int, height: int, colour: bool) -> list[str]:
     """Rows of ASCII, one mark a column and curve."""
     cells = [[" "] * columns for _ in range(height)]
     owner = [[0] * columns for _ in range(height)]
-    for number, scores in enumerate(curves.values()):
+    for number, values in enumerate(curves):
         look = look_of(number, len(curves))
-        for x, value in enumerate(_heights(scores, columns)):
+        for x, value in enumerate(_heights(values, columns)):
             if value is None:
                 continue
             y = _place(value, height)
             cells[y][x] = MARKS[look] if cells[y][x] == " " else BOTH
             owner[y][x] = look
-    return [_row(row, whose, colour) for row, whose in zip(cells, owner, strict=True)]
+    return [_painted_row(row, whose, colour) for row, whose in zip(cells, owner, strict=True)]
 
 
 BAR, LEAST_BAR = 24, 8
 """Columns of a bar from 0 to 1, and the fewest that one is drawn in."""
 
 
-def with_half(mean: float | None, low: float | None, high: float | None) -> str:
+def with_half(one: Mean, sign: str = "±") -> str:
     """`0.46 ±0.05`, half the interval after the mean; the mean alone where there is none."""
-    if mean is None:
+    if one.mean is None:
         return "-"
-    return f"{mean:.2f}" if low is None or high is None else f"{mean:.2f} ±{(high - low) / 2:.2f}"
+    return f"{one.mean:.2f}" if one.half is None else f"{one.mean:.2f} {sign}{one.half:.2f}"
 
 
-def interval_bar(estimate: Mapping[str, Any], columns: int, unicode: bool) -> str:
+def interval_bar(one: Mean, columns: int, unicode: bool) -> str:
     """A scale from 0 to 1 with the mean on it, and a line over its interval."""
     dot, line, end = ("●", "─", "│") if unicode else ("o", "-", "|")
     cells = [" "] * columns
-    mean, low, high = (estimate.get(key) for key in ("mean", "low", "high"))
 
     def place(value: float) -> int:
         return min(columns - 1, max(0, round(value * (columns - 1))))
 
-    if low is not None and high is not None:
-        for column in range(place(low), place(high) + 1):
+    if one.low is not None and one.high is not None:
+        for column in range(place(one.low), place(one.high) + 1):
             cells[column] = line
-    if mean is not None:
-        cells[place(mean)] = dot
+    if one.mean is not None:
+        cells[place(one.mean)] = dot
     return end + "".join(cells) + end
 
 
-def lengths_text(
-    models: Mapping[str, Scores],
-    *,
-    title: str = "",
-    width: int | None = None,
-    height: int = 9,
-    unicode: bool | None = None,
-    colour: bool | None = None,
-    stream: TextIO | None = None,
-) -> str:
-    """Accuracy by length: curves over one another and a table of lengths, the table alone where there is one length.
-
-    Arguments as of `curve_text`.
-    """
-    screen = Screen.of(width, unicode, colour, stream)
-    first: Scores = next(iter(models.values()), {"lengths": []})
-    lengths = list(first["lengths"])
+def lengths_text(results: Results, *, title: str = "", height: int = 9, **options: Any) -> str:
+    """Accuracy by length: curves over one another and a table of lengths, the table alone where there is one length."""
+    screen = Screen.of(**options)
+    first = next(iter(results.values())).curve
     columns = max(10, screen.width - 7)
-    names = [length_name(length) for length in lengths]
-    words = f"length of the context ({first.get('unit', 'tokens')})"
-    ends = (names[0], names[-1]) if names else ("", "")
+    ends = (first.names[0], first.names[-1]) if first.names else ("", "")
     room = columns - len(ends[0]) - len(ends[1])
-    scale = f"{ends[0]}{words if len(words) <= room - 2 else 'length':^{room}}{ends[1]}"
-    drawn = {name: {"spans": scores.get("values") or [None]} for name, scores in models.items()}
+    scale = f"{ends[0]}{first.axis if len(first.axis) <= room - 2 else 'length':^{room}}{ends[1]}"
     lines = [title] if title else []
-    if len(lengths) == 1:  # one point is no curve
-        lines.append(f"  by {words}")
+    if len(first.places) == 1:  # one point is no curve
+        lines.append(f"  by {first.axis}")
     else:
-        lines += [*plot_lines(drawn, columns, height, screen, ("1.0", "0.5", "0.0"), scale), ""]
-    lines += _lengths_table(models, lengths, screen)
-    return "\n".join(lines)
+        curves = [one.curve.values for one in results.values()]
+        lines += [*_plot(curves, columns, height, screen, ("1.0", "0.5", "0.0"), scale), ""]
+    return "\n".join([*lines, *_lengths_table(results, first.names, screen)])
 
 
-def _lengths_table(models: Mapping[str, Scores], lengths: Sequence[int], screen: Screen) -> list[str]:
+def _lengths_table(results: Results, names: Sequence[str], screen: Screen) -> list[str]:
     """A row a model with its value at each length; as many of the longest lengths as there is room for."""
     rows = []
-    for number, (name, scores) in enumerate(models.items()):
-        values = scores.get("values") or [None] * len(lengths)
-        ends = scores.get("intervals") or [None] * len(values)
-        cells = [with_half(value, *(pair or (None, None))) for value, pair in zip(values, ends, strict=False)]
-        key = sample(number, len(models), screen.unicode, screen.colour)
-        rows.append((key, name, cells if screen.unicode else [cell.replace("±", "+-") for cell in cells]))
+    for number, (name, one) in enumerate(results.items()):
+        curve = one.curve
+        means = [Mean(v, *(pair or ())) for v, pair in zip(curve.values, curve.intervals, strict=True)]
+        cells = [with_half(mean, screen.sign) for mean in means]
+        rows.append((_sample(number, len(results), screen), name, cells))
     wide = max((len(cell) for _, _, cells in rows for cell in cells), default=4)
     most = max(1, (screen.width - 20) // (wide + 2))
     space = max(6, screen.width - 7 - most * (wide + 2))
     label = min(space, max((len(name) for _, name, _ in rows), default=0))
-    heads = "".join(f"  {length_name(length):>{wide}}" for length in lengths[-most:])
-    lines = [f"       {'':{label}}{heads}"]
+    lines = [f"       {'':{label}}" + "".join(f"  {name:>{wide}}" for name in names[-most:])]
     for key, name, cells in rows:
         shown = "".join(f"  {cell:>{wide}}" for cell in cells[-most:])
         lines.append(f"  {key}{cut(name, label, screen.ellipsis):<{label}}{shown}")
     return lines
 
 
-def table_text(
-    models: Mapping[str, Scores],
-    *,
-    title: str = "",
-    width: int | None = None,
-    unicode: bool | None = None,
-    colour: bool | None = None,
-    stream: TextIO | None = None,
-) -> str:
-    """One suite: a row a model with score, interval, answers and how many had none; then its groups."""
-    screen = Screen.of(width, unicode, colour, stream)
-    rows = [(name, [scores]) for name, scores in models.items()]
+@dataclass(frozen=True)
+class _Cell:
+    """One model's part of a row in a table of means: its mean, how many rows (or sets) it has, and nulls among them."""
+
+    mean: Mean
+    n: str = ""
+    nulls: int = 0
+
+
+def _cell_of(one: Result | None) -> _Cell | None:
+    return None if one is None else _Cell(one.estimate, str(one.n), one.nulls)
+
+
+def table_text(results: Results, *, title: str = "", **options: Any) -> str:
+    """One task without a curve: a row a model with score, interval, answers and how many had none; then its groups,
+    its histogram and its shares.
+    """
+    screen = Screen.of(**options)
+    rows = [(name, [_cell_of(one)]) for name, one in results.items()]
     lines = [*([title] if title else []), *_table(rows, [""], screen)]
-    for by in dict.fromkeys(key for scores in models.values() for key in scores.get("by") or {}):
-        groups = dict.fromkeys(
-            group for scores in models.values() for group in (scores.get("by") or {}).get(by, {})
-        )
-        of = [(str(group), [_group(scores, by, group) for scores in models.values()]) for group in groups]
-        lines += ["", *_table(of, list(models) if len(models) > 1 else [""], screen, head=f"by {by}")]
+    names = list(results) if len(results) > 1 else [""]
+    for by in dict.fromkeys(bars.by for one in results.values() for bars in one.bars):
+        found = [next((bars for bars in one.bars if bars.by == by), None) for one in results.values()]
+        cells = [
+            {}
+            if bars is None
+            else {
+                name: _Cell(mean, "" if mean.n is None else str(mean.n))
+                for name, mean in zip(bars.names, bars.means, strict=True)
+            }
+            for bars in found
+        ]
+        groups = dict.fromkeys(group for of in cells for group in of)
+        of_group = [(group, [of.get(group, _Cell(Mean())) for of in cells]) for group in groups]
+        lines += ["", *_table(of_group, names, screen, head=f"by {by}")]
+    for name, one in results.items():
+        for panel in one.panels:
+            who = f"  {cut(name, screen.width - 4, screen.ellipsis)}, " if len(results) > 1 else "  "
+            if isinstance(panel, Histogram):
+                lines += ["", f"{who}from {panel.low:g} to {panel.high:g}", *_histogram(panel, screen)]
+            elif isinstance(panel, Table):
+                heads = [(row, [_Cell(mean) for mean in means]) for row, means in panel.rows]
+                lines += ["", f"{who}{panel.title}", *_table(heads, panel.columns, screen)]
     return "\n".join(lines)
 
 
-def _group(scores: Scores, by: str, group: str) -> Scores:
-    found = ((scores.get("by") or {}).get(by) or {}).get(group) or {}
-    return {"estimate": found, "n": found.get("n", "")}
+def _histogram(panel: Histogram, screen: Screen) -> list[str]:
+    """A row for each part of the scale that has values, and those between them."""
+    known = [place for place, count in enumerate(panel.counts) if count]
+    if not known:
+        return []
+    part = slice(known[0], known[-1] + 1)
+    lines = bar_lines(
+        [f"{edge:.2f}" for edge in panel.edges[:-1]][part], panel.counts[part], width=screen.width - 24
+    )
+    return [f"  {line if screen.unicode else line.replace('█', '#')}" for line in lines]
 
 
-def suites_text(
-    tasks: Mapping[str, Mapping[str, Scores]],
-    *,
-    title: str = "",
-    width: int | None = None,
-    unicode: bool | None = None,
-    colour: bool | None = None,
-    stream: TextIO | None = None,
-) -> str:
-    """Several suites in one table: a row a task, a column a model, and below it LongBench's means by category."""
-    screen = Screen.of(width, unicode, colour, stream)
-    names = list(dict.fromkeys(name for models in tasks.values() for name in models))
-    rows = [(task, [models.get(name, {}) for name in names]) for task, models in tasks.items()]
+def suites_text(tasks: Mapping[str, Results], *, title: str = "", **options: Any) -> str:
+    """Several tasks in one table: a row a task, a column a model, and below it LongBench's means by category."""
+    screen = Screen.of(**options)
+    names = list(dict.fromkeys(name for results in tasks.values() for name in results))
+    rows = [(task, [_cell_of(results.get(name)) for name in names]) for task, results in tasks.items()]
     heads = names if len(names) > 1 else [""]
     lines = [*([title] if title else []), *_table(rows, heads, screen)]
     for family in ("longbench", "longbench_e"):
@@ -394,24 +381,27 @@ def suites_text(
 
 
 def _category_means(
-    tasks: Mapping[str, Mapping[str, Scores]], names: Sequence[str], family: str
-) -> list[tuple[str, list[Scores]]]:
+    tasks: Mapping[str, Results], names: Sequence[str], family: str
+) -> list[tuple[str, list[_Cell | None]]]:
     """The mean of each of LongBench's categories and of all its tasks, a row each."""
     from lcx.evaluation.benchmarks.groups import summarize
 
     found = [
-        summarize({task: models[name] for task, models in tasks.items() if name in models}, family)
+        summarize(
+            {task: {"score": results[name].percent} for task, results in tasks.items() if name in results},
+            family,
+        )
         for name in names
     ]
     categories = dict.fromkeys(name for one in found for name in one["categories"])
-    rows: list[tuple[str, list[Scores]]] = []
+    rows: list[tuple[str, list[_Cell | None]]] = []
     for category in categories:
         of = [one["categories"].get(category, {}) for one in found]
         sets = max((one.get("sets", 0) for one in of), default=0)
-        rows.append((category, [{"average": _share(one.get("score")), "n": f"{sets} sets"} for one in of]))
+        rows.append((category, [_Cell(Mean(_share(one.get("score"))), f"{sets} sets") for one in of]))
     if rows:
         sets = max(one["sets"] for one in found)
-        rows.append(("all", [{"average": _share(one["average"]), "n": f"{sets} sets"} for one in found]))
+        rows.append(("all", [_Cell(Mean(_share(one["average"])), f"{sets} sets") for one in found]))
     return rows
 
 
@@ -419,28 +409,18 @@ def _share(percent: float | None) -> float | None:
     return None if percent is None else percent / 100
 
 
-def _estimate(scores: Scores) -> dict[str, Any]:
-    """Mean and interval; of results without an interval the average alone."""
-    found = dict(scores.get("estimate") or {})
-    if found.get("mean") is None:
-        found["mean"] = scores.get("average")
-    return found
-
-
 def _table(
-    rows: Sequence[tuple[str, Sequence[Scores]]], heads: Sequence[str], screen: Screen, head: str = ""
+    rows: Sequence[tuple[str, Sequence[_Cell | None]]], heads: Sequence[str], screen: Screen, head: str = ""
 ) -> list[str]:
     """Lines of a table: name, a mean ± half its interval for each head, a bar where one is alone, answers, nulls."""
-    estimates = [[_estimate(scores) for scores in of] for _, of in rows]
-    cells = [[with_half(one.get("mean"), one.get("low"), one.get("high")) for one in of] for of in estimates]
-    if not screen.unicode:
-        cells = [[cell.replace("±", "+-") for cell in of] for of in cells]
+    means = [[Mean() if cell is None else cell.mean for cell in of] for _, of in rows]
+    cells = [[with_half(mean, screen.sign) for mean in of] for of in means]
     wide = [
         max([len(of[n]) for of in cells if n < len(of)] + [min(len(name), 12), 5])
         for n, name in enumerate(heads)
     ]
-    counts = ["/".join(dict.fromkeys(str(scores.get("n", "")) for scores in of if scores)) for _, of in rows]
-    nulls = ["/".join(str(scores.get("nulls", 0) or 0) for scores in of if scores) for _, of in rows]
+    counts = ["/".join(dict.fromkeys(cell.n for cell in of if cell)) for _, of in rows]
+    nulls = ["/".join(str(cell.nulls) for cell in of if cell) for _, of in rows]
     some = any(text.strip("0/") for text in nulls)
     right = max([len(text) for text in counts] + [4])
     last = max([len(text) for text in nulls] + [5]) if some else 0
@@ -455,7 +435,7 @@ def _table(
         f"  {cut(head, label, screen.ellipsis):<{label}}{title}{scale}  {'n':>{right}}"
         + (f"  {'nulls':>{last}}" if some else "")
     ]
-    for (name, _), of, shown, count, null in zip(rows, estimates, cells, counts, nulls, strict=True):
+    for (name, _), of, shown, count, null in zip(rows, means, cells, counts, nulls, strict=True):
         line = f"  {cut(name, label, screen.ellipsis):<{label}}"
         line += "".join(f"  {cell:>{part}}" for cell, part in zip(shown, wide, strict=True))
         line += f"  {interval_bar(of[0], bar, screen.unicode)}" if bar else ""
@@ -474,50 +454,42 @@ DEPTH = 6
 GAP = 3
 
 
-def grid_text(
-    models: Mapping[str, Scores],
-    *,
-    title: str = "",
-    width: int | None = None,
-    unicode: bool | None = None,
-    colour: bool | None = None,
-    stream: TextIO | None = None,
-) -> str:
-    """A heat map a model, side by side where the width allows, and a table. Arguments as of `curve_text`."""
-    screen = Screen.of(width, unicode, colour, stream)
-    unit = next((scores.get("unit", "tokens") for scores in models.values()), "tokens")
+def grid_text(results: Results, *, title: str = "", **options: Any) -> str:
+    """A heat map a model, side by side where the width allows, and a table."""
+    screen = Screen.of(**options)
     lines = [title] if title else []
     row: list[list[str]] = []
     taken = 0
     most = max(1, (screen.width - DEPTH) // CELL)
-    for name, scores in models.items():
-        for start in range(0, len(scores["lengths"]), most):
+    for name, one in results.items():
+        grid = one.grid
+        for start in range(0, len(grid.lengths), most):
             part = slice(start, start + most)
-            wide = DEPTH + CELL * len(scores["lengths"][part])
+            wide = DEPTH + CELL * len(grid.lengths[part])
             if row and taken + GAP + wide > screen.width:
                 lines += [*_beside(row), ""]
                 row, taken = [], 0
-            row.append(_heat_map(name, scores, part, wide, screen))
+            row.append(_heat_map(name, grid, part, wide, screen))
             taken += wide + (GAP if taken else 0)
-    lines += _beside(row)
-    lines += ["", f"  down: depth   right: length ({unit})", ""]
-    return "\n".join([*lines, *_grid_table(models, screen), *gap_lines(models, screen)])
+    unit = next((one.grid.unit for one in results.values()), "tokens")
+    lines += [*_beside(row), "", f"  down: depth   right: length ({unit})", ""]
+    return "\n".join([*lines, *_grid_table(results, screen), *_gap_lines(results, screen)])
 
 
-def _heat_map(name: str, scores: Scores, part: slice, wide: int, screen: Screen) -> list[str]:
+def _heat_map(name: str, grid: Grid, part: slice, wide: int, screen: Screen) -> list[str]:
     """Lines of one model's heat map, or of a part of its lengths, each `wide` columns."""
-    lengths = "".join(f"{length_name(length):>{CELL - 1}} " for length in scores["lengths"][part])
+    lengths = "".join(f"{length_name(length):>{CELL - 1}} " for length in grid.lengths[part])
     lines = [
         f"{'':{DEPTH}}{cut(name, wide - DEPTH, screen.ellipsis)}".ljust(wide),
         f"{'depth':>{DEPTH - 1}} {lengths}",
     ]
-    for place, depth in enumerate(scores["depths"]):
-        cells = "".join(_cell(row[place], screen) for row in scores["cells"][part])
+    for place, depth in enumerate(grid.depths):
+        cells = "".join(_heat_cell(row[place], screen) for row in grid.cells[part])
         lines.append(f"{depth:>{DEPTH - 1}.0%} {cells}")
     return lines
 
 
-def _cell(score: float | None, screen: Screen) -> str:
+def _heat_cell(score: float | None, screen: Screen) -> str:
     if score is None:
         return f"{'-':>{CELL - 1}} "
     step = min(4, int(4 * score + 1e-9))
@@ -542,76 +514,64 @@ def _beside(blocks: Sequence[Sequence[str]]) -> list[str]:
     return rows
 
 
-def _grid_table(models: Mapping[str, Scores], screen: Screen) -> list[str]:
-    decoys = any(scores.get("decoys") is not None for scores in models.values())
+def _grid_table(results: Results, screen: Screen) -> list[str]:
+    decoys = any(one.decoys is not None for one in results.values())
     narrow = screen.width < 60
-    names = [cut(name, max(6, screen.width - (28 if narrow else 48)), screen.ellipsis) for name in models]
+    names = [cut(name, max(6, screen.width - (28 if narrow else 48)), screen.ellipsis) for name in results]
     wide = max([len(name) for name in names] + [0])
     head = f"  {'':{wide}}  {'average':>8}  {'rows':>6}" + (f"  {'decoys':>6}" if decoys else "")
     lines = [head + ("" if narrow else "  worst cell")]
-    for name, scores in zip(names, models.values(), strict=True):
-        worst = scores.get("worst")
+    for name, one in zip(names, results.values(), strict=True):
+        worst = one.grid.worst
         where = (
-            f"{worst['score']:.2f} at {length_name(worst['length'])}, {worst['depth']:.0%}" if worst else "-"
+            f"{worst['score']:.2f} at {length_name(int(worst['length']))}, {worst['depth']:.0%}"
+            if worst
+            else "-"
         )
-        parts = [f"{_number(scores['average']):>8}", f"{scores.get('n', ''):>6}"]
-        parts += [f"{_number(scores.get('decoys')):>6}"] if decoys else []
+        parts = [f"{_number(one.average):>8}", f"{one.n:>6}"]
+        parts += [f"{_number(one.decoys):>6}"] if decoys else []
         parts += [] if narrow else [where]
         lines.append(f"  {name:<{wide}}  {'  '.join(parts)}")
     return lines
 
 
-def perplexity_text(
-    models: Mapping[str, Scores],
-    *,
-    title: str = "",
-    width: int | None = None,
-    height: int = 11,
-    unicode: bool | None = None,
-    colour: bool | None = None,
-    stream: TextIO | None = None,
-) -> str:
+def perplexity_text(results: Results, *, title: str = "", height: int = 11, **options: Any) -> str:
     """Perplexity by position, a curve a model (the height is its logarithm), and at each length in a table."""
-    screen = Screen.of(width, unicode, colour, stream)
-    known = [nll for scores in models.values() for nll in scores.get("curve") or [] if nll is not None]
+    screen = Screen.of(**options)
+    known = [nll for one in results.values() for nll in one.curve.values if nll is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if high - low < 1e-3:  # a flat curve stands in the middle
         low, high = low - 5e-4, high + 5e-4
-    drawn: dict[str, Any] = {
-        name: {
-            "spans": [
-                None if nll is None else (nll - low) / (high - low) for nll in scores.get("curve") or [None]
-            ]
-        }
-        for name, scores in models.items()
-    }
-    low_mid_high = (_number(exp(min(nll, 700.0))) for nll in (high, (low + high) / 2, low))
-    top, middle, bottom = low_mid_high
+    drawn = [
+        [None if nll is None else (nll - low) / (high - low) for nll in one.curve.values or [None]]
+        for one in results.values()
+    ]
+    top, middle, bottom = (_number(exp(min(nll, 700.0))) for nll in (high, (low + high) / 2, low))
     columns = max(20, screen.width - max(6, 2 + max(len(text) for text in (top, middle, bottom))) - 1)
     last = length_name(
-        max((scores["edges"][-1] for scores in models.values() if scores.get("edges")), default=0)
+        int(max((one.curve.places[-1] for one in results.values() if one.curve.places), default=0))
     )
     room = columns - 1 - len(last)
     words = "position in the text (tokens)"
     scale = f"0{words if len(words) < room - 1 else 'tokens':^{room}}{last}"
     lines = [f"{title} (the lower the better)"] if title else []
-    lines += plot_lines(drawn, columns, height, screen, (top, middle, bottom), scale)
-    return "\n".join([*lines, "", *_perplexity_table(models, screen)])
+    lines += _plot(drawn, columns, height, screen, (top, middle, bottom), scale)
+    return "\n".join([*lines, "", *_perplexity_table(results, screen)])
 
 
-def _perplexity_table(models: Mapping[str, Scores], screen: Screen) -> list[str]:
-    """Perplexity of all tokens, of the first ones up to each length, and how many tokens of how many texts."""
-    lengths = sorted({length for scores in models.values() for length in scores["lengths"]})
+def _perplexity_table(results: Results, screen: Screen) -> list[str]:
+    """Perplexity of the first tokens up to each length, and how many tokens of how many texts were read."""
+    at = [dict(zip(one.bars[0].names, one.bars[0].means, strict=True)) for one in results.values()]
+    lengths = list(dict.fromkeys(name for of in at for name in of))
     lengths = lengths[-max(1, (screen.width - 31) // 9) :]
-    names = [cut(name, max(6, screen.width - 25 - 9 * len(lengths)), screen.ellipsis) for name in models]
+    names = [cut(name, max(6, screen.width - 25 - 9 * len(lengths)), screen.ellipsis) for name in results]
     wide = max([len(name) for name in names] + [0])
-    heads = "".join(f"  {'to ' + length_name(length):>7}" for length in lengths)
+    heads = "".join(f"  {name:>7}" for name in lengths)
     lines = [f"       {'':{wide}}{heads}  {'texts':>5}  {'tokens':>9}"]
-    for number, (name, scores) in enumerate(zip(names, models.values(), strict=True)):
-        at = dict(zip(scores["lengths"], scores["at_length"], strict=True))
-        cells = "".join(f"  {_number(at.get(length)):>7}" for length in lengths)
-        key = sample(number, len(models), screen.unicode, screen.colour)
-        lines.append(f"  {key}{name:<{wide}}{cells}  {scores['texts']:>5}  {scores['n']:>9}")
+    for number, (name, one, of) in enumerate(zip(names, results.values(), at, strict=True)):
+        cells = "".join(f"  {_number(of[length].mean if length in of else None):>7}" for length in lengths)
+        key = _sample(number, len(results), screen)
+        lines.append(f"  {key}{name:<{wide}}{cells}  {one.texts:>5}  {one.n:>9}")
     return lines
 
 
@@ -633,18 +593,20 @@ TEXTS: Mapping[str, Callable[..., str]] = {
 }
 
 
-def task_text(task: str, models: Mapping[str, Scores], **options: Any) -> str:
-    """One task's results for a terminal. `options` are those of `curve_text`."""
-    show = TEXTS.get(view_of(models))
-    return "\n".join([task, *score_table(models)]) if show is None else show(models, title=task, **options)
+def task_text(task: str, results: Results, **options: Any) -> str:
+    """One task's results for a terminal, by the view of the first. `options` are those of `Screen.of`."""
+    show = TEXTS.get(view_of(results))
+    if show is None:
+        return "\n".join([task, *score_table(results, **options)])
+    return show(results, title=task, **options)
 
 
-def tasks_text(tasks: Mapping[str, Mapping[str, Scores]], **options: Any) -> list[str]:
-    """A step's results for a terminal, a text a task; suites share a table."""
-    suites = {task: models for task, models in tasks.items() if view_of(models) == "table"}
-    texts = [task_text(task, models, **options) for task, models in tasks.items() if task not in suites]
+def tasks_text(tasks: Mapping[str, Results], **options: Any) -> list[str]:
+    """A step's results for a terminal, a text a task; those without a curve share a table."""
+    suites = {task: results for task, results in tasks.items() if view_of(results) == "table"}
+    texts = [task_text(task, results, **options) for task, results in tasks.items() if task not in suites]
     if len(suites) == 1:
-        texts += [task_text(task, models, **options) for task, models in suites.items()]
+        texts += [task_text(task, results, **options) for task, results in suites.items()]
     elif suites:
         texts.append(suites_text(suites, title="suites", **options))
     return texts

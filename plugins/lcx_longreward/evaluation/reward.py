@@ -124,7 +124,6 @@ def written_items(desk: EvalContext) -> list[Item]:
         min_tokens=known.segment_tokens,
         mode=known.segment_by,
         decontaminate=known.decontaminate,
-        ngram=known.ngram,
         counts=counts,
         log=desk.ctx.log,
         questions=True,

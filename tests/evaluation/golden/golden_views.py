@@ -244,12 +244,13 @@ def terminal(tasks: Row) -> str:
 
 def pictures(run: Path) -> list[Any]:
     """What is drawn: each task of one model, then all of both."""
+    from lcx.evaluation.result import result_of
     from lcx.evaluation.show.png import draw_task, run_picture
 
     scores = json.loads((run / "eval" / "base" / "scores.json").read_text())["tasks"]
     with figures() as found:
         for task, one in scores.items():
-            draw_task(run / "pictures", task, {"base": one})
+            draw_task(run / "pictures", task, {"base": result_of(task, one)})
         run_picture(run / "eval")
     return found
 

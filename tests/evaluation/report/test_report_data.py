@@ -76,11 +76,11 @@ def test_tasks_have_both_models_their_change_and_paired_answers(run: Path) -> No
     tasks = {task["name"]: task for task in found["tasks"]}
     assert len(tasks) == 10
     curve = tasks["val:database"]
-    assert [round(scores["average"], 2) for scores in curve["results"]] == [0.6, 0.96]
+    assert [round(one.average, 2) for one in curve["results"]] == [0.6, 0.96]
     change = curve["change"]
     assert change["verdict"] == "better"
     assert change["mean"] == pytest.approx(
-        curve["results"][1]["average"] - curve["results"][0]["average"], abs=1e-9
+        curve["results"][1].average - curve["results"][0].average, abs=1e-9
     )
     assert change["low"] < change["mean"] < change["high"]
     assert {part["kind"] for part in change["parts"]} == {"span"}

@@ -8,13 +8,12 @@ import pytest
 
 from lcx.evaluation.show.sentences import (
     change_line,
-    loss_line,
     lost_line,
     overall_line,
-    shape_line,
     weak_stretch,
 )
 from lcx.formatting import percent, printable, signed
+from tests.evaluation.from_scores import loss_line, shape_line
 
 U_SHAPE = [0.98, 0.96, 0.5, 0.46, 0.48, 0.95, 0.97, 0.99]
 
@@ -92,6 +91,8 @@ def test_a_grid_names_lengths_and_its_worst_cell() -> None:
         "view": "grid",
         "unit": "tokens",
         "lengths": [4096, 32768],
+        "depths": [0.5, 1.0],
+        "cells": [[1.0, 1.0], [0.1, 1.0]],
         "by_length": [1.0, 0.6],
         "average": 0.8,
         "gap": 0.9,

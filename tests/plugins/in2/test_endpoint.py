@@ -174,7 +174,7 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(
     assert "Traceback" not in err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_three_times_it_pays_twice_for_calls_in_flight_alone(
     words: Callable[..., list[str]], cli: Callable[..., Ran], lcx_program: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""A job of 500 answers, killed ten times: the files are those of an undisturbed run, and nothing is paid twice."""
+"""A job of 120 answers, killed in flight: the files are those of an undisturbed run, and nothing is paid twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.plugins.longreward import scripted_judge as judge
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[3]
-DOCUMENTS, KILLS, CONCURRENCY = 50, 10, 16
+DOCUMENTS, KILLS, CONCURRENCY = 12, 3, 16
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def journalled(run: Path) -> set[str]:
         return {key for (key,) in db.execute("SELECT key FROM calls")}
 
 
-def test_killed_ten_times(server: tuple[str, Path], tmp_path: Path, lcx_program: str) -> None:
+def test_killed_in_flight(server: tuple[str, Path], tmp_path: Path, lcx_program: str) -> None:
     url, log = server
     rows = judge.write_rows(tmp_path / "rows.jsonl", DOCUMENTS)
     recipe = judge.recipe(tmp_path / "judged.yaml", extract_tokens=256)
@@ -71,7 +71,7 @@ def test_killed_ten_times(server: tuple[str, Path], tmp_path: Path, lcx_program:
 
     assert start("whole").wait() == 0
     whole = calls(log)
-    assert len(whole) == len(set(whole)) > 2000
+    assert len(whole) == len(set(whole)) > 500
     os.truncate(log, 0)
 
     rng = random.Random(4)
