@@ -114,7 +114,7 @@ def _render(settings: LogoSynth) -> Callable[[Asker], Render]:
         prompt = load_prompt("answer", settings.prompts, package=PACKAGE, needs=("{context}", "{question}"))
         return lambda _: by_prompt(prompt)
     template = load_template(settings.template)
-    return lambda asker: by_template(template, bool(asker.describe().get("chat_template", True)))
+    return lambda asker: by_template(template, bool(asker.client.describe().get("chat_template", True)))
 
 
 def _cases(
