@@ -49,7 +49,7 @@ class LLMClient:
     def __init__(
         self, open_backend: Callable[[], LLM], ledger: CallLedger, spec: str, run: Run = asyncio.run
     ) -> None:
-        self._open, self.ledger, self.spec, self._run = open_backend, ledger, spec, run
+        self._open, self.ledger, self.spec, self.run = open_backend, ledger, spec, run
         self._backend: LLM | None = None
         self.about: dict[str, Any] = {"spec": spec}
         """What the manifest records: the opened backend's own words, or the spec where every reply was known."""
@@ -78,7 +78,7 @@ class LLMClient:
         async def main() -> list[Response]:
             return list(await asyncio.gather(*(self.ask(request, part=part) for request in requests)))
 
-        found: list[Response] = self._run(main())
+        found: list[Response] = self.run(main())
         return found
 
     def _rule(self, request: Request) -> Response:
@@ -392,6 +392,11 @@ class ServerClient(LLMClient):
         self._asking.clear()
 
 
+def batches_at_once(spec: str, batch: int, concurrency: int) -> int:
+    """How many batches keep a server busy; one for a model of our own, which gains nothing from more."""
+    return max(1, -(-2 * concurrency // batch)) if spec.startswith(f"{ENDPOINT}:") else 1
+
+
 def resampled(request: Request, attempt: int) -> Request:
     """The request as an attempt sends it."""
     return replace(request, seed=(request.seed + _NEXT * attempt) % 2**31) if attempt else request
@@ -458,10 +463,6 @@ class Service:
         if key not in self._held:
             self._held[key] = self._make(spec, options)
         return self._held[key]
-
-    def opener(self, spec: str, options: Mapping[str, Any]) -> Callable[[], LLMClient]:
-        """A function that hands out the client of a spec."""
-        return lambda: self.client(spec, options)
 
     def _make(self, spec: str, options: Mapping[str, Any]) -> LLMClient:
         name, _, model = spec.partition(":")

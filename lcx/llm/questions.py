@@ -7,13 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from lcx.llm.asking import Asker
 from lcx.llm.client import LLMClient
-from lcx.llm.prompts import load_prompt
-from lcx.llm.protocol import Request
-from lcx.storage import Journal
+from lcx.llm.prompts import load_prompt, visible
+from lcx.llm.protocol import Request, Response
 
 FINE, INTEGRATION = "fine", "integration"
 TASKS = {FINE: "write_question", INTEGRATION: "write_joint_question"}
@@ -39,7 +36,8 @@ class QA:
 
 
 def parse_reply(text: str) -> tuple[str, str] | str:
-    """The question and answer in a writer's reply, or the reason why there is none."""
+    """The question and answer in a writer's reply, without its thoughts, or the reason why there is none."""
+    text = visible(text)
     if not text.strip() or text.strip().upper().startswith("NOTHING"):
         return "the writer found nothing to ask"
     begin = _QUESTION.search(text)
@@ -83,16 +81,15 @@ def build_request(
 
 
 class Writer:
-    """Asks for pairs batch by batch and journals every batch, so that a killed step asks nothing twice.
+    """Asks a model for pairs, batch by batch.
 
-    The composition of a batch depends on the candidates' order alone, never on where an earlier process stopped, so
-    a resumed step gets the same replies.
+    The seeds of a batch follow from the candidates' order alone, never from where an earlier process stopped, so a
+    resumed step finds the replies that it has.
     """
 
     def __init__(
         self,
-        llm: Callable[[], LLMClient],
-        journal: Journal,
+        client: LLMClient,
         *,
         prompts: dict[str, str],
         text: Callable[[int], str],
@@ -103,8 +100,7 @@ class Writer:
         ahead: int = 1,
     ) -> None:
         """`ahead` is how many batches are asked at a time, where so many are needed."""
-        self.ahead = ahead
-        self.asker = Asker(llm, journal)
+        self.client, self.ahead = client, ahead
         self.prompts, self.text = prompts, text
         self.batch, self.seed = batch, seed
         self.temperature, self.max_tokens = temperature, max_tokens
@@ -112,35 +108,33 @@ class Writer:
 
     def write(self, kind: str, name: str, candidates: Sequence[tuple[int, ...]], needed: int) -> Iterator[QA]:
         """Usable pairs in the candidates' order until `needed` are found or the candidates run out."""
-        found = asked = 0
-        for number, start in enumerate(range(0, len(candidates), self.batch)):
-            if found >= needed:
-                return
-            if number >= asked:  # a candidate gives one pair at most: so many batches are needed in any case
-                sure = range(number, number + min(self.ahead, -(-(needed - found) // self.batch)))
-                self.asker.prepare([self._batch(kind, name, i, candidates) for i in sure])
-                asked = sure.stop
-            part = candidates[start : start + self.batch]
-            replies = self.asker.ask(
-                f"{name}:{number}", len(part), self._batch(kind, name, number, candidates)[1]
-            )
-            for segments, reply in zip(part, replies, strict=True):
-                result = reply["error"] or (CUT if reply["cut"] else parse_reply(reply["text"]))
+        found = number = 0
+        batches = -(-len(candidates) // self.batch)
+        while found < needed and number < batches:
+            # A candidate gives one pair at most: so many batches are needed in any case
+            sure = range(number, min(batches, number + min(self.ahead, -(-(needed - found) // self.batch))))
+            number = sure.stop
+            asked = [(one, request) for i in sure for one, request in self._batch(kind, name, i, candidates)]
+            replies = self.client.generate([request for _, request in asked], part=name)
+            for (segments, _), reply in zip(asked, replies, strict=True):
+                result = reply.error or self._read(reply)
                 if isinstance(result, str):
                     self.skipped[f"segment skipped: {result}"] += 1
                 elif found < needed:
                     found += 1
                     yield QA(result[0], result[1], segments)
 
+    def _read(self, reply: Response) -> tuple[str, str] | str:
+        return CUT if reply.completions[0].finish_reason == "length" else parse_reply(reply.text)
+
     def _batch(
         self, kind: str, name: str, number: int, candidates: Sequence[tuple[int, ...]]
-    ) -> tuple[str, Callable[[], list[Request]]]:
-        """A batch's name, and what makes its requests."""
-        unit = f"{name}:{number}"
-
-        def requests() -> list[Request]:
-            seeds = random.Random(f"{self.seed}:{unit}")
-            return [
+    ) -> Iterator[tuple[tuple[int, ...], Request]]:
+        """A batch's candidates with their requests."""
+        seeds = random.Random(f"{self.seed}:{name}:{number}")
+        for segments in candidates[number * self.batch : (number + 1) * self.batch]:
+            yield (
+                segments,
                 build_request(
                     kind,
                     self.prompts[kind],
@@ -148,25 +142,16 @@ class Writer:
                     seed=seeds.randrange(2**31),
                     temperature=self.temperature,
                     max_tokens=self.max_tokens,
-                )
-                for segments in candidates[number * self.batch : (number + 1) * self.batch]
-            ]
-
-        return unit, requests
+                ),
+            )
 
     @property
     def counts(self) -> dict[str, int]:
         """Calls and tokens so far, and what was skipped and why."""
+        used = self.client.used
         spent = {
-            "calls": self.asker.calls,
-            "prompt_tokens": self.asker.prompt_tokens,
-            "completion_tokens": self.asker.completion_tokens,
+            "calls": used.calls,
+            "prompt_tokens": used.prompt_tokens,
+            "completion_tokens": used.completion_tokens,
         }
         return {**self.skipped, **spent}
-
-    def close(self) -> None:
-        self.asker.close()
-
-    def describe(self) -> dict[str, Any]:
-        """The backend that answered in this process; empty where the journal had every reply."""
-        return self.asker.describe()

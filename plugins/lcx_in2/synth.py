@@ -13,7 +13,7 @@ from lcx.data.plans import neighbour_runs, shuffle
 from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.formatting import sparkline
-from lcx.llm.asking import batches_at_once
+from lcx.llm.client import batches_at_once
 from lcx.llm.ledger import costs
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
 from lcx.records import Bundle
@@ -37,8 +37,7 @@ def synth(work: StepWork[In2Synth]) -> StepResult:
     table = work.table(min_tokens=settings.segment_tokens, mode=settings.segment_by)
     wanted = _shares(settings, work.notes)
     writer = Writer(
-        lambda: llm,
-        work.journal,
+        llm,
         prompts=prompts,
         text=table.text,
         batch=settings.batch,
@@ -48,7 +47,7 @@ def synth(work: StepWork[In2Synth]) -> StepResult:
         ahead=batches_at_once(settings.llm, settings.batch, settings.concurrency),
     )
     questions = sum(number for kind, number in wanted.items() if kind != "general")
-    work.service.expect(max(0, questions - settings.batch * len(work.journal)))
+    work.service.expect(questions)
     fine, joint = _questions(work, table, writer, wanted)
     work.counts.update(writer.counts)
 
@@ -69,7 +68,7 @@ def synth(work: StepWork[In2Synth]) -> StepResult:
             f"{unfilled} contexts are shorter than drawn: the corpus has too few segments; give more text or lower "
             "synth.context_tokens"
         )
-    return work.done(metrics, extra={"writer": writer.describe() or {"spec": settings.llm}})
+    return work.done(metrics, extra={"writer": llm.about})
 
 
 def _shares(settings: In2Synth, notes: list[str]) -> dict[str, int]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 from lcx.data.table import SegmentTable
 from lcx.data.tokens import SEPARATOR
-from lcx.llm.asking import Asker
+from lcx.llm.client import LLMClient
 from lcx.llm.prompts import Render
-from lcx.llm.protocol import Request
+from lcx.llm.protocol import Request, Response
 from lcx_logo.contexts import Case, Reading
 
 CORPUS = "corpus"
@@ -39,7 +37,7 @@ class Policy:
     `stop` ends an answer, where the template has such a mark; a newline never does.
     """
 
-    asker: Asker
+    client: LLMClient
     table: SegmentTable
     render: Callable[[], Render]
     temperature: float
@@ -53,15 +51,15 @@ class Policy:
     """Batches that are asked at a time."""
 
     def answer(self, cases: Sequence[Case]) -> Iterator[list[Answer]]:
-        """The chosen answer and then the rejected ones of every case; batches go through the journal."""
-        parts = [cases[start : start + self.batch] for start in range(0, len(cases), self.batch)]
-        units = [f"answers:{number}" for number in range(len(parts))]
-        for number, (unit, part) in enumerate(zip(units, parts, strict=True)):
-            if number % self.ahead == 0:
-                some = range(number, min(number + self.ahead, len(parts)))
-                self.asker.prepare([(units[i], partial(self._requests, parts[i], units[i])) for i in some])
-            size = sum(len(self._readings(case)) for case in part)
-            replies = iter(self.asker.ask(unit, size, partial(self._requests, part, unit)))
+        """The chosen answer and then the rejected ones of every case."""
+        size = self.batch * self.ahead
+        for start in range(0, len(cases), size):
+            part = cases[start : start + size]
+            requests: list[Request] = []
+            for first in range(0, len(part), self.batch):
+                number = (start + first) // self.batch
+                requests += self._requests(part[first : first + self.batch], f"answers:{number}")
+            replies = iter(self.client.generate(requests, part="answers"))
             for case in part:
                 yield self._read(case, [next(replies) for _ in self._readings(case)])
 
@@ -90,11 +88,16 @@ class Policy:
             seed=seed,
         )
 
-    def _read(self, case: Case, replies: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    def _read(self, case: Case, replies: Sequence[Response]) -> list[Answer]:
         """A reply is taken whole, newlines included; only blanks around it go."""
         found = [
-            Answer(str(r["text"]).strip(), reading.what, reading.chunks, str(r["error"]), bool(r["cut"]))
+            Answer(r.text.strip(), reading.what, reading.chunks, r.error, _cut(r))
             for reading, r in zip(self._readings(case), replies, strict=True)
         ]
         given = Answer((case.asked.reference or "").strip(), CORPUS, case.asked.source)
         return found if self.own else [given, *found]
+
+
+def _cut(reply: Response) -> bool:
+    """Whether the length limit ended a reply."""
+    return bool(reply.completions) and reply.completions[0].finish_reason == "length"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import random
+import asyncio
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
-from lcx.llm.asking import Asker
-from lcx.llm.prompts import fill
-from lcx.llm.protocol import Request
+from lcx.llm.client import LLMClient
+from lcx.llm.judge import Rubric, Unreadable, judge, read_rating
+from lcx.llm.prompts import fence
 from lcx_logo.answers import Answer
 
 MAX_TOKENS = 512
+fenced = fence("question", "reference", "passages", "answer")
+"""Makes a text that others wrote unable to close or open the marks around it."""
 HIGHEST = 10.0
-_RATING = re.compile(r"\[\[\s*([+-]?\d+(?:[.,]\d+)?)[^\[\]]*\]\]")
 _BLANKS = re.compile(r"\s+")
 
 EMPTY, FAILED, CUT, UNRATED = (
@@ -51,10 +50,8 @@ class Verdict:
 
 def parse_rating(text: str) -> float | None:
     """The last `[[number]]` of a judge's reply, clamped to 0-10 and divided by 10; None where there is none."""
-    found = _RATING.findall(text)
-    if not found:
-        return None
-    return min(HIGHEST, max(0.0, float(found[-1].replace(",", ".")))) / HIGHEST
+    found = read_rating(text, 0.0, HIGHEST, clamp=True)
+    return None if isinstance(found, Unreadable) else found / HIGHEST
 
 
 def normal(text: str) -> str:
@@ -116,67 +113,51 @@ class Judged:
     answers: Sequence[Answer]
 
 
+def judge_rubric(prompt: str, seed: int = 0) -> Rubric[float]:
+    """How an answer is rated, from 0 to 1; it is asked for once."""
+    return Rubric("judge", prompt, _read, 1, "judge_overlap", fenced, max_tokens=MAX_TOKENS, seed=seed)
+
+
+def _read(reply: str) -> float | Unreadable:
+    rating = parse_rating(reply)
+    return Unreadable(UNRATED) if rating is None else rating
+
+
 @dataclass(frozen=True)
 class Judge:
-    """Rates answers batch by batch through the journal."""
+    """Rates the answers of examples, so many examples at a time."""
 
-    asker: Asker
-    prompt: str
-    seed: int = 0
+    client: LLMClient
+    rubric: Rubric[float]
     batch: int = 64
-    ahead: int = 1
-    """Batches that are asked at a time."""
 
     def rate(
         self, count: int, example: Callable[[int], Judged], answers: Callable[[int], Sequence[Answer]]
     ) -> Iterator[list[Answer]]:
-        """The answers of example 0 to `count` - 1 with their ratings. Answers without a text are not rated.
+        """The answers of example 0 to `count` - 1 with their ratings. Answers without a text are not rated."""
+        for start in range(0, count, self.batch):
+            yield from self.client.run(
+                self._rated(range(start, min(count, start + self.batch)), example, answers)
+            )
 
-        `example` is called for batches only that the journal lacks, since it may have to read much text.
-        """
-        parts = [range(start, min(count, start + self.batch)) for start in range(0, count, self.batch)]
-        units = [f"judge:{number}" for number in range(len(parts))]
-        for number, (unit, part) in enumerate(zip(units, parts, strict=True)):
-            if number % self.ahead == 0:
-                near = range(number, min(number + self.ahead, len(parts)))
-                self.asker.prepare(
-                    [(units[i], partial(self._requests, example, parts[i], units[i])) for i in near]
-                )
-            given = [list(answers(i)) for i in part]
-            size = sum(bool(answer.text) for some in given for answer in some)
-            replies = iter(self.asker.ask(unit, size, partial(self._requests, example, part, unit)))
-            for some in given:
-                yield [_rated(answer, next(replies)) if answer.text else answer for answer in some]
-
-    def _requests(self, example: Callable[[int], Judged], part: range, unit: str) -> list[Request]:
-        seeds = random.Random(f"{self.seed}:{unit}")
-        return [
-            self._request(shown, answer, seeds.randrange(2**31))
-            for shown in map(example, part)
-            for answer in shown.answers
-            if answer.text
-        ]
-
-    def _request(self, example: Judged, answer: Answer, seed: int) -> Request:
-        shown = {
-            "question": example.question,
-            "reference": example.reference or "(none is known)",
-            "evidence": "\n\n".join(example.evidence),
-            "answer": answer.text,
-        }
-        return Request(
-            messages=({"role": "user", "content": fill(self.prompt, shown)},),
-            task="judge_overlap",
-            fields={
-                "question": example.question,
-                "reference": example.reference,
-                "evidence": example.evidence,
+    async def _rated(
+        self, part: range, example: Callable[[int], Judged], answers: Callable[[int], Sequence[Answer]]
+    ) -> list[list[Answer]]:
+        async def one(shown: Judged, answer: Answer) -> Answer:
+            if not answer.text:
+                return answer
+            texts = {
+                "question": shown.question,
+                "reference": shown.reference or "(none is known)",
+                "evidence": "\n\n".join(shown.evidence),
                 "answer": answer.text,
-            },
-            max_tokens=MAX_TOKENS,
-            seed=seed,
-        )
+            }
+            fields = {**texts, "reference": shown.reference, "evidence": shown.evidence}
+            found = await judge(self.client, self.rubric, fields=fields, **texts)
+            return replace(answer, rating=found.value)
 
+        async def each(number: int) -> list[Answer]:
+            shown = example(number)
+            return list(await asyncio.gather(*(one(shown, answer) for answer in answers(number))))
 
-def _rated(answer: Answer, reply: Mapping[str, Any]) -> Answer:
-    return replace(answer, rating=None if reply["error"] else parse_rating(str(reply["text"])))
+        return list(await asyncio.gather(*map(each, part)))

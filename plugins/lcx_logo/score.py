@@ -11,13 +11,13 @@ from lcx.data.bundles import read_bundles
 from lcx.data.table import SegmentTable, link_table, load_table, segment_spans
 from lcx.data.tokens import BUILTIN
 from lcx.errors import UsageError
-from lcx.llm.asking import Asker, batches_at_once
+from lcx.llm.client import batches_at_once
 from lcx.llm.ledger import costs
 from lcx.records import Branch, Bundle
 from lcx.steps import StepResult, StepWork
 from lcx_logo.answers import Answer
 from lcx_logo.contexts import CHOSEN, REJECTED, dropped_row
-from lcx_logo.filter import Judge, Judged, Verdict, sift
+from lcx_logo.filter import Judge, Judged, Verdict, judge_rubric, sift
 from lcx_logo.importance import Extractor, Item, classify, open_extractor
 from lcx_logo.importance import score as importance
 from lcx_logo.report import report, score_row, tallies
@@ -67,10 +67,9 @@ def score(work: StepWork[LogoScore]) -> StepResult:
             bundle.branches[0].question, str(bundle.meta.get("reference") or ""), evidence, answers[place]
         )
 
-    judge = Asker(lambda: client)
     rated = []
     ahead = batches_at_once(client.spec, settings.batch, settings.concurrency)
-    judging = Judge(judge, prompt, settings.seed, settings.batch, ahead)
+    judging = Judge(client, judge_rubric(prompt, settings.seed), settings.batch * ahead)
     for found in judging.rate(len(usable), example, answers.__getitem__):
         rated.append(found)
         work.ctx.pulse(f"    judged: {len(rated):,} of {len(usable):,}")
@@ -83,13 +82,13 @@ def score(work: StepWork[LogoScore]) -> StepResult:
         link_table(source, work.data)
     write_candidates(work, len(usable), make)
     counted = {
-        "judge calls": judge.calls,
-        "prompt_tokens": judge.prompt_tokens,
-        "completion_tokens": judge.completion_tokens,
+        "judge calls": client.used.calls,
+        "prompt_tokens": client.used.prompt_tokens,
+        "completion_tokens": client.used.completion_tokens,
         "not a preference example": len(bundles) - len(usable),
     }
     work.counts.update({name: number for name, number in counted.items() if number})
-    work.extra["judge"] = judge.describe() or {"spec": settings.judge}
+    work.extra["judge"] = client.about
     return _finish(work)
 
 

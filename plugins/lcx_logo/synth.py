@@ -14,7 +14,7 @@ from lcx.data.plans import neighbour_runs, shuffle
 from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
-from lcx.llm.asking import Asker, batches_at_once
+from lcx.llm.client import LLMClient, batches_at_once
 from lcx.llm.ledger import costs
 from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
@@ -23,7 +23,7 @@ from lcx.steps import StepResult, StepWork
 from lcx.storage import ShardReader
 from lcx_logo.answers import Answer, Policy
 from lcx_logo.contexts import Asked, Case, Rules, build_case, candidate, dropped_row, kept
-from lcx_logo.filter import Judge, Judged, sift
+from lcx_logo.filter import Judge, Judged, judge_rubric, sift
 from lcx_logo.importance import Extractor, open_extractor
 from lcx_logo.report import preview, summary
 from lcx_logo.settings import JOINT_CHUNKS, LogoSynth
@@ -58,8 +58,7 @@ def synth(work: StepWork[LogoSynth]) -> StepResult:
         open_extractor(settings.importance)
     table = work.table(min_tokens=settings.segment_tokens, mode=settings.segment_by, questions=True)
     writer = Writer(
-        lambda: clients["writer"],
-        work.journal,
+        clients["writer"],
         prompts=prompts,
         text=table.text,
         batch=settings.batch,
@@ -74,19 +73,31 @@ def synth(work: StepWork[LogoSynth]) -> StepResult:
     extractor = open_extractor(settings.importance, sampled(table))
     cases = _cases(work, asked, table, extractor)
 
-    policy = Asker(lambda: work.llm("policy", specs["policy"]))
-    answers = _answers(work, cases, table, policy, render)
+    seen: dict[LLMClient, tuple[int, int, int]] = {}
+    _count(work, "writer", clients["writer"], seen)
+    answers = _answers(work, cases, table, clients["policy"], render)
+    _count(work, "policy", clients["policy"], seen)
     work.service.close(specs["judge"])
-    judge = Asker(lambda: work.llm("judge", specs["judge"]))
     if settings.filter:
-        answers = _rated(work, cases, answers, table, judge, judging)
-    for name, asker in (("writer", writer.asker), ("policy", policy), ("judge", judge)):
-        work.extra[name] = asker.describe() or {"spec": getattr(settings, name, None) or settings.llm}
-        work.counts[f"{name} calls"] = asker.calls
-        work.counts["prompt_tokens"] += asker.prompt_tokens
-        work.counts["completion_tokens"] += asker.completion_tokens
+        answers = _rated(work, cases, answers, table, clients["judge"], judging)
+    _count(work, "judge", clients["judge"], seen)
     write_candidates(work, len(cases), _makers(settings, cases, answers, table))
     return _finish(work, table)
+
+
+def _count(
+    work: StepWork[LogoSynth], role: str, client: LLMClient, seen: dict[LLMClient, tuple[int, int, int]]
+) -> None:
+    """Note who played a role, and what it took: of a client that plays several, what came since the last of them."""
+    used = client.used.calls, client.used.prompt_tokens, client.used.completion_tokens
+    calls, prompt, completion = (
+        now - then for now, then in zip(used, seen.get(client, (0, 0, 0)), strict=True)
+    )
+    seen[client] = used
+    work.extra[role] = client.about
+    work.counts[f"{role} calls"] = calls
+    work.counts["prompt_tokens"] += prompt
+    work.counts["completion_tokens"] += completion
 
 
 def policy_of(work: StepWork[LogoSynth]) -> tuple[str, dict[str, Any]]:
@@ -108,13 +119,13 @@ def sampled(table: SegmentTable) -> Iterator[str]:
     return (table.text(chunk) for chunk in range(0, len(table), step))
 
 
-def _render(settings: LogoSynth) -> Callable[[Asker], Render]:
+def _render(settings: LogoSynth) -> Callable[[LLMClient], Render]:
     """How a request reads, once the policy is open and says whether it puts a chat turn around it."""
     if settings.template is None:
         prompt = load_prompt("answer", settings.prompts, package=PACKAGE, needs=("{context}", "{question}"))
         return lambda _: by_prompt(prompt)
     template = load_template(settings.template)
-    return lambda asker: by_template(template, bool(asker.client.describe().get("chat_template", True)))
+    return lambda client: by_template(template, bool(client.describe().get("chat_template", True)))
 
 
 def _cases(
@@ -153,15 +164,15 @@ def _answers(
     work: StepWork[LogoSynth],
     cases: Sequence[Case],
     table: SegmentTable,
-    asker: Asker,
-    render: Callable[[Asker], Render],
+    client: LLMClient,
+    render: Callable[[LLMClient], Render],
 ) -> list[list[Answer]]:
     settings = work.settings
     stop = load_template(settings.template).end.strip() if settings.template else ""
     policy = Policy(
-        asker,
+        client,
         table,
-        lambda: render(asker),
+        lambda: render(client),
         settings.temperature,
         settings.top_p,
         settings.answer_tokens,
@@ -183,7 +194,7 @@ def _rated(
     cases: Sequence[Case],
     answers: Sequence[list[Answer]],
     table: SegmentTable,
-    asker: Asker,
+    client: LLMClient,
     prompt: str,
 ) -> list[list[Answer]]:
     settings = work.settings
@@ -195,7 +206,7 @@ def _rated(
 
     rated = []
     ahead = batches_at_once(settings.judge, settings.batch, settings.concurrency)
-    judge = Judge(asker, prompt, settings.seed, settings.batch, ahead)
+    judge = Judge(client, judge_rubric(prompt, settings.seed), settings.batch * ahead)
     for found in judge.rate(len(cases), example, answers.__getitem__):
         rated.append(found)
         work.ctx.pulse(f"    judged: {len(rated):,} of {len(cases):,}")

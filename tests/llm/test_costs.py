@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lcx.errors import MissingError
-from lcx.llm.asking import batches_at_once
+from lcx.llm.client import batches_at_once
 from lcx.llm.ledger import costs, paid
 from lcx.llm.settings import Calling
 from lcx.plugins import load as load_plugins

@@ -67,8 +67,9 @@ def test_the_same_data_and_no_call_paid_twice(
         assert digests(tmp_path / "run" / "synth" / "data") == digests(tmp_path / "rules" / "synth" / "data")
         names = ("writer calls", "policy calls", "judge calls")
         assert {n: result.counts[n] for n in names} == {n: rules.counts[n] for n in names}
-        assert stub.calls == sum(rules.counts[n] for n in names)
-        assert len({(body["model"], prompt_of(body), body["seed"]) for body in stub.bodies}) <= stub.calls
+        # Equal answers to one question are rated by one call
+        different = {(body["model"], prompt_of(body), body["seed"]) for body in stub.bodies}
+        assert 0.9 * sum(rules.counts[n] for n in names) < len(different) == stub.calls
         assert result.metrics["cost"] > 0
         assert "cost" not in rules.metrics
 
@@ -86,4 +87,5 @@ def test_the_score_step_asks_the_judge_at_a_server(
             score(run, force=True, judge="openai:judge", api_key_file=str(tmp_path / "none"))
         result = score(run, force=True, judge="openai:judge", base_url=stub.url)
     assert digests(run / "score" / "data") == wanted
-    assert stub.calls == result.counts["judge calls"]
+    different = {(prompt_of(body), body["seed"]) for body in stub.bodies}
+    assert 0.9 * result.counts["judge calls"] < len(different) == stub.calls

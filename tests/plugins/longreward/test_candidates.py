@@ -10,7 +10,6 @@ from lcx_longreward.sampling import ROLE, Prompt, Sample, Window, candidate_bund
 
 from lcx.data.table import SegmentTable, build_table
 from lcx.data.tokens import open_span_tokenizer
-from lcx.llm.asking import samples_of
 from lcx.records import Document
 
 
@@ -62,10 +61,3 @@ def test_a_bundle_keeps_the_samples_numbers_and_what_was_cut() -> None:
     assert found.meta == {"tokens": 7, "language": "zh", "document": "d", "reference": "ref"}
     assert (found.context, found.kind) == ("the context", "summary")
     assert candidate_bundle("n", prompt, "c", [Sample(""), Sample("")], {}) is None
-
-
-def test_samples_of_a_reply() -> None:
-    one = {"text": "a", "cut": True, "error": ""}
-    assert samples_of(one) == [("a", True)]
-    assert samples_of({**one, "samples": [["a", True], ["b", False]]}) == [("a", True), ("b", False)]
-    assert samples_of({"text": "", "cut": False, "error": "no"}) == []
