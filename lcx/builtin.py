@@ -84,7 +84,7 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
 def lcx_register_llms(register: Callable[..., None]) -> None:
     register("builtin", "lcx.llm.builtin:open_builtin")
     register("local", "lcx.llm.local:open_local")
-    register("openai", "lcx.llm.openai:open_openai")
+    register("openai", "lcx.llm.client:open_server")
 
 
 @hookimpl

@@ -20,7 +20,7 @@ from lcx.context import Context, Stopped
 from lcx.errors import LcxError
 from lcx.llm.ledger import CallLedger, Row, call_key, dump_messages, load_prices, response_of
 from lcx.llm.limits import Backoff, Budget, BudgetSpent, RateLimiter, Spent, check_priced
-from lcx.llm.openai import FINAL, Failed, Good, open_openai, parameters_of
+from lcx.llm.openai import FINAL, ChatServer, Failed, Good, open_openai, parameters_of
 from lcx.llm.protocol import LLM, Made, Request, Response
 from lcx.llm.scheduler import Scheduler
 from lcx.llm.settings import Serving
@@ -390,6 +390,28 @@ class ServerClient(LLMClient):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._asking.clear()
+
+
+class StandaloneServer(ChatServer):
+    """A server for use without a step: `generate` asks a batch, with retries and without a ledger's file."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        """Replies to a batch, in order."""
+
+        async def main() -> list[Response]:
+            client = ServerClient(lambda: self, CallLedger(), f"{ENDPOINT}:{self.model}")
+            try:
+                return list(await asyncio.gather(*map(client.ask, requests)))
+            finally:
+                await self.aclose()
+
+        return asyncio.run(main())
+
+
+def open_server(model: str, options: Mapping[str, Any]) -> StandaloneServer:
+    """Factory for `openai:MODEL`; see `lcx.llm.openai.open_openai`."""
+    made = open_openai(model, options)
+    return StandaloneServer(made.model, made.endpoint, options)
 
 
 def batches_at_once(spec: str, batch: int, concurrency: int) -> int:

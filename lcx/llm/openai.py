@@ -14,7 +14,7 @@ import os
 import re
 import select
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.limits import retry_after
-from lcx.llm.protocol import Request, Response
+from lcx.llm.protocol import Request
 
 HOSTED = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
@@ -299,7 +299,7 @@ def parameters_of(request: Request, sample: int = 0, count: int | None = None) -
 
 
 class ChatServer:
-    """A model at an endpoint. `send` makes one try; `generate` is there for use without a step, a batch at a time."""
+    """A model at an endpoint: `send` makes one try. When and how often is the scheduler's affair."""
 
     def __init__(self, model: str, endpoint: Endpoint, options: Mapping[str, Any]) -> None:
         self.model, self.endpoint = model, endpoint
@@ -322,20 +322,6 @@ class ChatServer:
         if self._client is not None:
             client, self._client = self._client, None
             await client.close()
-
-    def generate(self, requests: Sequence[Request]) -> list[Response]:
-        """Replies to a batch, without a journal."""
-        from lcx.llm.client import ServerClient
-        from lcx.llm.ledger import CallLedger
-
-        async def main() -> list[Response]:
-            client = ServerClient(lambda: self, CallLedger(), f"openai:{self.model}")
-            try:
-                return list(await asyncio.gather(*map(client.ask, requests)))
-            finally:
-                await self.aclose()
-
-        return asyncio.run(main())
 
     def body(self, request: Request, messages: bytes, sample: int, count: int) -> bytes:
         """The call's body. `messages` are JSON already."""

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-UNFINISHED = ("lcx.data.", "lcx.llm.", "lcx.evaluation.")
+UNFINISHED = ("lcx.llm.", "lcx.evaluation.")
 """Rooms inside which files that form a circle are still to be merged."""
 
 
