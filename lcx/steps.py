@@ -331,8 +331,14 @@ class StepWork(Generic[S]):
             self.counts.update(others)
             self.metrics |= cost
         if len(self.rejects):
-            self.rejects.write(self.folder / "rejected.jsonl")
-            self.files["rejected"] = "rejected.jsonl"
+            # What a corpus lost is in rejected.jsonl already, written when its table was made.
+            name = (
+                "rejected-items.jsonl"
+                if (self.folder / "data" / "table.json").is_file()
+                else "rejected.jsonl"
+            )
+            self.rejects.write(self.folder / name)
+            self.files["rejected"] = name
             self.counts.update({f"set aside: {why}": number for why, number in self.rejects.counts.items()})
         if (self.folder / "data").is_dir():
             self.files = {"data": "data", **self.files}

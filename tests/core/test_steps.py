@@ -158,3 +158,26 @@ def test_settings_without_models_ask_none(tmp_path: Path) -> None:
     work: StepWork[Any] = StepWork(step("synth", Count()), Run(tmp_path, "r"), Context())
     with pytest.raises(TypeError, match="Count asks a model, and does not inherit from Calling"):
         work.llm("upto")
+
+
+def test_what_a_corpus_and_what_a_step_set_aside_are_both_kept(tmp_path: Path) -> None:
+    from lcx.data.settings import CorpusSettings
+
+    def cut(work: StepWork[CorpusSettings]) -> StepResult:
+        work.table(min_tokens=4, mode="lines")
+        work.rejects.add("cut", "an item that failed", where="n1")
+        return work.done()
+
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "good.txt").write_text("a line of a few plain words\n" * 9)
+    (corpus / "bad.txt").write_bytes(b"\x00\x01\x02" * 99)
+    work: StepWork[CorpusSettings] = StepWork(
+        step("synth", CorpusSettings(corpus=str(corpus))), Run(tmp_path / "run", "r"), Context()
+    )
+    work.folder.mkdir(parents=True)
+    result = cut(work)
+    kept = {path.name: path.read_text() for path in work.folder.glob("rejected*.jsonl")}
+    assert "bad.txt" in kept["rejected.jsonl"]
+    assert "an item that failed" in kept[result.files["rejected"]]
+    assert result.counts["set aside: an item that failed"] == 1

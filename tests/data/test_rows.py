@@ -21,8 +21,9 @@ from lcx.data.documents import read_corpus
 from lcx.data.files import Raw, Rejects, raw_rows, strict_rows
 from lcx.data.rows import Tally, example_of, parse_fields, read_bundles_of_rows
 from lcx.errors import UsageError
+from tests.truth import shared_folder
 
-CASES = Path("/work/shared/cases/rows")
+CASES = shared_folder("cases") / "rows"
 TEXT = "The mill at the river has the gate code 4711, and the old orchard lies behind it. " * 8
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}{% endfor %}"
