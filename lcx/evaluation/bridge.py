@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
-from lcx.evaluation.planning import BRIDGE, PlannedTask
 from lcx.evaluation.settings import EvalSettings
 from lcx.paths import slug
 from lcx.storage import Journal, make_folder, sha256_json, write_lines
 
 if TYPE_CHECKING:
     from lcx.evaluation.model import ModelUnderTest
+    from lcx.evaluation.planning import PlannedTask
 
-__all__ = ["require_lm_eval", "run_bridge", "task_scores"]
+__all__ = ["BRIDGE", "require_lm_eval", "run_bridge", "task_scores"]
 
+BRIDGE = "lm-eval:"
+"""What stands before the name of a task of lm-eval."""
 FAMILY = "lm-eval"
 """Key of the setting `data` for a folder of own task files."""
 BATCH = 8

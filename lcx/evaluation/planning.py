@@ -23,6 +23,7 @@ import yaml
 
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.benchmarks.groups import expand, groups
+from lcx.evaluation.bridge import BRIDGE, require_lm_eval
 from lcx.evaluation.settings import EvalSettings, sized_file
 from lcx.evaluation.task import Task, TaskOptions, options_of
 from lcx.plugins import Plugins
@@ -44,9 +45,6 @@ __all__ = [
     "read_sized",
     "was_named",
 ]
-
-BRIDGE = "lm-eval:"
-"""What comes before the name of a task of lm-eval."""
 
 
 @dataclass(frozen=True)
@@ -300,8 +298,6 @@ def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
 def _counts(one: PlannedTask) -> tuple[int, int] | None:
     """Contexts and questions of a task; None where only the model's window tells."""
     if one.task is None:
-        from lcx.evaluation.bridge import require_lm_eval
-
         require_lm_eval(one.name)
         return None
     if one.task.published:

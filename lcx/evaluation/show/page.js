@@ -94,8 +94,11 @@ function lineChart(figure, spec) {
     picture.append(draw("text", { x: box.left - 6, y: y(value) + 4, "text-anchor": "end", text: spec.number(value) }));
   }
   for (const [share, label] of spec.ticks) {
-    const anchor = share === 0 ? "start" : share === 1 ? "end" : "middle";
-    picture.append(draw("text", { x: x(share), y: tall - box.bottom + 16, "text-anchor": anchor, text: label }));
+    const text = spec.fit ? spec.fit(label, wide - box.left - box.right) : label;
+    const edge = text.length > 6 ? 0.05 : 0; // long names at the ends stay inside
+    const anchor = share <= edge ? "start" : share >= 1 - edge ? "end" : "middle";
+    const at = anchor === "start" ? 0 : anchor === "end" ? 1 : share;
+    picture.append(draw("text", { x: x(at), y: tall - box.bottom + 16, "text-anchor": anchor, text }));
   }
   picture.append(draw("text", { x: x(0.5), y: tall - 6, "text-anchor": "middle", text: spec.below }));
   for (const one of spec.series) picture.append(curveOf(one, spec.xs, x, y));
@@ -195,6 +198,9 @@ function positionChart(figure, task, given) {
   });
 }
 
+// The axis of scores that do not go from 0 to 1: a judge's go from 0 to 10.
+const scaled = ([low, high]) => ({ low, high, rules: roundValues(low, high), number: (value, exact) => (exact ? fixed(value) : String(value)) });
+
 // Values of a few named places: lengths, depths, groups. Groups of several models may differ.
 function placesChart(figure, task, given) {
   const first = given[0][1];
@@ -203,11 +209,14 @@ function placesChart(figure, task, given) {
   const xs = names.map((_, i) => (names.length === 1 ? 0.5 : 0.03 + (0.94 * i) / (names.length - 1)));
   const every = Math.ceil(names.length / 8);
   const below = first.kind === "bars" ? first.by : first.by === "depth" ? `${first.axis}: start to end` : first.axis;
+  const scale = first.kind === "bars" && answered(task).map(([, one]) => one.scale).find(known);
+  const letters = (wide) => Math.max(4, Math.floor(wide / Math.min(names.length, 8) / 8)); // of about 8 px
   const matches = { length: (item, i) => item.l === first.places[i], depth: (item, i) => Math.abs(item.d - first.places[i]) < 1e-3 };
   lineChart(figure, {
-    ...SHARES,
+    ...(scale ? scaled(scale) : SHARES),
     title: `${task.title}: mean score by ${below}`,
     below,
+    fit: (label, wide) => (label.length > letters(wide) ? `${label.slice(0, letters(wide) - 1)}…` : label),
     xs,
     ticks: xs.map((x, i) => [x, i % every ? "" : names[i]]),
     series: given.map(([model, panel]) => ({ model, ys: at(panel, panel.values), bands: at(panel, panel.intervals) })),

@@ -180,11 +180,16 @@ def _embedded(models: Sequence[Mapping[str, str]], summary: PageSummary) -> str:
 def _task_data(task: Mapping[str, Any]) -> dict[str, Any]:
     """A task for the script: each model's panels, and single answers."""
     results = [
-        None if one is None else {"positions": one.positions, "panels": [*_drawn(one.panels)]}
+        one and {"positions": one.positions, "panels": [*_drawn(one.panels)], **_scaled(one)}
         for one in task["results"]
     ]
     kept = {key: task[key] for key in ("name", "title", "view", "items", "kept")}
     return {**kept, "results": results, **({"weak": task["weak"]} if "weak" in task else {})}
+
+
+def _scaled(one: Result) -> dict[str, Any]:
+    """From where to where the axis of scores goes, where it is not from 0 to 1."""
+    return {"scale": one.scale} if one.scale else {}
 
 
 def _drawn(panels: Iterable[Panel]) -> Iterable[dict[str, Any]]:
