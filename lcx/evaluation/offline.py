@@ -428,7 +428,7 @@ def _scored(task: Task, rows: Sequence[Row], compat: Compat | None, counts: Coun
         if not repeat and row.get(field)
     )
     score = task.compat.get("film", task.score) if compat == "film" else task.score
-    assert score is not None
+    assert callable(score)
     scored: list[Scored] = []
     for row, repeat in zip(rows, again, strict=True):
         pred = row["pred"]
@@ -572,7 +572,7 @@ def score_benchmark(
 def _values(task: Task, rows: Sequence[Row], compat: str | None, counts: Counter[str]) -> list[float | None]:
     """The score of every row, None where it does not count; why not goes into `counts`."""
     score = task.compat[compat] if compat is not None else task.score
-    assert score is not None
+    assert callable(score)
     seen: set[str] = set()
     values: list[float | None] = []
     for row in rows:

@@ -15,7 +15,7 @@ Torch-free.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,9 @@ def find_task(name: str, plugins: Plugins) -> Task:
     probes = plugins.probes
     if name in probes:
         found: Task = probes.load(name)
+        if isinstance(found.score, str):  # a metric by its name, as `lcx_register_metrics` gave it
+            metric = plugins.metrics.load(found.score)
+            return replace(found, score=lambda row: metric(str(row["pred"]), row))
         return found
     known = list(dict.fromkeys([*groups(), *probes.names()]))
     raise UsageError(

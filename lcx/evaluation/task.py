@@ -189,7 +189,8 @@ class Task:
     and everything in it is in the row of predictions, where `set` is `set_id` and `position` is `position_id`. A
     bundle's `meta` may have `items` (how many places a context has) and `skipped` (items that could not be asked).
 
-    **Score.** `score(row)` is between 0 and 1; None leaves the row out. `compat[mode](row)` is the published scoring
+    **Score.** `score(row)` is between 0 and 1; None leaves the row out. The name of a registered metric, a function of
+    prediction and row, will do in its place. `compat[mode](row)` is the published scoring
     for `--compat mode`. Two rows of one set with the same `key_field` are ambiguous and left out.
 
     **Result.** `summarize(scored)`, where given, makes the result of all rows in place of a curve by position; it has
@@ -210,7 +211,7 @@ class Task:
     name: str
     summary: str
     samples: Callable[[Source, Any], Samples | Iterable[Bundle] | Iterable[TextSample]]
-    score: Score | None = None
+    score: Score | str | None = None
     options: type[TaskOptions] = ProbeOptions
     view: str = "curve"
     row_fields: tuple[str, ...] = ()

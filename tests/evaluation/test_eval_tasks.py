@@ -217,3 +217,17 @@ def test_wrong_words_are_named(
     assert ran.code == code
     assert words in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_a_tasks_score_may_be_a_registered_metric(toy_plugins: Any) -> None:
+    from lcx.evaluation.planning import find_task
+    from lcx.evaluation.task import Task
+
+    def last_word(pred: str, row: Any) -> float:
+        return float(pred.split()[-1] == row["value"])
+
+    toy_plugins.metrics.add("last_word", last_word, "toy")
+    toy_plugins.probes.add("toy:words", Task("toy:words", "", lambda source, options: [], "last_word"), "toy")
+    score = find_task("toy:words", toy_plugins).score
+    assert callable(score)
+    assert [score({"pred": pred, "value": "mill"}) for pred in ("the mill", "mill pond")] == [1.0, 0.0]
