@@ -42,10 +42,10 @@ NAMES: dict[str, tuple[str, ...]] = {
             answer answers output outputs response target targets completion answer_text reply assistant gold_answer
             final_answer ground_truth ground_truths gold reference_answer reference references solution summary
         """,
-        "chosen": "chosen chosen_response response_chosen preferred accepted response_j",
+        "chosen": "chosen chosen_response response_chosen preferred preferred_output accepted response_j",
         "rejected": """
             rejected rejected_response rejected_responses response_rejected rejections dispreferred non_preferred
-            response_k
+            non_preferred_output response_k
         """,
         "messages": "messages conversations conversation dialogue dialog chat turns",
         "system": "system system_prompt system_message",
@@ -72,6 +72,11 @@ ASIDE = frozenset(
     )
 )
 """Fields that belong beside a row by their names: named where they are long, but never taken for a lost context."""
+_PARTS = frozenset({INPUT, *(name for part, names in NAMES.items() if part != "id" for name in names)})
+_ASKS = frozenset(
+    {INPUT, *(name for part in ("context", "question", "messages", "chosen") for name in NAMES[part])}
+)
+"""Names of which an object has at least one where it is a row."""
 FIELD_ROLES = ("context", "question", "answer", "chosen", "rejected", "messages", "system", "reference", "id")
 """Parts that `fields` may say the field of; `ignore` names those that may stay unread."""
 
@@ -305,6 +310,8 @@ IN_PROMPT = "contexts that stand in the prompt already, which are not put before
 SURROGATES = "lone surrogates read as U+FFFD"
 LATER_TURNS = "turns after the last answer left out"
 EARLIER = "earlier assistant turns, which are part of the prompt and not learnt"
+GREETING = "assistant turns before the first user turn left out"
+UNWRAPPED = "rows that lie in one object"
 
 
 def joined_text(value: Any) -> str:
@@ -364,6 +371,31 @@ def texts_of(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [text for one in value for text in texts_of(one)]
     return []
+
+
+def unwrapped(row: Any, fields: Fields | None = None) -> Any:
+    """The row that lies in the one object of a row which says nothing else: `{"id": 7, "data": {"question": ...}}`.
+
+    Any other row comes back as it is: one with parts or a longer text beside the object, with several objects, or whose
+    object `fields` reach into.
+    """
+    if not isinstance(row, Mapping):
+        return row
+    objects = [key for key, value in row.items() if isinstance(value, Mapping) and _plain(key) not in ASIDE]
+    if len(objects) != 1:
+        return row
+    [name] = objects
+    inner, beside = row[name], {key: value for key, value in row.items() if key != name}
+    named = {path.partition(".")[0] for paths in (fields or {}).values() for path in paths}
+    if (
+        name in named
+        or _plain(name) in _PARTS
+        or not any(_plain(key) in _ASKS or key in named for key in inner)
+    ):
+        return row
+    if any(key in named or _plain(key) in _PARTS for key, value in beside.items() if not _blank(value)):
+        return row
+    return row if text_size(beside) >= min(LONG, text_size(inner)) else {**beside, **inner}
 
 
 def rows_within(row: Any) -> list[Any]:
@@ -489,6 +521,7 @@ def example_of(row: Any, fields: Fields | None = None) -> Example:
             *(turn for turn in prompt if turn.role != "system" or turn.text != said),
         ]
     prompt, answers = _with_choices(take, prompt, answers)
+    prompt = _without_greeting(prompt, notes)
     _check_order(prompt)
     if context.strip() and any(context.strip() in turn.text for turn in prompt):
         context = ""
@@ -519,6 +552,14 @@ def example_of(row: Any, fields: Fields | None = None) -> Example:
 def _context_and_prompt(take: _Taker, notes: list[str]) -> tuple[str, list[Turn]]:
     """The context, and the turns that end with the question (or with the answer, where a conversation holds it)."""
     _, messages = take.find("messages", NAMES["messages"], is_chat)
+    if messages is None:  # OpenAI's preference data: {"input": {"messages": [...]}, "preferred_output": ...}
+        _, given = take.find(
+            INPUT, (INPUT,), lambda one: isinstance(one, Mapping) and is_chat(one.get("messages"))
+        )
+        if given is not None:
+            if given.get("tools"):
+                raise ValueError("tools in a conversation")
+            messages = given["messages"]
     name, asked = take.find("question")
     _, context_value = take.find("context", NAMES["context"], lambda value: not is_chat(value))
     context = joined_text(context_value) if context_value is not None else ""
@@ -759,6 +800,23 @@ def _with_choices(take: _Taker, prompt: list[Turn], answers: list[str]) -> tuple
     return [*prompt[:-1], asked], answers
 
 
+def _without_greeting(prompt: list[Turn], notes: list[str]) -> list[Turn]:
+    """The prompt without an assistant's greeting before the first user turn, which few chat templates take.
+
+    A long one stays, and its row is refused: the questions may be about it.
+    """
+    first = next((n for n, turn in enumerate(prompt) if turn.role != "system"), None)
+    if first is None or prompt[first].role != "assistant" or len(prompt[first].text) >= LONG:
+        return prompt
+    if [turn.role for turn in prompt[first + 1 : first + 2]] != ["user"]:
+        return prompt
+    notes.append(GREETING)
+    rest = prompt[:first] + prompt[first + 1 :]
+    if EARLIER in notes and not any(turn.role == "assistant" for turn in rest):
+        notes.remove(EARLIER)
+    return rest
+
+
 def _check_order(prompt: Sequence[Turn]) -> None:
     """Raises ValueError for turns that no chat template takes: not one user turn and one assistant turn in turn."""
     spoken = [turn.role for turn in prompt]
@@ -835,7 +893,10 @@ class Tally:
 
     def examples_of(self, raw: Raw) -> Iterator[tuple[Raw, Example]]:
         """The examples of one row: several where it nests them."""
-        rows = rows_within(raw.row)
+        row = unwrapped(raw.row, self.fields)
+        if row is not raw.row:
+            self.counts[UNWRAPPED] += 1
+        rows = rows_within(row)
         for place, row in enumerate(rows, 1):
             where = raw.where if len(rows) == 1 else f"{raw.where}.{place}"
             if not self._first:
@@ -969,6 +1030,7 @@ def document_text(
     The text is what holds the context, whatever else the row has; chat formats inside it are text. None where no field
     holds a text. Raises ValueError for a row whose text is none.
     """
+    row = unwrapped(row, tally.fields)
     take = _Taker(row, tally.fields)
     name, value = take.find("context", NAMES["context"], lambda one: not is_chat(one))
     text = joined_text(value) if value is not None else None

@@ -180,6 +180,28 @@ FORMATS: dict[str, Case] = {
         },
         rejected=(R,),
     ),
+    "OpenAI preference": Case(
+        {
+            "input": {"messages": [user(ASKED)], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [bot(A)],
+            "non_preferred_output": [bot(R)],
+        },
+        rejected=(R,),
+    ),
+    "in one object": Case({"id": 7, "split": "train", "data": {"context": TEXT, "question": Q, "answer": A}}),
+    "in one object, SQuAD": Case({"item": {"context": TEXT, "qas": [{"question": Q, "answers": [A]}]}}),
+    "a greeting first": Case(
+        {
+            "conversations": [
+                {"from": "system", "value": "Be kind."},
+                {"from": "gpt", "value": "How can I help?"},
+                {"from": "human", "value": ASKED},
+                {"from": "gpt", "value": A},
+            ]
+        },
+        seen=("Be kind.", Q),
+        others=("How can I help?",),
+    ),
     "HH": Case(
         {
             "chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {A}",
@@ -411,7 +433,16 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
         ({"messages": [user("Q"), {"role": "tool", "content": "x"}, bot("A")]}, "role 'tool'"),
         ({"messages": [user("Q"), {**bot(None), "tool_calls": [{}]}]}, "tool calls"),
         ({"messages": [user("Q"), user("Q2"), bot("A")]}, "two turns of the user"),
-        ({"messages": [bot("Hello"), user("Q"), bot("A")]}, "begins with the assistant"),
+        ({"messages": [bot(TEXT), user("Q"), bot("A")]}, "begins with the assistant"),
+        ({"messages": [bot("Hello"), bot("You"), user("Q"), bot("A")]}, "begins with the assistant"),
+        ({"messages": [bot("Hello")]}, "no question"),
+        (
+            {"input": {"messages": [user("Q")], "tools": [{}]}, "preferred_output": [bot("A")]},
+            "tools in a conversation",
+        ),
+        ({"data": {"question": "Q?", "answer": "A"}, "text": TEXT}, "no question"),
+        ({"a": {"question": "Q?", "answer": "A"}, "b": {"question": "Q?", "answer": "A"}}, "no question"),
+        ({"metadata": {"question": "Q?", "answer": "A"}}, "no question"),
         ({"prompt": "[INST] Q [/INST]", "completion": "A"}, "chat format"),
         (
             {"chosen": [user("Q"), bot("A"), user("B"), bot("C")], "rejected": [user("Q"), bot("D")]},
@@ -456,8 +487,22 @@ def test_a_long_field_that_nobody_reads_is_an_error_where_it_may_be_the_context(
     beside = write(tmp_path / "beside.jsonl", [{"context": "C", **rows[0]}])
     _, notes = read_bundles_of_rows(beside, Rejects())
     assert notes == [f"field 'lore' ({len(TEXT.strip()):,} characters a row) is not used"]
+    object_beside = write(
+        tmp_path / "object.jsonl", [{"lore": TEXT, "data": {"question": "Q?", "answer": "A"}}]
+    )
+    with pytest.raises(UsageError, match="'lore'"):
+        read_bundles_of_rows(object_beside, Rejects())
     reasoned = write(tmp_path / "reasoned.jsonl", [{"question": "Q?", "answer": "A", "rationale": TEXT}])
     assert "'rationale'" in read_bundles_of_rows(reasoned, Rejects())[1][0]
+
+
+def test_what_was_left_out_before_the_first_user_turn_is_counted(tmp_path: Path) -> None:
+    rows = [{"messages": [bot("Hello"), user("Q"), bot("A")]}] * 2
+    rows += [{"messages": [bot("Hello"), user("Q"), bot("A"), user("And?"), bot("B")]}]
+    found, notes = read_bundles_of_rows(write(tmp_path / "rows.jsonl", rows), Rejects())
+    assert [bundle.meta.get("turns") for bundle in found] == [None, None, [["user", "Q"], ["assistant", "A"]]]
+    assert "3 assistant turns before the first user turn left out" in notes
+    assert "1 earlier assistant turns, which are part of the prompt and not learnt" in notes
 
 
 def test_fields_by_other_names() -> None:
@@ -481,16 +526,17 @@ def test_fields_by_other_names() -> None:
 )
 def test_cases_of_public_reports(path: Path) -> None:
     """Each row is decoded back: every text of a usable one is seen, and nothing that is rejected is learnt."""
-    if path.name in ("array.json", "dup.jsonl", "nested.jsonl"):  # documents, and rows inside a field
+    if path.name in ("array.json", "dup.jsonl"):  # documents
         with pytest.raises(UsageError, match="no usable row"):
             read_bundles_of_rows(path, Rejects())
-        if path.name != "nested.jsonl":
-            assert len({document.text for document in read_corpus(path)}) == 20
-        else:
-            fields = {"question": "data.question", "answer": "data.answer"}
-            assert len(read_bundles_of_rows(path, Rejects(), fields)[0]) == 1
+        assert len({document.text for document in read_corpus(path)}) == 20
         return
-    found, _ = read_bundles_of_rows(path, Rejects())
+    found, notes = read_bundles_of_rows(path, Rejects())
+    if path.name == "nested.jsonl":
+        assert notes == ["1 rows that lie in one object"]
+        fields = {"question": "data.question", "answer": "data.answer"}
+        named, _ = read_bundles_of_rows(path, Rejects(), fields)
+        assert [bundle.branches for bundle in named] == [bundle.branches for bundle in found]
     for bundle, view in zip(found, views(path, "chat"), strict=True):
         assert (bundle.context or "") in view["text"]
         assert bundle.branches[0].question in view["text"]
