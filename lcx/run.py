@@ -223,6 +223,9 @@ class Run:
                 return "resume"
             if not same and self._holds_work(key):
                 changes = differences(_work(old), _work(new))
+                names = [set(one.get("settings") or {}) for one in (old, new)]
+                if names[0] != names[1] and old.get("method") == new.get("method"):
+                    changes.append("it is of another version of lcx, whose steps had other settings")
                 raise UsageError(
                     f"{self.folder(key)} was made with other settings or inputs",
                     why="; ".join(changes),

@@ -73,7 +73,10 @@ async def score(work: StepWork[LongRewardScore]) -> StepResult:
         _write(work, material, found, described, tokenizer)
     (folder / JUDGED).unlink()
     work.counts.update({name: number for name, number in spent.items() if isinstance(number, int)})
-    return work.done(extra={**described, "spent": spent})
+    result = work.done(extra={**described, "spent": spent})
+    if not work.counts["pairs"]:
+        del result.files["data"]  # there is nothing to train on, and no next command to name
+    return result
 
 
 async def _judge_all(

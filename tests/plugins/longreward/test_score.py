@@ -203,6 +203,7 @@ def test_rows_that_cannot_be_judged_are_kept_aside(cli: Any, tmp_path: Path) -> 
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())["steps"]["score"]
     assert manifest["state"] == "done"
     assert any("no pairs to train on" in note for note in manifest["notes"])
+    assert "data" not in manifest["files"]  # or the command would name a training that has nothing to learn
 
 
 def test_bundles_with_several_questions_and_without_a_context(cli: Any, tmp_path: Path) -> None:
