@@ -81,7 +81,10 @@ class Strict(Rejects):
 
 HINTS = {
     "not UTF-8": "Save the whole file in one encoding, UTF-8.",
-    "a NaN is no JSON value": "Write null for what is missing (some tools write NaN for it).",
+    **dict.fromkeys(
+        ("NaN is no JSON value", "Infinity is no JSON value", "-Infinity is no JSON value"),
+        "Write null for what is missing (some tools write NaN for it).",
+    ),
 }
 
 
@@ -102,7 +105,7 @@ LIST_KEYS = ("data", "rows", "examples", "items", "instances", "records", "sampl
 """Keys of a JSON object under which a list of rows may lie; of others, the only list of objects counts."""
 ROW_SIGNS = (
     *("context", "document", "passage", "story", "text", "question", "prompt", "messages", "conversations"),
-    *("conversation", "paragraphs", "qas", "chosen", "completion"),
+    *("conversation", "paragraphs", "qas", "chosen", "completion", "pred"),
 )
 """Keys of an object that is a row itself, whatever lists it holds."""
 
@@ -291,14 +294,14 @@ def parse_json(text: str) -> Any:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise NotANumber(f"it has {name}")
+    raise NotANumber(f"{name} is no JSON value")
 
 
 def _broken(name: str, where: str, bad: Exception, rejects: Rejects) -> None:
     if isinstance(bad, RecursionError):
         rejects.add(name, "nested too deeply", where=where)
     elif isinstance(bad, NotANumber):
-        rejects.add(name, "a NaN is no JSON value", where=where, detail=str(bad))
+        rejects.add(name, str(bad), where=where)
     else:
         rejects.add(name, "not JSON", where=where, detail=str(bad))
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lcx.data.files import strict_rows
 from lcx.errors import LcxError, UsageError
-from lcx.evaluation.offline import length_bucket, read_rows
+from lcx.evaluation.offline import length_bucket
 from lcx.evaluation.probes.perplexity import bucket_edges
 from lcx.evaluation.scores import EvalResult, Side, check_notes, comparable
 from lcx.evaluation.statistics.paired import PairedDifference, holm, paired_difference
@@ -88,7 +89,7 @@ def load_rows(result: EvalResult, task: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise NotComparable(f"there is no {path.name} in {result.folder}")
     try:
-        rows = read_rows(path)
+        rows = strict_rows(path)
     except LcxError as bad:
         raise NotComparable(f"{bad.what}. {bad.why}".strip()) from None
     if not rows:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from lcx.data.files import strict_rows
 from lcx.errors import UsageError
-from lcx.evaluation.offline import read_rows
 from lcx.evaluation.statistics.curves import span_curve
 from lcx.evaluation.text_metrics import contains, document_recall, label_or_description, name_found
 from tests.evaluation.tasks import score_predictions
@@ -179,14 +179,14 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     line = json.dumps(database_row(0, "next line\u2028 paragraph"), ensure_ascii=False)
     path.write_text(f"{line}\n\n{line[:30]}\n", encoding="utf-8")
     with pytest.raises(UsageError, match="line 3"):
-        read_rows(path)
+        strict_rows(path)
     path.write_text(f"{line}\n", encoding="utf-8")
-    assert len(read_rows(path)) == 1
+    assert len(strict_rows(path)) == 1
     path.write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="no val:database predictions"):
         score_predictions("val:database", path)
     with pytest.raises(UsageError, match="cannot read"):
-        read_rows(tmp_path / "none.jsonl")
+        strict_rows(tmp_path / "none.jsonl")
 
 
 def test_an_unknown_task_gets_a_suggestion() -> None:

@@ -34,10 +34,7 @@ def lines(path: Path, rows: list[Any]) -> Path:
             b'{"pred": "a", "answers": ["a"]}\n\n{"pred": "\xe9t\xe9", "answers": ["a"]}\n',
             "line 3: not UTF-8",
         ),
-        ('{"pred": "a", "answers": ["a"]}\n'.encode("utf-16"), "UTF-16"),
-        ('{"pred": "a", "answers": ["a"]}\n'.encode("utf-16-le"), "UTF-16LE"),
-        ('{"pred": "a", "answers": ["a"]}\n'.encode("utf-16-be"), "UTF-16BE"),
-        ('{"pred": "a", "answers": ["a"]}\n'.encode("utf-32"), "UTF-32"),
+        ('{"pred": "a", "answers": ["a"]}\n'.encode("utf-16") + b"\0", "broken utf-16-le"),
         (b'{"pred": "a", "answers": ["a"]}\n{"pred": "a", "answ', "line 2: not JSON"),
         (b'{"pred": "a", "answers": ["a"]}\n["a"]\n', "line 2: a row is a JSON object"),
         (b'{"pred": "a", "answers": ["a"]}\n{"answers": ["a"]}\n', "row 1"),
@@ -64,6 +61,34 @@ def test_a_byte_order_mark_and_odd_separators_are_harmless(tmp_path: Path) -> No
     assert score_predictions("longbench:qasper", path)["n"] == 2
     path.write_text(json.dumps([QA, QA]))
     assert score_predictions("longbench:qasper", path)["n"] == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_files_in_wide_encodings_score_as_those_in_utf_8(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(f"{json.dumps(QA)}\n{json.dumps({**QA, 'pred': 'blue'})}\n", encoding=encoding)
+    assert score_rows("longbench:qasper", path)[1] == [1.0, 0.0]
+
+
+def test_packed_files_tables_and_parquet_are_predictions_too(tmp_path: Path) -> None:
+    import gzip
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [QA, {**QA, "pred": "blue"}]
+    packed, table, columns = tmp_path / "p.jsonl.gz", tmp_path / "p.csv", tmp_path / "p.parquet"
+    packed.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    table.write_text('pred,answers\nred,"[""red""]"\nblue,"[""red""]"\n')
+    pq.write_table(pa.Table.from_pylist(rows), columns)
+    for path in (packed, table, columns):
+        assert score_rows("longbench:qasper", path)[1] == [1.0, 0.0]
+
+
+def test_a_single_row_named_json_is_one_row_whatever_lists_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({**QA, "passages": [{"title": "one"}]}))
+    assert score_predictions("longbench:qasper", path)["n"] == 1
 
 
 def test_a_context_or_an_item_that_is_a_list_is_a_name_as_well() -> None:
