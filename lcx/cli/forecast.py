@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,7 +92,8 @@ def forecast(
         attn=attn,
     )
     asked = Asked(recipe, step, tuple(sets or ()), model, shape, card, launch)
-    found = asked.forecast(find_card(card) if card else None, mfu)
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
+        found = asked.forecast(find_card(card) if card else None, mfu)
     following = asked.next_command(found)
     if json:
         show.emit_json({**found.as_dict(), "next": following})

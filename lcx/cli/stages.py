@@ -169,6 +169,8 @@ def plan_step(job: RunJob, step: Step) -> dict[str, Any]:
     """What --dry-run says about one step: its settings, where they come from, and what it would cost."""
     from lcx.steps import forecast
 
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
+        cost = dict(forecast(step, job.run, job.ctx, job.plugins))
     return {
         "step": step.id,
         "stage": step.stage,
@@ -177,7 +179,7 @@ def plan_step(job: RunJob, step: Step) -> dict[str, Any]:
         "folder": str(job.run.folder(step)),
         "settings": step.values(),
         "origins": step.origins,
-        "forecast": dict(forecast(step, job.run, job.ctx, job.plugins)),
+        "forecast": cost,
     }
 
 
@@ -388,7 +390,8 @@ def preview_stage(step_id: str | None, request: Request, count: int) -> None:
     from lcx.training.preview import preview_step, printed
 
     job, step, _, _ = chosen_step("train", step_id, request)
-    views = preview_step(step, job.run, job.ctx, count)
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
+        views = preview_step(step, job.run, job.ctx, count)
     lines = (json.dumps(view, ensure_ascii=False) for view in views)
     print("\n".join(lines) if request.json else printed(views))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,51 @@ def test_json_is_one_object_and_nothing_else(lcx: Callable[[str], Ran]) -> None:
     assert report["notes"] == ["a note"]
     assert report["next"] == "lcx train --recipe ./toy.yaml --run out"
     assert lcx("synth --recipe ./toy.yaml --run out --json").json["reused"] is True
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        (
+            "lcx.training.preview:preview_step",
+            "train --recipe mine.yaml --model tiny --input rows.jsonl --preview 1",
+        ),
+        ("lcx.steps:forecast", "train --recipe mine.yaml --model tiny --input rows.jsonl --dry-run"),
+        ("lcx.cli.forecast:Asked.forecast", "forecast --shape llama3-8b --tokens 64"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_libraries_print_is_no_result(
+    cli: Callable[..., Ran],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    place: str,
+    line: str,
+    as_json: bool,
+) -> None:
+    """Some print while they are imported: bitsandbytes empty lines, others news."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("name: mine\nmethod: sft\nsteps:\n  - stage: train\n    template: plain\n")
+    Path("rows.jsonl").write_text('{"passage": "It is 49.", "question": "What is it?", "answer": "49"}\n')
+    module, _, path = place.partition(":")
+    *above, name = path.split(".")
+    holder: Any = importlib.import_module(module)
+    for part in above:
+        holder = getattr(holder, part)
+    work = getattr(holder, name)
+
+    def noisy(*given: Any, **named: Any) -> Any:
+        print("\nnews of a library")
+        return work(*given, **named)
+
+    monkeypatch.setattr(holder, name, noisy)
+    ran = cli(*line.split(), *(["--json"] if as_json else []))
+    assert ran.code == 0, ran.err
+    assert "news of a library" in ran.err
+    assert "news of a library" not in ran.out
+    assert ran.out == ran.out.lstrip()
+    if as_json:
+        json.loads(ran.out)
 
 
 def test_quiet_says_nothing_on_stderr(lcx: Callable[[str], Ran]) -> None:
