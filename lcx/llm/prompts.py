@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lcx.data.templates import Template
@@ -76,22 +77,122 @@ def fence(*names: str) -> Callable[[str], str]:
 
 # -- thoughts
 
-_BEGIN = re.compile(r"\s*(?:<think(?:ing)?>|<thought>|<\|begin_of_thought\|>|◁think▷|\[THINK\])", re.I)
-_END = re.compile(r"</think(?:ing)?>|</thought>|<\|end_of_thought\|>|◁/think▷|\[/THINK\]", re.I)
-_CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
-_MARK = re.compile(r"<\|(?:end|return|start|channel|call)\|>")
+UNFINISHED = "only a thought that never ends"
+"""What a reply is called that has nothing but an unfinished thought."""
+_NAMES = r"(?:ant)?think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|思考"
+_TAG = rf"(?:[\w-]{{1,20}}[:_])?(?:{_NAMES})"
+_BEGIN = (
+    rf"<{_TAG}(?:\s[^<>\n]{{0,80}})?>|<[|｜](?:(?:begin|start)_of_)?(?:{_NAMES})(?:_start|_begin)?[|｜]>"
+    r"|<\|START_THINKING\|>|<\|inner_prefix\|>|◁think▷|\[THINK\]|<\|channel>thought\b|<unused94>"
+)
+_END = (
+    rf"</{_TAG}>|<[|｜](?:/|end_of_)?(?:{_NAMES})[|｜]>|<[|｜](?:{_NAMES})_end[|｜]>"
+    r"|<\|END_THINKING\|>|<\|inner_suffix\|>|◁/think▷|\[/THINK\]|<channel\|>|<unused95>"
+)
+_MARKS = re.compile(rf"(?P<begin>{_BEGIN})|(?P<end>{_END})", re.I)
+_OPEN = re.compile(rf"(?:{_BEGIN})\s*\Z", re.I)
+_REACH = 200
+"""Characters at the end of a prompt in which the mark stands that opens its answer's thought."""
+_CLOSING = re.compile(r"</(?:response|answer|output)>|<\|(?:end_of_solution|END_RESPONSE)\|>", re.I)
+_AROUND = re.compile(
+    rf"\s*(?:<(?:response|answer|output)>|<\|(?:begin_of_solution|START_RESPONSE)\|>)(.*?)(?:{_CLOSING.pattern})?\s*",
+    re.I | re.S,
+)
+"""Marks that some models put around what they say behind a thought."""
+_CHANNEL = "<|channel|>"
+_FINAL = re.compile(r"<\|channel\|>\s*final\b[^<\n]{0,40}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>")
+_STOP = re.compile(r"<\|(?:end|return|start|channel|call)\|>")
+_BARE = re.compile(r"\s*(?:analysis|commentary)(?=[A-Z\"'“‘<])")
+"""How the channels of harmony begin where a server has left their marks out."""
+_BARE_FINAL = "assistantfinal"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A reply apart from its thoughts.
+
+    `thought` says that it has some, `unfinished` that one never ends, `opened` that only its end stands there: the
+    prompt has begun it.
+    """
+
+    text: str
+    thought: bool = False
+    unfinished: bool = False
+    opened: bool = False
+
+    @property
+    def only_thought(self) -> bool:
+        """Whether an unfinished thought is all there is."""
+        return self.unfinished and not self.text.strip()
 
 
 def visible(reply: str) -> str:
-    """A reply without its thoughts, in whatever marks a model puts them. A thought that never ends leaves nothing.
+    """A reply without its thoughts, in whatever marks a model puts them. A thought that never ends leaves nothing."""
+    return read_thoughts(reply).text
 
-    Known are `<think>` and its like, with or without their first mark, and the channels of harmony, of which the
-    last final one is what is said.
+
+def read_thoughts(reply: str) -> Said:
+    """A reply apart from its thoughts, however a model marks them.
+
+    Known are `<think>` and its like, with or without their first mark, the channels of harmony, of which the last
+    final one is what is said, and those channels without their marks. A mark begins a thought at the beginning of a
+    line, elsewhere only where its end follows; in backticks it is text.
     """
     if _CHANNEL in reply:
-        _, found, said = reply.rpartition(_FINAL)
-        return _MARK.split(said, maxsplit=1)[0] if found else ""
-    *thoughts, said = _END.split(reply)
-    if not thoughts and _BEGIN.match(said):
-        return ""
-    return said
+        return _channels(reply)
+    if _BARE.match(reply):
+        _, found, said = reply.rpartition(_BARE_FINAL)
+        return Said(said if found else "", thought=True, unfinished=not found)
+    kept: list[str] = []
+    place = 0
+    inside = thought = opened = False
+    inline = -1  # where a first mark stands inside a line
+    for mark in _MARKS.finditer(reply):
+        begin, end = mark.span()
+        if reply[begin - 1 : begin] == "`" == reply[end : end + 1]:
+            continue
+        if mark["begin"]:
+            if inside or inline >= 0:
+                continue
+            line = max(place, reply.rfind("\n", place, begin) + 1)
+            if reply[line:begin].isspace() or line == begin:
+                kept.append(reply[place:begin])
+                inside = True
+            else:
+                inline = begin
+            continue
+        if inline >= 0:
+            kept.append(reply[place:inline])
+        elif not inside:  # it began in the prompt: all so far was a thought
+            kept, opened = [], opened or not thought
+        inside, inline, thought, place = False, -1, True, end
+    if inside:
+        return Said("".join(kept), thought=True, unfinished=True, opened=opened)
+    said = "".join(kept) + reply[place:]
+    around = _AROUND.fullmatch(said) if thought else None
+    if around and not _CLOSING.search(around[1]):
+        said = around[1]
+    return Said(said, thought, opened=opened)
+
+
+def _channels(reply: str) -> Said:
+    finals = list(_FINAL.finditer(reply))
+    before = reply[: finals[-1].start()] if finals else reply
+    thought = bool(before.replace("<|start|>assistant", "").strip())
+    if not finals:
+        return Said("", thought=True, unfinished=True)
+    return Said(_STOP.split(reply[finals[-1].end() :], maxsplit=1)[0], thought)
+
+
+def opening_thought(prompt: str) -> str:
+    """The mark, with the blanks behind it, by which a prompt's last characters open a thought; empty for most."""
+    found = _OPEN.search(prompt[-_REACH:])
+    return found[0] if found else ""
+
+
+def is_thought_mark(token: str) -> bool:
+    """Whether a tokenizer's token is a mark that tells thoughts from what is said."""
+    return bool(_MARKS.fullmatch(token) or _HARMONY.fullmatch(token))
+
+
+_HARMONY = re.compile(r"<\|(?:channel|message|start|end|return|call|constrain)\|>|<\|channel>|<channel\|>")

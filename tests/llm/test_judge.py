@@ -23,7 +23,7 @@ from lcx.llm.judge import (
     read_rating,
     read_word,
 )
-from lcx.llm.prompts import fence, visible
+from lcx.llm.prompts import Said, fence, opening_thought, read_thoughts, visible
 from lcx.llm.protocol import Completion, Request, Response, Usage
 
 
@@ -89,10 +89,40 @@ def test_a_word_and_what_stands_before_it() -> None:
         ("<|channel|>final<|message|>yes<|return|>", "yes"),
         ("<|channel|>analysis<|message|>hm, the answer is yes", ""),
         ("he said <think> somewhere", "he said <think> somewhere"),
+        ("A `</think>` ends it, a `<think>` begins it", "A `</think>` ends it, a `<think>` begins it"),
+        ("It is <think>hm</think>7", "It is 7"),
+        ("<think>a</think>x\n<think>b</think>y", "x\ny"),
+        ("Well.\n<think>hm", "Well.\n"),
+        ("<seed:think>hm</seed:think>yes", "yes"),
+        ("<think><think>a</think>b</think>yes", "yes"),
+        ("<|channel>thought\nhm<channel|>yes", "yes"),
+        ("<|channel|>final <|constrain|>json<|message|>{}<|return|>", "{}"),
+        ("analysisWe look.assistantfinalyes", "yes"),
+        ("analysisWe look for the needle", ""),
+        ("analysis of it", "analysis of it"),
+        ("<think>hm</think>\n<answer>\nyes</answer>", "\nyes"),
+        ("<think>hm</think><answer>yes</answer>, no", "<answer>yes</answer>, no"),
+        (
+            "<|begin_of_thought|>hm<|end_of_thought|><|begin_of_solution|>yes<|end_of_solution|>",
+            "yes",
+        ),
+        ("<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>yes<|END_RESPONSE|>", "yes"),
     ],
 )
 def test_thoughts_are_left_out(reply: str, said: str) -> None:
     assert visible(reply) == said
+
+
+def test_what_is_known_of_a_thought() -> None:
+    assert read_thoughts("plain") == Said("plain")
+    assert read_thoughts("<think>hm</think>yes") == Said("yes", thought=True)
+    assert read_thoughts("hm</think>yes") == Said("yes", thought=True, opened=True)
+    for reply in ("<think>hm", "<|channel|>analysis<|message|>hm", "analysisHm"):
+        assert read_thoughts(reply) == Said("", thought=True, unfinished=True)
+        assert read_thoughts(reply).only_thought
+    assert not read_thoughts("Well.\n<think>hm").only_thought
+    assert opening_thought("<|assistant|><think>\n") == "<think>\n"
+    assert opening_thought("<|assistant|><think>\n\n</think>\n\n") == ""
 
 
 HOSTILE = [
