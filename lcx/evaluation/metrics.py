@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from typing import Any
@@ -166,9 +167,10 @@ def multiple_choice(pred: str, row: Row) -> float | None:
 
 
 def multiple_choice_as_published(pred: str, row: Row) -> float | None:
+    """A letter alone is what published files hold, read out of the reply; a reply itself needs the phrase."""
+    letter = None if "finish" in row and len(pred.strip()) == 1 else letter_of_four(pred, strict=True)
     return _best(
-        row,
-        lambda answers: float(letter_of_four(pred, strict=True) in {one.strip() for one in answers}),
+        row, lambda answers: float(letter is not None and letter in {one.strip() for one in answers})
     )
 
 
@@ -178,15 +180,22 @@ LETTERS = "ABCDEFGHIJ"
 FILM_LETTERS = "ABCDEF"
 
 _MARKUP = re.compile(r"[*_`]+")
+_LATIN = "A-Za-zÀ-ÖØ-öø-ɏ"
+_NO_WORD = rf"(?<![{_LATIN}\d_'’])"
+_ENDS = rf"(?![{_LATIN}\d_'’])"
+"""What shows that a letter stands by itself: no Latin letter beside it. In "选B" and "B选项" it does."""
 _PICKED = re.compile(
-    r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)\b(?:\s+is)?\s*[:=]?\s*[\"'“]?"
-    r"(?:\(([A-Ja-j])\)|([A-J])(?![\w'’])|([a-j])(?=[.,;)\"'”]|\s*$|\s*\n))"
+    rf"(?<![{_LATIN}])(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?![{_LATIN}])(?:\s*(?:is\b|是|为))?\s*[:=]?\s*[\"'“]?"
+    rf"(?:\(([A-Ja-j])\)|([A-J]){_ENDS}|([a-j])(?=[.,;)\"'”。]|\s*$|\s*\n))"
+    r"|(?<![不非])(?:答案|[选選](?![项項])|正解|答え|정답|답)(?:[是为為選选择擇はが은는]|应为|應為|[:=\s])*"
+    rf"[\"'“”「『(\[]?([A-J]){_ENDS}"
+    rf"|{_NO_WORD}([A-J])[)\]」』]?(?:[选選][项項])?[是为為才は가이が]*\s*(?<!不)(?:正[确確]|[对對]的|正解|정답)"
 )
 """A small letter counts in brackets or where nothing follows it: "the answer is a tree" names none."""
-_ALONE = re.compile(r"\s*[\"'“]?[(\[]?([A-Ja-j])[)\]]?(?:[.:,)\s\"'”]|$)")
+_ALONE = re.compile(r"\s*[\"'“「]?[(\[]?([A-Ja-j])[)\]]?(?:[.:,)\s\"'”。、」;]|$)")
 _BRACKETED = re.compile(r"\(([A-J])\)")
-_CAPITAL = re.compile(r"(?<![\w'’])([B-HJ])(?![\w'’])")
-"""A capital by itself. A and I are words too."""
+_CAPITAL = re.compile(rf"{_NO_WORD}([B-HJ]|(?<=[⺀-鿿가-힣])[AI]|[AI](?=[⺀-鿿가-힣])){_ENDS}")
+"""A capital by itself. A and I are words too, but not beside a sign of Chinese, Japanese or Korean."""
 _V2_BRACKETS = re.compile(r"The correct answer is \(([A-D])\)")
 _V2_BARE = re.compile(r"The correct answer is ([A-D])")
 _V2_LETTER = re.compile(r"\s*\(?([A-D])\)?[.:]?\s*")
@@ -201,7 +210,7 @@ def chosen(pred: str, candidates: Sequence[str]) -> int | None:
     begins with, the only letter in brackets or standing alone, the only candidate whose text occurs. A further
     few-shot question and what follows it are cut off before. The article in "A man" is no letter.
     """
-    text = _MARKUP.sub("", NEXT_SHOT.split(pred.strip(), maxsplit=1)[0]).strip()
+    text = _MARKUP.sub("", NEXT_SHOT.split(_narrow(pred).strip(), maxsplit=1)[0]).strip()
     letters = LETTERS[: len(candidates)]
     said = [
         letter
@@ -217,13 +226,17 @@ def chosen(pred: str, candidates: Sequence[str]) -> int | None:
         named = {found for found in pattern.findall(text) if found in letters}
         if len(named) == 1:
             return letters.index(named.pop())
-    folded = text.casefold()
     whole = [
         place
         for place, candidate in enumerate(candidates)
-        if re.search(rf"(?<!\w){re.escape(candidate.casefold())}(?!\w)", folded)
+        if text_metrics.contains(text, _narrow(candidate), whole_words=True, fold=True)
     ]
     return whole[0] if len(whole) == 1 else None
+
+
+def _narrow(text: str) -> str:
+    """The text with letters and punctuation of full width as those of ASCII."""
+    return unicodedata.normalize("NFKC", text)
 
 
 def _is_choice(text: str, opening: re.Match[str]) -> bool:
@@ -250,7 +263,7 @@ def letter_of_four(pred: str, *, strict: bool = False) -> str | None:
     The published phrase "The correct answer is (B)", with brackets first and without them next, or a reply that is
     nothing but the letter. Unless `strict`, else whatever `chosen` finds.
     """
-    plain = pred.replace("*", "")
+    plain = pred.replace("*", "") if strict else _narrow(pred).replace("*", "")
     for pattern in (_V2_BRACKETS, _V2_BARE):
         if found := pattern.search(plain):
             return found[1]
@@ -267,8 +280,8 @@ def letter_of_four(pred: str, *, strict: bool = False) -> str | None:
 NEXT_SHOT = re.compile(r"\n\s*(?:Q|Question|Problem)\s*\d*\s*:", re.I)
 _NEXT_SHOT_FILM = re.compile(r"\n\n(?:Q|Question): ")
 _ANSWER_IS = re.compile(r"\bthe (?:final )?answer is\b[:\s]*", re.I)
-_ANSWER_IS_FILM = re.compile(r"the answer is\b:?\s*(\S*)", re.I)
-"""The word may be missing: nothing after the last phrase is no answer, whatever stood after an earlier one."""
+_SAID = "The answer is"
+"""What FILM looks for, with this capital; the last one counts, whatever its letters."""
 _HASHES = re.compile(r"####\s*(.+)")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"(?:(?<!\d)[-−])?\s?[$£€¥]?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?")
@@ -305,17 +318,19 @@ def final_number(pred: str) -> Decimal | None:
 
 
 def final_number_as_film(pred: str) -> Decimal | None:
-    """The word after the last "the answer is", as FILM reads it; None where the phrase is missing.
+    """The word after the last "the answer is ", as FILM reads it; None where it stands nowhere with a capital T.
 
-    Cut at a further few-shot question; currency, commas and a final stop are removed, as are letters, quotes and a
-    per cent sign, and what stands before `=` or `>>`. A sum that is not worked out is.
+    Cut at a further few-shot question. The word ends at a blank, not at a line's end. Currency, commas and final stops
+    are removed, as are letters, quotes and a last per cent sign, and what stands before `=` or `>>`. A sum that is not
+    worked out is.
     """
-    text = _NEXT_SHOT_FILM.split(pred, maxsplit=1)[0].rstrip(".\n")
-    said = _ANSWER_IS_FILM.findall(text)
-    if not said:
+    text = _NEXT_SHOT_FILM.split(pred, maxsplit=1)[0].replace(f"{_SAID}: ", f"{_SAID} ").rstrip(".\n")
+    if f"{_SAID} " not in text:
         return None
-    word = re.sub(r"[$£€¥,\"a-z]", "", re.split(r"=|>>", said[-1].lower())[-1])
-    return _worked_out(word.partition(":")[0].rstrip(".%/").strip())
+    word = text.lower().rpartition(f"{_SAID.lower()} ")[2].partition(" ")[0]
+    word = re.sub(r"\.{0,2}$", "", re.sub("[£€]", "", word)).replace(",", "")
+    word = re.sub(r"[$\"a-z]", "", re.split(r"=|>>", word)[-1]).partition(":")[0].strip()
+    return _worked_out(word.removesuffix("%").removesuffix("/"))
 
 
 def same_number(found: Decimal | None, wanted: Decimal | None) -> float:

@@ -14,6 +14,7 @@ import functools
 import logging
 import re
 import string
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +35,7 @@ __all__ = [
     "english_tokens",
     "first_line",
     "first_paragraph",
+    "is_whole",
     "label_or_description",
     "name_found",
     "refuses",
@@ -43,17 +45,72 @@ __all__ = [
 ]
 
 
-def contains(text: str, part: str, *, whole_words: bool = False) -> bool:
-    """Whether `part` occurs in `text`. An empty `part` never does.
+def contains(text: str, part: str, *, whole_words: bool = False, fold: bool = False) -> bool:
+    """Whether `part` occurs in `text`; in any case of letters with `fold`. An empty `part` never does.
 
-    With `whole_words` an occurrence inside a longer word or dotted name does not count: `re` is not found in
-    `threading`, nor `email` in `email.utils`, while a full stop after it is harmless.
+    With `whole_words` an occurrence inside a longer word, number or dotted name does not count: `re` is not found in
+    `threading`, nor `email` in `email.utils`, nor `7` in `7.5`. An edge is refused by a neighbour of its own kind
+    only: a number may stand between Chinese words, in `_..._`, and before a full stop and the next sentence.
     """
-    if not part:
+    searched = text.casefold() if fold else text
+    wanted = part.casefold() if fold else part
+    if not wanted:
         return False
     if not whole_words:
-        return part in text
-    return re.search(rf"(?<!\w)(?<!\w\.){re.escape(part)}(?!\w|\.\w)", text) is not None
+        return wanted in searched
+    shown = text if len(text) == len(searched) else searched  # capitals tell where a sentence begins
+    place = searched.find(wanted)
+    while place >= 0:
+        if is_whole(shown, place, place + len(wanted)):
+            return True
+        place = searched.find(wanted, place + 1)
+    return False
+
+
+_UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"}) | frozenset(
+    {"THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "IDEOGRAPHIC"}
+)
+"""Scripts that set no blanks between words, or write endings to them: no neighbour tells that a word goes on."""
+
+
+def is_whole(text: str, start: int, end: int) -> bool:
+    """Whether `text[start:end]` is no part of a longer word, number or dotted name."""
+    first, last = text[start], text[end - 1]
+    before, after = text[max(0, start - 2) : start][::-1], text[end : end + 2]
+    if before[:1] == after[:1] == "_" and not (_kind(before[1:]) or _kind(after[1:])):
+        return True  # _emphasis_
+    if _goes_on(first, before, first) or _goes_on(last, after, after[1:]):
+        return False
+    return not (_is_name(_kind(last)) and after[:1].isdigit())  # foo2
+
+
+def _goes_on(edge: str, beside: str, right: str) -> bool:
+    """Whether a word or number goes on from its sign `edge` into the two `beside` it, the nearer first.
+
+    `right` is what would stand at the right of a full stop: a capital there begins a sentence.
+    """
+    kind = _kind(edge)
+    if not kind:
+        return False
+    if beside[:1] == "_":
+        return _is_name(kind)
+    if beside[:1] == ".":
+        return _kind(beside[1:]) == kind and not right.isupper()
+    return _kind(beside[:1]) == kind
+
+
+def _is_name(kind: str) -> bool:
+    return kind not in ("", "digit")
+
+
+def _kind(sign: str) -> str:
+    """What a sign is of: `digit`, the script of a letter, or nothing, as for the letters of scripts without blanks."""
+    if sign.isdigit():
+        return "digit"
+    if not sign.isalpha():
+        return ""
+    script = unicodedata.name(sign, "").replace("FULLWIDTH ", "").partition(" ")[0]
+    return "" if script in _UNSPACED else script
 
 
 def document_recall(sentence: str, pred: str) -> float:
@@ -63,15 +120,17 @@ def document_recall(sentence: str, pred: str) -> float:
 
 
 def name_found(name: str, pred: str, *, whole_words: bool = False) -> float:
-    """1.0 where the function name occurs in the prediction; case counts."""
-    return float(contains(pred, name, whole_words=whole_words))
+    """1.0 where the function name occurs in the prediction; case counts, full stops around the name do not."""
+    return float(contains(pred, name.strip("."), whole_words=whole_words))
 
 
 def label_or_description(label: str, description: str, pred: str, *, whole_words: bool = False) -> float:
-    """1.0 where the label or the description occurs in the prediction; case does not count."""
-    folded = pred.casefold()
+    """1.0 where the label or the description occurs in the prediction; case and their full stops do not count."""
     return float(
-        any(contains(folded, part.casefold(), whole_words=whole_words) for part in (label, description))
+        any(
+            contains(pred, part.strip("."), whole_words=whole_words, fold=True)
+            for part in (label, description)
+        )
     )
 
 

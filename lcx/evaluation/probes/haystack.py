@@ -558,8 +558,7 @@ def lengths_view(scored: Sequence[Scored]) -> dict[str, Any]:
 
 def found_share(row: Mapping[str, Any]) -> float:
     """Share of the row's `answers` that its prediction has as whole words; case does not count."""
-    pred = row["pred"].casefold()
-    found = [contains(pred, answer.casefold(), whole_words=True) for answer in row["answers"]]
+    found = [contains(row["pred"], answer, whole_words=True, fold=True) for answer in row["answers"]]
     return sum(found) / len(found) if found else 0.0
 
 
@@ -569,8 +568,8 @@ def misled(scored: Sequence[Scored]) -> float | None:
     wrong = 0
     for row, score in rows:
         decoys = [row["decoy"]] if isinstance(row["decoy"], str) else row["decoy"]
-        pred = (row["pred"] or "").casefold()
-        wrong += score < 1 and any(contains(pred, decoy.casefold(), whole_words=True) for decoy in decoys)
+        pred = row["pred"] or ""
+        wrong += score < 1 and any(contains(pred, decoy, whole_words=True, fold=True) for decoy in decoys)
     return wrong / len(rows) if rows else None
 
 

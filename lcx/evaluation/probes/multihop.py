@@ -108,7 +108,7 @@ def _samples(source: Source, options: MultihopOptions) -> list[Bundle]:
 
 def _found(row: Mapping[str, Any]) -> float:
     """1.0 where the end of the chain is in the prediction as a whole word; case does not count."""
-    return float(contains(row["pred"].casefold(), row["value"].casefold(), whole_words=True))
+    return float(contains(row["pred"], row["value"], whole_words=True, fold=True))
 
 
 def _summary(scored: Sequence[Scored]) -> dict[str, Any]:

@@ -461,9 +461,15 @@ def _database(row: Mapping[str, Any]) -> float:
     return label_or_description(row["label"], row["description"], row["pred"], whole_words=_whole(row))
 
 
-def _published(score: Callable[[Mapping[str, Any]], float]) -> Callable[[Mapping[str, Any]], float]:
-    """The same score with mere substrings, as the published metric has it."""
-    return lambda row: score({**row, "match": ""})
+def _code_as_published(row: Mapping[str, Any]) -> float:
+    """Mere substrings, as the published metric has it, which takes full stops off the name first."""
+    return float(row["name"].strip(".") in row["pred"])
+
+
+def _database_as_published(row: Mapping[str, Any]) -> float:
+    """The same for label and description in small letters; one that is empty counts as found."""
+    pred = row["pred"].lower()
+    return float(any(row[part].strip(".").lower() in pred for part in ("label", "description")))
 
 
 DOCUMENT = Task(
@@ -488,7 +494,7 @@ CODE = Task(
     row_fields=("name",),
     aliases={"function": "name"},
     key_field="query",
-    compat={"film": _published(_code)},
+    compat={"film": _code_as_published},
 )
 
 DATABASE = Task(
@@ -500,5 +506,5 @@ DATABASE = Task(
     score=_database,
     row_fields=("id", "label", "description"),
     key_field="id",
-    compat={"film": _published(_database)},
+    compat={"film": _database_as_published},
 )

@@ -23,14 +23,17 @@ from lcx.evaluation.metrics import (
     picks_as_film,
     same_number,
 )
+from lcx.evaluation.probes.val import CODE, DATABASE
 from lcx.evaluation.text_metrics import (
     bag_f1,
     chinese_f1,
     common_subsequence,
+    contains,
     english_f1,
     english_tokens,
     first_line,
     first_paragraph,
+    label_or_description,
     refuses,
     rouge_l,
     sentences,
@@ -155,6 +158,69 @@ def test_film_takes_the_first_capital_from_a_to_f() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reply", "place"),
+    [
+        *(
+            ("选B", 1),
+            ("B选项正确", 1),
+            ("A选项错误，B选项正确", 1),
+            ("选项B正确，选项A错误", 1),
+            ("选项A", 0),
+        ),
+        *(
+            ("答案：（C）", 2),
+            ("应选D，因为……", 3),
+            ("不选A，选B", 1),
+            ("Ｂ", 1),
+            ("A。因为", 0),
+            ("the answer是B", 1),
+        ),
+        *(("正解はBです", 1), ("答えはC。", 2), ("정답은 B입니다", 1), ("A man", None), ("Bélier", None)),
+    ],
+)
+def test_letters_stand_by_themselves_beside_chinese_japanese_and_korean(
+    reply: str, place: int | None
+) -> None:
+    assert chosen(reply, ["pp", "qq", "rr", "ss"]) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "found"),
+    [
+        ("代码是4819263。", "4819263", True),
+        ("コードは4819263です", "4819263", True),
+        ("4819263입니다", "4819263", True),
+        ("_4819263_", "4819263", True),
+        ("code_4819263", "4819263", True),
+        ("4819263.The", "4819263", True),
+        ("14819263", "4819263", False),
+        ("4819263.5", "4819263", False),
+        ("标签是北京大学。", "北京大学", True),
+        ("函数foo返回", "foo", True),
+        ("_foo_", "foo", True),
+        ("foo_bar", "foo", False),
+        ("foo2", "foo", False),
+        ("éfoo", "foo", False),
+        ("threading", "re", False),
+        ("email.utils", "email", False),
+        ("use email.Then", "email", True),
+    ],
+)
+def test_an_edge_is_refused_by_a_neighbour_of_its_kind(text: str, part: str, found: bool) -> None:
+    assert contains(text, part, whole_words=True) == found
+
+
+def test_full_stops_of_a_label_do_not_count() -> None:
+    said = "It is a case of nsclc, treated."
+    assert label_or_description("A case of NSCLC.", "x.", said) == 1.0
+    assert label_or_description("A case of NSCLC.", "x.", said, whole_words=True) == 1.0
+    row = {"label": "A case of NSCLC.", "description": "x.", "pred": said}
+    assert DATABASE.compat["film"](row) == 1.0
+    assert DATABASE.compat["film"]({**row, "pred": "none", "description": ""}) == 1.0  # as published
+    assert CODE.compat["film"]({"name": ".run", "pred": "rerun()"}) == 1.0
+
+
+@pytest.mark.parametrize(
     ("reply", "letter", "strict"),
     [
         ("So: The correct answer is (B).", "B", "B"),
@@ -185,7 +251,12 @@ def test_the_letter_of_longbench_v2(reply: str, letter: str | None, strict: str 
         ("The answer is 50%.", 50, 50),
         ("The answer is -3", -3, -3),
         ("The answer is unknown", None, None),
-        ("The answer is 7. No, the answer is", 7, None),
+        ("The answer is 7. No, the answer is", 7, 7),  # FILM splits at a blank behind the phrase
+        ("so the answer is 7.", 7, None),  # it wants a capital T somewhere
+        ("The answer is 7, no: the answer is 8.", 8, 8),
+        ("The answer is  7", 7, None),
+        ("The answer is:7", 7, None),
+        ("The answer is 18\n\n2 more", 18, None),  # the word ends at a blank only
         ("The answer is 5, and the answer isn't 6.", 5, 5),
         ("The answer is +5.", 5, 5),
         ("", None, None),
