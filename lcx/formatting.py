@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = [
     "p_words",
     "percent",
     "printable",
+    "shown",
     "signed",
     "sparkline",
 ]
@@ -86,6 +88,21 @@ def printable(text: str, encoding: str | None) -> str:
         text.encode(name)
         return text
     return text.translate(PLAIN).encode(name, "replace").decode(name)
+
+
+_HIDDEN = frozenset(
+    "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\u2028\u2029"
+)
+"""Signs without a picture that turn the direction of what follows, or hide in a name."""
+_CONTROLS = re.compile(f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff{''.join(sorted(_HIDDEN))}]")
+
+
+def shown(text: str) -> str:
+    """A text as a terminal may be sent it: what would steer the terminal stands there as an escape, `\\x1b[31m`.
+
+    Lines and tabs stay. Everything that lcx prints of other people's names, texts and replies goes through here.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def level_bars(values: Sequence[Any]) -> str:

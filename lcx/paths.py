@@ -33,9 +33,23 @@ def runs_folder() -> Path:
     return Path(os.environ.get("LCX_RUNS") or "runs")
 
 
+MOST_NAME = 120
+"""Bytes of a name that others are put around."""
+
+
 def slug(text: str) -> str:
-    """A file name for a model, task or data spec: `step:train` -> `train`, a path -> its last part."""
+    """A file name for a model, task or data spec: `step:train` -> `train`, a path -> its last part.
+
+    A name too long for a file is cut; its end then tells it from others.
+    """
     import re
 
     text = text.removeprefix("step:").rstrip("/")
-    return re.sub(r"[^\w.+-]+", "-", text.split("/")[-1]).strip("-.") or "model"
+    name = re.sub(r"[^\w.+-]+", "-", text.split("/")[-1]).strip("-.") or "model"
+    if len(name.encode()) <= MOST_NAME:
+        return name
+    import hashlib
+
+    return (
+        f"{name.encode()[:MOST_NAME].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    )

@@ -8,23 +8,32 @@ A recipe file can never run code: it is plain YAML whose keys are checked agains
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lcx.errors import PluginError, UsageError, suggestion
+from lcx.formatting import cut_middle
 from lcx.plugins import STAGES
 from lcx.settings import Settings, validate
+from lcx.yamls import MOST_BYTES, NotYaml, read_yaml, read_yaml_file
 
 if TYPE_CHECKING:
     from lcx.plugins import Plugins
 
 HEAD_KEYS = ("name", "method", "summary", "paper", "extends", "steps")
 STEP_KEYS = ("id", "stage", "method")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What ids of steps and names of recipes are like: they become folders."""
+RESERVED = frozenset({"manifest.json", "report.html", "demo.png", "settings.yaml"})
+"""Names that other things have in a run's folder."""
+MOST_STEPS = 100
+MOST_EXTENDS = 20
+"""How many recipes may extend one another in a row."""
 PROJECT_FILE = "lcx.toml"
 FLAGS = {"tasks": "--task", "reuse": "--no-prefix-reuse"}
 """Flags that are not named after their setting."""
@@ -127,18 +136,17 @@ def load(name: str, plugins: Plugins, _seen: tuple[Path, ...] = ()) -> Recipe:
     path = find(name, plugins)
     if path.resolve() in _seen:
         raise UsageError(f"{path}: recipes extend each other in a circle")
+    if len(_seen) > MOST_EXTENDS:
+        raise UsageError(f"{path}: more than {MOST_EXTENDS} recipes extend one another in a row")
     data = _read(path)
     label = f"recipe {path.name}"
     steps = [_raw_step(item, data, path, label) for item in data.get("steps") or []]
-    doubles = {s.id for s in steps if sum(t.id == s.id for t in steps) > 1}
-    if doubles:  # before merging, which would lay one over the other
-        raise UsageError(
-            f"{path}: two steps have the id '{sorted(doubles)[0]}'", hint="Give each its own `id:`."
-        )
+    _refuse_doubles(steps, path)  # before merging, which would lay one over the other
     base: Recipe | None = None
     if data.get("extends"):
-        base = load(_beside(str(data["extends"]), path), plugins, (*_seen, path.resolve()))
+        base = load(_beside(data["extends"], path), plugins, (*_seen, path.resolve()))
         steps = _merge(list(base.steps), steps)
+        _refuse_doubles(steps, path)
     method = data.get("method") or (base.method if base else "")
     if not method:
         raise UsageError(f"{path}: a recipe needs a 'method' (or 'extends')")
@@ -147,13 +155,40 @@ def load(name: str, plugins: Plugins, _seen: tuple[Path, ...] = ()) -> Recipe:
     steps = [step if step.method else _with(step, method=method) for step in steps]
     steps = [step if step.stage else _bad_stage(path, step) for step in steps]
     return Recipe(
-        name=str(data.get("name") or path.stem),
+        name=checked_name(data["name"], f"{path}: the recipe's name") if data.get("name") else _named(path),
         method=method,
-        summary=str(data.get("summary") or (base.summary if base else "")),
-        paper=str(data.get("paper") or (base.paper if base else "")),
+        summary=data.get("summary") or (base.summary if base else ""),
+        paper=data.get("paper") or (base.paper if base else ""),
         steps=tuple(steps),
         path=path,
     )
+
+
+def checked_name(name: str, what: str) -> str:
+    """The name, which becomes a folder's. Raises UsageError for one that could lead elsewhere or be another thing's."""
+    if NAME.fullmatch(name) and name.lower() not in RESERVED:
+        return name
+    why = "Another thing has this name in a run's folder."
+    if name.lower() not in RESERVED:
+        why = (
+            "It becomes a folder: letters, digits, '.', '_' and '-', at most 64, the first a letter or digit."
+        )
+    raise UsageError(f"{what} cannot be {cut_middle(ascii(name), 60)}", why=why, hint="Give it another one.")
+
+
+def _named(path: Path) -> str:
+    """A recipe's name by its file, where it says none: other signs than a name may have become dashes."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:64].lstrip("._-")
+    return name if NAME.fullmatch(name) and name.lower() not in RESERVED else "recipe"
+
+
+def _refuse_doubles(steps: Sequence[RawStep], path: Path) -> None:
+    doubles = [name for name, times in Counter(step.id.lower() for step in steps).items() if times > 1]
+    if doubles:  # also those that some file systems hold for one folder
+        same = [step.id for step in steps if step.id.lower() == doubles[0]]
+        both = f"two steps have the id '{same[0]}'" if same[0] == same[1] else f"'{same[0]}' and '{same[1]}'"
+        why = "" if same[0] == same[1] else "Ids that differ in capitals only are one folder on some disks."
+        raise UsageError(f"{path}: {both}", why=why, hint="Give each its own `id:`.")
 
 
 def _beside(name: str, path: Path) -> str:
@@ -165,9 +200,9 @@ def _beside(name: str, path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as bad:
-        raise UsageError(f"{path} is not valid YAML", why=" ".join(str(bad).split())) from None
+        data = read_yaml_file(path).value
+    except OSError as bad:
+        raise UsageError(f"cannot read the recipe {path}", why=bad.strerror or str(bad)) from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}: a recipe is a YAML mapping with 'method' and 'steps'")
     for key in data:
@@ -178,13 +213,26 @@ def _read(path: Path) -> dict[str, Any]:
             )
     if not isinstance(data.get("steps") or [], list):
         raise UsageError(f"{path}: 'steps' is a list; each item has a 'stage' and its settings")
+    if len(data.get("steps") or []) > MOST_STEPS:
+        raise UsageError(f"{path}: {len(data['steps']):,} steps", why=f"A recipe has at most {MOST_STEPS}.")
+    for key in HEAD_KEYS[:-1]:
+        data[key] = _word(data.get(key), key, path)
     return data
+
+
+def _word(value: Any, key: str, path: Path) -> str:
+    """A value that is a word or a sentence. Raises UsageError for lists, mappings and the like."""
+    if value is None or isinstance(value, bool | dict | list):
+        if value is None:
+            return ""
+        raise UsageError(f"{path}: '{key}' is a text, not {cut_middle(repr(value), 60)}")
+    return str(value)
 
 
 def _raw_step(item: Any, head: Mapping[str, Any], path: Path, label: str) -> RawStep:
     if not isinstance(item, dict) or not ("stage" in item or "id" in item):
         raise UsageError(f"{path}: each step is a mapping with a 'stage' ({', '.join(STAGES)})")
-    stage = str(item.get("stage") or "")
+    stage, step_id, method = (_word(item.get(key), key, path) for key in ("stage", "id", "method"))
     if stage and stage not in STAGES:
         raise UsageError(
             f"{path}: unknown stage '{stage}'. {suggestion(stage, STAGES)}".rstrip(),
@@ -192,9 +240,9 @@ def _raw_step(item: Any, head: Mapping[str, Any], path: Path, label: str) -> Raw
         )
     settings = {str(k): v for k, v in item.items() if k not in STEP_KEYS}
     return RawStep(
-        id=str(item.get("id") or stage),
+        id=checked_name(step_id, f"{path}: a step's id") if "id" in item else stage,
         stage=stage,
-        method=str(item.get("method") or head.get("method") or ""),
+        method=method or str(head.get("method") or ""),
         settings=settings,
         origins={key: label for key in settings},
     )
@@ -251,8 +299,8 @@ def parse_set(text: str, step_ids: Sequence[str], default: str | None) -> tuple[
             hint=f"--set {step_ids[0]}.{key.strip()}={value}",
         )
     try:
-        return step_id, name, yaml.safe_load(value) if value.strip() else value
-    except yaml.YAMLError:
+        return step_id, name, read_yaml(value, f"--set {key.strip()}").value if value.strip() else value
+    except NotYaml:
         return step_id, name, value
 
 
@@ -268,9 +316,13 @@ def project_values(
     if not path.is_file():
         return {}
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{path} is larger than {MOST_BYTES >> 20} MiB, which no file of settings is")
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as bad:
+    except (ValueError, RecursionError) as bad:  # also what is not UTF-8, and numbers of 5,000 digits
         raise UsageError(f"{path} is not valid TOML", why=str(bad)) from None
+    except OSError as bad:
+        raise UsageError(f"cannot read {path}", why=bad.strerror or str(bad)) from None
     for key in data:
         if key not in ("steps", "recipes"):
             raise UsageError(

@@ -20,7 +20,15 @@ from lcx.errors import LcxError, MissingError, UsageError
 from lcx.hub import tiny_spec
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
-from lcx.storage import disk_errors, make_folder, remove_leftovers, sha256_file, write_json, write_text
+from lcx.storage import (
+    disk_errors,
+    is_inside,
+    make_folder,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+    write_text,
+)
 
 __all__ = ["Run", "cache_folder", "differences", "digest", "fingerprint", "runs_folder", "slug", "versions"]
 
@@ -104,8 +112,17 @@ class Run:
         return f"{step.id}/{leaf}"
 
     def folder(self, step: Step | str) -> Path:
-        """The folder of a step's outputs (of a key, where a string is given)."""
-        return self.path / (step if isinstance(step, str) else self.key(step))
+        """The folder of a step's outputs (of a key, where a string is given). Raises UsageError where it is none of
+        this run's: nothing outside a run is ever written or removed.
+        """
+        place = self.path / (step if isinstance(step, str) else self.key(step))
+        if not is_inside(place, self.path):
+            raise UsageError(
+                f"{place} leads out of the run's folder",
+                why=f"It is {os.path.realpath(place)}.",
+                hint="Remove the link or the folder's entry in manifest.json, or take another --run DIR.",
+            )
+        return place
 
     def state(self, key: str) -> str:
         return str(self.manifest["steps"].get(key, {}).get("state", "new"))

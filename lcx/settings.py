@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,6 +11,7 @@ from pydantic import Field as setting
 from pydantic.config import JsonDict
 
 from lcx.errors import UsageError, suggestion
+from lcx.formatting import cut_middle, shown
 
 __all__ = ["FILE", "KEEPS", "VOLATILE", "Settings", "setting", "validate"]
 
@@ -29,7 +31,9 @@ class Settings(BaseModel):
     Fields marked VOLATILE stay out of fingerprints; the contents of what fields marked FILE name are part of them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=False, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
     @classmethod
     def volatile(cls) -> frozenset[str]:
@@ -75,8 +79,13 @@ def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -
     """Check `values` against a schema. Raises UsageError naming every bad key, with a suggestion for
     unknown ones.
     """
+    _refuse_odd(values, where)
     try:
-        return schema.model_validate(dict(values))
+        checked = schema.model_validate(dict(values))
+        _refuse_odd(
+            {name: value for name, value in checked if name in values}, where
+        )  # numbers made of texts
+        return checked
     except ValidationError as bad:
         lines = []
         for error in bad.errors():
@@ -90,12 +99,46 @@ def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -
                 message = error["msg"].removeprefix("Value error, ")
                 lines.append(f"'{key}': {message}" if key else message)
             else:
-                lines.append(f"'{key}': {_lower(error['msg'])}, not {error.get('input')!r}")
+                lines.append(
+                    f"'{key}': {_lower(error['msg'])}, not {cut_middle(repr(error.get('input')), 200)}"
+                )
         raise UsageError(
             f"{where}: {lines[0]}",
             why="; ".join(lines[1:]),
             hint="`lcx recipes show NAME --origin` lists every key with its value.",
         ) from None
+
+
+MOST_DEPTH = 64
+"""Levels of lists and mappings that a setting's value may have."""
+MOST_NUMBER = 2**63
+
+
+def _refuse_odd(values: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for values that no setting can have, whatever its type: they could be neither kept nor used."""
+    for key, value in values.items():
+        if wrong := _odd(key, 0) or _odd(value, 0):
+            raise UsageError(f"{where}: '{cut_middle(shown(str(key)), 64)}': {wrong}")
+
+
+def _odd(value: Any, depth: int) -> str:
+    """What is wrong with a value, or an empty text."""
+    if depth > MOST_DEPTH:
+        return f"lists and mappings in more than {MOST_DEPTH} levels"
+    if isinstance(value, str):
+        if "\0" in value:
+            return "a text with the sign NUL in it"
+        return "a text that is not UTF-8" if any("\ud800" <= sign <= "\udfff" for sign in value) else ""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{value} is no number that a setting can have"
+    if isinstance(value, int):
+        return "" if abs(value) <= MOST_NUMBER else "a number of more than 64 bits"
+    parts: list[Any] = []
+    if isinstance(value, Mapping):
+        parts = [*value, *value.values()]
+    elif isinstance(value, Sequence):
+        parts = list(value)
+    return next((wrong for part in parts if (wrong := _odd(part, depth + 1))), "")
 
 
 def _fields(schema: type[BaseModel], outer: list[int | str]) -> list[str]:

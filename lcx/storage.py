@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -124,7 +125,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_json(path: str | Path, value: Any) -> Path:
     """Write indented JSON with a final newline atomically. Raises LcxError for a full or read-only disk."""
-    return write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    return write_text(path, json_text(value, indent=2) + "\n")
 
 
 def write_lines(path: str | Path, rows: Iterable[Any]) -> Path:
@@ -138,9 +139,25 @@ def write_lines(path: str | Path, rows: Iterable[Any]) -> Path:
 def json_line(row: Any) -> bytes:
     """One JSON value as a line of UTF-8; keys keep their order, so the same row gives the same bytes."""
     try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        return json_text(row).encode() + b"\n"
     except UnicodeEncodeError:  # a lone surrogate, as a model's reply may hold: only an escape can carry it
-        return json.dumps(row).encode() + b"\n"
+        return json_text(row, ensure_ascii=True).encode() + b"\n"
+
+
+def json_text(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
+    """A value as JSON that every reader takes: a float that is no number (NaN, an infinity) becomes null."""
+    try:
+        return json.dumps(value, ensure_ascii=ensure_ascii, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=ensure_ascii, allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: str | Path) -> Any:
@@ -151,6 +168,13 @@ def read_json(path: str | Path) -> Any:
         raise LcxError(
             f"{path} is not valid JSON", why=str(bad), hint="Remove it and run the step again."
         ) from bad
+
+
+def is_inside(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path lies below a folder once all links are followed. The folder itself may be a link."""
+    root = os.path.realpath(folder)
+    place = os.path.realpath(path)
+    return place != root and os.path.commonpath([place, root]) == root
 
 
 def remove_leftovers(folder: str | Path) -> int:

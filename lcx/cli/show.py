@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lcx.formatting import number as number
+from lcx.storage import json_text
 
 
 def emit_json(value: Any) -> None:
     """One JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False, default=str))
+    print(json_text(value, default=str))
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:

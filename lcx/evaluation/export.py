@@ -212,11 +212,11 @@ def _is_run(place: Path) -> bool:
 
 def _values(file: Path) -> dict[str, Any]:
     """The step's settings that did not come from the method or the recipe."""
-    import yaml
+    from lcx.yamls import read_yaml_file
 
     if not file.is_file():
         return {}
-    found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    found = read_yaml_file(file).value or {}
     return {
         key: one["value"]
         for key, one in found.items()

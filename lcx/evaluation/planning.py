@@ -19,8 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.benchmarks.groups import expand, groups
 from lcx.evaluation.bridge import BRIDGE, require_lm_eval
@@ -29,6 +27,7 @@ from lcx.evaluation.task import Task, TaskOptions, options_of
 from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.settings import validate
+from lcx.yamls import read_yaml_file
 
 if TYPE_CHECKING:
     from lcx.steps import StepWork
@@ -235,27 +234,12 @@ def _sized(path: str, settings: EvalSettings, plugins: Plugins) -> PlannedTask:
 def _read_yaml(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Lines of the keys of a YAML mapping, and the mapping. Raises UsageError."""
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as bad:
-        why = bad.strerror if isinstance(bad, OSError) else str(bad)
-        raise UsageError(f"cannot read the probe's file {path}", why=why or "") from None
-    except yaml.YAMLError as bad:
-        mark = getattr(bad, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{path}{where}: not valid YAML", why=" ".join(str(bad).split())) from None
-    if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
+        data, lines = read_yaml_file(path)
+    except OSError as bad:
+        raise UsageError(f"cannot read the probe's file {path}", why=bad.strerror or str(bad)) from None
+    if not isinstance(data, dict):
         raise UsageError(f"{path}: a sized probe is a YAML mapping", hint="For instance `probe: needle`.")
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        line = key.start_mark.line + 1
-        if key.value in lines:
-            raise UsageError(
-                f"{path}, line {line}: '{key.value}' is given again", why=f"First in line {lines[key.value]}."
-            )
-        lines[key.value] = line
-    return lines, {str(key): value for key, value in data.items()}
+    return {str(key): line for key, line in lines.items()}, {str(key): value for key, value in data.items()}
 
 
 # ---- forecast

@@ -273,10 +273,10 @@ def _trained(folder: Path) -> int:
 
 def _asked_model(folder: Path) -> str:
     """The setting `model` of the eval step that filled a folder: `step:train`, a path, a hub id."""
-    import yaml
+    from lcx.yamls import read_yaml_file
 
-    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-        found = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
+    with suppress(OSError, LcxError):
+        found = read_yaml_file(folder / "settings.yaml").value
         value = found.get("model") if isinstance(found, Mapping) else None
         return str(value.get("value") if isinstance(value, Mapping) else value or "")
     return ""

@@ -374,15 +374,12 @@ def load_prices(given: Mapping[str, tuple[float, float]] | str) -> Prices:
     """The table of prices, or the one in a YAML file. Raises UsageError for another shape, MissingError for no file."""
     if not isinstance(given, str):
         return _checked(given, "prices")
-    import yaml
+    from lcx.yamls import read_yaml_file
 
     path = Path(given).expanduser()
     if not path.is_file():
         raise MissingError(f"no file of prices at '{given}'", hint=f"a YAML file of lines {_SHAPE}")
-    try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as bad:
-        raise UsageError(f"{path} is not valid YAML", why=str(bad)) from None
+    held = read_yaml_file(path).value
     if not isinstance(held, Mapping):
         raise UsageError(f"{path} is no table of prices", hint=f"lines {_SHAPE}")
     return _checked(held, str(path))

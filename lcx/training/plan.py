@@ -22,6 +22,7 @@ import yaml
 
 from lcx.errors import MissingError, UsageError, suggestion
 from lcx.process import launched
+from lcx.yamls import read_yaml_file
 
 Config = dict[str, Any]
 STRATEGIES = ("ddp", "fsdp", "zero2", "zero3")
@@ -71,15 +72,16 @@ def find_config(strategy: str, *, qlora: bool = False) -> Config:
 def read_config(path: Path) -> Config:
     """An accelerate config from a YAML or JSON file. Raises UsageError for what is none."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        read_yaml_file(path)  # refuses what is none, and what would fill the memory
+        found = yaml.safe_load(
+            path.read_text(encoding="utf-8")
+        )  # accelerate's own reading, where `no` is false
     except OSError as bad:
         raise UsageError(
             f"cannot read the accelerate config {path}",
             why=bad.strerror or str(bad),
             hint="lcx presets copy fsdp mine.yaml",
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as bad:
-        raise UsageError(f"{path} is not YAML", why=" ".join(str(bad).split())) from None
     if not isinstance(found, dict) or "distributed_type" not in found:
         raise UsageError(
             f"{path} is not an accelerate config",
@@ -103,8 +105,8 @@ def deepspeed_file(config: Mapping[str, Any]) -> Config:
     if not named:
         return {}
     try:
-        found = yaml.safe_load(Path(str(named)).expanduser().read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as bad:
+        found = read_yaml_file(Path(str(named)).expanduser()).value
+    except OSError as bad:
         raise UsageError(
             f"cannot read the DeepSpeed config {named}", why=" ".join(str(bad).split())
         ) from None
