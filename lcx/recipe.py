@@ -8,18 +8,20 @@ A recipe file can never run code: it is plain YAML whose keys are checked agains
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.errors import PluginError, UsageError, suggestion
-from lcx.formatting import cut_middle
+from lcx.formatting import cut_middle, shown
 from lcx.plugins import STAGES
-from lcx.settings import Settings, validate
+from lcx.settings import DEFAULT_SOURCE, Settings, validate, wrong_key_source
 from lcx.yamls import MOST_BYTES, NotYaml, read_yaml, read_yaml_file
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class Step:
     recipe: str
     settings: Settings
     origins: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What was withheld from a server that only a file names."""
 
     def values(self) -> dict[str, Any]:
         """The settings; those that a step's settings list last (how models are called) stand behind all others."""
@@ -393,19 +397,117 @@ def resolve(
         values, origins = dict(raw.settings), dict(raw.origins)
         for key, value in (project.get(raw.id) or {}).items():
             values[key], origins[key] = value, PROJECT_FILE
+        by_user = set(flags.get(raw.id) or {})
         for step_id, dotted, value in sets:
             if step_id == raw.id:
                 origins[_top_of_default(schema, values, dotted)] = "--set"
                 _put(values, dotted, value)
+                by_user.add(dotted)
         for key, value in (flags.get(raw.id) or {}).items():
             values[key], origins[key] = value, flag_of(key)
         _wire(recipe, position, schema, values, origins)
         where = f"recipe '{recipe.name}', step '{raw.id}'"
+        _refuse_users_own(schema, values, by_user, raw.id, where)
+        values, notes = _without_strange_keys(
+            values, by_user, raw.id, where, known=SOURCE in schema.model_fields
+        )
         settings = validate(schema, values, where=where)
+        if notes and values.get(SOURCE) == "":
+            origins[SOURCE] = "withheld from what a file names"
         for key in schema.model_fields:
             origins.setdefault(key, f"method {raw.method}")
-        steps.append(Step(raw.id, raw.stage, raw.method, recipe.name, settings, origins))
+        steps.append(Step(raw.id, raw.stage, raw.method, recipe.name, settings, origins, notes))
     return steps
+
+
+def _refuse_users_own(
+    schema: type[Settings], values: Mapping[str, Any], by_user: Collection[str], step_id: str, where: str
+) -> None:
+    """Raise UsageError where a file gives a setting that counts only from the command line."""
+    for dotted, why in schema.users_own().items():
+        parts, node = dotted.split("."), dict(values)
+        if any(".".join(parts[:n]) in by_user for n in range(1, len(parts) + 1)):
+            continue
+        found: Any = node
+        for part in parts:
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if found:
+            raise UsageError(
+                f"{where}: '{dotted}' counts only from the command line, not from a recipe or {PROJECT_FILE}",
+                why=why,
+                hint=f"Take it out there; if you trust it: --set {step_id}.{dotted}={shlex.quote(shown(str(found)))}",
+            )
+
+
+# Keys of servers: whoever writes a recipe or an lcx.toml says neither which key is sent nor where to
+
+URL, SOURCE, SOURCE_FILE = "base_url", "api_key_env", "api_key_file"
+
+
+def _without_strange_keys(
+    values: Mapping[str, Any], by_user: Collection[str], step_id: str, where: str, *, known: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The values so that no key goes where only a file says, and sentences about what was withheld.
+
+    `by_user` are the settings, dotted, that flags and --set gave. Servers that a file names get an empty
+    `api_key_env`, which sends none; so do sources of keys that a file names. Options inside settings count like the
+    settings themselves. Raises UsageError where the user names a key for a server that a file names.
+    """
+    notes: dict[str, None] = {}
+    variable = os.environ.get("OPENAI_BASE_URL", "").strip().rstrip("/")
+
+    def mine(path: tuple[str, ...]) -> bool:
+        return any(".".join(path[:n]) in by_user for n in range(1, len(path) + 1))
+
+    def cleaned(given: Mapping[Any, Any], path: tuple[str, ...], strange: str) -> dict[Any, Any]:
+        found, outer = dict(given), strange
+        url = str(given.get(URL) or "").strip()
+        if url:
+            strange = "" if mine((*path, URL)) or url.rstrip("/") == variable else url
+        sources = [key for key in (SOURCE, SOURCE_FILE) if given.get(key)]
+        for key in sources:
+            full = ".".join((*path, key))
+            if wrong := wrong_key_source(key, given[key]):
+                raise UsageError(
+                    f"{where}: '{full}' {wrong}", hint=f"--set {step_id}.{full}=NAME, not the key"
+                )
+            if mine((*path, key)) and strange:
+                raise UsageError(
+                    f"{where}: the server {shown(strange)} is named by a file, and gets no key of yours",
+                    why="A recipe or an lcx.toml does not say where keys are sent.",
+                    hint=f"Name it yourself, if you trust it: --base-url {shlex.quote(shown(strange))}, or --set "
+                    f"{step_id}.{'.'.join((*path, URL))}=URL, or OPENAI_BASE_URL",
+                )
+            if not mine((*path, key)) and (key, given[key]) != (SOURCE, DEFAULT_SOURCE):
+                del found[key]
+                notes[
+                    f"{full} is named by a file, and is not read; if it is right: "
+                    f"--set {step_id}.{full}={shlex.quote(shown(str(given[key])))}"
+                ] = None
+                if not mine((*path, SOURCE)):
+                    found[SOURCE] = ""
+        if strange and (url or sources) and (path or known):
+            found.pop(SOURCE_FILE, None)
+            found[SOURCE] = ""
+            notes[
+                f"the server {shown(strange)} is named by a file, and gets no key; if it needs one: "
+                f"--base-url {shlex.quote(shown(strange))}"
+            ] = None
+        elif (
+            url and outer and not sources
+        ):  # the user names this server, and its key is not that of the outer one
+            found[SOURCE] = DEFAULT_SOURCE
+        for key, value in given.items():
+            if isinstance(value, Mapping):
+                found[key] = cleaned(value, (*path, str(key)), strange)
+            elif isinstance(value, list):
+                found[key] = [
+                    cleaned(one, (*path, str(key)), strange) if isinstance(one, Mapping) else one
+                    for one in value
+                ]
+        return found
+
+    return cleaned(values, (), ""), tuple(notes)
 
 
 def flag_of(key: str) -> str:

@@ -227,7 +227,13 @@ class Endpoint:
                 "embeddings of a server need the openai package", hint="pip install openai"
             ) from None
         self._client = openai.OpenAI(
-            api_key=self._place.key, base_url=self._place.url, max_retries=TRIES - 1, timeout=TIMEOUT
+            api_key=self._place.key,
+            base_url=self._place.url,
+            max_retries=TRIES - 1,
+            timeout=TIMEOUT,
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False
+            ),  # texts and key go to this server alone
         )
 
     def embed(self, texts: Sequence[str], queries: bool) -> np.ndarray:

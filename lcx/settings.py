@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -63,6 +66,11 @@ class Settings(BaseModel):
         return iter(())
 
     @classmethod
+    def users_own(cls) -> Mapping[str, str]:
+        """Settings, dotted, that count only from a flag or --set, each with the reason in a sentence."""
+        return {}
+
+    @classmethod
     def names_elsewhere(cls) -> Mapping[str, str]:
         """Names that other tools have for these settings, each with the sentence that leads to ours."""
         return {}
@@ -98,6 +106,8 @@ def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -
             elif error["type"] == "value_error":  # a validator's own words
                 message = error["msg"].removeprefix("Value error, ")
                 lines.append(f"'{key}': {message}" if key else message)
+            elif "api_key" in key:  # may be a key
+                lines.append(f"'{key}': {_lower(error['msg'])}")
             else:
                 lines.append(
                     f"'{key}': {_lower(error['msg'])}, not {cut_middle(repr(error.get('input')), 200)}"
@@ -139,6 +149,31 @@ def _odd(value: Any, depth: int) -> str:
     elif isinstance(value, Sequence):
         parts = list(value)
     return next((wrong for part in parts if (wrong := _odd(part, depth + 1))), "")
+
+
+DEFAULT_SOURCE = "OPENAI_API_KEY"
+"""The variable that holds a server's key where no setting names another."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_KEY = re.compile(
+    r"(?i)(sk|pk|rk|hf|gsk|xai|nvapi|key|ghp|glpat|r8)[-_][A-Za-z0-9_-]{6,}|bearer\s.*|[A-Za-z0-9+/_=-]{40,}"
+)
+"""What keys look like."""
+
+
+def wrong_key_source(name: str, value: Any) -> str:
+    """What is wrong with the setting `api_key_env` or `api_key_file`: a clause that does not repeat it, since it may be
+    the key itself; an empty text where nothing is.
+    """
+    text = str(value)
+    if name == "api_key_file":
+        looks = "/" not in text.strip("/") and _KEY.fullmatch(text) and not Path(text).expanduser().exists()
+        return "is the path of a file that holds the key, and this looks like the key itself" if looks else ""
+    if not _VARIABLE.fullmatch(text):
+        return "is the name of a variable that holds the key, and this is no name of one"
+    random = any(len(part) >= 16 and any(map(str.isdigit, part)) for part in text.split("_"))
+    if text not in os.environ and (random or (_KEY.fullmatch(text) and not text.isupper())):
+        return "is the name of a variable that holds the key, and this looks like the key itself"
+    return ""
 
 
 def _fields(schema: type[BaseModel], outer: list[int | str]) -> list[str]:

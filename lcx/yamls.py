@@ -19,7 +19,7 @@ import yaml
 from lcx.errors import UsageError
 
 MOST_BYTES = 1 << 20
-MOST_VALUES = 50_000
+MOST_VALUES = 20_000
 """Values of a file, those that its aliases repeat counted each time."""
 MOST_DEPTH = 40
 MOST_DIGITS = 19
@@ -147,7 +147,7 @@ class _Reader:
             following = next(events)
             value, below = self._node(following, events, depth + 1)
             deep = max(deep, below + 1)
-            if key == _MERGE and getattr(event, "style", None) is None:
+            if key == _MERGE and not getattr(event, "style", None):
                 for part in value if isinstance(value, list) else [value]:
                     if not isinstance(part, dict):
                         self._refuse(following, "`<<` takes a mapping")

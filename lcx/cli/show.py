@@ -78,6 +78,7 @@ def plan(report: Mapping[str, Any]) -> str:
     """A step of --dry-run: its settings as YAML with origins, then the forecast."""
     lines = [f"{report['step']}: stage {report['stage']}, method {report['method']} ({report['state']})"]
     lines += [f"  {line}" for line in settings_lines(report["settings"], report["origins"])]
+    lines += [f"  # {note}" for note in report.get("withheld", ())]
     if report["forecast"]:
         lines.append("  forecast")
         lines += [f"  {line}" for line in _pairs(report["forecast"])]

@@ -146,6 +146,9 @@ def run_here(job: RunJob, step: Step) -> dict[str, Any]:
             hint="Launch `lcx train` alone, or let lcx do it: lcx run ... --gpus N",
         )
     warn_of_idle_server(job, step)
+    if asks_servers(step.values()):
+        for note in step.notes:
+            job.ctx.log(f"{step.id}: {note}")
     started = time.monotonic()
     # What libraries print is not a result
     with contextlib.redirect_stdout(sys.stderr), joined(job.ctx):
@@ -180,6 +183,7 @@ def plan_step(job: RunJob, step: Step) -> dict[str, Any]:
         "settings": step.values(),
         "origins": step.origins,
         "forecast": cost,
+        **({"withheld": list(step.notes)} if step.notes else {}),
     }
 
 

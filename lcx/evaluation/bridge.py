@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import io
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from lcx.context import Context
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.settings import EvalSettings
 from lcx.paths import slug
-from lcx.storage import Journal, make_folder, sha256_json, write_lines
+from lcx.storage import Journal, is_inside, make_folder, sha256_json, write_lines
+from lcx.yamls import read_yaml_file
 
 if TYPE_CHECKING:
     from lcx.evaluation.model import ModelUnderTest
@@ -92,6 +94,9 @@ def _evaluate(name: str, tested: Any, settings: EvalSettings, *, bars: bool) -> 
 
         folder = settings.data.get(FAMILY)
         own = str(Path(folder).expanduser()) if folder else None
+        if own and not settings.lm_eval_code:
+            _refuse_code(Path(own))
+            _sandbox_templates()
         manager = TaskManager(include_path=own, include_defaults=own is None)
         if own and name not in manager.all_tasks:  # its own tasks are many: reading their files takes seconds
             manager = TaskManager(include_path=own)
@@ -130,6 +135,78 @@ def _evaluate(name: str, tested: Any, settings: EvalSettings, *, bars: bool) -> 
     if not made:
         raise LcxError(f"lm-eval gave no results for {name}")
     return {task: _kept(task, made, samples) for task, samples in made["samples"].items()}
+
+
+CODE_KEYS = ("class", "hf_evaluate", "trust_remote_code", "use_prompt")
+"""Keys of lm-eval's task files by which code is loaded."""
+PICKLES = ("pandas", "webdataset")
+"""Readers of datasets that unpack Python's own objects, which may be code."""
+
+
+def _refuse_code(folder: Path) -> None:
+    """Raise UsageError where task files of a folder run code: tags, metrics that are downloaded, files elsewhere."""
+    waiting, seen = sorted(folder.rglob("*.yaml")), set[str]()
+    while waiting:
+        file = waiting.pop()
+        if not file.is_file() or os.path.realpath(file) in seen:
+            continue
+        seen.add(os.path.realpath(file))
+        found, includes = _code_of(file)
+        others = [file.parent / str(name) for name in includes]
+        for other in others:
+            if not is_inside(other, folder):
+                found = found or f"it includes {str(other)!r}, which lies elsewhere"
+        if found:
+            raise UsageError(
+                f"{file} may run code: {found}",
+                why="Task files of lm-eval can name code of their own, which lcx does not run unasked.",
+                hint="Read it; where you trust the folder: --set eval.lm_eval_code=true",
+            )
+        waiting += others
+
+
+def _code_of(file: Path) -> tuple[str, list[Any]]:
+    """What in a task file runs code, in a few words (an empty text where nothing does), and the files it includes."""
+    importlib.import_module("lm_eval.api.metrics")  # fills the registry
+    from lm_eval.api.registry import metric_registry
+
+    try:
+        read = read_yaml_file(file).value
+    except (UsageError, OSError) as bad:  # a tag such as !function, or what a plain file does not hold
+        return str(getattr(bad, "why", "") or bad), []
+    includes: list[Any] = []
+    waiting: list[Any] = [read]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            if named := next((key for key in CODE_KEYS if value.get(key)), ""):
+                return f"'{named}'", []
+            metric = value.get("metric")
+            if metric is not None and (not isinstance(metric, str) or metric not in metric_registry):
+                return f"a metric that lm-eval itself does not have, {metric!r}", []
+            source = str(value.get("dataset_path", ""))
+            if source.endswith(".py") or source in PICKLES:
+                return f"its data are read by '{source}'", []
+            included = value.get("include") or []
+            includes += included if isinstance(included, list) else [included]
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return "", includes
+
+
+def _sandbox_templates() -> None:
+    """Let lm-eval fill in templates of task files without reach of Python's own objects."""
+    import lm_eval.utils
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    if not isinstance(lm_eval.utils.env, ImmutableSandboxedEnvironment):
+        old = lm_eval.utils.env
+        made = ImmutableSandboxedEnvironment(
+            loader=old.loader, undefined=old.undefined, keep_trailing_newline=old.keep_trailing_newline
+        )
+        made.filters.update(old.filters)
+        lm_eval.utils.env = made
 
 
 def _kept(task: str, made: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -60,6 +60,11 @@ class EvalSettings(Serving):
         description="where a benchmark's rows are, by its family: {longbench: FOLDER, FILE or hf:NAME}",
         json_schema_extra={**FILE, **KEEPS},
     )
+    lm_eval_code: bool = setting(
+        False,
+        description="run the code that lm-eval's task files in data.lm-eval name (!function)",
+        json_schema_extra=VOLATILE,
+    )
     prompts: dict[str, str] = setting(
         {},
         description="a benchmark's prompts, by its family: {longbench: FILE.json}",
@@ -178,6 +183,13 @@ class EvalSettings(Serving):
     def shared(self) -> dict[str, Any]:
         """What is set for every task that has an option of that name."""
         return {name: getattr(self, name) for name in SHARED if name in self.model_fields_set}
+
+    @classmethod
+    def users_own(cls) -> Mapping[str, str]:
+        return {
+            "data.lm-eval": "Task files of lm-eval steer what it loads and, by !function, can name code.",
+            "lm_eval_code": "It lets task files run code.",
+        }
 
     def paths(self) -> Iterator[tuple[str, str]]:
         """Files of sized probes: their contents change results."""

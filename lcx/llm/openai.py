@@ -23,9 +23,14 @@ from urllib.parse import urlsplit
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.limits import retry_after
 from lcx.llm.protocol import Request
+from lcx.settings import DEFAULT_SOURCE
 
 HOSTED = "https://api.openai.com/v1"
-KEY = "OPENAI_API_KEY"
+KEY = DEFAULT_SOURCE
+WITHHELD = (
+    "Where a recipe or an lcx.toml names the server or its key, no key is sent until you name both: "
+    "--base-url URL --set STEP.api_key_env=NAME"
+)
 NO_KEY = "none"
 """The key that is sent to a server of one's own, which asks for none."""
 OPTIONS = ("api_key_env", "api_key_file", "base_url", "concurrency", "extra", "omit", "timeout")
@@ -150,13 +155,17 @@ def _full(url: str) -> str:
 
 def _key(options: Mapping[str, Any], environ: Mapping[str, str], *, needed: bool) -> str:
     file, name = options.get("api_key_file"), str(options.get("api_key_env") or KEY)
+    if options.get("api_key_env") == "" and not file:  # none is to be sent
+        if needed:
+            raise MissingError("the hosted service wants a key, and api_key_env is empty", hint=WITHHELD)
+        return NO_KEY
     if file:
         path = Path(str(file)).expanduser()
         try:
             key = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as bad:
             raise MissingError(
-                f"cannot read the key from '{path}'",
+                f"cannot read the key from '{redact(str(path))}'",
                 why=type(bad).__name__ if isinstance(bad, ValueError) else str(bad.strerror),
                 hint="--set api_key_file=FILE, a file with nothing but the key",
             ) from None
@@ -487,7 +496,9 @@ class ChatServer:
             return MissingError(
                 f"{where} refuses the key",
                 why=why,
-                hint=f"Check the variable or file that holds it (api_key_env, api_key_file). {kept}",
+                hint=f"Check the variable or file that holds it (api_key_env, api_key_file). {kept}"
+                if self.endpoint.key != NO_KEY
+                else f"None was sent. {WITHHELD}. {kept}",
             )
         return LcxError(f"{where} does not answer", why=why, hint=f"See to the server. {kept}")
 

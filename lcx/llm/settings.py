@@ -11,7 +11,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from lcx.settings import VOLATILE, Settings, setting
+from lcx.settings import DEFAULT_SOURCE, VOLATILE, Settings, setting, wrong_key_source
 
 
 class Serving(Settings):
@@ -23,7 +23,9 @@ class Serving(Settings):
         json_schema_extra=VOLATILE,
     )
     api_key_env: str = setting(
-        "OPENAI_API_KEY", description="variable that holds the key", json_schema_extra=VOLATILE
+        DEFAULT_SOURCE,
+        description="variable that holds the key; empty: none is sent",
+        json_schema_extra=VOLATILE,
     )
     api_key_file: str | None = setting(
         None, description="file that holds the key, in place of a variable", json_schema_extra=VOLATILE
@@ -67,7 +69,11 @@ class Serving(Settings):
         """Settings are written down: a URL with a password must not get that far."""
         from lcx.llm.openai import wrong_url  # not above: settings are read by commands that call nobody
 
-        options = (value for name, value in self if name.endswith("options") and isinstance(value, Mapping))
+        options = [value for name, value in self if name.endswith("options") and isinstance(value, Mapping)]
+        for one in ({key: getattr(self, key) for key in ("api_key_env", "api_key_file")}, *options):
+            for key in ("api_key_env", "api_key_file"):
+                if one.get(key) and (wrong := wrong_key_source(key, one[key])):
+                    raise ValueError(f"{key} {wrong}")
         for url in (self.base_url, *(one.get("base_url") for one in options)):
             wrong, hint = wrong_url(str(url)) if url else ("", "")
             if wrong:

@@ -181,6 +181,13 @@ class LongRewardEval(Calling):
         others = [name for name in dict.fromkeys(value) if name not in TASKS]
         return (*(name for name in TASKS if name in value), *others)
 
+    @classmethod
+    def users_own(cls) -> Mapping[str, str]:
+        from lcx.evaluation.settings import EvalSettings
+
+        own = EvalSettings.users_own()
+        return {"data.lm-eval": own["data.lm-eval"]} | {f"probing.{name}": why for name, why in own.items()}
+
     def paths(self) -> Iterator[tuple[str, str]]:
         """Files that `probing` names: their contents change results as those of other settings do."""
         from lcx.evaluation.settings import EvalSettings

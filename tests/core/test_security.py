@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from lcx.errors import MissingError, UsageError
+
 SYNTH = "method: in2\nsteps:\n  - stage: synth\n    corpus: stdlib:records:2\n    tokenizer: words\n"
 
 
@@ -81,7 +83,7 @@ BAD_NAMES = [
 BAD_YAML = {
     "a key given twice": (SYNTH + "    corpus: other\n", "line 6: 'corpus' is given again"),
     "steps given twice": (SYNTH + "steps:\n  - stage: train\n", "line 6: 'steps' is given again"),
-    "aliases that multiply": (SYNTH + "    llm_options:\n" + LAUGHS, "more than 50,000 values"),
+    "aliases that multiply": (SYNTH + "    llm_options:\n" + LAUGHS, "more than 20,000 values"),
     "an alias of itself": (SYNTH + "    llm_options: &s\n      me: *s\n", "*s holds itself"),
     "a number of 5,000 digits": (SYNTH + f"    seed: {'9' * 5000}\n", "a number of 5,000 digits"),
     "a number of 5,000 digits as a text": (SYNTH + f"    seed: '{'9' * 5000}'\n", "'seed'"),
@@ -92,7 +94,7 @@ BAD_YAML = {
         SYNTH + "    llm_options:\n      a: &a " + "[" * 30 + "]" * 30 + "\n      b: " + "[" * 30 + "*a" + "]" * 30,
         "nested deeper than 40",
     ),
-    "30,000 steps": ("method: in2\nsteps:\n" + "  - stage: synth\n" * 30_000, "more than 50,000 values"),
+    "30,000 steps": ("method: in2\nsteps:\n" + "  - stage: synth\n" * 30_000, "more than 20,000 values"),
     "101 steps": ("method: in2\nsteps:\n" + "".join(map("  - {{stage: synth, id: s{}}}\n".format, range(101))), "101"),
     "2 MiB": ("#" * (2 << 20), "larger than 1 MiB"),
     "an infinity": (SYNTH + "    temperature: .inf\n", ".inf is no number"),
@@ -121,18 +123,20 @@ def commands(file: str) -> list[list[str]]:
 
 
 def test_1_names_that_lead_elsewhere_are_refused(sandbox: Sandbox, cli: Callable) -> None:
+    names = []
     for number, name in enumerate(BAD_NAMES):
         escaped = "".join(f"\\U{ord(sign):08x}" for sign in name)
-        for text in (SYNTH + f'    id: "{escaped}"\n', f'name: "{escaped}"\n' + SYNTH):
-            if not name and text.startswith("name"):
-                continue  # an empty name is none: the file's own is taken
-            file = sandbox.recipe(text, f"r{number}.yaml")
-            before = tree(sandbox.box)
-            for words in commands(file):
-                ran = cli(*words)
-                assert ran.code == 2, (name, words)
-                assert "bug" not in ran.err
-            assert tree(sandbox.box) == before
+        texts = [SYNTH + f'    id: "{escaped}"\n', f'name: "{escaped}"\n' + SYNTH]
+        for text in texts[: 2 if name else 1]:  # an empty name is none: the file's own is taken
+            names.append(sandbox.recipe(text, f"r{number}-{len(names)}.yaml"))
+    before = tree(sandbox.box)
+    ran = cli("recipes", "validate", ".", "--json")
+    assert ran.code == 2
+    assert {one["recipe"] for one in ran.json["recipes"] if not one["ok"]} == set(names)
+    assert "bug" not in ran.out
+    for file in names[:2]:
+        assert [cli(*words).code for words in commands(file)] == [2, 2, 2]
+    assert tree(sandbox.box) == before
 
 
 @pytest.mark.parametrize("kind", BAD_YAML)
@@ -140,11 +144,10 @@ def test_2_a_file_of_settings_holds_plain_values_only(kind: str, sandbox: Sandbo
     text, message = BAD_YAML[kind]
     file = sandbox.recipe(text)
     before = tree(sandbox.box)
-    for words in commands(file):
-        ran = cli(*words)
-        assert ran.code == 2, ran
-        assert message in ran.out + ran.err
-        assert len(ran.out + ran.err) < 1500
+    ran = cli(*commands(file)[list(BAD_YAML).index(kind) % 3])
+    assert ran.code == 2, ran
+    assert message in ran.out + ran.err
+    assert len(ran.out + ran.err) < 1500
     assert tree(sandbox.box) == before
 
 
@@ -162,3 +165,211 @@ def test_2_values_are_what_they_look_like(sandbox: Sandbox, cli: Callable) -> No
     names = ("corpus", "seed", "examples", "tokenizer", "temperature")
     assert [found[name] for name in names] == ["2001-01-01", 10, 1000, "on", 0.1]
     assert found["llm_options"] == {"a": {"n": 1.5, "b": "0x1f"}, "c": {"n": "no", "b": "0x1f"}}
+
+
+# -- keys
+
+KEY = "s3cr3t-of-mine"
+EVIL = "http://127.0.0.1:9/v1"
+OWN = "http://localhost:8000/v1"
+
+
+def asked(text: str, *words: str, project: dict[str, Any] | None = None) -> tuple[str, str]:
+    """The key that the writer's server would get and the server, by a recipe's text and --set words."""
+    from lcx import plugins, recipe
+    from lcx.context import Context
+    from lcx.llm.client import Service
+    from lcx.llm.openai import find_endpoint
+    from lcx.llm.settings import Calling
+
+    Path("r.yaml").write_text(text)
+    loaded = plugins.load()
+    found = recipe.load("./r.yaml", loaded)
+    sets = [recipe.parse_set(word, ["synth"], "synth") for word in words]
+    [step] = recipe.resolve(found, loaded, sets=sets, project=project or {})
+    assert isinstance(step.settings, Calling)
+    service = Service(Path("service"), step.settings, Context())
+    options = service._options("openai:m", step.settings.llm_options)  # type: ignore[attr-defined]
+    service.close()
+    place = find_endpoint(options)
+    return place.key, place.url
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Path:
+    for name in ("OPENAI_API_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    (sandbox.box / "key.txt").write_text(KEY)
+    return sandbox.box / "key.txt"
+
+
+ASKS = SYNTH + "    llm: openai:m\n"
+STRANGE = {
+    "a server": f"    base_url: {EVIL}\n",
+    "a server and a variable": f"    base_url: {EVIL}\n    api_key_env: HF_TOKEN\n",
+    "a server and a file": f"    base_url: {EVIL}\n    api_key_file: key.txt\n",
+    "a server in options": f"    llm_options: {{base_url: '{EVIL}'}}\n",
+    "all in options": f"    llm_options: {{base_url: '{EVIL}', api_key_env: HF_TOKEN, api_key_file: key.txt}}\n",
+    "a key in options": f"    base_url: {EVIL}\n    llm_options: {{api_key_file: key.txt}}\n",
+    "the default's name": f"    base_url: {EVIL}\n    api_key_env: OPENAI_API_KEY\n",
+    "an empty name": f"    base_url: {EVIL}\n    llm_options: {{api_key_env: ''}}\n",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_3_no_key_goes_to_a_server_that_a_file_names(kind: str, secrets: Path) -> None:
+
+    import yaml
+
+    assert asked(ASKS + STRANGE[kind])[0] == "none"
+    toml = yaml.safe_load("x:\n" + STRANGE[kind])["x"]
+    assert asked(ASKS, project={"synth": toml}) == ("none", EVIL)
+    assert asked(ASKS + STRANGE[kind], "llm_options.extra={}")[0] == "none"
+    with pytest.raises(UsageError, match="gets no key of yours"):
+        asked(ASKS + STRANGE[kind], "llm_options.api_key_env=HF_TOKEN")
+
+
+@pytest.mark.parametrize("line", ["api_key_env: HF_TOKEN", "api_key_file: key.txt"])
+def test_3_a_file_names_no_key_for_ones_own_server_either(line: str, secrets: Path) -> None:
+    assert asked(ASKS + f"    {line}\n", f"base_url={OWN}") == ("none", OWN)
+    with pytest.raises(MissingError) as bad:  # the hosted service wants one
+        asked(ASKS + f"    {line}\n")
+    assert "--set" in bad.value.hint
+
+
+def test_3_the_user_names_server_and_key(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(ASKS)[0] == KEY
+    assert asked(ASKS, f"base_url={OWN}") == (KEY, OWN)
+    monkeypatch.setenv("MINE", "another")
+    strange = ASKS + f"    base_url: {EVIL}\n    api_key_env: HF_TOKEN\n"
+    assert asked(strange, f"base_url={EVIL}", "api_key_env=MINE") == ("another", EVIL)
+    assert asked(strange, f"base_url={EVIL}", f"api_key_file={secrets}")[0] == KEY
+    inner = f"llm_options.base_url={OWN}"
+    assert asked(ASKS + f"    base_url: {EVIL}\n", inner) == (KEY, OWN)
+    monkeypatch.setenv("OPENAI_BASE_URL", EVIL + "/")
+    assert asked(ASKS + f"    base_url: {EVIL}\n")[0] == KEY
+    assert asked(ASKS)[0] == KEY
+
+
+@pytest.mark.slow
+def test_3_a_run_says_what_was_withheld_and_how_to_name_it(
+    secrets: Path, cli: Callable, sandbox: Sandbox
+) -> None:
+    """A server that takes down what it is sent, and sends calls on to another place."""
+    import http.server
+    import threading
+
+    heard: list[str] = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(
+                f"{self.path} {self.headers} {self.rfile.read(int(self.headers['content-length']))!r}"
+            )
+            self.send_response(307 if "v1" in self.path else 200)
+            self.send_header("Location", f"http://localhost:{server.server_port}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    text = (
+        ASKS
+        + f"    base_url: {url}\n    api_key_env: HF_TOKEN\n    segment_by: lines\n    segment_tokens: 4\n"
+    )
+    text += "    examples: 8\n    mix: {fine: 1.0}\n    context_tokens: [60, 100]\n    tries: 1\n"
+    try:
+        ran = cli("synth", "--recipe", sandbox.recipe(text))
+    finally:
+        server.shutdown()
+    assert ran.code == 2, ran.err
+    assert heard
+    assert all(KEY not in one and one.startswith("/v1/") for one in heard)
+    assert f"--base-url {url}" in ran.err
+    assert "--set synth.api_key_env=HF_TOKEN" in ran.err
+    kept = "".join(path.read_text(errors="ignore") for path in sandbox.box.rglob("*") if path.is_file())
+    assert kept.count(KEY) == 1  # in the user's own key.txt
+
+
+FALSE_NAMES = [
+    "sk-abcdefghijklmnop", "hf_AbCdEfGhIjKlMnOp", "gsk_0123456789abcdef", "AIzaSyA1234567890abcdefghijk",
+    "a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6", "Bearer abc", "sk-proj-AAAA_BBBB", "0123456789abcdef",
+]  # fmt: skip
+
+
+def test_4_a_key_in_place_of_its_name_is_neither_kept_nor_shown(sandbox: Sandbox, cli: Callable) -> None:
+    for key in FALSE_NAMES:
+        lines = [f"    api_key_env: '{key}'\n", f"    llm_options: {{api_key_env: '{key}'}}\n"]
+        if key[0] in "shg":
+            lines.append(f"    api_key_file: '{key}'\n")
+        for line in lines:
+            ran = cli("run", "--recipe", sandbox.recipe(ASKS + line), "--dry-run")
+            assert ran.code == 2, (key, ran)
+            assert key not in ran.out + ran.err
+        ran = cli("synth", "--recipe", sandbox.recipe(ASKS), "--set", f"api_key_env={key}")
+        assert ran.code == 2
+        assert key not in ran.out + ran.err
+    assert not (sandbox.box / "runs").exists()
+
+
+# -- code
+
+EVAL = "method: in2\nsteps:\n  - stage: eval\n    model: tiny\n    tasks: ['lm-eval:x']\n"
+
+
+def test_5_a_file_names_no_folder_of_tasks_for_lm_eval(sandbox: Sandbox, cli: Callable) -> None:
+    for line in ("    data: {lm-eval: tasks}\n", "    lm_eval_code: true\n"):
+        for words in commands(sandbox.recipe(EVAL + line)):
+            ran = cli(*words)
+            assert ran.code == 2, ran
+            assert "counts only from the command line" in ran.out + ran.err
+    (sandbox.box / "lcx.toml").write_text("[steps.eval.data]\nlm-eval = 'tasks'\n")
+    ran = cli("eval", "--model", "tiny", "--task", "needle", "--dry-run")
+    assert ran.code == 2
+    assert "--set eval.data.lm-eval=tasks" in ran.err
+
+
+TASK = "task: x\ndataset_path: json\noutput_type: generate_until\ntest_split: test\ndoc_to_target: y\n"
+CODE = {
+    "a function": "doc_to_text: !function utils.run\n",
+    "its tag spelt out": "doc_to_text: !%66unction utils.run\n",
+    "a class": "class: utils.Task\n",
+    "a metric from the hub": "metric_list:\n  - metric: somebody/metric\n",
+    "a metric in a file": "metric_list:\n  - metric: ./metric.py\n    hf_evaluate: true\n",
+    "code beside data": "dataset_kwargs: {trust_remote_code: true}\n",
+    "a file elsewhere": "include: ../../victim/thesis.txt\n",
+    "a file of another kind": "include: more.txt\n",
+}
+
+
+@pytest.mark.parametrize("kind", CODE)
+def test_6_task_files_of_lm_eval_run_no_code_unasked(kind: str, sandbox: Sandbox) -> None:
+    pytest.importorskip("lm_eval")
+    from lcx.evaluation.bridge import _refuse_code
+
+    folder = sandbox.box / "tasks"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "more.txt").write_text("doc_to_text: !function utils.run\n")
+    file = folder / "deep" / "x.yaml"
+    file.write_text(TASK)
+    _refuse_code(folder)
+    file.write_text(TASK + CODE[kind])
+    with pytest.raises(UsageError, match="may run code"):
+        _refuse_code(folder)
+
+
+def test_6_templates_of_task_files_reach_no_code() -> None:
+    utils = pytest.importorskip("lm_eval.utils")
+    from jinja2.exceptions import SecurityError
+
+    from lcx.evaluation.bridge import _sandbox_templates
+
+    _sandbox_templates()
+    assert utils.apply_template("{{a}}-{{b|regex_replace('x', 'y')}}", {"a": 1, "b": "x"}) == "1-y"
+    with pytest.raises(SecurityError):
+        utils.apply_template("{{ ''.__class__.__mro__[1].__subclasses__() }}", {})
