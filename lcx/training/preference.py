@@ -41,9 +41,8 @@ from lcx.training.arguments import compute_precision, training_arguments
 from lcx.training.collate import Draw, Item, collate
 from lcx.training.data import Encoder, PairDataset, Spread, screen
 from lcx.training.losses import Answers, Loss, branch_sums, metric_means, preference_metrics
-from lcx.training.runner import Prepared, prepare, train
+from lcx.training.runner import Prepared, SharedPrefixTrainer, prepare, train
 from lcx.training.settings import PreferenceSettings
-from lcx.training.trainer import SharedPrefixTrainer
 
 ASIDE = "skipped.jsonl"
 CHECKED_TOKENS = 2048

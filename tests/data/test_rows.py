@@ -309,7 +309,7 @@ OWN = [name for name, case in FORMATS.items() if has_own_context(case)]
 
 @pytest.mark.parametrize("name", OWN)
 def test_synthesis_score_and_evaluation_read_the_same_row(name: str, tmp_path: Path) -> None:
-    from lcx_in2.general import general_bundles
+    from lcx_in2.synth import general_bundles
     from lcx_longreward.data import read_answer_rows
     from lcx_longreward.evaluation.answers import read_items
 

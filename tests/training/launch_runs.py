@@ -27,7 +27,7 @@ from lcx import hookimpl
 @hookimpl(wrapper=True)
 def lcx_train(step, run, ctx):
     from lcx.errors import MissingError
-    from lcx.training.trainer import SharedPrefixTrainer
+    from lcx.training.runner import SharedPrefixTrainer
     plain = SharedPrefixTrainer.compute_loss
 
     def compute_loss(self, *args, **kwargs):

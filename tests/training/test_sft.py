@@ -242,7 +242,7 @@ def test_unknown_optimizers_and_trackers_are_named_before_anything_is_loaded(
 
 def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle of a step."""
-    from lcx.training.trainer import SharedPrefixTrainer
+    from lcx.training.runner import SharedPrefixTrainer
 
     plain = SharedPrefixTrainer.compute_loss
 
