@@ -133,6 +133,20 @@ def transformers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         yield url
 
 
+@pytest.fixture(autouse=True)
+def _sketches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Panels are filled, but painting them (a second a picture) is left to the tests marked `pictures`."""
+    figure = sys.modules.get("matplotlib.figure")  # the first picture of a process is painted
+    if figure is None or request.node.get_closest_marker("pictures"):
+        return
+
+    def saved(self: Any, fname: Any, *, format: str, **options: Any) -> None:
+        Path(fname).write_bytes(b"\x89PNG\r\n\x1a\n" if format == "png" else b"<svg/>")
+
+    monkeypatch.setattr(figure.Figure, "savefig", saved)
+    monkeypatch.setattr(figure.Figure, "tight_layout", lambda self, **options: None)
+
+
 @pytest.fixture
 def toy() -> Toy:
     """The toy method's plugin object."""

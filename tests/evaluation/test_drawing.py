@@ -12,6 +12,8 @@ import pytest
 from lcx.evaluation.result import result_of
 from tests.evaluation.from_scores import curve_png, curve_text, draw_tasks, score_table
 
+pytestmark = pytest.mark.pictures
+
 
 def scores(*spans: float | None) -> dict[str, Any]:
     known = [span for span in spans if span is not None]

@@ -54,6 +54,7 @@ def lcx(cli: Callable[..., Ran], place: Path, monkeypatch: pytest.MonkeyPatch) -
     return lambda line, *more: cli(*line.split(), *more)
 
 
+@pytest.mark.pictures
 def test_from_the_command_line_to_the_pictures(lcx: Callable[..., Ran], place: Path) -> None:
     line = "eval --recipe ./look.yaml --model model --run out"
     planned = lcx(line + " --dry-run --json").json["steps"][0]["forecast"]
@@ -95,6 +96,7 @@ def test_from_the_command_line_to_the_pictures(lcx: Callable[..., Ran], place: P
     assert "perplexity (the lower the better)" in ran.out
 
 
+@pytest.mark.pictures
 def test_another_model_is_drawn_beside_it(lcx: Callable[..., Ran], place: Path) -> None:
     sets = [
         part for value in ("tasks=needle", "sets=1", "lengths=600") for part in ("--set", f"eval.{value}")

@@ -23,6 +23,8 @@ from tests.evaluation.from_scores import (
     tasks_text,
 )
 
+pytestmark = pytest.mark.pictures
+
 
 def suite(mean: float, n: int = 200, nulls: int = 0, **by: Any) -> dict[str, Any]:
     estimate = {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "n": n}

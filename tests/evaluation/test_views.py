@@ -18,6 +18,8 @@ from lcx.evaluation.statistics.grids import grid
 from lcx.formatting import length_name
 from tests.evaluation.from_scores import draw_task, draw_tasks, grid_text, perplexity_text, task_text
 
+pytestmark = pytest.mark.pictures
+
 LENGTHS, DEPTHS = (1024, 2048, 3000), (0.0, 0.5, 1.0)
 
 

@@ -236,6 +236,7 @@ def test_synthetic_positions_equal_rows_at_those_positions(
     assert "--set train.target_length=" in bad.value.hint
 
 
+@pytest.mark.pictures
 def test_metrics_are_logged(small: Path, tmp_path: Path) -> None:
     _, curve = train(settings(small, batch=4, max_steps=2, learning_rate=0.5), bundles(4, 2), tmp_path)
     point = curve[-1]

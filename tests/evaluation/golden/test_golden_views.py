@@ -10,6 +10,8 @@ import pytest
 
 from tests.evaluation.golden.golden_views import HERE, golden
 
+pytestmark = pytest.mark.pictures
+
 FILES = sorted(path.name for path in HERE.iterdir() if path.suffix in (".json", ".txt", ".md"))
 
 
