@@ -358,11 +358,8 @@ def _result_text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -
         if "spans" in scores:
             spans = " ".join("none" if span is None else f"{span:.3f}" for span in scores["spans"])
             lines += [*_wrapped(spans, "  spans     "), ""]
-        found = scores.get("estimate") or {}
-        ends = (
-            "" if found.get("low") is None else f"  ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
-        )
-        lines.append(f"  score     {show.number(scores['score'])}{ends}")
+        ends = _ends(scores.get("estimate") or {})
+        lines.append(f"  score     {show.number(scores['score'])}{f'  ({ends})' if ends else ''}")
     counted = [(name, scores[name], words) for name, words in COUNTS.items() if scores.get(name) is not None]
     lines += [f"  {name:<10}{count:>6}  {words}" for name, count, words in counted]
     for name in ("compat", "decoys", "matched", "reordered", "similarity"):
@@ -382,9 +379,16 @@ def _mean_lines(scores: Mapping[str, Any]) -> list[str]:
     lines = [f"  {'':{width}}   score   95% interval      n"]
     for name, found, mean in rows:
         score = "-" if mean is None else f"{mean:.2f}"
-        ends = "-" if found["low"] is None else f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+        ends = _ends(found) or "-"
         lines.append(f"  {name[:width]:<{width}}  {score:>6}  {ends:>13}  {found['n']:>5}")
     return [*lines, ""]
+
+
+def _ends(found: Mapping[str, Any]) -> str:
+    """The interval in percent, or what there was where that is too little for one; empty where nothing is known."""
+    if found.get("low") is None:
+        return f"none: {found['lacking']}" if found.get("lacking") else ""
+    return f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
 
 
 def _advice(scores: Mapping[str, Any], rows: bool) -> list[str]:
@@ -416,7 +420,7 @@ def _table(group: str, total: Mapping[str, Any]) -> str:
     lines = [group + (f"  (compat {total['compat']})" if total["compat"] else ""), "", head]
     for task, scores in total["tasks"].items():
         found = scores["estimate"]
-        ends = "-" if found["low"] is None else f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+        ends = _ends(found) or "-"
         score = "-" if scores["score"] is None else f"{scores['score']:.2f}"
         lines.append(
             f"  {task.partition(':')[2]:<22} {score:>6}  {ends:>13}  {scores['n']:>5} {scores['nulls']:>6}"

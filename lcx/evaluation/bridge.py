@@ -259,7 +259,7 @@ def task_scores(task: str, result: Mapping[str, Any]) -> tuple[dict[str, Any], l
 
     Where there is none, rows have no score, and only lm-eval's own numbers are reported.
     """
-    from lcx.evaluation.statistics.intervals import mean_interval
+    from lcx.evaluation.statistics.intervals import estimate_mean
 
     samples = list(result["samples"])
     filters = list(dict.fromkeys(sample["filter"] for sample in samples))
@@ -282,7 +282,7 @@ def task_scores(task: str, result: Mapping[str, Any]) -> tuple[dict[str, Any], l
             }
         )
     known = [row["score"] for row in rows if row["score"] is not None]
-    estimate = mean_interval([row["score"] for row in rows], [row["context"] for row in rows]).as_dict()
+    estimate = estimate_mean([row["score"] for row in rows], [row["context"] for row in rows]).as_dict()
     average = sum(known) / len(known) if known else None
     return {
         "task": task,

@@ -19,7 +19,9 @@ from lcx.data.files import strict_rows
 from lcx.errors import LcxError, UsageError
 from lcx.evaluation.offline import length_bucket
 from lcx.evaluation.probes.perplexity import bucket_edges
+from lcx.evaluation.result import result_of
 from lcx.evaluation.scores import EvalResult, Side, check_notes, comparable
+from lcx.evaluation.statistics.intervals import rows_stand
 from lcx.evaluation.statistics.paired import PairedDifference, holm, paired_difference
 from lcx.paths import slug
 
@@ -420,7 +422,8 @@ class Scale:
     point: float = 1.0
     """What one point of a margin is in the unit of differences."""
     lower_is_better: bool = False
-    bounded: bool = True
+    most: float | None = 1.0
+    """How far a score can move."""
 
 
 @dataclass(frozen=True)
@@ -448,6 +451,7 @@ class Verdict:
     low: float | None
     high: float | None
     p: float
+    lacking: str = ""
     p_holm: float = 1.0
     family: str = ""
     family_size: int = 1
@@ -521,8 +525,12 @@ def compare(a: Side, b: Side, options: Options = Options()) -> Comparison:
             missing[task] = str(bad)
             continue
         scale = _scale(scores, pairing)
-        verdicts += [_measured(task, group, pairing, scale, options) for group in groups]
+        inside = rows_stand([pair.context for pair in pairing.pairs])  # decided once for all groups
+        verdicts += [_measured(task, group, pairing, scale, options, inside) for group in groups]
         notes += _pairing_notes(task, pairing, a.name, b.name)
+        for side, of in ((a, scores), (b, other.scores["tasks"][task])):
+            if cut := result_of(task, of).cut:
+                notes.append(f"{task}: {cut} in {side.name}")
         for found in comparable(one.scores, other.scores, task):
             more = f"; items are paired by {pairing.by}, with equal questions" if found.key == "data" else ""
             notes.append(f"{found}{more}")
@@ -563,19 +571,21 @@ def _model_notes(a: Side, b: Side) -> list[str]:
 
 def _scale(scores: Mapping[str, Any], pairing: Pairing) -> Scale:
     if is_reading(scores):
-        return Scale("% perplexity", _perplexity, lambda d: 100 * math.expm1(d), 1.0, True, False)
+        return Scale("% perplexity", _perplexity, lambda d: 100 * math.expm1(d), 1.0, True, None)
     values = [value for pair in pairing.pairs for value in (pair.a, pair.b)]
     if min(values) >= 0 and max(values) <= 1:
         return Scale("points", lambda x: 100 * x, lambda d: 100 * d)
     low, high = scores.get("scale") or (min(values), max(values))
-    return Scale("score", lambda x: x, lambda d: d, (high - low) / 100, bounded=False)
+    return Scale("score", lambda x: x, lambda d: d, (high - low) / 100, most=(high - low) or None)
 
 
 def _perplexity(nll: float) -> float:
     return math.exp(min(nll, 700.0))
 
 
-def _measured(task: str, group: Group, pairing: Pairing, scale: Scale, options: Options) -> Verdict:
+def _measured(
+    task: str, group: Group, pairing: Pairing, scale: Scale, options: Options, inside: bool
+) -> Verdict:
     """The difference in a group, not yet judged."""
     pairs = [pairing.pairs[place] for place in group.places]
     weights = np.asarray(group.weights)
@@ -586,7 +596,8 @@ def _measured(task: str, group: Group, pairing: Pairing, scale: Scale, options: 
         level=options.level,
         trials=options.trials,
         seed=options.seed,
-        bounded=scale.bounded,
+        most=scale.most,
+        inside=inside,
     )
     a, b = (float(np.average([getattr(pair, side) for pair in pairs], weights=weights)) for side in "ab")
     return Verdict(
@@ -599,6 +610,7 @@ def _measured(task: str, group: Group, pairing: Pairing, scale: Scale, options: 
         moved=found.moved,
         contexts=found.contexts,
         drawn=found.drawn,
+        lacking=found.lacking,
         point=scale.point,
         lower_is_better=scale.lower_is_better,
         a=scale.of(a),
@@ -642,7 +654,7 @@ def _verdict(one: Verdict, options: Options) -> Verdict:
     sign = -1.0 if one.lower_is_better else 1.0
     gain = sign * one.difference
     word: Word = "no evidence"
-    if one.p_holm <= options.alpha and gain != 0:
+    if one.p_holm <= options.alpha and gain != 0 and one.low is not None:
         word = "better" if gain > 0 else "worse"
     regression = word == "worse" and -gain > (options.margin or 0.0) * one.point
     reading = ""

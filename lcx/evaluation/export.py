@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.evaluation.result import Curve, Grid, Mean, Result, result_of
 from lcx.formatting import level_bars
 from lcx.paths import slug
 from lcx.storage import make_folder, read_json, read_jsonl, write_json, write_lines, write_text
@@ -87,6 +88,7 @@ def lm_eval_results(scores: Mapping[str, Any], made: float) -> dict[str, Any]:
             values = {}
         if found.get("perplexity") is not None:
             values |= {"perplexity,none": found["perplexity"], "perplexity_stderr,none": "N/A"}
+        values |= _cut(name, found)
         results[name] = {"name": name, "alias": name, "sample_len": found.get("n", 0), **values}
     return {
         "results": results,
@@ -136,6 +138,12 @@ def _stderr(found: Mapping[str, Any]) -> float | str:
     estimate = found.get("estimate") or {}
     low, high = estimate.get("low"), estimate.get("high")
     return "N/A" if low is None or high is None else (high - low) / 3.92
+
+
+def _cut(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the answers that are cut, as a metric of its own, where it is more than a few of them."""
+    share = (found.get("unfinished") or 0) / max(1, found.get("n") or 0)
+    return {"cut,none": min(1.0, share), "cut_stderr,none": "N/A"} if result_of(name, found).cut else {}
 
 
 def _config(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,10 +238,9 @@ def markdown_block(
     """The block. `given` are the settings that the command line gave."""
     lines = [f"## Long-context evaluation of {scores['model']}", ""]
     lines += [_row(HEAD), "|---|---:|---|---:|---|"]
-    for task, found in scores["tasks"].items():
-        lines.append(
-            _row((f"`{task}`", _score(found), _interval(found), f"{found.get('n', 0):,}", _shape(found)))
-        )
+    results = {task: result_of(task, found) for task, found in scores["tasks"].items()}
+    for task, one in results.items():
+        lines.append(_row((f"`{task}`", _score(one), _interval(one.estimate), f"{one.n:,}", _shape(one))))
     for family, found in (scores.get("families") or {}).items():
         some = f"{found['sets']} of {found['of']} sets"
         lines.append(_row((f"**{family}**", _percent(found["average"]), "", some, "")))
@@ -252,33 +259,29 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _score(found: Mapping[str, Any]) -> str:
-    if found.get("perplexity") is not None:
-        return f"perplexity {found['perplexity']:.3f}"
-    return _percent(found.get("score"))
+def _score(one: Result) -> str:
+    if one.view == "perplexity" and one.estimate.mean is not None:
+        return f"perplexity {one.estimate.mean:.3f}"
+    return _percent(one.percent)
 
 
-def _interval(found: Mapping[str, Any]) -> str:
-    estimate = found.get("estimate") or {}
-    if estimate.get("low") is None or estimate.get("high") is None:
-        return "-"
-    return f"{100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}"
+def _interval(one: Mean) -> str:
+    if one.ends is None:
+        return one.no_interval or "-"
+    return f"{100 * one.ends[0]:.1f} to {100 * one.ends[1]:.1f}"
 
 
-def _shape(found: Mapping[str, Any]) -> str:
-    """The curve as a row of bars, with its gap; a grid by its worst cell."""
-    if found.get("spans"):
-        gap = "" if found.get("gap") is None else f", gap {found['gap']:.2f}"
-        return f"{level_bars(found['spans'])}{gap}"
-    if found.get("by_length"):
-        values = found["by_length"]
-        numbers = list(values.values()) if isinstance(values, Mapping) else list(values)
-        worst = found.get("worst") or {}
-        least = f", worst {worst['score']:.2f}" if isinstance(worst, Mapping) and "score" in worst else ""
-        return f"{level_bars(numbers)}{least}"
-    if found.get("values") and isinstance(found["values"], list):
-        return level_bars(found["values"])
-    return ""
+def _shape(one: Result) -> str:
+    """The main curve as a row of bars, with its gap; a grid by length, with its worst cell."""
+    curve = next((panel for panel in one.panels if isinstance(panel, Curve)), None)
+    if curve is None or curve.by == "tokens":
+        return ""
+    end = ""
+    if curve.by == "position" and one.gap is not None:
+        end = f", gap {one.gap:.2f}"
+    elif isinstance(one.panels[0], Grid) and one.panels[0].worst:
+        end = f", worst {one.panels[0].worst['score']:.2f}"
+    return f"{level_bars(curve.values)}{end}"
 
 
 def _notes(scores: Mapping[str, Any]) -> list[str]:
@@ -297,10 +300,13 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
     drawn = {str((found.get("estimate") or {}).get("drawn")) for found in scores["tasks"].values()}
     drawn -= {"None"}
     if drawn:
-        notes.append(f"Intervals: bootstrap over {'; '.join(sorted(drawn))}.")
+        notes.append(f"Intervals of 95% from {'; '.join(sorted(drawn))}.")
+    for task, found in scores["tasks"].items():
+        if cut := result_of(task, found).cut:
+            notes.append(f"{task}: {cut}.")
     counts = {
         what: sum(int(found.get(what) or 0) for found in scores["tasks"].values())
-        for what in ("nulls", "refused", "truncated", "duplicates", "dropped")
+        for what in ("nulls", "refused", "truncated", "duplicates", "dropped", "unfinished", "errors")
     }
     notes.append("Counts: " + ", ".join(f"{number} {what}" for what, number in counts.items()) + ".")
     compat = {task: found["compat"] for task, found in scores["tasks"].items() if found.get("compat")}

@@ -410,7 +410,7 @@ def _curve(scored: Sequence[Scored], span: int, positions: int, compat: Compat |
 
 
 def _estimate(scored: Sequence[Scored]) -> dict[str, Any]:
-    from lcx.evaluation.statistics.resampling import estimate_mean
+    from lcx.evaluation.statistics.intervals import estimate_mean
 
     contexts = [row.get("context") or (row["set_id"], row.get("length")) for row, _ in scored]
     return estimate_mean([value for _, value in scored], contexts).as_dict()
@@ -505,7 +505,7 @@ def _evidence(
     task: Task, rows: Sequence[Row], values: Sequence[float | None], contexts: Sequence[Hashable]
 ) -> dict[str, Any]:
     """The mean with its interval, and those of each group."""
-    from lcx.evaluation.statistics.resampling import estimate_mean, group_evidence
+    from lcx.evaluation.statistics.intervals import estimate_mean, group_evidence
 
     by = {}
     for field in task.groups:

@@ -49,16 +49,25 @@ Values = tuple[float | None, ...]
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its interval; None where nothing was scored, or there is too little to tell."""
+    """A mean with its interval; None where nothing was scored, or there is too little to tell.
+
+    `lacking` says what there was where that is too little for an interval: `3 contexts`.
+    """
 
     mean: float | None = None
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    lacking: str = ""
 
     @property
     def ends(self) -> Pair | None:
         return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def no_interval(self) -> str:
+        """`no interval: 3 contexts`, where there is a mean and too little for its interval."""
+        return f"no interval: {self.lacking}" if self.lacking and self.mean is not None else ""
 
     @property
     def half(self) -> float | None:
@@ -147,6 +156,10 @@ class Table:
 Panel = Curve | Grid | Bars | Histogram | Table
 
 
+CUT_SHARE = 0.05
+"""The part of a task's answers that may be cut before it stands beside the score."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What one model got in one task. `average` is the mean of the main panel's places, and `gap` best minus worst.
@@ -172,6 +185,10 @@ class Result:
     texts: int = 0
     percent: float | None = None
     """The score as published: in percent, where a task has one."""
+    lacking: str = ""
+    """What places and cells without an interval have: `2-5 rows`."""
+    most_tokens: int | None = None
+    """`max_new_tokens`, after which an answer is cut."""
 
     @property
     def curve(self) -> Curve:
@@ -190,6 +207,23 @@ class Result:
     def nulls(self) -> int:
         """Rows without an answer."""
         return self.counts.get("nulls", 0)
+
+    @property
+    def cut(self) -> str:
+        """`12 of 60 answers are cut at max_new_tokens=8`, where that is more than a few of them."""
+        cut = self.counts.get("unfinished", 0)
+        if cut <= CUT_SHARE * self.n:
+            return ""
+        limit = "" if self.most_tokens is None else f"={self.most_tokens}"
+        return f"{cut:,} of {max(self.n, cut):,} answers are cut at max_new_tokens{limit}"
+
+    @property
+    def cautions(self) -> list[str]:
+        """What to know before the score is read: answers that are cut, intervals that there are not."""
+        found = [self.cut, self.estimate.no_interval]
+        if self.lacking and self.lacking != self.estimate.lacking:
+            found.append(f"no interval where there are {self.lacking}")
+        return [words for words in found if words]
 
     @property
     def p(self) -> float | None:
@@ -216,6 +250,7 @@ def result_of(task: str, scores: Mapping[str, Any]) -> Result:
         view = "table" if "average" in scores else "other"
     panels = {"curve": _curve, "grid": _grid, "lengths": _lengths, "perplexity": _perplexity}
     made = panels[view](scores) if view in panels else ()
+    prompt = scores.get("prompt")
     return Result(
         task=task,
         view=view if view in VIEWS else "other",
@@ -233,6 +268,8 @@ def result_of(task: str, scores: Mapping[str, Any]) -> Result:
         positions=scores.get("positions"),
         texts=scores.get("texts") or 0,
         percent=scores.get("score"),
+        lacking=scores.get("lacking") or "",
+        most_tokens=prompt.get("max_new_tokens") if isinstance(prompt, Mapping) else None,
     )
 
 
@@ -256,7 +293,7 @@ def _estimate(scores: Mapping[str, Any]) -> Mean:
         mean = scores.get("perplexity")
     if mean is None and not found:
         found, mean = scores, scores.get("mean")
-    return Mean(mean, found.get("low"), found.get("high"), found.get("n"))
+    return Mean(mean, found.get("low"), found.get("high"), found.get("n"), found.get("lacking") or "")
 
 
 def _pair(value: Any) -> Pair | None:
@@ -360,4 +397,5 @@ def _groups(scores: Mapping[str, Any]) -> tuple[Panel, ...]:
 
 def _mean(found: Mapping[str, Any] | None) -> Mean:
     found = found or {}
-    return Mean(found.get("mean"), found.get("low"), found.get("high"), found.get("n"))
+    lacking = found.get("lacking") or ""
+    return Mean(found.get("mean"), found.get("low"), found.get("high"), found.get("n"), lacking)

@@ -154,8 +154,7 @@ class LongRewardEval(Calling):
         None, description="longreward: an unreadable rating of qa or summary counts 0.5, as published"
     )
     level: float = setting(0.95, gt=0, lt=1, description="share of the intervals that hold the true mean")
-    resamples: int = setting(10_000, ge=100, description="resamples of the bootstrap")
-    seed: int = setting(0, description="draws questions, samples and resamples")
+    seed: int = setting(0, description="draws questions and samples")
     batch: int = setting(64, ge=1, description="questions answered at a time", json_schema_extra=VOLATILE)
 
     @field_validator("tasks", "longbench", "qa", "summary", "short", mode="before")

@@ -20,7 +20,7 @@ from typing import Any
 
 from lcx.errors import UsageError
 from lcx.evaluation.statistics.grids import default_lengths, grid, grid_evidence, lengths_evidence
-from lcx.evaluation.statistics.resampling import group_evidence
+from lcx.evaluation.statistics.intervals import group_evidence
 from lcx.evaluation.task import LengthOptions, ProbeOptions, Scored, Source
 from lcx.evaluation.text_metrics import contains
 from lcx.records import Branch, Bundle, Document

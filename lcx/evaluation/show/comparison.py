@@ -84,7 +84,7 @@ def _title(title: str, rows: Sequence[Verdict], units: Sequence[str]) -> str:
 def _cells(one: Verdict) -> tuple[str, ...]:
     digits = 2 if one.unit == "score" else 1
     sees = "" if one.sees is None or one.verdict != "no evidence" else f" (±{one.sees:.{digits}f})"
-    ends = "too few"
+    ends = f"none: {one.lacking}" if one.lacking else "too few"
     if one.low is not None and one.high is not None:
         ends = f"{_change(one.low, digits)} to {_change(one.high, digits)}"
     return (
@@ -132,6 +132,10 @@ def _legend(found: Comparison) -> str:
         lines.append(
             "For N contexts only: with fewer than 20 contexts the items stand for themselves, and nothing is "
             "said about other contexts."
+        )
+    if any(one.lacking for one in found.verdicts):
+        lines.append(
+            "No interval, and no verdict, where there are fewer than six contexts (or items) to tell from."
         )
     if any(one.lower_is_better for one in found.verdicts):
         lines.append("Perplexity: lower is better; B - A is in percent of A's.")

@@ -244,7 +244,7 @@ def _mean(one: Mean | None, model: int) -> Cell:
     """A mean with its interval below it."""
     if one is None or one.mean is None:
         return _number("–", None, kind="num", of=model)
-    small = "" if one.ends is None else f"{one.low:.2f}–{one.high:.2f}"
+    small = one.no_interval if one.ends is None else f"{one.low:.2f}–{one.high:.2f}"
     return _number(f"{one.mean:.2f}", round(one.mean, 6), small, "num", model)
 
 
@@ -321,6 +321,7 @@ def _odd(results: Sequence[Result | None]) -> str:
         if any(counts):
             between = " → " if len(counts) == 2 else " / "
             parts.append(f"{word}: {between.join(str(count) for count in counts)}")
+    parts += dict.fromkeys(one.cut for one in results if one and one.cut)
     return "; ".join(parts) or "none"
 
 
@@ -396,7 +397,8 @@ def _parts(task: Mapping[str, Any], kind: str, labels: Sequence[str]) -> dict[st
     head = [Cell(name) for name in (PARTS.get(kind, kind), first, last, "change", "p", "verdict")]
     rows = []
     for n, part in enumerate(one for one in change["parts"] if one["kind"] == kind):
-        small = "" if part["low"] is None else f"{signed(part['low'])} to {signed(part['high'])}"
+        short = f"no interval: {part['lacking']}" if part.get("lacking") else ""
+        small = short if part["low"] is None else f"{signed(part['low'])} to {signed(part['high'])}"
         tone = {"better": "good", "worse": "bad"}.get(part["verdict"], "none")
         rows.append(
             [

@@ -273,6 +273,7 @@ def _change_of(one: Verdict) -> dict[str, Any]:
         "mean": one.difference / share,
         "low": None if one.low is None else one.low / share,
         "high": None if one.high is None else one.high / share,
+        **({"lacking": one.lacking} if one.lacking else {}),
         "p": one.p_holm,
         "verdict": one.verdict,
         "unit": one.unit,

@@ -30,8 +30,9 @@ LEVEL = 0.05
 """A gap or a change with less than this probability under chance alone is called one."""
 FALL = 0.05
 """By how much a score falls from the shortest contexts to the longest where they are said to be harder."""
-NOTHING, ALL = 0.1, 0.9
-"""Means below which almost nothing is right, and above which almost all is."""
+NOTHING, HALF, ALL = 0.1, 0.5, 0.9
+"""Means below which almost nothing is right, less than half is, and above which almost all is. Where less than half is
+right, that no place is worse than another is no good news: guesses are right as often everywhere."""
 
 
 def weak_stretch(spans: Sequence[float | None]) -> dict[str, Any] | None:
@@ -78,7 +79,18 @@ def loss_line(result: Result, who: str) -> Line:
     """Where one model loses information in one task, in a sentence."""
     tell = {"curve": _curve, "grid": _grid, "lengths": _lengths, "perplexity": _perplexity}
     line = tell.get(result.view, _plain)(result)
+    if result.cautions:
+        line |= {key: f"{line[key]} {_sentence(result.cautions)}" for key in ("text", "brief") if key in line}
+    if result.cut:
+        line |= {"tone": "flat" if line["tone"] == "good" else line["tone"], "cut": result.cut}
+    if result.average is not None and NOTHING <= result.average < HALF:
+        line |= {"poor": "yes"}
     return {**line, **{key: f"{who}: {line[key]}" for key in ("text", "brief") if key in line}}
+
+
+def _sentence(cautions: Sequence[str]) -> str:
+    said = "; ".join(cautions)
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _with(brief: str, why: str) -> Line:
@@ -284,7 +296,12 @@ def lost_line(losses: Sequence[tuple[str, Line]], who: str, *, before: Collectio
         said.append(f"no clear loss by place or length{' is left' if known else ''} ({', '.join(fine)})")
     if empty:
         said.append(f"almost nothing is found, wherever it stands ({', '.join(empty)})")
-    return {"tone": "loss" if parts else "good" if fine else "flat", "text": f"{who}: {'; '.join(said)}."}
+    cut = [name for name, line in losses if line.get("cut")]
+    if cut:
+        said.append(f"answers are cut, which says little of what is found ({', '.join(cut)})")
+    well = any(not (line.get("nothing") or line.get("poor") or line.get("cut")) for _, line in losses)
+    tone = "loss" if parts else "good" if fine and well and not cut else "flat"
+    return {"tone": tone, "text": f"{who}: {'; '.join(said)}."}
 
 
 SMALL = 0.005
@@ -330,7 +347,8 @@ def change_line(
         words = {key: f"{said} by a little" for key, said in words.items()}
         if before_after:
             words = {"good": "Training helped a little", "bad": "Training hurt a little"}
-    between = "" if low is None or high is None else f"95% interval {_range(low, high)}"
+    between = f"no interval: {change['lacking']}" if change.get("lacking") else ""
+    between = between if low is None or high is None else f"95% interval {_range(low, high)}"
     reading = f"; {change['reading']} (in points)" if change.get("reading") else ""
     moved = signed(mean)
     if change.get("a") is not None and change.get("b") is not None and change.get("unit") == "points":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -596,9 +597,28 @@ TEXTS: Mapping[str, Callable[..., str]] = {
 def task_text(task: str, results: Results, **options: Any) -> str:
     """One task's results for a terminal, by the view of the first. `options` are those of `Screen.of`."""
     show = TEXTS.get(view_of(results))
+    cautions = caution_lines({task: results}, **options)
     if show is None:
-        return "\n".join([task, *score_table(results, **options)])
-    return show(results, title=task, **options)
+        return "\n".join([task, *score_table(results, **options), *cautions])
+    return "\n".join([show(results, title=task, **options), *cautions])
+
+
+def caution_lines(tasks: Mapping[str, Results], **options: Any) -> list[str]:
+    """What to know before the scores of some tasks are read, each in a paragraph with those whom it concerns."""
+    whose: dict[str, list[str]] = {}
+    for task, results in tasks.items():
+        for model, one in results.items():
+            name = " ".join([task] * (len(tasks) > 1) + [model] * (len(results) > 1))
+            for words in one.cautions:
+                whose.setdefault(words, []).append(name)
+    lines = []
+    for words, names in whose.items():
+        said = ", ".join(filter(None, names))
+        text = f"{said}: {words}" if said else words
+        lines += textwrap.wrap(
+            text, Screen.of(**options).width, initial_indent="  ", subsequent_indent="    "
+        )
+    return ["", *lines] if lines else []
 
 
 def tasks_text(tasks: Mapping[str, Results], **options: Any) -> list[str]:
@@ -608,5 +628,6 @@ def tasks_text(tasks: Mapping[str, Results], **options: Any) -> list[str]:
     if len(suites) == 1:
         texts += [task_text(task, results, **options) for task, results in suites.items()]
     elif suites:
-        texts.append(suites_text(suites, title="suites", **options))
+        text = suites_text(suites, title="suites", **options)
+        texts.append("\n".join([text, *caution_lines(suites, **options)]))
     return texts

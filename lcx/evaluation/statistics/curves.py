@@ -16,14 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lcx.evaluation.statistics.resampling import (
-    Floats,
-    Table,
-    gap_test,
-    no_gap_test,
-    p_above,
-    permuted_means,
-)
+from lcx.evaluation.statistics.intervals import NOTHING, Floats, Table, cell_intervals
+from lcx.evaluation.statistics.permutation import gap_test, no_gap_test, p_above, permuted_means
 
 __all__ = ["Compat", "Curve", "curve_evidence", "span_curve", "u_contrast"]
 
@@ -131,7 +125,8 @@ def curve_evidence(
     | key | what it holds |
     |---|---|
     | `intervals` | [low, high] of each span's score, None where there is too little to tell |
-    | `estimate` | mean of the spans, low, high, n, contexts, and what was drawn again (`drawn`) |
+    | `lacking` | what spans without an interval have: `5 rows`; only where there are such |
+    | `estimate` | `Estimate.as_dict()` of the mean of the spans |
     | `gap_test` | gap, null_mean, null_high (95%), p, trials |
     | `u_shape` | coefficient (edges minus middle), p (that a flat curve has one as high), p_two_sided, low, high |
 
@@ -150,47 +145,41 @@ def curve_evidence(
     scores = [score for _, _, _, score in kept]
     table = Table.of([name for name, *_ in kept], cells, scores, len(curve.spans), weights)
     if not kept:
-        estimate = {"mean": None, "low": None, "high": None, "n": 0, "contexts": 0, "drawn": "contexts"}
         shape = dict.fromkeys(("coefficient", "p", "p_two_sided", "low", "high"))
         none = [None] * len(curve.spans)
-        return {"intervals": none, "estimate": estimate, "gap_test": no_gap_test(), "u_shape": shape}
+        return {
+            "intervals": none,
+            "estimate": NOTHING.as_dict(),
+            "gap_test": no_gap_test(),
+            "u_shape": shape,
+        }
 
-    known = np.flatnonzero(table.masses > 0)
-    found = table.resample(trials, seed)
+    known = table.known
     null = permuted_means(table, trials, np.random.default_rng([seed, 1]))[:, known]
-    ends = table.of_all(np.nanmean(found, axis=1), level, curve.average if table.bounded else None)
     last = max(positions or 0, 1 + max(position for _, position, _ in places))
     centres = [(cell * width + min((cell + 1) * width, last)) / 2 for cell in known.tolist()]
     return {
-        "intervals": table.intervals(found, level),
-        "estimate": {
-            "mean": curve.average,
-            "low": ends[0] if ends else None,
-            "high": ends[1] if ends else None,
-            "n": len(kept),
-            "contexts": table.contexts,
-            "drawn": table.drawn,
-        },
+        **cell_intervals(table.intervals(level)),
+        "estimate": table.average(level).as_dict(),
         "gap_test": gap_test(table.means[known], null) if len(known) > 1 else no_gap_test(curve.gap),
-        "u_shape": _u_shape(table, found[:, known], null, table.means[known], centres, level),
+        "u_shape": _u_shape(table, null, centres, level),
     }
 
 
-def _u_shape(
-    table: Table, found: Floats, null: Floats, means: Floats, centres: Sequence[float], level: float
-) -> dict[str, Any]:
-    """The U-shape coefficient of the means, its test by permuted scores, and its interval by resampled ones."""
+def _u_shape(table: Table, null: Floats, centres: Sequence[float], level: float) -> dict[str, Any]:
+    """The U-shape coefficient of the means, its test by permuted scores, and its interval."""
     if len(centres) < LEAST_SPANS:
         return dict.fromkeys(("coefficient", "p", "p_two_sided", "low", "high"))
     weights = u_contrast(centres)
-    value, dealt = float(means @ weights), null @ weights
+    value, dealt = float(table.means[table.known] @ weights), null @ weights
     up, down = p_above(value, dealt), p_above(-value, -dealt)
-    drawn = found @ weights
-    ends = table.of_all(drawn[~np.isnan(drawn)], level) if np.ptp(means) > 0 or np.ptp(drawn) > 0 else None
+    over = np.zeros(table.width)
+    over[table.known] = weights
+    ends = table.interval(over, level)
     return {
         "coefficient": value,
         "p": up,
         "p_two_sided": min(1.0, 2 * min(up, down)),
-        "low": ends[0] if ends else None,
-        "high": ends[1] if ends else None,
+        "low": ends.low,
+        "high": ends.high,
     }

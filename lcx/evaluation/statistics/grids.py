@@ -19,15 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lcx.evaluation.statistics.resampling import (
-    Floats,
-    Ints,
-    Table,
-    gap_test,
-    no_gap_test,
-    numbered,
-    permuted_means,
-)
+from lcx.evaluation.statistics.intervals import NOTHING, Floats, Ints, Table, cell_intervals, numbered
+from lcx.evaluation.statistics.permutation import gap_test, no_gap_test, permuted_means
 
 __all__ = ["band", "default_lengths", "depth_points", "grid", "grid_evidence", "lengths_evidence"]
 
@@ -113,19 +106,17 @@ def grid_evidence(
     """Evidence on the grid of `(length, depth, context, score)` rows; a score of None does not count.
 
     `intervals[i][j]` is [low, high] of the cell at the i-th length and j-th depth (those of `grid`), None where
-    there is too little to tell; `estimate` is the mean of the cells with its interval. `gap_test` is of best minus
-    worst cell where neither length nor depth matters; `depth_test` of best minus worst depth, each the mean over
-    lengths, where depth does not.
+    there is too little to tell, and then `lacking` says what such cells have; `estimate` is the mean of the cells.
+    `gap_test` is of best minus worst cell where neither length nor depth matters; `depth_test` of best minus worst
+    depth, each the mean over lengths, where depth does not.
     """
     xs = sorted({row[0] for row in rows} | set(lengths))
     ys = sorted({row[1] for row in rows} | set(depths))
     kept = [(x, y, context, score) for x, y, context, score in rows if score is not None]
     if not kept:
-        none = {"mean": None, "low": None, "high": None, "n": 0, "contexts": 0, "drawn": "contexts"}
-        empty = [[None] * len(ys) for _ in xs]
         return {
-            "intervals": empty,
-            "estimate": none,
+            "intervals": [[None] * len(ys) for _ in xs],
+            "estimate": NOTHING.as_dict(),
             "gap_test": no_gap_test(),
             "depth_test": no_gap_test(),
         }
@@ -133,28 +124,17 @@ def grid_evidence(
     line = {x: i for i, x in enumerate(xs)}
     cells = [line[x] * len(ys) + column[y] for x, y, _, _ in kept]
     names = [(x, context) for x, _, context, _ in kept]  # a context has one length
-    plain = Table.of(names, cells, [score for *_, score in kept], len(xs) * len(ys))
-    table = Table(
-        plain.units, plain.cells, plain.scores, plain.weights, plain.contexts, plain.width, _lengths_of(names)
-    )
-    known = np.flatnonzero(table.masses > 0)
-    found = table.resample(trials, seed)
-    average = float(table.means[known].mean())
-    ends = table.of_all(np.nanmean(found, axis=1), level, average if table.bounded else None)
-    intervals = table.intervals(found, level)
-    estimate = {
-        "mean": average,
-        "low": ends[0] if ends else None,
-        "high": ends[1] if ends else None,
-        "n": len(kept),
-        "contexts": table.contexts,
-        "drawn": table.drawn,
-    }
+    table = Table.of(names, cells, [score for *_, score in kept], len(xs) * len(ys))
+    found = cell_intervals(table.intervals(level))
+    intervals = found.pop("intervals")
     return {
         "intervals": [intervals[i * len(ys) : (i + 1) * len(ys)] for i in range(len(xs))],
-        "estimate": estimate,
-        "gap_test": _gap_test(table, known, trials, np.random.default_rng([seed, 1])),
-        "depth_test": _depth_test(table, len(xs), trials, np.random.default_rng([seed, 2])),
+        **found,
+        "estimate": table.average(level).as_dict(),
+        "gap_test": _gap_test(table, trials, np.random.default_rng([seed, 1])),
+        "depth_test": _depth_test(
+            table, _lengths_of(names), len(xs), trials, np.random.default_rng([seed, 2])
+        ),
     }
 
 
@@ -169,8 +149,9 @@ def lengths_evidence(
     rows: a grid of one depth.
     """
     found = grid_evidence([(x, 0.0, c, s) for x, c, s in rows], level=level, trials=trials, seed=seed)
-    intervals = [pair for line in found["intervals"] for pair in line]
-    return {"intervals": intervals, "estimate": found["estimate"], "gap_test": found["gap_test"]}
+    found["intervals"] = [pair for line in found["intervals"] for pair in line]
+    del found["depth_test"]
+    return found
 
 
 def _lengths_of(names: Sequence[tuple[int, Hashable]]) -> Ints:
@@ -179,8 +160,9 @@ def _lengths_of(names: Sequence[tuple[int, Hashable]]) -> Ints:
     return numbers
 
 
-def _gap_test(table: Table, known: Ints, trials: int, rng: np.random.Generator) -> dict[str, Any]:
+def _gap_test(table: Table, trials: int, rng: np.random.Generator) -> dict[str, Any]:
     """Best minus worst cell, against contexts and scores dealt anew."""
+    known = table.known
     if len(known) < 2:
         return no_gap_test(0.0)
     rows = np.argsort(table.units, kind="stable")
@@ -209,11 +191,13 @@ def _sums(scores: Floats, cells: Ints, width: int) -> Floats:
     return found
 
 
-def _depth_test(table: Table, lengths: int, trials: int, rng: np.random.Generator) -> dict[str, Any]:
+def _depth_test(
+    table: Table, length_of: Ints, lengths: int, trials: int, rng: np.random.Generator
+) -> dict[str, Any]:
     """Best minus worst depth, against scores dealt anew inside contexts, or lengths where contexts have one each."""
-    if table.contexts == len(table.units) and table.strata is not None:
-        units, count = table.strata[table.units], int(table.strata.max()) + 1
-        table = Table(units, table.cells, table.scores, table.weights, count, table.width)
+    if table.contexts == len(table.units):
+        units, count = length_of[table.units], int(length_of.max()) + 1
+        table = Table(units, table.cells, table.scores, table.weights, count, table.width, True)
 
     def by_depth(means: Floats) -> Floats:
         shaped = means.reshape(*means.shape[:-1], lengths, -1)

@@ -1,26 +1,32 @@
-"""Intervals of means: exact ones of shares, percentiles of resamples, and bootstrap intervals by context.
+"""Rows by context and cell, means of cells, and intervals of every number that is a sum of such means.
 
-A bootstrap of few units is too narrow twice over: the resamples vary by the divisor n where n − 1 would be fair,
-and a normal tail stands where Student's belongs. Taking percentiles further out mends both: the share cut off is
-Φ(−√(n / (n − strata)) · t), with t of n − strata degrees of freedom; among many units it is the usual one.
+Answers about one context are alike, so what counts is how many contexts there are, not how many answers. Which of
+both an interval is drawn from is decided once for a whole table:
 
-Answers about one context are alike, so the unit that `mean_interval` draws again is the context, not the answer:
+| contexts | rows in each (median) | an interval comes from | `drawn` |
+|---|---|---|---|
+| at least 20 | any | differences between contexts | `contexts` |
+| fewer | at least 8 | differences between rows inside them: it holds for these contexts only | `rows of N contexts` |
+| fewer | fewer | differences between contexts | `contexts` |
 
-| contexts | what is drawn again | `unit` |
-|---|---|---|
-| at least 20, or with few rows each | whole contexts | `contexts` |
-| fewer, each with at least 8 rows | rows inside each: it holds for these contexts only | `rows of N contexts` |
-| one | its rows, likewise | `rows of 1 context` |
-| none given | rows | `rows` |
+Fewer than 6 of these units under a number say too little: it has no interval, and `lacking` says what there was.
+
+The variance is that of a sum over independent units (HC2: each unit's deviation is enlarged for having drawn its own
+mean towards itself), with Student's t where it is estimated, and of a row of 0 or 1 the variance follows from the mean.
+A share's interval is Wilson's of as many independent rows as would vary as much, so it never leaves 0 to 1, and is none
+too narrow where all or nearly all answers are right. tests/evaluation/statistics/test_coverage.py simulates what it
+promises.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any, Literal
+from functools import cached_property
+from statistics import NormalDist, median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,208 +34,332 @@ from numpy.typing import NDArray
 __all__ = [
     "LEAST_CONTEXTS",
     "LEAST_ROWS",
+    "LEAST_UNITS",
+    "Ends",
     "Estimate",
-    "bootstrap",
-    "exact",
-    "interval",
-    "mean_interval",
+    "Floats",
+    "Ints",
+    "Table",
+    "cell_intervals",
+    "estimate_mean",
+    "group_evidence",
+    "numbered",
+    "rows_stand",
+    "share_interval",
     "student_quantile",
 ]
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+LEAST_CONTEXTS = 20
+"""With fewer contexts than these, they say little about others: rows inside them vary where there are enough."""
+LEAST_ROWS = 8
+"""Rows that a context has, by the median, where rows stand for themselves."""
+LEAST_UNITS = 6
+"""Contexts or rows under a number below which their differences say next to nothing."""
+MOST_ALIKE = 3.0
+"""As how many independent rows one may count: of contexts always right or never it would be infinitely many."""
 
 
-def student_quantile(share: float, freedom: int) -> float:
+def student_quantile(share: float, freedom: float) -> float:
     """The value that Student's t with so many degrees of freedom stays below with probability `share`."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))
 
 
-def exact(ones: int, units: int, level: float) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a share: the shares that would give so few, or so many, ones often enough."""
-    from scipy.special import betaincinv
-
-    tail = (1 - level) / 2
-    low = 0.0 if ones == 0 else float(betaincinv(ones, units - ones + 1, tail))
-    high = 1.0 if ones == units else float(betaincinv(ones + 1, units - ones, 1 - tail))
-    return low, high
+def share_interval(share: float, rows: float, reach: float) -> tuple[float, float]:
+    """Wilson's interval of a share of so many independent rows; `reach` in standard deviations (1.96 for 95%)."""
+    square = reach * reach
+    middle = (share + square / (2 * rows)) / (1 + square / rows)
+    half = reach * math.sqrt(share * (1 - share) / rows + square / (4 * rows * rows)) / (1 + square / rows)
+    return (0.0 if share <= 0 else middle - half), (1.0 if share >= 1 else middle + half)
 
 
-def interval(
-    found: NDArray[Any],
-    level: float,
-    units: int,
-    strata: int = 1,
-    *,
-    at: float | None = None,
-    rows: int | None = None,
-) -> tuple[float, float] | None:
-    """The interval of `level` from resampled values of a mean of `units` drawn inside `strata`; None for too few.
-
-    `at` is the mean of scores that lie between 0 and 1: where it is 0 or 1 all of them are equal, resamples tell
-    nothing, and the interval is the exact one of so many `rows` (default: units). That takes rows for independent,
-    as nothing shows how alike those of a context are.
-    """
-    freedom = units - strata
-    if freedom < 1:
-        return None
-    if at is not None and (at <= 0 or at >= 1):
-        count = units if rows is None else rows
-        return exact(count if at >= 1 else 0, count, level)
-    tail = (1 - level) / 2
-    wide = math.sqrt(units / freedom) * student_quantile(1 - tail, freedom)
-    share = NormalDist().cdf(-wide)
-    low, high = np.nanquantile(found, [share, 1 - share])
-    return None if math.isnan(low) else (float(low), float(high))
+def numbered(names: Sequence[Hashable]) -> tuple[Ints, int]:
+    """Names as numbers in order of first appearance, and how many there are."""
+    known: dict[Hashable, int] = {}
+    found = np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int64)
+    return found, len(known)
 
 
-LEAST_CONTEXTS = 20
-"""With fewer contexts than these, drawing contexts says little about others: rows are drawn where there are enough."""
-LEAST_ROWS = 8
-"""Rows that every context must have for its rows to be drawn in place of it: with fewer, they vary too little."""
-RESAMPLES = 10_000
-BLOCK = 1 << 22
-"""Drawn numbers held in memory at a time."""
+def rows_stand(contexts: Sequence[Hashable]) -> bool:
+    """Whether rows of these contexts stand for themselves: there are few contexts, with several rows in each."""
+    sizes = list(Counter(contexts).values())
+    return 0 < len(sizes) < LEAST_CONTEXTS and (len(sizes) == 1 or median(sizes) >= LEAST_ROWS)
 
-Method = Literal["bca", "percentile"]
+
+@dataclass(frozen=True)
+class Ends:
+    """Both ends of an interval; None where there is none, and then `lacking` says what it would be drawn from."""
+
+    low: float | None = None
+    high: float | None = None
+    lacking: str = ""
+
+    @property
+    def pair(self) -> list[float] | None:
+        return None if self.low is None or self.high is None else [self.low, self.high]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval. `low` and `high` are None where there is too little to tell; `n` counts rows."""
+    """A mean with its interval. `low` and `high` are None where there is too little to tell; `n` counts rows.
+
+    `drawn` says which units the interval is drawn from, `lacking` what there was where they do not suffice.
+    """
 
     mean: float | None
     low: float | None
     high: float | None
     n: int
     contexts: int
-    unit: str
+    drawn: str
+    lacking: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "mean": self.mean,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-            "contexts": self.contexts,
-            "drawn": self.unit,
-        }
+        """The fields as JSON holds them; `lacking` only where there is no interval."""
+        found = dict(vars(self))
+        return found if self.lacking else {key: found[key] for key in found if key != "lacking"}
 
 
-def mean_interval(
-    values: Sequence[float | None],
-    contexts: Sequence[Hashable] | None = None,
+NOTHING = Estimate(None, None, None, 0, 0, "contexts")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by context and cell. A cell's mean is Σ w·s / Σ w over its rows.
+
+    `inside` says whether rows inside contexts stand for themselves, in place of whole contexts (`rows_stand`).
+    """
+
+    units: Ints
+    cells: Ints
+    scores: Floats
+    weights: Floats
+    contexts: int
+    width: int
+    inside: bool
+
+    @classmethod
+    def of(
+        cls,
+        units: Sequence[Hashable],
+        cells: Sequence[int],
+        scores: Sequence[float],
+        width: int,
+        weights: Sequence[float] | Floats | None = None,
+        inside: bool | None = None,
+    ) -> Table:
+        """A table of rows: their contexts by name, cells from 0 to `width` - 1, scores and weights (default: 1).
+
+        `inside` is for rows that are a part of a larger table, which decides for all its parts.
+        Raises ValueError for a score that is NaN or infinite: every mean and test would silently become one.
+        """
+        known, count = numbered(units)
+        if not np.all(np.isfinite(np.asarray(scores, dtype=float))):
+            raise ValueError("a score is NaN or infinite: rows that cannot be scored are left out")
+        mass = np.ones(len(known)) if weights is None else np.asarray(weights, dtype=float)
+        places = np.asarray(cells, dtype=np.int64)
+        rows = rows_stand(units) if inside is None else inside
+        return cls(known, places, np.asarray(scores, dtype=float), mass, count, width, rows)
+
+    @cached_property
+    def masses(self) -> Floats:
+        """Σ w of each cell."""
+        return np.bincount(self.cells, self.weights, self.width).astype(float)
+
+    @cached_property
+    def means(self) -> Floats:
+        """The mean of each cell; NaN where it has no row."""
+        with np.errstate(invalid="ignore"):
+            return np.bincount(self.cells, self.weights * self.scores, self.width) / self.masses
+
+    @cached_property
+    def known(self) -> Ints:
+        """The cells that have rows."""
+        return np.flatnonzero(self.masses > 0)
+
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether all scores lie between 0 and 1."""
+        return bool(len(self.scores)) and bool(self.scores.min() >= 0 and self.scores.max() <= 1)
+
+    @cached_property
+    def binary(self) -> bool:
+        """Whether all scores are 0 or 1."""
+        return bool(np.all((self.scores == 0) | (self.scores == 1)))
+
+    @property
+    def drawn(self) -> str:
+        """What an interval is drawn from, in words, as `Estimate.drawn`."""
+        return f"rows of {_several(self.contexts, 'context')}" if self.inside else "contexts"
+
+    @cached_property
+    def _order(self) -> tuple[Ints, Ints]:
+        """Rows sorted by cell, and where each cell begins among them."""
+        order = np.argsort(self.cells, kind="stable")
+        return order, np.searchsorted(self.cells[order], np.arange(self.width + 1))
+
+    def _rows_of(self, over: Floats) -> Ints:
+        order, starts = self._order
+        used = np.flatnonzero(over)
+        return order[starts[used[0]] : starts[used[0] + 1]] if len(used) == 1 else order
+
+    def intervals(self, level: float) -> list[Ends]:
+        """The interval of each cell."""
+        one = np.eye(self.width)
+        return [self.interval(one[cell], level) for cell in range(self.width)]
+
+    def average(self, level: float) -> Estimate:
+        """The mean of the cells that have rows, each of the same weight."""
+        if not len(self.known):
+            return NOTHING
+        over = np.bincount(self.known, minlength=self.width) / len(self.known)
+        ends = self.interval(over, level)
+        mean = float(self.means[self.known].mean())
+        return Estimate(mean, ends.low, ends.high, len(self.units), self.contexts, self.drawn, ends.lacking)
+
+    def interval(self, over: Floats, level: float, *, share: bool = True, room: float = 0.0) -> Ends:
+        """The interval of Σ `over` · means: a share's where scores are of 0 to 1 and `over` weighs cells for a mean.
+
+        `room` is the square of a move that one more row could have made: differences most of which are 0 would else
+        vary too little.
+        """
+        rows = self._rows_of(over)
+        units, cells, scores = self.units[rows], self.cells[rows], self.scores[rows]
+        mass = np.where(self.masses > 0, self.masses, 1.0)
+        pulls = over[cells] * self.weights[rows] / mass[cells]
+        units, cells, scores, pulls = (part[pulls != 0] for part in (units, cells, scores, pulls))
+        counted = len(np.unique(units))
+        alone = counted == len(units)  # one row a context: rows are the contexts
+        what = "row" if self.inside else "context"
+        count = len(units) if self.inside else counted
+        if count < LEAST_UNITS:
+            return Ends(lacking=_several(count, what))
+        value = float(pulls @ scores)
+        size = float(np.abs(pulls).sum() ** 2 / (pulls @ pulls))  # so many rows of equal weight
+        if self.inside or alone:
+            variance, freedom = _among_rows(units * self.width + cells, (cells, units), scores, pulls)
+        else:
+            variance, freedom = _among_contexts(units, cells, self.width, scores, pulls)
+        tail = (1 + level) / 2
+        reach = normal = NormalDist().inv_cdf(tail)
+        if not (self.binary and (self.inside or alone)):
+            reach = student_quantile(tail, max(1.0, freedom))
+        if share and self.bounded and bool(np.all(over >= 0)):
+            value = min(1.0, max(0.0, value))
+            alike = value * (1 - value)
+            if alike < 1e-12:
+                return Ends(*share_interval(float(round(value)), size, normal))
+            as_rows = alike / variance * (normal / reach) ** 2 if variance > 0 else math.inf
+            if self.binary or variance == 0:
+                as_rows = min(as_rows, MOST_ALIKE * size)
+            return Ends(*share_interval(value, as_rows, normal))
+        half = reach * math.sqrt(variance + room / size**2)
+        if half == 0:
+            return Ends(lacking=f"{_several(count, what)}, all alike")
+        return Ends(value - half, value + half)
+
+
+def cell_intervals(found: Sequence[Ends]) -> dict[str, Any]:
+    """`intervals` of cells in their order, and, where some have none, what these are `lacking`: `2-5 rows`."""
+    short = [one.lacking for one in found if one.lacking and not one.lacking.startswith("0 ")]
+    words = sorted(set(short), key=lambda text: (len(text), text))
+    lacking = words[0] if len(words) == 1 else f"{words[0].split()[0]}-{words[-1]}" if words else ""
+    return {"intervals": [one.pair for one in found], **({"lacking": lacking} if lacking else {})}
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _among_rows(blocks: Ints, coarser: Sequence[Ints], scores: Floats, pulls: Floats) -> tuple[float, float]:
+    """The variance of Σ pulls · scores from rows around the mean of their block, and its degrees of freedom.
+
+    Where most blocks have a single row, rows stand around the means of the `coarser` groups: that counts differences
+    between blocks as noise, and makes no interval too narrow.
+    """
+    size = len(scores)
+    for groups in (blocks, *coarser, np.zeros(size, dtype=np.int64)):
+        _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        if 2 * len(counts) <= size:
+            break
+    off = scores - (np.bincount(place, scores) / counts)[place]
+    of = counts[place]
+    enlarged = np.where(of > 1, of / np.maximum(of - 1, 1), 0.0)
+    return float((pulls * pulls * off * off * enlarged).sum()), float(size - len(counts))
+
+
+def _among_contexts(
+    units: Ints, cells: Ints, width: int, scores: Floats, pulls: Floats
+) -> tuple[float, float]:
+    """The variance of Σ pulls · scores from sums over contexts, and its degrees of freedom.
+
+    Scores stand around the mean of their cell; around that of all where cells have a context each.
+    """
+    strength = np.abs(pulls)
+    for around in (cells, np.zeros(len(cells), dtype=np.int64)):
+        mean = np.bincount(around, strength * scores) / np.maximum(np.bincount(around, strength), 1e-300)
+        place, block = np.unique(units * width + around, return_inverse=True)
+        unit, cell = place // width, place % width
+        mass = np.bincount(block, strength)
+        held = mass / np.bincount(cell, mass)[cell]  # the part of a cell that is this context's own
+        off = np.bincount(block, pulls * (scores - mean[around]))
+        free = held < 1 - 1e-9
+        off = np.where(free, off / np.sqrt(np.where(free, 1 - held, 1.0)), 0.0)
+        sums, masses = np.bincount(unit, off), np.bincount(unit, mass)
+        parts = np.bincount(unit, mass * held)
+        freedom = float((1 - parts[masses > 0] / masses[masses > 0]).sum())
+        if freedom >= LEAST_UNITS - 1.5:
+            break
+    return float(sums @ sums), freedom
+
+
+def estimate_mean(
+    scores: Sequence[float | None],
+    contexts: Sequence[Hashable],
     *,
     weights: Sequence[float] | None = None,
     level: float = 0.95,
-    resamples: int = RESAMPLES,
-    method: Method = "bca",
-    seed: int = 0,
+    scale: tuple[float, float] | None = (0.0, 1.0),
 ) -> Estimate:
-    """The mean of the values that are not None, and the interval that holds it with probability `level`.
+    """The mean of the scores that are not None, with its interval. `scale` is from where to where scores can go.
 
-    With `weights` it is Σ w·v / Σ w, which is also how a share of counted things is given (v = part / whole,
-    w = whole). `contexts` names the context of each value. Where all values are equal the interval is that value:
-    the bootstrap knows nothing of what it has not seen.
+    With `weights` it is Σ w·s / Σ w, which is also how a share of counted things is given (s = part / whole,
+    w = whole); rows of weight 0 do not count.
     """
-    if weights is not None and len(weights) != len(values):
-        raise ValueError(f"{len(weights)} weights for {len(values)} values")
-    if contexts is not None and len(contexts) != len(values):
-        raise ValueError(f"{len(contexts)} contexts for {len(values)} values")
-    kept = [i for i, value in enumerate(values) if value is not None and (weights is None or weights[i] > 0)]
-    mass = np.array([1.0 if weights is None else weights[i] for i in kept], dtype=float)
-    parts = mass * np.array([values[i] for i in kept], dtype=float)
-    names = (
-        {}
-        if contexts is None
-        else {name: k for k, name in enumerate(dict.fromkeys(contexts[i] for i in kept))}
-    )
-    groups = (
-        np.arange(len(kept)) if contexts is None else np.array([names[contexts[i]] for i in kept], dtype=int)
-    )
-    count = int(groups.max()) + 1 if len(kept) else 0
+    mass = [1.0] * len(scores) if weights is None else list(weights)
+    kept = [
+        (context, score, weight)
+        for context, score, weight in zip(contexts, scores, mass, strict=True)
+        if score is not None and weight > 0
+    ]
     if not kept:
-        return Estimate(None, None, None, 0, 0, "rows" if contexts is None else "contexts")
-    mean = float(parts.sum() / mass.sum())
-    sizes = np.bincount(groups, minlength=count)
-    several = contexts is not None and len(kept) > count
-    inside = several and (count == 1 or (count < LEAST_CONTEXTS and int(sizes.min()) >= LEAST_ROWS))
-    if inside:
-        found = _stratified(parts, mass, groups, count, resamples, seed)
-        low, high = _percentile(found, level)
-        unit = f"rows of {count} context{'s' * (count > 1)}"
-        return Estimate(mean, low, high, len(kept), count, unit)
-    unit = "rows" if contexts is None else "contexts"
-    if count < 2:
-        return Estimate(mean, None, None, len(kept), count, unit)
-    sums = np.bincount(groups, parts, count).astype(float)
-    masses = np.bincount(groups, mass, count).astype(float)
-    low, high = bootstrap(sums, masses, level=level, resamples=resamples, method=method, seed=seed)
-    return Estimate(mean, low, high, len(kept), count, unit)
+        return NOTHING
+    names, values, of = zip(*kept, strict=True)
+    low, high = scale or (0.0, 1.0)
+    table = Table.of(names, [0] * len(kept), [(value - low) / (high - low) for value in values], 1, of)
+    ends = table.interval(np.ones(1), level, share=scale is not None)
+    first, last = (None if end is None else low + end * (high - low) for end in (ends.low, ends.high))
+    mean = low + float(table.means[0]) * (high - low)
+    return Estimate(mean, first, last, len(kept), table.contexts, table.drawn, ends.lacking)
 
 
-def bootstrap(
-    sums: Floats,
-    masses: Floats,
-    *,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    method: Method = "bca",
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The interval of Σ sums / Σ masses when units (at least two) are drawn with replacement."""
-    found = np.empty(resamples)
-    rng = np.random.default_rng(seed)
-    block = max(1, BLOCK // len(sums))
-    for start in range(0, resamples, block):
-        drawn = rng.integers(len(sums), size=(min(block, resamples - start), len(sums)))
-        found[start : start + block] = sums[drawn].sum(1) / masses[drawn].sum(1)
-    if method == "percentile":
-        return _percentile(found, level)
-    return _bca(found, sums, masses, level)
+def group_evidence(
+    rows: Sequence[tuple[Hashable, Hashable, float | None]], *, level: float = 0.95
+) -> dict[Any, dict[str, Any]]:
+    """`Estimate.as_dict()` of every group of `(group, context, score)` rows, in order of first appearance.
 
-
-def _percentile(found: Floats, level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _bca(found: Floats, sums: Floats, masses: Floats, level: float) -> tuple[float, float]:
-    """Efron's bias-corrected and accelerated interval; the acceleration is from the jackknife over units."""
-    mean = sums.sum() / masses.sum()
-    slack = 1e-12 * max(1.0, float(np.abs(found).max()))  # equal but for rounding
-    below = float(np.mean(found < mean - slack) + np.mean(np.abs(found - mean) <= slack) / 2)
-    if not 0 < below < 1 or float(np.ptp(found)) <= slack:
-        return _percentile(found, level)
-    left = (sums.sum() - sums) / (masses.sum() - masses)
-    pull = left.mean() - left
-    spread = float((pull**2).sum())
-    bend = float((pull**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
-    normal = NormalDist()
-    shift = normal.inv_cdf(below)
-    ends = []
-    for tail in ((1 - level) / 2, (1 + level) / 2):
-        z = shift + normal.inv_cdf(tail)
-        slope = 1 - bend * z
-        # Beyond a bend of 1/z the correction has no meaning: the interval then ends with the sample.
-        ends.append(normal.cdf(shift + z / slope) if slope > 0 else float(z > 0))
-    low, high = np.quantile(found, ends)
-    return float(low), float(high)
-
-
-def _stratified(
-    parts: Floats, mass: Floats, groups: NDArray[Any], count: int, resamples: int, seed: int
-) -> Floats:
-    """Means of resamples in which every group keeps its number of rows."""
-    rng = np.random.default_rng(seed)
-    sums, masses = np.zeros(resamples), np.zeros(resamples)
-    for group in range(count):
-        rows = np.flatnonzero(groups == group)
-        block = max(1, BLOCK // len(rows))
-        for start in range(0, resamples, block):
-            drawn = rows[rng.integers(len(rows), size=(min(block, resamples - start), len(rows)))]
-            sums[start : start + block] += parts[drawn].sum(1)
-            masses[start : start + block] += mass[drawn].sum(1)
-    return sums / masses
+    A score of None does not count. Each group decides for itself whether it has enough contexts.
+    """
+    found: dict[Hashable, list[tuple[Hashable, float | None]]] = defaultdict(list)
+    for group, context, score in rows:
+        found[group].append((context, score))
+    return {
+        group: estimate_mean(
+            [score for _, score in of], [context for context, _ in of], level=level
+        ).as_dict()
+        for group, of in found.items()
+    }

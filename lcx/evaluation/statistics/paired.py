@@ -1,21 +1,21 @@
 """Paired differences of two models on the same items: their mean, its interval, and a sign-flip test.
 
 If neither model is better, an item's two scores could as well have been the other way round: the sign of each
-difference is a coin toss. Answers about one context are alike, so where there are at least 20 contexts it is the
-summed difference of a whole context whose sign is tossed, and contexts are drawn again for the interval. With
-fewer, items stand for themselves, and the finding is about these contexts only (`drawn` says which).
+difference is a coin toss. Answers about one context are alike, so it is the summed difference of a whole context whose
+sign is tossed, unless there are few contexts with several items each, where items stand for themselves, and the finding
+is about these contexts only. `intervals` has the rule, and the interval comes from the same units (`drawn`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
-from lcx.evaluation.statistics.intervals import LEAST_CONTEXTS, LEAST_ROWS, exact, interval
-from lcx.evaluation.statistics.resampling import SLACK, Floats, Table, numbered
+from lcx.evaluation.statistics.intervals import LEAST_UNITS, Ends, Floats, Table, share_interval
+from lcx.evaluation.statistics.permutation import SLACK
 
 __all__ = ["PairedDifference", "holm", "paired_difference", "sign_flips"]
 
@@ -27,7 +27,8 @@ BLOCK = 1 << 22
 class PairedDifference:
     """The weighted mean of paired differences. `low`, `high` are None where there is too little to tell.
 
-    `p` is two-sided; `n` counts items, `moved` those whose scores differ.
+    `p` is two-sided; `n` counts items, `moved` those whose scores differ; `lacking` says what there was where it was
+    too little.
     """
 
     mean: float
@@ -38,6 +39,7 @@ class PairedDifference:
     moved: int
     contexts: int
     drawn: str
+    lacking: str = ""
 
     @property
     def conditional(self) -> bool:
@@ -53,43 +55,43 @@ def paired_difference(
     level: float = 0.95,
     trials: int = 9999,
     seed: int = 0,
-    bounded: bool = True,
+    most: float | None = 1.0,
+    inside: bool | None = None,
 ) -> PairedDifference:
     """Test and interval of Σ w·d / Σ w over items, of which `contexts` names the contexts.
 
-    `bounded` says that scores lie between 0 and 1: where all items moved alike, or none did, the interval then
-    reaches as far as so many equal items allow. Raises ValueError without items.
+    `most` is how far a score can move, if that is known: where all items moved alike, or none did, the interval then
+    reaches as far as so many equal items allow. `inside` is as in `Table.of`. Raises ValueError without items.
     """
     if not len(differences):
         raise ValueError("there is no pair to compare")
-    moves = np.asarray(differences, dtype=float)
-    mass = np.ones(len(moves)) if weights is None else np.asarray(weights, dtype=float)
-    units, count = numbered(contexts)
-    few = count < LEAST_CONTEXTS and count < len(moves)
+    table = Table.of(contexts, [0] * len(differences), differences, 1, weights, inside)
+    moves, mass = table.scores, table.weights
     pulls = mass * moves / mass.sum()
-    tossed = pulls if few else np.bincount(units, pulls, count).astype(float)
+    tossed = pulls if table.inside else np.bincount(table.units, pulls, table.contexts).astype(float)
     mean = float(pulls.sum())
     p = _p_two_sided(mean, tossed, trials, np.random.default_rng([seed, 2]))
-    drawn = f"rows of {count} context{'s' * (count > 1)}" if few else "contexts"
-    ends: tuple[float, float] | None
-    if np.ptp(moves) == 0 and (len(moves) > 1 or not moves[0]):
-        ends = _of_equals(float(moves[0]), len(moves), level) if bounded else None
-    else:
-        if few and min(Counter(units.tolist()).values()) < LEAST_ROWS:
-            units, count = np.zeros_like(units), 1  # too few rows in each to draw them there: all together
-        table = Table(units, np.zeros_like(units), moves, mass, count, 1)
-        found = table.resample(min(trials, 2000), seed)[:, 0]
-        ends = interval(found, level, *((len(moves), count) if few else (count, 1)))
-    low, high = ends or (None, None)
+    alike = np.ptp(moves) == 0
+    ends = table.interval(np.ones(1), level, share=False, room=(most or 0.0) ** 2)
+    if alike and most and len(tossed) >= LEAST_UNITS:
+        ends = Ends(*_of_equals(float(moves[0]), most, len(moves), level))
     return PairedDifference(
-        mean, low, high, p, len(moves), int(np.sum(moves != 0)), len(set(contexts)), drawn
+        mean,
+        ends.low,
+        ends.high,
+        p,
+        len(moves),
+        int(np.sum(moves != 0)),
+        table.contexts,
+        table.drawn,
+        ends.lacking,
     )
 
 
-def _of_equals(move: float, count: int, level: float) -> tuple[float, float]:
-    """The interval where every item moved alike: resamples do not vary, but the items not seen may do anything."""
-    seen = exact(count, count, level)[0]
-    return max(-1.0, seen * move - (1 - seen)), min(1.0, seen * move + (1 - seen))
+def _of_equals(move: float, most: float, count: int, level: float) -> tuple[float, float]:
+    """The interval where every item moved alike: these do not vary, but the items not seen may do anything."""
+    seen = share_interval(1.0, count, NormalDist().inv_cdf((1 + level) / 2))[0]
+    return max(-most, seen * move - (1 - seen) * most), min(most, seen * move + (1 - seen) * most)
 
 
 def _p_two_sided(mean: float, values: Floats, trials: int, rng: np.random.Generator) -> float:

@@ -24,7 +24,7 @@ from lcx.context import Context
 from lcx.data.files import strict_rows
 from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
 from lcx.errors import MissingError, UsageError
-from lcx.evaluation.statistics.intervals import Estimate, mean_interval
+from lcx.evaluation.statistics.intervals import Estimate, estimate_mean
 from lcx.formatting import histogram
 from lcx.llm.client import LLMClient, Service
 from lcx.llm.judge import Asks, Health, Judgement, ask_until_read, marked
@@ -72,15 +72,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Means with intervals by one level, number of resamples and seed."""
+    """Means with intervals by one level."""
 
     level: float = 0.95
-    resamples: int = 10_000
-    seed: int = 0
 
     @classmethod
     def of(cls, settings: LongRewardEval) -> Statistics:
-        return cls(settings.level, settings.resamples, settings.seed)
+        return cls(settings.level)
 
     def mean(
         self,
@@ -88,15 +86,8 @@ class Statistics:
         contexts: Sequence[Hashable],
         weights: Sequence[float] | None = None,
     ) -> Estimate:
-        """The mean of what is known, and its interval; contexts are drawn again, or rows as the module says."""
-        return mean_interval(
-            values,
-            contexts,
-            weights=weights,
-            level=self.level,
-            resamples=self.resamples,
-            seed=self.seed,
-        )
+        """The mean of what is known, and its interval, from contexts or rows as `intervals` has the rule."""
+        return estimate_mean(values, contexts, weights=weights, level=self.level)
 
     def brief(
         self,

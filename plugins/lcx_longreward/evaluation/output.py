@@ -9,6 +9,7 @@ from typing import Any
 
 from lcx.context import StepResult
 from lcx.evaluation.show.png import COLOURS, INK, Draw, dress, rows_png
+from lcx.evaluation.statistics.intervals import estimate_mean
 from lcx.formatting import bar_lines, cut_middle, sparkline
 from lcx.paths import slug
 from lcx.recipe import Step
@@ -291,8 +292,7 @@ def summary(
         },
         "intervals": {
             "level": settings.level,
-            "resamples": settings.resamples,
-            "method": "BCa bootstrap over contexts",
+            "method": "cluster-robust over contexts",
         },
         "tasks": {result.task: result.scores for result in results},
     }
@@ -347,7 +347,8 @@ def change(before: Path, after: Path, task: str, statistics: Statistics) -> dict
     if not shared or not all(pulls):
         return None
     moves = [after - before for before, after in zip(*pulls, strict=True)]
-    return statistics.brief(moves, [new[name][2] for name in shared])
+    found = estimate_mean(moves, [new[name][2] for name in shared], level=statistics.level, scale=None)
+    return {name: getattr(found, name) for name in ("mean", "low", "high", "n")}
 
 
 def _pulls(parts: Sequence[tuple[float, float]]) -> list[float]:
@@ -421,7 +422,7 @@ def _warnings(results: Sequence[Result]) -> list[str]:
         if not scores["n"]:
             notes.append(f"{result.task}: nothing could be scored; the counts say why")
         elif scores["low"] is None:
-            notes.append(f"{result.task}: one context says nothing about others, so there is no interval")
+            notes.append(f"{result.task}: no interval: {scores.get('lacking') or 'too few contexts'}")
         elif str(scores["drawn"]).startswith("rows of"):
             notes.append(f"{result.task}: its intervals hold for these {scores['contexts']} contexts only")
         if scores.get("empty"):

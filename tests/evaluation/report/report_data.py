@@ -10,7 +10,7 @@ from typing import Any
 from lcx.evaluation.rows import excerpt
 from lcx.evaluation.statistics.curves import curve_evidence, span_curve
 from lcx.evaluation.statistics.grids import grid, grid_evidence
-from lcx.evaluation.statistics.resampling import group_evidence
+from lcx.evaluation.statistics.intervals import group_evidence
 from lcx.paths import slug
 from lcx.storage import write_json, write_lines, write_text
 

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from lcx.evaluation.export import lm_eval_results, markdown_block
+from lcx.evaluation.result import result_of
 from lcx.evaluation.show.sentences import (
     change_line,
     lost_line,
     overall_line,
     weak_stretch,
 )
+from lcx.evaluation.show.terminal import task_text
 from lcx.formatting import percent, printable, signed
 from tests.evaluation.from_scores import loss_line, shape_line
 
@@ -84,6 +87,44 @@ def test_a_model_that_finds_nothing_loses_no_place() -> None:
         "text": "Before: almost nothing is found, wherever it stands (average 0.01).",
         "nothing": "yes",
     }
+
+
+def test_answers_that_are_cut_and_intervals_that_lack_stand_beside_the_score() -> None:
+    scores = curve([0.95, 0.96, 0.94], p=0.8) | {
+        **{"n": 60, "unfinished": 60, "prompt": {"max_new_tokens": 8}},
+        "estimate": {
+            "mean": 0.95,
+            "low": None,
+            "high": None,
+            "n": 60,
+            "contexts": 3,
+            "lacking": "3 contexts",
+        },
+    }
+    cut = "60 of 60 answers are cut at max_new_tokens=8"
+    result = result_of("val", scores)
+    assert result.cautions == [cut, "no interval: 3 contexts"]
+    line = loss_line(scores, "After")
+    assert line["tone"] == "flat", "no tick"
+    assert line["brief"].endswith(f"{cut}; no interval: 3 contexts.")
+    assert lost_line([("val", line)], "After")["tone"] == "flat"
+    assert "answers are cut" in lost_line([("val", line)], "After")["text"]
+    text = task_text("val", {"after": result}, width=80, colour=False, unicode=True)
+    assert f"  {cut}" in text.splitlines()
+    assert "  no interval: 3 contexts" in text.splitlines()
+    block = markdown_block({"model": "m", "tasks": {"val": scores}})
+    assert cut in block
+    assert "| no interval: 3 contexts |" in block
+    made = lm_eval_results({"model": "m", "tasks": {"val": scores}}, 0.0)["results"]["val"]
+    assert (made["cut,none"], made["score_stderr,none"]) == (1.0, "N/A")
+    few = scores | {"unfinished": 3}
+    assert result_of("val", few).cut == "", "a twentieth may be cut"
+
+
+def test_no_place_worse_than_another_is_good_news_only_where_most_is_right() -> None:
+    """A model that guesses is right as often everywhere."""
+    for spans, tone in (([0.25, 0.27, 0.25], "flat"), ([0.75, 0.77, 0.75], "good")):
+        assert lost_line([("val", loss_line(curve(spans, p=0.9), "After"))], "After")["tone"] == tone
 
 
 def test_a_grid_names_lengths_and_its_worst_cell() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from lcx.evaluation.statistics.curves import curve_evidence, u_contrast
 from lcx.evaluation.statistics.grids import grid_evidence
-from lcx.evaluation.statistics.resampling import Table, gap_test, p_above, permuted_means
+from lcx.evaluation.statistics.intervals import Table
+from lcx.evaluation.statistics.permutation import gap_test, p_above, permuted_means
 
 SETS, POSITIONS, SPAN = 4, 800, 50
 SPANS = POSITIONS // SPAN
@@ -32,7 +33,7 @@ def rejected(model: Model, trials: int, seed: int = 1, permutations: int = 199) 
     gaps = shapes = 0
     for _ in range(trials):
         scores = model(rng).ravel().astype(float)
-        table = Table(UNITS, CELLS, scores, np.ones(len(scores)), SETS, SPANS)
+        table = Table(UNITS, CELLS, scores, np.ones(len(scores)), SETS, SPANS, True)
         null = permuted_means(table, permutations, rng)
         gaps += gap_test(table.means, null)["p"] <= 0.05
         shapes += p_above(float(table.means @ weights), null @ weights) <= 0.05
@@ -50,7 +51,7 @@ def test_what_is_calibrated_here_is_what_evaluations_report() -> None:
     scores = alike(np.random.default_rng(0)).astype(float)
     places = [(s, p, float(scores[s, p])) for s in range(SETS) for p in range(POSITIONS)]
     found = curve_evidence(places, width=SPAN, trials=199)
-    table = Table(UNITS, CELLS, scores.ravel(), np.ones(scores.size), SETS, SPANS)
+    table = Table(UNITS, CELLS, scores.ravel(), np.ones(scores.size), SETS, SPANS, True)
     null = permuted_means(table, 199, np.random.default_rng([0, 1]))
     assert found["gap_test"] == pytest.approx(gap_test(table.means, null))
     weights = u_contrast([(cell + 0.5) * SPAN for cell in range(SPANS)])

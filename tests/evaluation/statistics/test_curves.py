@@ -65,7 +65,7 @@ def test_a_planted_u_is_found_and_a_flat_curve_is_not() -> None:
 
 def test_intervals_are_those_of_a_plain_loop() -> None:
     places = drawn([0.9] * 50 + [0.6] * 50, 3, 2)
-    found = curve_evidence(places, width=50, trials=4000)
+    found = curve_evidence(places, width=50)
     rng = random.Random(0)
     for span, (low, high) in enumerate(found["intervals"]):
         sets = [[score for s, p, score in places if s == number and p // 50 == span] for number in range(3)]

@@ -16,7 +16,7 @@ def test_few_differences_are_tested_by_all_patterns_of_signs() -> None:
         sum(s * m for s, m in zip(signs, moves, strict=True))
         for signs in itertools.product((1, -1), repeat=5)
     ]
-    found = paired_difference(moves, range(5), bounded=False)
+    found = paired_difference(moves, range(5), most=None)
     assert found.mean == pytest.approx(sum(moves) / 5)
     assert found.p == sum(abs(s) >= sum(moves) - 1e-9 for s in sums) / 32
     flipped, every = sign_flips(np.array([*moves, 0.0]), 100, np.random.default_rng(0))
@@ -38,7 +38,7 @@ def test_the_interval_and_p_of_contexts_are_near_students() -> None:
     rng = np.random.default_rng(1)
     names = np.repeat(np.arange(30), 8)
     moves = rng.normal(0.3, 0.8, 30)[names] + rng.normal(0, 0.2, 240)
-    found = paired_difference(moves.tolist(), names.tolist(), bounded=False)
+    found = paired_difference(moves.tolist(), names.tolist(), most=None)
     student = stats.ttest_1samp([moves[names == n].mean() for n in range(30)], 0)
     low, high = student.confidence_interval()
     assert found.p == pytest.approx(student.pvalue, abs=0.01)
@@ -56,24 +56,25 @@ def test_weights_count() -> None:
 def test_where_nothing_moved_the_interval_says_what_could_have_been_seen() -> None:
     found = paired_difference([0.0] * 50, [0] * 50)
     assert (found.mean, found.p) == (0, 1)
-    assert found.high == pytest.approx(1 - 0.025 ** (1 / 50))
+    assert found.high == pytest.approx(1 - 50 / (50 + 1.96**2), abs=1e-4)
     assert found.low == -found.high  # type: ignore[operator]
-    assert paired_difference([0.0] * 50, [0] * 50, bounded=False).low is None
+    assert paired_difference([0.0] * 50, [0] * 50, most=None).low is None
     assert paired_difference([1.0], ["a"]).low is None
     with pytest.raises(ValueError, match="no pair"):
         paired_difference([], [])
 
 
 def test_where_all_moved_alike_the_interval_is_not_a_point() -> None:
-    """Two items that both went from wrong to right do not rule out anything but that all others went the other way."""
-    found = paired_difference([1.0, 1.0], [0, 1])
-    seen = 0.025 ** (1 / 2)  # the least share of such items that shows two of two in 2.5% of cases
-    assert (found.low, found.high) == (pytest.approx(2 * seen - 1), 1.0)
+    """Six items that all went from wrong to right say little; two say nothing."""
+    found = paired_difference([1.0] * 6, range(6))
+    seen = 6 / (6 + 1.96**2)  # of so many such items, all six are seen in 2.5% of cases
+    assert (found.low, found.high) == (pytest.approx(2 * seen - 1, abs=1e-4), 1.0)
+    assert paired_difference([1.0, 1.0], [0, 1]).lacking == "2 contexts"
     many = paired_difference([-0.5] * 400, [k % 40 for k in range(400)])
     assert many.low is not None
     assert many.high is not None
     assert -0.52 < many.low < -0.5 < many.high < -0.48
-    assert paired_difference([1.0, 1.0], [0, 1], bounded=False).low is None
+    assert paired_difference([1.0, 1.0], [0, 1], most=None).low is None
 
 
 @pytest.mark.parametrize("contexts", [40, 24])

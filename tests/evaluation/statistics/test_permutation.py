@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from lcx.evaluation.statistics.resampling import Table, gap_of, gap_test, p_above, permuted_means
+from lcx.evaluation.statistics.intervals import Table
+from lcx.evaluation.statistics.permutation import gap_of, gap_test, p_above, permuted_means
 
 
 def arrangements(scores: list[float], cells: list[int], width: int) -> np.ndarray:
