@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,18 @@ PULSE = 5.0
 """Seconds between two lines of progress."""
 
 
+class _Log(Console):
+    """A console whose reader may leave: `lcx ... 2>&1 | head` ends neither the work nor what is saved of it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def stderr_console(quiet: bool = False) -> Console:
     """The console for progress and logs: always stderr, so that stdout carries results only."""
-    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    return _Log(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
 
 class Stopped(KeyboardInterrupt):

@@ -60,6 +60,9 @@ class ToyEval(Settings):
     """A step that takes a model."""
 
     model: str | None = None
+    tasks: tuple[str, ...] = ()
+    options: dict[str, int] = {}
+    sample_seed: int = 0
 
 
 class Toy:

@@ -90,6 +90,7 @@ def evaluate(
     max_tokens: opt.MaxTokens = None,
     max_cost: opt.MaxCost = None,
     input: opt.Input = None,
+    fields: opt.Fields = None,
     tokenizer: opt.Tokenizer = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
@@ -122,6 +123,7 @@ def evaluate(
         "max_cost": max_cost,
         "gpus": gpus,
         "input": input,
+        "fields": fields,
         "tokenizer": tokenizer,
         "seed": seed,
     }
@@ -365,7 +367,9 @@ def _result_text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -
     for name in ("compat", "decoys", "matched", "reordered", "similarity"):
         if scores.get(name) is not None:
             lines.append(f"  {name:<10} {show.number(scores[name]):>5}")
-    return "\n".join([*lines, *_advice(scores, rows)])
+    for said in _advice(scores, rows):
+        lines += ["", *_wrapped(said, "")]
+    return "\n".join(lines)
 
 
 def _mean_lines(scores: Mapping[str, Any]) -> list[str]:
@@ -395,15 +399,23 @@ def _advice(scores: Mapping[str, Any], rows: bool) -> list[str]:
     """What to look at next, where something in the numbers asks for it."""
     found = []
     published = scores.get("published_rows")
-    answered = scores["n"] + scores["duplicates"] + scores["skipped"]
-    if published and answered != published:
-        found.append(f"The published set has {published} rows: this is not a score of all of it.")
+    again = scores["duplicates"] if scores.get("view") == "table" else 0
+    answered = scores["n"] + scores["skipped"] + (scores["nulls"] if scores.get("compat") == "film" else 0)
+    if again:
+        found.append(
+            f"{again:,} rows answer a question that the file has answered before (was it appended to?): the first "
+            "of each was scored."
+        )
+    if published and answered < published:
+        found.append(f"The published set has {published:,} rows: this is not a score of all of it.")
+    elif published and answered > published:
+        found.append(
+            f"The published set has {published:,} rows, {answered - published:,} fewer than are here."
+        )
     if scores.get("missing"):
         found.append(
             f"{scores['missing']} places have no row, the first is {scores['first_missing']}: is the file whole?"
         )
-    if scores["duplicates"] and scores.get("view") == "table":
-        found.append("Of rows with one id the first was scored.")
     if scores["nulls"] and scores.get("compat") != "film":
         leave = (
             "" if scores["task"] == "longbench_v2" else "; --compat film leaves them out"
@@ -411,7 +423,7 @@ def _advice(scores: Mapping[str, Any], rows: bool) -> list[str]:
         found.append(f"Rows without a prediction score 0{leave}.")
     if not rows and (scores["nulls"] or scores["skipped"] or scores["refused"]):
         found.append("--rows --json says which rows scored what.")
-    return ["", *found] if found else []
+    return found
 
 
 def _table(group: str, total: Mapping[str, Any]) -> str:
@@ -432,6 +444,9 @@ def _table(group: str, total: Mapping[str, Any]) -> str:
     for name, words in (("average", "mean of sets"), ("category_average", "mean of categories")):
         if total[name] is not None:
             lines.append(f"  {words:<22} {total[name]:>6.2f}")
+    for task, scores in total["tasks"].items():
+        said = _advice(scores, rows=True)
+        lines += ["", *_wrapped(f"{task.partition(':')[2]}: {' '.join(said)}")] if said else []
     if total["absent"]:
         names = ", ".join(task.partition(":")[2] for task in total["absent"])
         lines += ["", *_wrapped(f"No file: {names}. Means are over the sets that are there.")]

@@ -40,6 +40,7 @@ def run_recipe(
     max_calls: opt.MaxCalls = None,
     max_tokens: opt.MaxTokens = None,
     max_cost: opt.MaxCost = None,
+    fields: opt.Fields = None,
     tokenizer: opt.Tokenizer = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
@@ -73,6 +74,7 @@ def run_recipe(
         "max_tokens": max_tokens,
         "max_cost": max_cost,
         "gpus": gpus,
+        "fields": fields,
         "tokenizer": tokenizer,
         "seed": seed,
     }
@@ -107,7 +109,7 @@ def run_recipe(
         reports.append(stages.run_step(job, step, given.get(step.id, {}), plans.get(step.id)))
         if not json:
             print(show.step_summary(reports[-1]), flush=True)
-    after = stages.next_command(job, steps[-1], every)
+    after = stages.next_command(job, steps[-1], every, given)
     if json:
         show.emit_json({"recipe": job.recipe.name, "run": str(job.run.path), "steps": reports, "next": after})
     elif after:

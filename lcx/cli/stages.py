@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,8 +193,16 @@ def leads_on(step: Step, files: Mapping[str, str]) -> bool:
     return step.stage not in ("synth", "score") or "data" in files
 
 
-def next_command(job: Job, step: Step, steps: Sequence[Step]) -> str:
-    """The command that runs the next of the resolved `steps`, in the words of this one; empty after the last."""
+def next_command(
+    job: Job, step: Step, steps: Sequence[Step], flags: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """The command that runs the next of the resolved `steps`, in the words of this one; empty after the last.
+
+    It repeats what has to be the same: `--set` of the steps to come, the `flags` by step where one command runs them
+    all, what a score step kept, and how a model was evaluated that the next one is held against.
+    """
+    from lcx.recipe import flag_of
+
     position = [s.id for s in steps].index(step.id)
     if position + 1 == len(steps):
         return ""
@@ -205,7 +214,61 @@ def next_command(job: Job, step: Step, steps: Sequence[Step]) -> str:
         words += ["--run", job.request.run]
     if job.request.device != "auto":
         words += ["--device", job.request.device]
-    return shlex.join(words + _server_words(job, after))
+    served = _server_words(job, after)
+    for key, value in ((flags or {}).get(after.id) or {}).items():
+        if key not in ("device", *(("base_url", "judge") if served else ())):
+            words += [flag_of(key), str(value)]
+    if step.stage == "score" and after.stage == "train":
+        source, kept = after.values().get("input"), f"step:{step.id}"
+        if source != kept and source == step.values().get("input"):
+            words += ["--input", kept]
+    repeated = {text.split("=", 1)[0] for text in job.request.sets}
+    for text in job.request.sets:
+        if text.split(".", 1)[0] in {one.id for one in steps[position + 1 :]}:
+            words += ["--set", text]
+    if after.stage == "eval" and isinstance(job, RunJob):
+        words += _as_evaluated(job.run, after, steps, {*repeated, *words})
+    return shlex.join(words + served)
+
+
+NOT_ASKED = (
+    *("model", "device", "batch", "gpus", "base_url"),
+    *("concurrency", "max_calls", "max_tokens", "max_cost"),
+)
+"""Settings of an eval step that say who answers and how, not what is asked."""
+
+
+def _as_evaluated(run: Run, after: Step, steps: Sequence[Step], given: AbstractSet[str]) -> list[str]:
+    """What the command line said when another model was asked the same in this run, in words for the next eval."""
+    import yaml
+
+    from lcx.evaluation.export import yaml_text
+    from lcx.recipe import flag_of
+
+    alike = [one.id for one in steps if one.stage == "eval" and _asks(one) == _asks(after)]
+    files = [file for name in alike for file in (run.path / name).glob("*/settings.yaml")]
+    if not files:
+        return []
+    newest = max(files, key=lambda file: file.stat().st_mtime)
+    words: list[str] = []
+    for key, one in (yaml.safe_load(newest.read_text(encoding="utf-8")) or {}).items():
+        origin = str(one.get("from", "")) if isinstance(one, Mapping) else ""
+        if not origin.startswith("--") or key in NOT_ASKED or given & {flag_of(key), f"{after.id}.{key}"}:
+            continue
+        value = one["value"]
+        if origin == flag_of(key) and isinstance(value, str | int | float) and not isinstance(value, bool):
+            words += [origin, str(value)]
+        elif origin == flag_of(key) and isinstance(value, list):
+            words += [origin, ",".join(map(str, value))]
+        else:
+            words += ["--set", f"{after.id}.{key}={yaml_text(value)}"]
+    return words
+
+
+def _asks(step: Step) -> Any:
+    """What an eval step of a recipe asks: its tasks and the texts that they are made from."""
+    values = step.values()
+    return values.get("tasks"), values.get("corpus")
 
 
 def compare_command(folder: Path) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "markdown_block",
     "write_lm_eval",
     "write_markdown",
+    "yaml_text",
 ]
 
 
@@ -326,7 +327,7 @@ def _command(scores: Mapping[str, Any], recipe: str | None, given: Mapping[str, 
     words += ["--task", ",".join(_task_names(scores["tasks"], given.get("tasks") or ()))]
     for key, value in given.items():
         if key not in ("model", "tasks") and value is not None:
-            words += ["--set", f"{key}={_yaml(value)}"]
+            words += ["--set", f"{key}={yaml_text(value)}"]
     return shlex.join(words)
 
 
@@ -343,7 +344,7 @@ def _task_names(tasks: Iterable[str], given: Iterable[str]) -> list[str]:
     return [files.get(task, task) for task in tasks]
 
 
-def _yaml(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """A setting's value as `--set` takes it."""
     import yaml
 

@@ -433,7 +433,8 @@ def score_benchmark(
 ) -> tuple[dict[str, Any], list[float | None]]:
     """The scores of a benchmark's rows, and each row's own. Raises UsageError naming a row that lacks a field.
 
-    Of several rows with one id the first counts. A null prediction scores 0, or is left out with `film`.
+    Of several rows with one id the first counts, and of a file that was appended to, its rows once. A null prediction
+    scores 0, or is left out with `film`.
     """
     if compat is not None and compat not in task.compat:
         modes = " or ".join(f"'{mode}'" for mode in task.compat)
@@ -476,11 +477,14 @@ def _values(task: Task, rows: Sequence[Row], compat: str | None, counts: Counter
     score = task.compat[compat] if compat is not None else task.score
     assert callable(score)
     seen: set[str] = set()
+    fields = (*sorted(_fields(task)), *SAID)
+    nameless = all(row_id(row) is None for row in rows)
+    again = appended([sha256_json([row.get(name) for name in fields]) for row in rows]) if nameless else set()
     values: list[float | None] = []
-    for row in rows:
+    for number, row in enumerate(rows):
         name = row_id(row)
         value: float | None = None
-        if name is not None and name in seen:
+        if name in seen if name is not None else number in again:
             counts["duplicates"] += 1
         elif row.get("skip"):
             counts["skipped"] += 1
@@ -494,6 +498,39 @@ def _values(task: Task, rows: Sequence[Row], compat: str | None, counts: Counter
             seen.add(name)
         values.append(value)
     return values
+
+
+SAID = ("question", "input", "context")
+"""Fields that say what was asked in a row without an id."""
+LEAST_AGAIN = 8
+"""Rows that follow each other as the first ones of a file do, where a file was appended to and not by chance."""
+
+
+def appended(asked: Sequence[str]) -> set[int]:
+    """Rows that ask what the file has asked before, where these have no ids: it begins anew, as often as it does.
+
+    `asked` says what each row asks. Single rows may be alike, so a beginning is one where the first rows (at least
+    8, or all that are left) come again in their order, and most of them are told apart by what they ask.
+    """
+    left = list(range(len(asked)))
+    again: set[int] = set()
+    while start := _begins_anew([asked[number] for number in left]):
+        size = min(start, len(left) - start)
+        again.update(left[start : start + size])
+        left = left[:start] + left[start + size :]
+    return again
+
+
+def _begins_anew(asked: Sequence[str]) -> int:
+    """The first place from which rows come as from the beginning; 0 where there is none."""
+    for start in range(LEAST_AGAIN, len(asked) - LEAST_AGAIN + 1):
+        if asked[start] != asked[0]:
+            continue
+        size = min(start, len(asked) - start)
+        first = asked[:size]
+        if first == asked[start : start + size] and 2 * len(set(first)) > size:
+            return start
+    return 0
 
 
 def _context(task: Task, row: Row, number: int) -> Hashable:

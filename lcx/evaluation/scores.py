@@ -319,7 +319,9 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], task: str) -> list[Di
     same = bool(one.get("material")) and one.get("material") == other.get("material")
     found = []
     for key in (*(() if same else DRAWN), *ASKED):
-        if a.get(key) != b.get(key) and (key in DRAWN or (key in a and key in b)):
+        if _content(key, a.get(key)) != _content(key, b.get(key)) and (
+            key in DRAWN or (key in a and key in b)
+        ):
             words = f"the two were asked with another {key.replace('_', ' ')}: {_brief(a.get(key))} and "
             found.append(Difference(key, words + _brief(b.get(key)), key in DRAWN))
     for key in SHAPE:
@@ -339,6 +341,13 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], task: str) -> list[Di
         words = f"the prompts differ ({', '.join(names) or 'settings'})"
         found.append(Difference("prompt", words, False, task))
     return found
+
+
+def _content(key: str, value: Any) -> Any:
+    """What is compared of a setting: a chat template's text, not the folder that it lies in."""
+    if key == "chat_template" and isinstance(value, Mapping) and value.get("hash"):
+        return value["hash"]
+    return value
 
 
 def _brief(value: Any) -> str:

@@ -270,6 +270,30 @@ def test_the_next_command_keeps_the_server(cli: Callable[..., Ran], tmp_path: Pa
     assert server not in after("in2", "score", judge="openai:x")  # training calls nobody
 
 
+def test_the_next_command_repeats_what_has_to_be_the_same(
+    lcx: Callable[[str], Ran], toy: Toy, tmp_path: Path
+) -> None:
+    """Settings of later steps, and how another model was evaluated: what is printed is run as it stands."""
+    first = lcx(
+        "synth --recipe ./toy.yaml --set examples=4 --set train.batch=3 --set eval.sample_seed=7 --json"
+    ).json
+    assert first["next"] == "lcx train --recipe ./toy.yaml --set train.batch=3 --set eval.sample_seed=7"
+    second = lcx(f"{first['next'].removeprefix('lcx ')} --json").json
+    assert second["next"] == "lcx eval --recipe ./toy.yaml --set eval.sample_seed=7"
+    before = Path("runs/toy/eval/base/settings.yaml")
+    before.parent.mkdir(parents=True)
+    before.write_text(
+        "model: {value: base, from: --model}\nsample_seed: {value: 9, from: --sample-seed}\n"
+        "tasks: {value: [a, b], from: --task}\noptions: {value: {x: 1}, from: --set}\n"
+        "limit: {value: 3, from: recipe toy}\n"
+    )
+    again = lcx("train --recipe ./toy.yaml --set train.batch=3 --json").json
+    wanted = "lcx eval --recipe ./toy.yaml --sample-seed 9 --task a,b --set 'eval.options={x: 1}'"
+    assert again["next"] == wanted, "asked as the other model was"
+    done = lcx("run --recipe ./toy.yaml --seed 5 --to synth --run other --json").json
+    assert done["next"] == "lcx train --recipe ./toy.yaml --run other --seed 5"
+
+
 def test_a_server_that_nothing_asks_is_said(cli: Callable[..., Ran], tmp_path: Path) -> None:
     from tests.plugins.in2.test_synth import write_corpus
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 
+import pytest
 from rich.console import Console
 
-from lcx.context import Context
+from lcx.context import Context, stderr_console
 from lcx.progress import Display, Progress, duration, short_count
 
 
@@ -74,3 +77,16 @@ def test_only_the_first_process_tells_and_an_error_ends_without_a_line() -> None
 def test_times_and_counts_in_words() -> None:
     assert [duration(s) for s in (0.2, 59.4, 60, 200, 7500)] == ["0s", "59s", "1m00s", "3m20s", "2h05m"]
     assert [short_count(n) for n in (950, 12_345, 4.5e6, 2e9)] == ["950", "12.3K", "4.5M", "2.0G"]
+
+
+def test_a_reader_that_leaves_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lcx ... 2>&1 | head`: what is logged goes nowhere from then on, and the step goes on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        console = stderr_console()
+        console.print("first")
+        console.print("second")
+        print("a library's line", file=sys.stderr, flush=True)
+    assert console.quiet

@@ -118,6 +118,14 @@ def test_what_differs_besides_the_model_is_said(tmp_path: Path) -> None:
         assert words in notes
 
 
+@pytest.mark.parametrize(("other", "differs"), [("h1", False), ("h2", True)])
+def test_chat_templates_are_compared_by_what_is_in_them(tmp_path: Path, other: str, differs: bool) -> None:
+    for name, hashed in (("a", "h1"), ("b", other)):
+        template = {"name": f"/models/{name}", "hash": hashed}
+        write_result(tmp_path / "eval" / name, {"csqa": suite(0.5, 0)}, chat_template=template)
+    assert ("chat template" in "\n".join(found_in(tmp_path).notes)) == differs
+
+
 def test_nothing_to_compare_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     write_result(tmp_path / "eval" / "a", {"csqa": suite(0.5, 0), "val:code": curve(1, 1, 0)})
     write_result(tmp_path / "eval" / "b", {"csqa": suite(0.5, 0, of="other"), "needle": ({}, None)})

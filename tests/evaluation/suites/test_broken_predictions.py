@@ -258,3 +258,22 @@ def test_references_of_the_other_suites() -> None:
     assert made["by"]["difficulty"]["hard"]["n"] == 1
     with pytest.raises(UsageError, match="carry their answers"):
         score_rows("val:code", [], references=KNOWN)
+
+
+def test_a_file_that_was_appended_to_counts_once() -> None:
+    """Rows without ids: the second run of a file asks in the order of the first, whatever it answered."""
+    asked = [
+        {"answers": [f"answer {n % 150}"], "all_classes": None, "length": 3000 + n // 2} for n in range(200)
+    ]
+    first = [{**row, "pred": row["answers"][0] if n % 2 else "no"} for n, row in enumerate(asked)]
+    second = [{**row, "pred": "other"} for row in asked]
+    once = score_predictions("longbench:qasper", first)
+    assert (once["n"], once["duplicates"]) == (200, 0), "single rows may be alike"
+    for file in ([*first, *first], [*first, *second], [*first, *second, *first], [*first, *first[:30]]):
+        found = score_predictions("longbench:qasper", file)
+        assert (found["n"], found["duplicates"]) == (200, len(file) - 200)
+        assert (found["score"], found["estimate"]) == (once["score"], once["estimate"])
+    begun = score_predictions("longbench:qasper", [*first[:40], *first])
+    assert (begun["n"], begun["duplicates"], begun["score"]) == (200, 40, once["score"])
+    alike = [{"answers": ["yes"], "all_classes": None, "length": 9, "pred": "yes"}] * 40
+    assert score_predictions("longbench:qasper", alike)["duplicates"] == 0, "nothing tells these apart"

@@ -57,6 +57,8 @@ def test_a_folder_gives_the_means_of_categories(cli: Any, tmp_path: Path) -> Non
     lines(tmp_path / "hotpotqa.jsonl", [{**QA, "pred": "no"}])
     lines(tmp_path / "2wikimqa.jsonl", [QA])
     lines(tmp_path / "other.jsonl", [{"x": 1}])
+    said = cli("eval", "--task", "longbench", "--predictions", str(tmp_path)).out
+    assert "qasper: The published set has 200 rows: this is not a score of all of it." in said
     ran = cli("eval", "--task", "longbench", "--predictions", str(tmp_path), "--json")
     made = ran.json
     assert list(made["tasks"]) == ["longbench:qasper", "longbench:hotpotqa", "longbench:2wikimqa"]
