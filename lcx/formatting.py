@@ -18,6 +18,7 @@ __all__ = [
     "p_words",
     "percent",
     "printable",
+    "several",
     "shown",
     "signed",
     "sparkline",
@@ -52,6 +53,11 @@ def signed(value: float, digits: int = 2, *, minus: str = "−", finer: bool = T
     else:
         text = f"{value:+.{digits}f}"
     return text.replace("-", minus) if text.strip("+-0.") else f"{0:.{digits}f}"
+
+
+def several(count: int, what: str) -> str:
+    """`1 context`, `2,000 contexts`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def percent(share: float) -> str:

@@ -17,6 +17,7 @@ from lcx.data.assembly import fit, share_question
 from lcx.data.files import Rejects
 from lcx.data.rows import read_bundles_of_rows
 from lcx.errors import LcxError, MissingError
+from lcx.formatting import several
 from lcx.modeling.positions import bundle_rng, draw_mode, place
 from lcx.recipe import Step
 from lcx.records import Bundle, EncodedBundle
@@ -98,7 +99,7 @@ def training_bundles(
     found = read_training_data(data, getattr(step.settings, "fields", None), supervised=supervised)
     if len(found.rejects) and ctx.rank == 0 and keep_rejects:
         found.rejects.write(run.folder(step) / "rejected.jsonl")
-    ctx.log(f"{len(found.bundles):,} bundles from {data}")
+    ctx.log(f"{several(len(found.bundles), 'bundle')} from {data}")
     if len(found.rejects):
         ctx.log(f"    set aside: {found.rejects.summary()}")
     for note in found.notes:

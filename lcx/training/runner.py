@@ -22,6 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from lcx.context import Context, StepResult, Stopped
 from lcx.errors import LcxError, MissingError, UsageError
+from lcx.formatting import several
 from lcx.modeling.load import few_threads, load_config, quiet, save_rope, set_rope, window
 from lcx.modeling.logprobs import AnswerHead, has_plain_head, token_logprobs
 from lcx.modeling.shared_prefix import restore, use_shared_prefix
@@ -259,9 +260,9 @@ def describe(data: Fitted, shape: StepShape, batch: int, mean: float, limit: int
     bundles, branches = len(data), sum(data.branches)
     per_step = min(shape.bundles, bundles)
     text = (
-        f"{bundles:,} contexts, {branches:,} answers, {short_count(sum(data.lengths))} tokens; longest row "
-        f"{max(data.lengths):,} of {limit:,}; a step has {per_step:,} contexts, about "
-        f"{branches / bundles * per_step:.0f} answers"
+        f"{several(bundles, 'context')}, {several(branches, 'answer')}, {short_count(sum(data.lengths))} tokens; "
+        f"longest row {max(data.lengths):,} of {limit:,}; a step has {several(per_step, 'context')}, about "
+        f"{several(round(branches / bundles * per_step), 'answer')}"
     )
     return text + (f" (batch: {batch})" if abs(mean * per_step - batch) > 0.05 * batch else "")
 

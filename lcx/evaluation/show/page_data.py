@@ -175,20 +175,19 @@ def _rows(found: Sequence[EvalResult | None], task: str) -> list[dict[Hashable, 
     """Each model's rows of a task by what names them in all of the models' files."""
     from lcx.evaluation.compare import row_names
 
-    score, name = _scorer(task), f"predictions-{slug(task)}.jsonl"
+    score, name = getattr(_known(task), "score", None), f"predictions-{slug(task)}.jsonl"
     files = [[] if one is None else read_predictions(one.folder / name, score) for one in found]
     _, names = row_names(files)
     return [dict(zip(of, rows, strict=True)) for of, rows in zip(names, files, strict=True)]
 
 
-def _scorer(task: str) -> Callable[[Row], float | None] | None:
-    """The score of one row, for predictions that were saved without it; None where the task is not known here."""
+def _known(task: str) -> Any:
+    """The task of that name; None where it is not known here."""
     from lcx.errors import LcxError
     from lcx.plugins import loaded
 
     with suppress(LcxError):
-        probe: Any = loaded().probes.load(task)
-        return getattr(probe, "score", None)
+        return loaded().probes.load(task)
     return None
 
 
@@ -570,9 +569,4 @@ def _family(members: Sequence[TaskSummary], labels: Sequence[str], before_after:
 
 def asks_of(name: str) -> str:
     """What a task asks, in its own words, where it is known here."""
-    from lcx.errors import LcxError
-    from lcx.plugins import loaded
-
-    with suppress(LcxError):
-        return str(getattr(loaded().probes.load(name), "summary", "")).replace("->", "→")
-    return ""
+    return str(getattr(_known(name), "summary", "")).replace("->", "→")

@@ -31,6 +31,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcx.formatting import several
+
 __all__ = [
     "LEAST_CONTEXTS",
     "LEAST_ROWS",
@@ -194,7 +196,7 @@ class Table:
     @property
     def drawn(self) -> str:
         """What an interval is drawn from, in words, as `Estimate.drawn`."""
-        return f"rows of {_several(self.contexts, 'context')}" if self.inside else "contexts"
+        return f"rows of {several(self.contexts, 'context')}" if self.inside else "contexts"
 
     @cached_property
     def _order(self) -> tuple[Ints, Ints]:
@@ -237,7 +239,7 @@ class Table:
         what = "row" if self.inside else "context"
         count = len(units) if self.inside else counted
         if count < LEAST_UNITS:
-            return Ends(lacking=_several(count, what))
+            return Ends(lacking=several(count, what))
         value = float(pulls @ scores)
         size = float(np.abs(pulls).sum() ** 2 / (pulls @ pulls))  # so many rows of equal weight
         if self.inside or alone:
@@ -259,7 +261,7 @@ class Table:
             return Ends(*share_interval(value, as_rows, normal))
         half = reach * math.sqrt(variance + room / size**2)
         if half == 0:
-            return Ends(lacking=f"{_several(count, what)}, all alike")
+            return Ends(lacking=f"{several(count, what)}, all alike")
         return Ends(value - half, value + half)
 
 
@@ -269,10 +271,6 @@ def cell_intervals(found: Sequence[Ends]) -> dict[str, Any]:
     words = sorted(set(short), key=lambda text: (len(text), text))
     lacking = words[0] if len(words) == 1 else f"{words[0].split()[0]}-{words[-1]}" if words else ""
     return {"intervals": [one.pair for one in found], **({"lacking": lacking} if lacking else {})}
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _among_rows(blocks: Ints, coarser: Sequence[Ints], scores: Floats, pulls: Floats) -> tuple[float, float]:
