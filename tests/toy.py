@@ -61,7 +61,7 @@ class ToyEval(Settings):
 
     model: str | None = None
     tasks: tuple[str, ...] = ()
-    options: dict[str, int] = {}
+    options: dict[str, int] = setting({}, description="by task")
     sample_seed: int = 0
 
 

@@ -193,7 +193,18 @@ class Asked:
         if found.fits is False:
             words += ["--shape", self.shape_text] if self.shape_text else []
             change = found.changed().format(step=self.chosen.id)
-            for name, value in (("--tokens", self.launch.tokens), ("--card", self.card)):
+            launch = self.launch
+            for name, value in (
+                ("--tokens", launch.tokens),
+                ("--card", self.card),
+                ("--gpus", launch.gpus if launch.gpus > 1 else None),
+                ("--strategy", launch.strategy),
+                ("--offload", "cpu" if launch.offload else None),
+                ("--answer-tokens", launch.answer),
+                ("--questions", launch.questions),
+                ("--rejected", launch.rejected),
+                ("--attn", launch.attn),
+            ):
                 words += [name, str(value)] if value and name not in change else []
             return f"lcx forecast {shlex.join([*words, *sets])} {change}"
         if self.recipe is None:

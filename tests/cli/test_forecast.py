@@ -167,6 +167,7 @@ def test_recipes_settings_and_flags_are_heard(cli: Cli) -> None:
         "--shape llama3-70b --card 80",
         "--recipe in2 --shape mistral-7b --card 40 --set train.gradient_checkpointing=false",
         "--shape llama3.2-1b --tokens 2000000 --card 24 --set tuning=lora",
+        "--shape llama3-8b --card 24 --gpus 2 --strategy ddp --rejected 3",
     ],
 )
 def test_what_does_not_fit_names_a_command_that_does(words: str, cli: Cli) -> None:
@@ -174,6 +175,7 @@ def test_what_does_not_fit_names_a_command_that_does(words: str, cli: Cli) -> No
     assert first["fits"] is False
     second = first["next"].split()
     assert second[:2] == ["lcx", "forecast"]
+    assert ("--rejected 3" in words) == ("--rejected 3" in first["next"]), "what was asked for is asked again"
     ran = cli(*second[1:], "--json")
     assert ran.code == 0, ran.err
     assert ran.json["fits"] is True, first["next"]
