@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lcx.cli import options as opt
 from lcx.cli.options import APP
+
+if TYPE_CHECKING:
+    from lcx.cli.stages import Request
 
 app = typer.Typer(**APP)
 
@@ -102,7 +105,7 @@ def evaluate(
     verbose: opt.Verbose = False,
 ) -> None:
     """Evaluate a model by a recipe's eval step or by --task; or score a file of --predictions."""
-    from lcx.errors import UsageError
+    from lcx.errors import MissingError, UsageError
 
     tasks = [name.strip() for part in task or () for name in part.split(",") if name.strip()]
     flags: dict[str, Any] = {
@@ -143,7 +146,22 @@ def evaluate(
     from lcx.cli.stages import Request, run_stage
 
     request = Request(recipe or PLAIN, run, sets or (), flags, device, force, dry_run, json)
-    run_stage("eval", step, request, after=lambda report: _export(report, export or ()))
+    try:
+        run_stage("eval", step, request, after=lambda report: _export(report, export or ()))
+    except MissingError:
+        _check_tasks(step, request)
+        raise
+
+
+def _check_tasks(step_id: str | None, request: Request) -> None:
+    """Raises UsageError for a task that there is not: it is said before a model or data that is not there yet."""
+    from lcx.cli.stages import chosen_step
+    from lcx.evaluation.planning import plan_tasks
+    from lcx.evaluation.settings import EvalSettings
+
+    job, step, _, _ = chosen_step("eval", step_id, request)
+    if isinstance(step.settings, EvalSettings):
+        plan_tasks(step.settings, job.plugins)
 
 
 def _refuse_flags_of_a_model(flags: Mapping[str, Any]) -> None:

@@ -67,8 +67,8 @@ def eval_step(work: StepWork[EvalSettings]) -> StepResult:
     command line names it, and where no task is left.
     """
     step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
+    spec = run.model(step)
     prepared = prepare_eval(settings, ctx.plugins, named=was_named(step))
-    spec = run.model(step)  # an unknown task is said before a model that is not there yet
     if not prepared.left:
         raise _nothing(step, prepared.found)
     for note in prepared.found.notes:

@@ -41,6 +41,10 @@ from tests.toy import Toy
             "eval --task val:docment --predictions x",
             "there is no task 'val:docment'. Did you mean 'val:document'?",
         ),
+        (
+            "eval --recipe in2-tiny --run none --task needel",
+            "there is no task 'needel'. Did you mean 'needle'?",
+        ),
         ("eval --task val:document --predictions none.jsonl", "no predictions file 'none.jsonl'"),
         ("eval --task val:code --predictions x --compat flim", "--compat"),
         ("eval --task csqa --predictions x --limit 9", "--limit does not go with --predictions"),
