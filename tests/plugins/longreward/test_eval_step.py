@@ -284,7 +284,7 @@ def test_before_and_after_stand_side_by_side(
     ran = lcx(f"eval --recipe {path} --step eval --run out --json")
     moved = ran.json["metrics"]["chat change from model-x"]
     assert (moved["mean"], moved["n"]) == (pytest.approx((0 + 2 + 2 + 2) / 4), 4)
-    assert moved["low"] <= moved["mean"] <= moved["high"]
+    assert moved["low"] is None, "too few contexts for an interval"
     report = (tmp_path / "out/eval/other-y/report.md").read_text()
     assert "Change from model-x, question by question: +1.500" in report
     assert report.index("| model-x | 5.500") < report.index("| other-y | 7.000")

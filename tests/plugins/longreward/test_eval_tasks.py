@@ -72,7 +72,7 @@ def test_chat_rates_against_the_reference(lcx: Lcx, tmp_path: Path, monkeypatch:
     report, folder = run(lcx, tmp_path, "tasks: [chat]\nchat: chat.jsonl\nattempts: 3\ntemplate: plain")
     found = report["metrics"]["chat"]
     assert found["mean"] == pytest.approx((8 + 5 + 3.5) / 3)
-    assert found["low"] < found["mean"] < found["high"]
+    assert (found["low"], found["high"]) == (None, None), "three contexts are too few for an interval"
     assert (found["n"], found["failed"]) == (3, 2)
     assert report["counts"]["chat failed: a rating outside 1 to 10"] == 1
     assert report["counts"]["chat failed: the server said 500"] == 1
@@ -241,7 +241,7 @@ def test_versus_of_two_files_needs_no_model(
     )
     ran = lcx(f"eval --recipe {path} --run out --json")
     assert ran.code == 0, ran.err
-    assert ran.json["metrics"]["versus"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 2, "failed": 1}
+    assert ran.json["metrics"]["versus"] == {"mean": 1.0, "low": None, "high": None, "n": 2, "failed": 1}
     assert ran.json["counts"]["versus failed: answer: the saved answers have none"] == 1
 
 
@@ -276,7 +276,7 @@ def test_the_change_of_support_is_that_of_its_headline(
     assert moved["mean"] == pytest.approx(4 / 6 - 3 / 6)
     assert moved["mean"] == pytest.approx(after["support"]["mean"] - before["support"]["mean"])
     assert moved["n"] == 3
-    assert moved["low"] < moved["mean"] < moved["high"]
+    assert moved["low"] is None, "too few contexts for an interval"
 
 
 def test_the_change_of_a_share_varies_as_pairs_drawn_again_do() -> None:
