@@ -102,7 +102,7 @@ def measure_disk(table: SegmentTable, store: Any, plans: list[Any], folder: Path
     plan_bytes = write_bundles(folder / "bundles", bundles).stat().st_size
     table.save(folder / "table")
     table_bytes = sum(path.stat().st_size for path in (folder / "table").iterdir())
-    tokens = sum(store.joined_length(plan.indices) for plan in plans)
+    tokens = sum(len(store.join(plan.indices)) for plan in plans)
     token_bytes = tokens * store.dtype.itemsize
     return {
         "contexts": len(plans),

@@ -1,7 +1,7 @@
 """Files of a step: whole or not there, in a journal that survives a kill, or in numbered shards.
 
 Three parts: atomic writes with disk errors that a user can act on; `Journal`, one JSON line a finished unit of work;
-and shards `NAME-00000-of-00004.parquet|jsonl`, whole files whose bytes follow the rows.
+and shards `NAME-00000-of-00004.parquet`, whole files whose bytes follow the rows, with checksums.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import re
 import secrets
 import shutil
+import struct
+import zlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +23,13 @@ from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lcx.errors import LcxError, MissingError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # ---- whole files
 
@@ -362,57 +365,44 @@ class Journal:
 ROWS_PER_GROUP = 1024
 """Rows a Parquet row group; the unit in which `ShardReader` loads and forgets."""
 
-_NAME = re.compile(r"(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.(?P<suffix>parquet|jsonl)")
+_NAME = re.compile(r"(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.parquet")
 
 
-def shard_path(
-    folder: str | Path, name: str, index: int = 0, count: int = 1, suffix: str = "parquet"
-) -> Path:
+def shard_path(folder: str | Path, name: str, index: int = 0, count: int = 1) -> Path:
     """Where shard `index` of `count` lies."""
     if not 0 <= index < count <= 99_999:
         raise ValueError(f"shard {index} of {count}: the index must be in 0..count-1")
-    return Path(folder) / f"{name}-{index:05d}-of-{count:05d}.{suffix}"
+    return Path(folder) / f"{name}-{index:05d}-of-{count:05d}.parquet"
 
 
 def list_shards(folder: str | Path, name: str) -> list[Path]:
     """All shards of `name`, in order. Raises MissingError where there are none, or naming those that lack."""
-    found: dict[tuple[int, str], dict[int, Path]] = {}
+    found: dict[int, dict[int, Path]] = {}
     for path in sorted(Path(folder).glob(f"{name}-*-of-*")):
         match = _NAME.fullmatch(path.name)
         if match and match["name"] == name:
-            found.setdefault((int(match["count"]), match["suffix"]), {})[int(match["index"])] = path
+            found.setdefault(int(match["count"]), {})[int(match["index"])] = path
     if not found:
         raise MissingError(
             f"no '{name}' shards in {folder}", hint="Run the step that makes them, or check the folder."
         )
     if len(found) > 1:
-        kinds = ", ".join(f"{len(paths)} of {count} {suffix}" for (count, suffix), paths in found.items())
+        kinds = ", ".join(f"{len(paths)} of {count}" for count, paths in found.items())
         raise LcxError(
             f"{folder} holds two sets of '{name}' shards",
             why=kinds,
             hint="Remove the set you do not want.",
         )
-    (count, suffix), paths = found.popitem()
+    count, paths = found.popitem()
     lacking = [index for index in range(count) if index not in paths]
     if lacking:
-        names = ", ".join(shard_path("", name, index, count, suffix).name for index in lacking[:5])
+        names = ", ".join(shard_path("", name, index, count).name for index in lacking[:5])
         raise MissingError(
             f"{len(lacking)} of {count} '{name}' shards are missing in {folder}",
             why=names + (" ..." if len(lacking) > 5 else ""),
             hint="Run the step again: it writes the shards that are missing.",
         )
     return [paths[index] for index in range(count)]
-
-
-def write_jsonl(
-    folder: str | Path, name: str, rows: Iterable[Mapping[str, Any]], *, index: int = 0, count: int = 1
-) -> Path:
-    """Write one JSONL shard atomically. Raises LcxError for a full or read-only disk."""
-    path = shard_path(folder, name, index, count, "jsonl")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for row in rows:
-            file.write(json_line(row))
-    return path
 
 
 def write_parquet(
@@ -464,27 +454,86 @@ def write_tables(
     path = shard_path(folder, name, index, count)
     # A Python file object, so that a full disk is an OSError with its errno. Nothing time-dependent is
     # written.
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd", version="2.6") as writer,
-    ):
-        for table in tables:
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
+    with atomic_path(path) as temporary, temporary.open("w+b") as file:
+        with pq.ParquetWriter(
+            file, schema, compression="zstd", version="2.6", write_page_checksum=True
+        ) as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+        _seal(file)
     return path
 
 
-def read_rows(folder: str | Path, name: str) -> Iterator[dict[str, Any]]:
-    """All rows in order, lazily. Raises MissingError for missing shards, LcxError for a bad line."""
-    for path in list_shards(folder, name):
-        if path.suffix == ".jsonl":
-            yield from read_jsonl(path)
-        else:
-            import pyarrow.parquet as pq
+_SEAL = b"lcx:crc32"
+"""What stands, with the checksum of the footer, between a shard's pages and its footer: pages have checksums of their
+own, and readers of Parquet look at neither.
+"""
+_TAIL = struct.Struct("<I4s")
+"""How a Parquet file ends: its footer's length, and PAR1."""
 
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    yield from file.read_row_group(group).to_pylist()
+
+def _seal(file: IO[bytes]) -> None:
+    """Put the checksum of a Parquet file's footer before it."""
+    footer = _footer(file)
+    file.seek(-len(footer), os.SEEK_END)
+    file.write(_SEAL + zlib.crc32(footer).to_bytes(4, "little") + footer)
+
+
+def _footer(file: IO[bytes]) -> bytes:
+    """The end of a Parquet file from its footer on; empty where the file is too short to have one."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TAIL.size))
+    end = file.read()
+    length = _TAIL.unpack(end)[0] + _TAIL.size if len(end) == _TAIL.size else size + 1
+    if length > size:
+        return b""
+    file.seek(size - length)
+    return file.read()
+
+
+def _sealed(file: IO[bytes]) -> bool:
+    """Whether a Parquet file's footer is the one that was written; one of an earlier version has no checksum."""
+    footer = _footer(file)
+    place = file.tell() - len(footer) - len(_SEAL) - 4
+    if not footer or place < 0:
+        return bool(footer)
+    file.seek(place)
+    mark = file.read(len(_SEAL) + 4)
+    return mark[:-4] != _SEAL or mark[-4:] == zlib.crc32(footer).to_bytes(4, "little")
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A shard that is open for reading, its checksums verified. Raises LcxError for one that is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            if not _sealed(file):
+                raise OSError(None, "the footer is not the one that was written")
+        with pq.ParquetFile(path, page_checksum_verification=True) as table:
+            yield table
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as bad:
+        if isinstance(bad, OSError) and bad.errno is not None:
+            raise  # not of what the file holds: it is not there, or may not be read
+        raise LcxError(
+            f"{path} is damaged",
+            why=(str(bad).splitlines() or [type(bad).__name__])[0],
+            hint="Start the step that wrote it over: the same command with --force (paid replies are kept).",
+        ) from bad
+
+
+def read_group(path: Path, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row group of a shard. Raises LcxError for a shard that is damaged."""
+    with _parquet(path) as table:
+        return table.read_row_group(group, columns=list(columns) if columns is not None else None)
+
+
+def group_sizes(path: Path) -> list[int]:
+    """The number of rows in each row group of a shard. Raises LcxError for a shard that is damaged."""
+    with _parquet(path) as table:
+        return [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -497,20 +546,6 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
                 raise LcxError(
                     f"{path}: line {number} is not JSON", why=str(bad), hint="Remove the shard; run again."
                 ) from bad
-
-
-def count_rows(folder: str | Path, name: str) -> int:
-    """Number of rows over all shards, from Parquet footers or by counting lines."""
-    total = 0
-    for path in list_shards(folder, name):
-        if path.suffix == ".jsonl":
-            with path.open("rb") as file:
-                total += sum(1 for _ in file)
-        else:
-            import pyarrow.parquet as pq
-
-            total += pq.read_metadata(path).num_rows
-    return total
 
 
 class ShardReader(Sequence[dict[str, Any]]):
@@ -527,17 +562,14 @@ class ShardReader(Sequence[dict[str, Any]]):
         columns: Sequence[str] | None = None,
         cache_bytes: int = 256 << 20,
     ) -> None:
-        import pyarrow.parquet as pq
-
         self._columns = list(columns) if columns is not None else None
         self._limit = cache_bytes
         self._groups: list[tuple[Path, int]] = []
         sizes: list[int] = []
         for path in list_shards(folder, name):
-            footer = pq.read_metadata(path)
-            for group in range(footer.num_row_groups):
+            for group, rows in enumerate(group_sizes(path)):
                 self._groups.append((path, group))
-                sizes.append(footer.row_group(group).num_rows)
+                sizes.append(rows)
         self._starts = [0, *accumulate(sizes)]
         self._held: OrderedDict[int, pa.Table] = OrderedDict()
         self._bytes = 0
@@ -565,11 +597,7 @@ class ShardReader(Sequence[dict[str, Any]]):
         if group in self._held:
             self._held.move_to_end(group)
             return self._held[group]
-        import pyarrow.parquet as pq
-
-        path, number = self._groups[group]
-        with pq.ParquetFile(path) as file:
-            table = file.read_row_group(number, columns=self._columns)
+        table = read_group(*self._groups[group], self._columns)
         self._held[group] = table
         self._bytes += table.nbytes
         while self._bytes > self._limit and len(self._held) > 1:

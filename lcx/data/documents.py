@@ -7,11 +7,11 @@ the context is the document's text. What cannot be used is set aside with the re
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lcx.data.files import (
     PACKED,
@@ -205,58 +205,60 @@ def _pdf(name: str, path: Path, rejects: Rejects) -> str | None:
         return None
 
 
-_BLOCKS = frozenset(
-    (
-        "p",
-        "div",
-        "br",
-        "li",
-        "tr",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "section",
-        "article",
-        "table",
-        "ul",
-        "ol",
-        "pre",
-    )
-)
+_BLOCKS = frozenset("p div br li tr h1 h2 h3 h4 h5 h6 section article table ul ol pre".split())  # noqa: SIM905
+_TAG = re.compile(r"<(/?)([A-Za-z][^\s/>]*)(?:[^>\"']|\"[^\"]*\"|'[^']*')*+>")
+_RAW = {name: re.compile(rf"</{name}\b", re.I) for name in ("script", "style")}
+"""What ends the elements in which nothing is markup."""
+_HIDDEN = frozenset({"template", "noscript"})
 
 
 def html_text(text: str) -> str:
-    """The words of an HTML page: no tags, scripts, styles or comments; blocks on lines of their own."""
-    from html.parser import HTMLParser
+    """The words of an HTML page: no tags, scripts, styles or comments; blocks on lines of their own.
 
+    Each character is looked at a fixed number of times: the standard library's parser takes hours for a few megabytes
+    of tags or comments that are never closed.
+    """
     parts: list[str] = []
-    silent = 0
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: Any) -> None:
-            nonlocal silent
-            silent += tag in ("script", "style", "template", "noscript")
-            if tag in _BLOCKS:
-                parts.append("\n")
-
-        def handle_endtag(self, tag: str) -> None:
-            nonlocal silent
-            silent -= tag in ("script", "style", "template", "noscript") and silent > 0
-            if tag in _BLOCKS:
-                parts.append("\n")
-
-        def handle_data(self, data: str) -> None:
-            if not silent:
-                parts.append(data)
-
-    reader = Reader(convert_charrefs=True)
-    reader.feed(text)
-    reader.close()
+    hidden = place = 0
+    while place < len(text):
+        begin = text.find("<", place)
+        begin = len(text) if begin < 0 else begin
+        if not hidden:
+            parts.append(_unescaped(text[place:begin]))
+        if text.startswith("<!--", begin):
+            end = text.find("-->", begin + 2)
+            place = end + 3 if end >= 0 else len(text)
+            continue
+        opening = text[begin + 1 : begin + 3].removeprefix("/")[:1]
+        is_tag = opening.isascii() and opening.isalpha()
+        end = text.find(">", begin) if is_tag or opening in ("!", "?") else begin
+        if end < 0:  # no tag ends after this
+            parts.append(_unescaped(text[begin:]) if not hidden else "")
+            break
+        if end == begin:
+            parts.append("<" if begin < len(text) and not hidden else "")
+            place = begin + 1
+            continue
+        tag = _TAG.match(text, begin) if is_tag else None
+        place = tag.end() if tag else end + 1
+        name = tag[2].lower() if tag else ""
+        if name in _HIDDEN and tag:
+            hidden = max(0, hidden + (-1 if tag[1] else 1))
+        if name in _BLOCKS:
+            parts.append("\n")
+        if name in _RAW and tag and not tag[1]:
+            close = _RAW[name].search(text, place)
+            place = close.start() if close else len(text)
     lines = [" ".join(line.split()) for line in "".join(parts).split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _unescaped(text: str) -> str:
+    """A text with its character references resolved; as it stands where one is a number that is no character's."""
+    try:
+        return html.unescape(text)
+    except (ValueError, OverflowError):
+        return text
 
 
 def _of_rows(rows: Iterable[Raw], tally: Tally, questions: bool) -> Iterator[Document]:

@@ -158,7 +158,10 @@ _ZEPHYR = (
     r"(?:<\|end\|>\s*|</s>\s*|(?=<\|(?:system|user|assistant)\|>)|\Z)"
 )
 _HH = r"\s*(?P<role>Human|Assistant): ?(?P<text>.*?)(?=\n\nHuman:|\n\nAssistant:|\Z)"
-_GUANACO = r"\s*### (?P<role>Human|Assistant): ?(?P<text>.*?)(?=\s*### Human:|\s*### Assistant:|\Z)"
+_GUANACO = (
+    r"\s*### (?P<role>Human|Assistant): ?"
+    r"(?P<text>(?:[^\s#]++|(?!### (?:Human|Assistant):)#|\s++(?!### (?:Human|Assistant):))*+)"
+)
 MARKUP = {
     "ChatML": ("<|im_start|>", _CHATML),
     "Llama 3": ("<|start_header_id|>", _LLAMA3),
@@ -181,7 +184,7 @@ UNREAD_MARKUP = (
 )
 """Beginnings of chat formats that are refused: what is a turn in them cannot be told for certain."""
 _ENDS = re.compile(
-    r"\s*(<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|</s>|<\|end\|>|<\|endoftext\|>|<\|end_of_text\|>|<eos>)\s*\Z"
+    r"(?<!\s)\s*+(<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|</s>|<\|end\|>|<\|endoftext\|>|<\|end_of_text\|>|<eos>)\s*\Z"
 )
 
 

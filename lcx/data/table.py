@@ -28,7 +28,8 @@ Span = tuple[int, int, int]
 LONG = 2
 """A line of more than LONG x min_tokens tokens is cut at sentence ends, or at tokens where it has none."""
 
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？；]+[”’」』）]*")
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*\s+|[。！？；]+[”’」』）]*")
+_SOLID = re.compile(r"\S")
 _JOINERS = "\u200d"
 
 
@@ -55,8 +56,11 @@ def segment_spans(
     pieces = _pieces(text, starts, min_tokens)
     ends = np.searchsorted(starts, [end for end, _ in pieces]) if pieces else np.empty(0, np.int64)
     before = 0  # tokens that start before `begin`
+    solid = _solid(text, 0)
     for (end, following), count in zip(pieces, ends.tolist(), strict=True):
-        if count - before >= min_tokens and not text[begin:end].isspace():
+        if solid < begin:
+            solid = _solid(text, begin)
+        if count - before >= min_tokens and solid < end:
             segments.append((begin, end, count - before))
             begin = following
             before = int(np.searchsorted(starts, begin))
@@ -67,6 +71,12 @@ def segment_spans(
         elif keep_short:
             segments.append((0, len(text), len(starts)))
     return segments
+
+
+def _solid(text: str, place: int) -> int:
+    """The first character from `place` on that is no white space."""
+    found = _SOLID.search(text, place)
+    return found.start() if found else len(text)
 
 
 def line_spans(text: str, token_spans: Sequence[tuple[int, int]] | np.ndarray) -> list[Span]:
@@ -138,19 +148,22 @@ def _pieces(text: str, starts: np.ndarray, min_tokens: int) -> list[tuple[int, i
 
 def _cuts(text: str, begin: int, end: int, starts: np.ndarray, min_tokens: int) -> list[int]:
     """Places inside a long line: its sentence ends, and tokens inside too long sentences."""
-    ends = [
-        place for m in _SENTENCE_END.finditer(text, begin, end) if (place := safe_cut(text, m.end())) < end
-    ]
+    reached = begin  # no place before it is asked about twice: thousands of marks may cling to one character
+
+    def safe(place: int) -> int:
+        nonlocal reached
+        reached = safe_cut(text, max(place, reached))
+        return reached
+
+    ends = [place for m in _SENTENCE_END.finditer(text, begin, end) if (place := safe(m.end())) < end]
     cuts: list[int] = []
-    last = begin
+    last = reached = begin
     for place in [*ends, end]:
         low, high = np.searchsorted(starts, [last, place]).tolist()
         if high - low > LONG * min_tokens:
             # The first pieces hold min_tokens each; the rest, below twice that, stays whole.
             for token in range(low + min_tokens, high - min_tokens + 1, min_tokens):
-                cut = safe_cut(
-                    text, _at_word(text, int(starts[token]), int(starts[min(token + 8, high - 1)]))
-                )
+                cut = safe(_at_word(text, int(starts[token]), int(starts[min(token + 8, high - 1)])))
                 if cut < place and (not cuts or cut > cuts[-1]):
                     cuts.append(cut)
         if place < end:
@@ -398,9 +411,9 @@ def load_table(folder: str | Path, *, cache_bytes: int = 256 << 20) -> SegmentTa
 
     Raises MissingError for missing shards, LcxError for a table that was never finished or is damaged.
     """
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
-    from lcx.storage import ShardReader, list_shards
+    from lcx.storage import ShardReader, group_sizes, list_shards, read_group
 
     place = Path(folder)
     if not (place / "table.json").is_file():
@@ -412,7 +425,8 @@ def load_table(folder: str | Path, *, cache_bytes: int = 256 << 20) -> SegmentTa
     }
     numbers: dict[str, int] = {}
     for path in list_shards(place, "segments"):
-        table = pq.read_table(path, memory_map=True)
+        groups = [read_group(path, number) for number in range(len(group_sizes(path)))]
+        table = pa.concat_tables(groups) if groups else _segment_schema().empty_table()
         for name in ("document", "start", "end", "tokens"):
             columns[name].append(table[name].to_numpy().astype(np.int32, copy=False))
         if table["key"].null_count == len(table):

@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ import numpy as np
 
 from lcx.errors import LcxError
 from lcx.hub import load_tokenizer
-from lcx.storage import disk_errors, make_folder, read_json, sha256_text, write_json
+from lcx.storage import disk_errors, make_folder, read_json, sha256_json, sha256_text, write_json
 
 if TYPE_CHECKING:
     from lcx.data.table import SegmentTable
@@ -383,13 +384,6 @@ class TokenStore:
             parts[0] = first.astype(ids.dtype, copy=False)
         return np.concatenate(parts)
 
-    def joined_length(self, indices: Sequence[int]) -> int:
-        """Tokens of segments joined by separators, without joining them."""
-        if not len(indices):
-            return 0
-        places = np.asarray(indices, np.int64)
-        return int(self.lengths[places].sum()) + len(self.separator) * (len(places) - 1)
-
 
 def open_token_store(
     tokenizer: Any,
@@ -401,13 +395,14 @@ def open_token_store(
     """The store of a tokenizer and a table from the folder `cache`, built there first where it is missing.
 
     `progress(done, total)` is called with segments while building. A store that a kill left half-built is
-    never used. Raises LcxError for a slow tokenizer, or a full or read-only disk.
+    never used, nor one whose checksums say that it is damaged: it is built anew. Raises LcxError for a slow
+    tokenizer, or a full or read-only disk.
     """
     pieces = tokenizer if isinstance(tokenizer, PieceTokenizer) else PieceTokenizer(tokenizer)
     folder = Path(cache) / "tokens" / f"{pieces.fingerprint[:20]}-{table.fingerprint[:20]}"
     try:
-        return _load(folder)
-    except (OSError, LcxError, ValueError, KeyError):
+        return _load(folder, verify=True)
+    except (OSError, LcxError, ValueError, KeyError, TypeError):
         pass  # missing, of an older format, or damaged: it is a cache, so it is built anew
     _sweep(folder)
     building = folder.with_name(f"{folder.name}.building-{os.getpid()}-{secrets.token_hex(4)}")
@@ -416,8 +411,8 @@ def open_token_store(
         with disk_errors(building):
             _build(pieces, table, building, progress)
         if folder.exists():
-            with suppress(OSError, LcxError, ValueError, KeyError):
-                return _load(folder)  # another process was faster
+            with suppress(OSError, LcxError, ValueError, KeyError, TypeError):
+                return _load(folder, verify=True)  # another process was faster
             shutil.rmtree(folder)
         with disk_errors(folder):
             try:
@@ -462,26 +457,40 @@ def _build(
         os.fsync(file.fileno())
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype("<i8"))
     separator, bad = pieces.later_batch([SEPARATOR])
-    write_json(
-        folder / "store.json",
-        {
-            "format": FORMAT,
-            "tokenizer": pieces.fingerprint,
-            "table": table.fingerprint,
-            "dtype": dtype.str,
-            "segments": total,
-            "tokens": int(lengths.sum()),
-            "separator": separator[0],
-            "separator_lossy": bool(bad),
-            "lossy": len(lossy),
-            "lossy_examples": lossy[:20],
-            "prefixed": pieces.prefixed,
-        },
-    )
+    info = {
+        "format": FORMAT,
+        "tokenizer": pieces.fingerprint,
+        "table": table.fingerprint,
+        "dtype": dtype.str,
+        "segments": total,
+        "tokens": int(lengths.sum()),
+        "separator": separator[0],
+        "separator_lossy": bool(bad),
+        "lossy": len(lossy),
+        "lossy_examples": lossy[:20],
+        "prefixed": pieces.prefixed,
+        "crc32": {name: _crc32(folder / name) for name in ("ids.bin", "offsets.npy")},
+    }
+    write_json(folder / "store.json", {**info, "sha256": sha256_json(info)})
 
 
-def _load(folder: Path) -> TokenStore:
+def _crc32(path: Path) -> int:
+    """The checksum of a file: quick enough to be taken of every store that is opened."""
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            found = zlib.crc32(block, found)
+    return found
+
+
+def _load(folder: Path, *, verify: bool = False) -> TokenStore:
+    """The store in a folder, its checksums verified where asked and where it has them. Raises for one that is none."""
     info = read_json(folder / "store.json")
+    said = info.pop("sha256", None)
+    if verify and said is not None:
+        found = {name: _crc32(folder / name) for name in info["crc32"]}
+        if said != sha256_json(info) or found != info["crc32"]:
+            raise ValueError("not what was written")
     offsets = np.load(folder / "offsets.npy")
     if info["format"] != FORMAT or len(offsets) != info["segments"] + 1 or offsets[-1] != info["tokens"]:
         raise ValueError("not a store of this format")

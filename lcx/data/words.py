@@ -22,7 +22,7 @@ _SPACELESS = (
 _WIDE = _HAN + _HIRAGANA + _KATAKANA + _HANGUL + _SPACELESS
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962\u0963\u0981-\u0dff"
 _SCAN = re.compile(
-    rf"(\d+(?:\.\d+)+)|([^\W{_WIDE}](?:[^\W{_WIDE}]+|[{_MARKS}])*)"
+    rf"(\d+(?:\.\d+)+)|([^\W{_WIDE}](?:[^\W{_WIDE}]++|[{_MARKS}])*+)"
     rf"|([{_HAN}]+|[{_HIRAGANA}]+|[{_HANGUL}]+|[{_SPACELESS}]+)|([{_KATAKANA}]+)"
 )
 _RUN, _KANA = 3, 4

@@ -185,9 +185,9 @@ _NO_WORD = rf"(?<![{_LATIN}\d_'’])"
 _ENDS = rf"(?![{_LATIN}\d_'’])"
 """What shows that a letter stands by itself: no Latin letter beside it. In "选B" and "B选项" it does."""
 _PICKED = re.compile(
-    rf"(?<![{_LATIN}])(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?![{_LATIN}])(?:\s*(?:is\b|是|为))?\s*[:=]?\s*[\"'“]?"
+    rf"(?<![{_LATIN}])(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?![{_LATIN}])(?:\s*+(?:is\b|是|为))?\s*+(?:[:=]\s*+)?[\"'“]?"
     rf"(?:\(([A-Ja-j])\)|([A-J]){_ENDS}|([a-j])(?=[.,;)\"'”。]|\s*$|\s*\n))"
-    r"|(?<![不非])(?:答案|[选選](?![项項])|正解|答え|정답|답)(?:[是为為選选择擇はが은는]|应为|應為|[:=\s])*"
+    r"|(?<![不非选選])(?:答案|[选選](?![项項])|正解|答え|정답|답)(?:[是为為選选择擇はが은는]|应为|應為|[:=\s])*"
     rf"[\"'“”「『(\[]?([A-J]){_ENDS}"
     rf"|{_NO_WORD}([A-J])[)\]」』]?(?:[选選][项項])?[是为為才は가이が]*\s*(?<!不)(?:正[确確]|[对對]的|正解|정답)"
 )
@@ -277,7 +277,7 @@ def letter_of_four(pred: str, *, strict: bool = False) -> str | None:
 
 # Arithmetic: the number that a worked solution ends with.
 
-NEXT_SHOT = re.compile(r"\n\s*(?:Q|Question|Problem)\s*\d*\s*:", re.I)
+NEXT_SHOT = re.compile(r"\n[^\S\n]*+(?:Q|Question|Problem)\s*+\d*+\s*+:", re.I)
 _NEXT_SHOT_FILM = re.compile(r"\n\n(?:Q|Question): ")
 _ANSWER_IS = re.compile(r"\bthe (?:final )?answer is\b[:\s]*", re.I)
 _SAID = "The answer is"
@@ -285,10 +285,10 @@ _SAID = "The answer is"
 _HASHES = re.compile(r"####\s*(.+)")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"(?:(?<!\d)[-−])?\s?[$£€¥]?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?")
-_PLAIN = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_PLAIN = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)"
 _SUM = re.compile(rf"{_PLAIN}(?:[-+*/]{_PLAIN})*")
 _STEP = re.compile(rf"([-+*/]?)({_PLAIN})")
-_VALUE = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+_VALUE = re.compile(_PLAIN)
 
 
 def gold_number(answer: str) -> Decimal | None:

@@ -26,8 +26,8 @@ from lcx.llm.protocol import Completion, Request, Response, Usage
 
 _FRESH_RECORD = re.compile(r"^\* (\S+) (\S+)( |$)")
 _STALE = re.compile(r"^~ \S+ \S+( |$)")
-_DEF = re.compile(r"^\s*(?:async\s+)?def\s+(\w+)|^\s*class\s+(\w+)", re.M)
-_KEY_VALUE = re.compile(r"^\s*[-*]?\s*([A-Za-z][\w ./-]{2,40}?):[ \t]+(\S[^\n]{1,80})$", re.M)
+_DEF = re.compile(r"^[^\S\n]*+(?:(?:async\s++)?def\s++(\w+)|class\s++(\w+))", re.M)
+_KEY_VALUE = re.compile(r"^[^\S\n]*+[-*]?[^\S\n]*+([A-Za-z][\w ./-]{2,40}?):[ \t]+(\S[^\n]{1,80})$", re.M)
 _STATEMENT = re.compile(r"(if|elif|else|for|while|try|except|with|return|lambda|case)\b")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]{4,}|\d[\d.,]{2,}|[一-鿿]{2,6}")
@@ -248,7 +248,7 @@ def _find_gap(question: str, texts: Sequence[str], rng: random.Random) -> str:
     if not asked or BLANK not in asked[1]:
         return ""
     before, _, after = asked[1].partition(BLANK)
-    whole = re.compile(rf"{re.escape(before)}(?<!\w)(\S+?)(?!\w){re.escape(after)}")
+    whole = re.compile(rf"{re.escape(before)}(?<!\w)(\S{{1,240}}?)(?!\w){re.escape(after)}")
     for text in texts:
         for line in text.split("\n"):
             match = whole.search(" ".join(line.split()))

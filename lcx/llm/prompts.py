@@ -75,6 +75,22 @@ def fence(*names: str) -> Callable[[str], str]:
     return fenced
 
 
+def tagged(text: str, name: str) -> list[str]:
+    """What stands between each `<name>` and the next `</name>` of a text, whatever the case of the tags.
+
+    A tag that is opened again before it is closed is part of what it holds, and one that is never closed holds nothing.
+    """
+    found: list[str] = []
+    begin = -1
+    for mark in re.finditer(rf"<(/?){re.escape(name)}>", text, re.I):
+        if not mark[1]:
+            begin = mark.end() if begin < 0 else begin
+        elif begin >= 0:
+            found.append(text[begin : mark.start()])
+            begin = -1
+    return found
+
+
 # -- thoughts
 
 UNFINISHED = "only a thought that never ends"

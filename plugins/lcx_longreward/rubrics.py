@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Generic, Literal, TypeVar
 
 from lcx.llm.judge import Asks, Judgement, Rubric, Unreadable, judge, marked, read_rating
-from lcx.llm.prompts import fence, load_prompt, visible
+from lcx.llm.prompts import fence, load_prompt, tagged, visible
 from lcx.llm.protocol import Request
 from lcx_longreward.settings import REPLY_TOKENS, LongRewardScore
 
@@ -71,9 +71,8 @@ def load_prompts(folder: str | None) -> dict[tuple[str, str], str]:
 NO_INFORMATION = "No relevant information"
 """What stands in place of a part's facts where it holds none."""
 
-_STATEMENT = re.compile(r"<statement>(.*?)</statement>", re.S | re.I)
 _NOTHING = re.compile(r"\[\[\s*(?:none|no statements?|无|没有)\s*\]\]", re.I)
-_ITEM = re.compile(r"^[\s>*_]*(?:\d+\s*[.)、．）:：](?!\d)|[-*](?=\s)|•)[\s*_]*(?=\S)", re.M)
+_ITEM = re.compile(r"^(?:[^\S\n]|[>*_])*(?:\d++[^\S\n]*+[.)、．）:：](?!\d)|[-*](?=\s)|•)[\s*_]*(?=\S)", re.M)
 """What begins an item of a list: `3.` and `-` do, `3.5 million`, `12:30` and `**Facts:**` do not."""
 _NO_INFORMATION = re.compile(
     r"no relevant information|(?:没有|无|未发现|未找到)(?:任何)?相关(?:的)?信息", re.I
@@ -93,9 +92,9 @@ def read_statements(reply: str) -> list[str] | Unreadable:
     A reply that has neither cannot be read: a judge that ignores the format is not taken for a silent answer.
     """
     text = visible(reply)
-    tagged = [found.strip() for found in _STATEMENT.findall(text)]
-    statements = [found for found in tagged if found and not _NOTHING.fullmatch(found)]
-    if statements or tagged or _NOTHING.search(text):
+    marks = [found.strip() for found in tagged(text, "statement")]
+    statements = [found for found in marks if found and not _NOTHING.fullmatch(found)]
+    if statements or marks or _NOTHING.search(text):
         return statements
     return Unreadable("no <statement> in the reply")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from lcx.data.plans import shuffle
 from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
 from lcx.llm.client import LLMClient
-from lcx.llm.prompts import fence, fill, load_prompt, visible
+from lcx.llm.prompts import fence, fill, load_prompt, tagged, visible
 from lcx.llm.protocol import Request
 from lcx.storage import ShardReader
 from lcx_longreward.rubrics import language_of
@@ -51,8 +50,6 @@ _ZH = (
 )
 DESCRIBED = {"en": dict(zip(KINDS, _EN, strict=True)), "zh": dict(zip(KINDS, _ZH, strict=True))}
 
-_TASK = re.compile(r"<task>(.*?)</task>", re.S | re.I)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
 fenced = fence("document", "task", "answer")
 
 
@@ -92,14 +89,14 @@ def read_task(reply: str) -> Written | str:
     A reply without marks is none: it may as well be a refusal.
     """
     text = visible(reply).strip()
-    found = next((task.strip() for task in _TASK.findall(text) if task.strip()), "")
+    found = next((task.strip() for task in tagged(text, "task") if task.strip()), "")
     if not found:
         nothing = not text or text.upper().startswith("NOTHING")
         return "the writer found nothing to ask" if nothing else "no <task> in the reply"
     if len(found) > LONGEST:
         return "the task is too long"
-    answer = _ANSWER.search(text)
-    return Written(found, (answer[1].strip() or None) if answer else None)
+    answer = next(iter(tagged(text, "answer")), "")
+    return Written(found, answer.strip() or None)
 
 
 # -- which tasks, about which contexts

@@ -14,7 +14,7 @@ import pytest
 
 from lcx import storage as files
 from lcx.errors import LcxError
-from lcx.storage import Journal, write_jsonl
+from lcx.storage import Journal, write_lines
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_full_disk_is_an_error_with_a_way_out(small_disk: Path) -> None:
         files.write_bytes(small_disk / "big", b"x" * 200_000)
     assert "resumes" in caught.value.hint
     with pytest.raises(LcxError, match="no space left"):
-        write_jsonl(small_disk, "rows", ({"x": "y" * 100} for _ in range(5000)))
+        write_lines(small_disk / "rows.jsonl", ({"x": "y" * 100} for _ in range(5000)))
     assert os.listdir(small_disk) == ["kept"]
 
 

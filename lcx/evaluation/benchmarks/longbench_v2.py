@@ -6,7 +6,6 @@ Published at huggingface.co/datasets/zai-org/LongBench-v2 (`data.json`). Rows ha
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -61,10 +60,11 @@ def _prompt(source: Source) -> Prompt:
         return Prompt(found.template, found.question.replace("{input}", QUESTION), found.inside)
     for theirs, ours in _PLACES.items():
         text = text.replace(theirs, ours)
-    asked = re.search(r"\{question\}.*\{D\}", text, re.S)
-    if not asked:
+    begin, end = text.find("{question}"), text.rfind("{D}")
+    if begin < 0 or end < begin:
         raise UsageError(f"the prompt {source.prompts} needs $Q$ and, after it, $C_A$ to $C_D$")
-    return split_prompt(text.replace(asked[0], "{input}"), NAME, places=asked[0])
+    asked = text[begin : end + len("{D}")]
+    return split_prompt(text.replace(asked, "{input}"), NAME, places=asked)
 
 
 def _load(source: Source, options: TaskOptions) -> Samples:

@@ -57,7 +57,7 @@ __all__ = [
 
 # ---- filler: text of a corpus, cut into sentences
 
-_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？；]+[”’」』）]*|(?=\n[^\S\n]*\n)")
+_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？；]+[”’」』）]*|(?=\n[^\S\n]*\n)")
 _ENDED = re.compile(r"[.!?…。！？；:,;][\"'”’»」』）)\]]*\s*$")
 _SPACE = re.compile(r"\s*")
 MOST_CHARACTERS = 640
@@ -95,7 +95,7 @@ def cut(document: Document) -> list[str]:
     if document.meta.get("kind") == "code" or document.meta.get("keys"):
         places = [match.start() for match in re.finditer("\n(?=[^\n])", text)]
     else:
-        places = [match.end() for match in _END.finditer(text) if _ends(text, match.end())]
+        places = _sentence_ends(text)
     edges = _no_longer(
         [0, *dict.fromkeys(place for place in places if 0 < place < len(text)), len(text)], text
     )
@@ -115,11 +115,17 @@ def _no_longer(edges: list[int], text: str) -> list[int]:
     return found
 
 
-def _ends(text: str, place: int) -> bool:
-    """Whether a new sentence begins after `place`: an abbreviation's full stop has a small letter after it."""
-    after = _SPACE.match(text, place)
-    following = text[after.end() : after.end() + 1] if after else ""
-    return not following.islower()
+def _sentence_ends(text: str) -> list[int]:
+    """Where a new sentence begins: an abbreviation's full stop has a small letter after it, and is no end."""
+    places = []
+    beyond = 0  # the end of the white space that was looked at last: a run of it may hold many places
+    for match in _END.finditer(text):
+        place = match.end()
+        if place >= beyond and (space := _SPACE.match(text, place)):
+            beyond = space.end()
+        if not text[beyond : beyond + 1].islower():
+            places.append(place)
+    return places
 
 
 def gather(documents: Iterable[Document], tokens: int, count: Callable[[str], int]) -> list[list[Piece]]:

@@ -141,7 +141,7 @@ MIN_LINE = 12
 
 _BRACES = re.compile(
     r"^[ \t]*(?:(?:pub|public|private|protected|static|final|async|export|default|inline|virtual)[ \t]+)*"
-    r"(?:(?:fn|func|function)[ \t]+(?:\([^()\n]*\)[ \t]*)?|[\w:<>,*&\[\]]+[ \t*&]+)"
+    r"(?:(?:fn|func|function)[ \t]+(?:\([^()\n]*\)[ \t]*)?|[\w:<>,*&\[\]]{1,200}[ \t*&]{1,80})"
     r"(?P<name>[A-Za-z_]\w*)[ \t]*(?:<[^>\n]*>)?\([^;{}\n]*\)[^;{}()\n]*\{[ \t]*$",
     re.MULTILINE,
 )
@@ -223,7 +223,7 @@ def _braces(text: str) -> list[tuple[str, str, list[str]]]:
             continue
         head, body = match[0].strip(), []
         outer = len(match[0]) - len(match[0].lstrip())
-        for line in text[match.end() + 1 :].split("\n"):
+        for line in _lines_from(text, match.end() + 1):
             if len(line) - len(line.lstrip()) <= outer and line.strip().startswith("}"):
                 break
             if line.strip():
@@ -232,6 +232,14 @@ def _braces(text: str) -> list[tuple[str, str, list[str]]]:
                 break
         found.append((name, head, body))
     return found
+
+
+def _lines_from(text: str, place: int) -> Iterator[str]:
+    """The lines of a text from a place on, without a copy of all that follows."""
+    while 0 < place <= len(text):
+        end = text.find("\n", place)
+        yield text[place : end if end >= 0 else None]
+        place = end + 1
 
 
 # ---- entities
