@@ -110,10 +110,7 @@ _OPEN = re.compile(rf"(?:{_BEGIN})\s*\Z", re.I)
 _REACH = 200
 """Characters at the end of a prompt in which the mark stands that opens its answer's thought."""
 _CLOSING = re.compile(r"</(?:response|answer|output)>|<\|(?:end_of_solution|END_RESPONSE)\|>", re.I)
-_AROUND = re.compile(
-    rf"\s*(?:<(?:response|answer|output)>|<\|(?:begin_of_solution|START_RESPONSE)\|>)(.*?)(?:{_CLOSING.pattern})?\s*",
-    re.I | re.S,
-)
+_AROUND = re.compile(r"\s*(?:<(?:response|answer|output)>|<\|(?:begin_of_solution|START_RESPONSE)\|>)", re.I)
 """Marks that some models put around what they say behind a thought."""
 _CHANNEL = "<|channel|>"
 _FINAL = re.compile(r"<\|channel\|>\s*final\b[^<\n]{0,40}(?:<\|constrain\|>[^<\n]{0,40})?<\|message\|>")
@@ -185,9 +182,13 @@ def read_thoughts(reply: str) -> Said:
     if inside:
         return Said("".join(kept), thought=True, unfinished=True, opened=opened)
     said = "".join(kept) + reply[place:]
-    around = _AROUND.fullmatch(said) if thought else None
-    if around and not _CLOSING.search(around[1]):
-        said = around[1]
+    if thought and (around := _AROUND.match(said)):
+        inner = said[around.end() :].rstrip()
+        closed = [mark.span() for mark in _CLOSING.finditer(inner)]
+        if not closed:
+            said = inner
+        elif len(closed) == 1 and closed[0][1] == len(inner):
+            said = inner[: closed[0][0]]
     return Said(said, thought, opened=opened)
 
 

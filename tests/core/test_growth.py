@@ -1,7 +1,7 @@
 """No reader of replies or files takes more than linear time, whatever a stranger wrote into them.
 
 Time is measured as a ratio within one run: a text four times as long may take eight times as long (a quadratic reader
-takes sixteen). A reader that is done with 2,400 characters within three milliseconds is not measured further.
+takes sixteen). A reader that is done with 1,600 characters within three milliseconds is not measured further.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lcx.evaluation.probes import haystack, val
 from lcx.llm import builtin, judge, limits, openai, prompts, questions
 from lcx.records import Document
 
-SHORT, LONG = 600, 2_400
+SHORT, LONG = 400, 1_600
 QUICK = 0.003
 MOST = 8.0
 ROOT = Path(__file__).parents[2]
@@ -35,9 +35,9 @@ ROOT = Path(__file__).parents[2]
 # fmt: off
 SHAPES = [
     "\n", " ", "\n ", "\t", "a", "0", "A ", ".", ". ", "*", "* ", "_", "(", "[", "[[", "]]", "{", "<", '"', "\\",
-    "。", "【【", "中", "选", "答案", "是", "カ", "\u0300", "é", "1. ", "\n1. ", "1,", "1/2 ", "1+", "-1", "```\n", "#", "> ", "- ",
+    "。", "【【", "中", "カ", "\u0300", "é", "1. ", "\n1. ", "1,", "1/2 ", "1+", "-1", "```\n", "#", "> ", "- ",
     "Question:\n", "Question: ", "Answer: ", "\nQ 1", "answer", "the answer is ", "####", "\\boxed{", 'rating":',
-    "<think>", "</think>", "<|channel|>", "<statement>", "<task>", "<answer>", "<reference>", "[[none", "[[8",
+    "<think>", "</think>", "<|channel|>", "<statement>", "<task>", "<answer>", "<reference>", "[[none", "[[8", "选",
     "<|im_start|>user\n", "\n\nHuman: ", "### Human: ", "def f(\n", "class a", "name: x\n", "* a b\n", "fn a(",
     "<b ", "<b '\">", "<!--", "</", "<script>", "&#9", "&amp",
 ]
@@ -167,7 +167,7 @@ def test_a_reader_takes_linear_time(name: str) -> None:
     assert not [shape for shape in shapes if grows(READERS[name], *shape)]
 
 
-ANCHORED = {"_NAME", "_ALONE", "_V2_LETTER", "_BEGIN", "_OPENING", "_TAG"}
+ANCHORED = {"_NAME", "_ALONE", "_V2_LETTER", "_BEGIN", "_OPENING", "_TAG", "_BARE", "_AROUND"}
 """Patterns that are matched at one place of a text only."""
 
 
