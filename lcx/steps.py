@@ -257,14 +257,15 @@ class StepWork(Generic[S]):
         key: Callable[[T], Hashable],
         weight: Callable[[T], int] = lambda item: 1,
         most: int = OPEN,
-        keep: Callable[[Mapping[str, Any]], bool] = lambda row: True,
+        keep: Callable[[Mapping[str, Any]], bool] | None = lambda row: True,
         label: str = "",
     ) -> dict[str, dict[str, Any]]:
         """What `one` makes of every item, by the item's key, in the order of the items.
 
         A finished item is in the journal at once, and a resumed step does not do it again, unless `keep` refuses its
-        row. Items are begun in order while the weights of those under way stay within `most`. One that raises
-        SetAside is counted among the rejects; any other error ends the others and is raised.
+        row; with no `keep` at all there is no journal. Items are begun in order while the weights of those under way
+        stay within `most`. One that raises SetAside is counted among the rejects; any other error ends the others and
+        is raised.
         """
         import asyncio  # a dry run needs none of it
 
@@ -279,7 +280,7 @@ class StepWork(Generic[S]):
                 self.rejects.add(self.step.id, bad.reason, where=unit, detail=bad.detail)
                 del found[unit]
                 return
-            if keep(row):
+            if keep and keep(row):
                 self.journal.append(row)
             found[unit] = row
             if shown:
@@ -295,7 +296,7 @@ class StepWork(Generic[S]):
             try:
                 for item in items:
                     unit = str(key(item))
-                    if (known := self.journal.get(unit)) is not None:
+                    if keep and (known := self.journal.get(unit)) is not None:
                         found[unit] = known
                         if shown:
                             shown.skip(1)

@@ -227,7 +227,9 @@ class LocalClient(LLMClient):
         if made.error:
             waiting.end(made.error, made.final)
             return
-        choices = tuple((one.text, one.finish_reason) for one in made.completions)
+        choices = tuple(
+            (one.text, one.finish_reason, *([one.thought] if one.thought else [])) for one in made.completions
+        )
         row = Row(made.sample, choices, made.usage.prompt_tokens, made.usage.completion_tokens)
         self.ledger.paid(waiting.key, row, self.spec, waiting.part)
         waiting.rows.append(row)

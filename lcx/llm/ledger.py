@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.limits import Budget, Prices, Spent, cost_of
+from lcx.llm.prompts import said_in
 from lcx.llm.protocol import Completion, Response, Usage
 from lcx.storage import make_folder
 
@@ -30,6 +31,8 @@ CALLS = "calls.sqlite"
 """The ledger's file in a step's folder. It outlives a `--force`: what was paid for stays paid."""
 PAID_BACKEND = "openai"
 """The backend whose calls cost something; its replies count towards the budget."""
+THOUGHTS = ("replies with thoughts", "replies of an unfinished thought only")
+"""How replies with thoughts are counted."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT NOT NULL,
@@ -54,10 +57,13 @@ CREATE TABLE IF NOT EXISTS failures (
 
 @dataclass(frozen=True)
 class Row:
-    """One call's reply: its choices as (text, finish reason), the first of them being sample number `sample`."""
+    """One call's reply: its choices, the first of them being sample number `sample`.
+
+    A choice is (text, finish reason), with the thought as a third where a server hands it out apart.
+    """
 
     sample: int
-    choices: tuple[tuple[str, str], ...]
+    choices: tuple[tuple[str, ...], ...]
     prompt_tokens: int = 0
     completion_tokens: int = 0
     tries: int = 1
@@ -102,7 +108,7 @@ def response_of(rows: Iterable[Row], n: int) -> Response:
     rows = list(rows)
     choices = [choice for row in rows for choice in row.choices][:n]
     usage = sum((Usage(row.prompt_tokens, row.completion_tokens) for row in rows), Usage())
-    return Response(tuple(Completion(text, finish) for text, finish in choices), usage)
+    return Response(tuple(Completion(*choice) for choice in choices), usage)
 
 
 class CallLedger:
@@ -144,7 +150,7 @@ class CallLedger:
                 "FROM calls WHERE key = ? ORDER BY sample",
                 (key,),
             ).fetchall()
-        return [Row(one[0], tuple((t, f) for t, f in json.loads(one[1])), *one[2:]) for one in found]
+        return [Row(one[0], tuple(map(tuple, json.loads(one[1]))), *one[2:]) for one in found]
 
     def paid(self, key: str, row: Row, spec: str, part: str = "") -> None:
         """Keep a reply; it is in the file when this returns."""
@@ -212,6 +218,19 @@ class CallLedger:
             return dict(
                 database.execute("SELECT reason, COUNT(*) FROM failures GROUP BY reason ORDER BY reason")
             )
+
+    def thoughts(self) -> tuple[int, int]:
+        """Replies in the file that have thoughts, and those that are nothing but a thought that never ends."""
+        if self.path is None or (self._open is None and not self.path.exists()):
+            return 0, 0
+        some = lost = 0
+        with self._database() as database:
+            for (choices,) in database.execute("SELECT choices FROM calls"):
+                for choice in json.loads(choices):
+                    said = said_in(Completion(*choice))
+                    some += said.thought
+                    lost += said.only_thought
+        return some, lost
 
     def __len__(self) -> int:
         """Replies that are kept."""
@@ -293,6 +312,7 @@ class CallLedger:
             found["retries"] = self.retries
         if self.known:
             found["calls from the journal"] = self.known
+        found |= {name: number for name, number in zip(THOUGHTS, self.thoughts(), strict=True) if number}
         return found | {f"calls failed: {reason}": n for reason, n in sorted(self.failed.items())}
 
     def close(self) -> None:
@@ -354,12 +374,12 @@ def _is_paid(spec: str) -> bool:
     return spec.partition(":")[0] == PAID_BACKEND
 
 
-def _plain(choices: Iterable[tuple[str, str]]) -> bool:
+def _plain(choices: Iterable[tuple[str, ...]]) -> bool:
     """Whether UTF-8 can carry the texts."""
     encode: Callable[[str], bytes] = str.encode
     try:
-        for text, _ in choices:
-            encode(text)
+        for choice in choices:
+            encode("".join(choice))
     except UnicodeEncodeError:
         return False
     return True
@@ -416,7 +436,7 @@ def costs(
 
 def paid(counts: Mapping[str, int | float]) -> tuple[dict[str, int], dict[str, float]]:
     """Of a ledger's counts, those beside calls and tokens: for a step's counts, and its metrics."""
-    others = ("retries", "calls from the journal", "calls without a reply")
+    others = ("retries", "calls from the journal", "calls without a reply", *THOUGHTS)
     return (
         {name: int(counts[name]) for name in others if counts.get(name)},
         {"cost": float(counts["cost"])} if counts.get("cost") else {},

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lcx.errors import LcxError, MissingError, UsageError
+from lcx.llm.prompts import is_thought_mark, opening_thought
 from lcx.llm.protocol import Completion, Made, Request, Response, Usage
 
 CLOSED = "the model was closed while it answered"
@@ -30,6 +31,8 @@ _BLOCKS, _BLOCK = 16, 4096
 """Places of a file that its fingerprint looks at, and bytes that it reads at each."""
 SHARE = 512
 """Prompt tokens from which several samples are drawn behind one prefill; shorter prompts are repeated."""
+_TAIL = 32
+"""Tokens at the end of a prompt among which a mark is that opens a thought."""
 GRACE = 5.0
 """Seconds that a process has to end by itself."""
 
@@ -69,6 +72,10 @@ class Composer:
         self.chat, self.share = chat, share
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.special = frozenset(i for i, token in added.items() if token.special)
+        self.marks = frozenset(i for i in self.special if is_thought_mark(str(added[i])))
+        """Special tokens that tell thoughts from what is said: they stay in the text."""
 
     def encode(self, request: Request) -> list[int]:
         """A request's prompt in tokens."""
@@ -139,16 +146,29 @@ class Composer:
         seeds = tuple((requests[i].seed, sample) for i, sample in rows)
         return Batch(tuple(tuple(prompts[i]) for i, _ in chosen), seeds, sampler, shared)
 
+    def opened(self, prompt: Sequence[int]) -> str:
+        """The mark of a thought that the template opens at the end of a prompt: the reply goes on in it."""
+        return opening_thought(self.tokenizer.decode(prompt[-_TAIL:])) if self.chat else ""
+
     def completion(
-        self, row: Sequence[int], request: Request, ends: frozenset[int]
+        self, row: Sequence[int], request: Request, ends: frozenset[int], before: str = ""
     ) -> tuple[Completion, int]:
-        """One sample from the new tokens of its row, and how many there are; `ends` are the model's end tokens."""
+        """One sample from the new tokens of its row, and how many there are.
+
+        `ends` are the model's end tokens; `before` is the thought's mark that its prompt ends with, if any.
+        """
         stop = next((k for k, token in enumerate(row) if token in ends), None)
         used = row if stop is None else row[:stop]
-        text = self.tokenizer.decode(used, skip_special_tokens=True)
+        text = before + self._decode(used)
         cut = min((at for at in (text.find(s) for s in request.stop) if at >= 0), default=None)
         ended = stop is not None or cut is not None or len(row) < request.max_tokens
         return Completion(text if cut is None else text[:cut], "stop" if ended else "length"), len(used)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        if not self.marks.intersection(ids):
+            return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        hidden = self.special - self.marks
+        return str(self.tokenizer.decode([i for i in ids if i not in hidden]))
 
 
 # -- one process
@@ -358,6 +378,7 @@ class Local:
         for number, request in enumerate(requests):
             if error := self.composer.refusal(prompts[number], request):
                 yield Made(number, error=error)
+        before = [self.composer.opened(prompt) for prompt in prompts]
         batches = self.composer.compose(prompts, requests, lacking)
         for place, rows in self._run([batch for _, batch in batches]):
             found: dict[int, list[tuple[int, Sequence[int]]]] = {}
@@ -365,7 +386,10 @@ class Local:
                 found.setdefault(number, []).append((sample, row))
             for number, samples in found.items():
                 for run in _runs(samples):
-                    read = [self.composer.completion(row, requests[number], self.ends) for _, row in run]
+                    read = [
+                        self.composer.completion(row, requests[number], self.ends, before[number])
+                        for _, row in run
+                    ]
                     first = run[0][0]
                     prompt = len(prompts[number]) if first == 0 else 0
                     usage = Usage(prompt, sum(count for _, count in read))

@@ -282,12 +282,12 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Good:
-    """A usable reply: (text, finish reason) of each choice, and the tokens that the server counted.
+    """A usable reply: its choices as a ledger's `Row` has them, and the tokens that the server counted.
 
     `spoiled` counts choices that the server sent and that hold no answer (an error, a refusal): they are asked again.
     """
 
-    choices: tuple[tuple[str, str], ...]
+    choices: tuple[tuple[str, ...], ...]
     prompt_tokens: int
     completion_tokens: int
     spoiled: int = 0
@@ -421,8 +421,8 @@ class ChatServer:
             raise bad
         raise Failed("the reply had no choices", tokens=spent)
 
-    def _choice(self, choice: Mapping[str, Any]) -> tuple[str, str] | Failed:
-        """A choice's text and finish reason, or why it is no answer though the status is 200.
+    def _choice(self, choice: Mapping[str, Any]) -> tuple[str, ...] | Failed:
+        """A choice's text, finish reason and thought, if any, or why it is no answer though the status is 200.
 
         A text that the length limit ended may be empty: the limit was spent on thoughts. That is an answer of sorts,
         which asking again would repeat.
@@ -445,10 +445,11 @@ class ChatServer:
             return Failed("the model refused", UNUSABLE, detail=detail)
         if not text and (message.get("tool_calls") or message.get("function_call")):
             return Failed("the model called a tool in place of answering", UNUSABLE)
+        told = (message.get(name) for name in ("reasoning_content", "reasoning"))
+        thought = next((_valid(one) for one in told if one and isinstance(one, str)), "")
         if content is None and finish != "length":
-            thought = any(message.get(name) for name in ("reasoning_content", "reasoning"))
             return Failed("only thoughts, and no answer" if thought else "the answer is missing", UNUSABLE)
-        return text, finish
+        return (text, finish, thought) if thought else (text, finish)
 
     def _status(self, status: int, headers: Mapping[str, str], content: bytes) -> Failed:
         message, code = _message(content)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lcx.data.templates import Template
 from lcx.errors import UsageError
+from lcx.llm.protocol import Completion
 
 
 def load_prompt(name: str, folder: str | None, *, package: str = "lcx.llm", needs: Sequence[str] = ()) -> str:
@@ -190,6 +191,43 @@ def read_thoughts(reply: str) -> Said:
         elif len(closed) == 1 and closed[0][1] == len(inner):
             said = inner[: closed[0][0]]
     return Said(said, thought, opened=opened)
+
+
+def said_in(completion: Completion, inside: bool = False) -> Said:
+    """What a sample says apart from its thoughts, those that the server hands out apart included.
+
+    `inside` says that the model's prompt begins a thought: see `begun_inside`.
+    """
+    found = read_thoughts(completion.text)
+    if inside and not found.thought and completion.finish_reason == "length":
+        return Said("", thought=True, unfinished=True)
+    if not completion.thought:
+        return found
+    cut = completion.finish_reason == "length" and not found.text.strip()
+    return replace(found, thought=True, unfinished=found.unfinished or cut)
+
+
+def raw(completion: Completion) -> str:
+    """All of a sample, a thought that the server hands out apart in the usual marks before it."""
+    if not completion.thought:
+        return completion.text
+    thought = f"<think>\n{completion.thought.strip()}"
+    return thought if said_in(completion).only_thought else f"{thought}\n</think>\n\n{completion.text}"
+
+
+KEPT = "kept"
+
+
+def thought_meta(text: str, whole: str) -> dict[str, str]:
+    """What a candidate's row tells of its thoughts: the whole reply, or that they are part of its text."""
+    if not whole:
+        return {}
+    return {"thoughts": KEPT} if text and read_thoughts(text).thought else {"raw": whole}
+
+
+def begun_inside(replies: Iterable[Completion]) -> bool:
+    """Whether a model's prompt begins its thoughts: then a reply of it that was cut and has no mark is one."""
+    return any(read_thoughts(one.text).opened for one in replies)
 
 
 def _channels(reply: str) -> Said:

@@ -41,10 +41,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sample. `finish_reason` is `stop`, `length`, or `error` (then `text` is empty)."""
+    """One sample. `finish_reason` is `stop`, `length`, or `error` (then `text` is empty).
+
+    `thought` is what a server hands out apart as the model's reasoning.
+    """
 
     text: str
     finish_reason: str = "stop"
+    thought: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lcx.llm.client import LLMClient
-from lcx.llm.prompts import load_prompt, visible
+from lcx.errors import UsageError
+from lcx.llm.client import LLMClient, RuleClient
+from lcx.llm.prompts import UNFINISHED, load_prompt, raw, read_thoughts, said_in
 from lcx.llm.protocol import Request, Response
 
 FINE, INTEGRATION = "fine", "integration"
 TASKS = {FINE: "write_question", INTEGRATION: "write_joint_question"}
 FIELD = {FINE: "segment", INTEGRATION: "segments"}
 MAX_QUESTION = 1000
-CUT = "the reply was cut at answer_tokens"
 _LABEL = r"\*{0,2}\s*[:：]\*{0,2}"
 _QUESTION = re.compile(rf"question{_LABEL}", re.I)
 _ANSWER = re.compile(rf"^(?:[^\S\n]|[*#])*answer{_LABEL}", re.I | re.M)
@@ -37,7 +37,10 @@ class QA:
 
 def parse_reply(text: str) -> tuple[str, str] | str:
     """The question and answer in a writer's reply, without its thoughts, or the reason why there is none."""
-    text = visible(text)
+    said = read_thoughts(text)
+    if said.only_thought:
+        return UNFINISHED
+    text = said.text
     if not text.strip() or text.strip().upper().startswith("NOTHING"):
         return "the writer found nothing to ask"
     begin = _QUESTION.search(text)
@@ -80,11 +83,63 @@ def build_request(
     )
 
 
+PROBED, LEAST = 100, 0.05
+"""Replies after which a writer is looked at, and the share of them that has to be usable."""
+SHOWN = 200
+
+
+@dataclass
+class Yield:
+    """How much of what a writer says is usable: one that says next to nothing is not asked about a whole corpus.
+
+    `free` is a writer that costs nothing: such a one ends only where nothing at all is usable.
+    """
+
+    what: str
+    free: bool = False
+    hint: str = ""
+    asked: int = 0
+    usable: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def room(self) -> int:
+        """How many may be asked before the next look."""
+        return PROBED - self.asked if self.asked < PROBED else 1 << 30
+
+    def note(self, reply: Response, why: str) -> None:
+        """Count a reply; `why` it is of no use, if it is of none."""
+        self.asked += 1
+        if not why:
+            self.usable += 1
+            return
+        self.reasons[why] += 1
+        if why not in self.shown and reply.completions:
+            self.shown[why] = raw(reply.completions[0])
+
+    def check(self) -> None:
+        """Raise UsageError where too little is usable, with the reasons and one of the replies."""
+        least = 1 if self.free else LEAST * self.asked
+        if self.asked < PROBED or self.usable >= least:
+            return
+        whole = f"{self.usable} usable {self.what}s" if self.usable else f"no usable {self.what}"
+        why = "; ".join(f"{reason} ({n})" for reason, n in self.reasons.most_common(3))
+        if shown := next((self.shown[one] for one, _ in self.reasons.most_common() if one in self.shown), ""):
+            short = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]} …"
+            why += f". One reply: {short!r}"
+        raise UsageError(
+            f"{whole} came out of {self.asked:,} replies, so the writer is not asked any further",
+            why=why,
+            hint=" ".join(filter(None, ("Another writer, or more tokens for it.", self.hint))),
+        )
+
+
 class Writer:
     """Asks a model for pairs, batch by batch.
 
-    The seeds of a batch follow from the candidates' order alone, never from where an earlier process stopped, so a
-    resumed step finds the replies that it has.
+    Seeds follow from the candidates' order alone, never from where an earlier process stopped, so a resumed step finds
+    the replies that it has.
     """
 
     def __init__(
@@ -98,51 +153,65 @@ class Writer:
         temperature: float,
         max_tokens: int,
         ahead: int = 1,
+        limit: str = "answer_tokens",
     ) -> None:
-        """`ahead` is how many batches are asked at a time, where so many are needed."""
-        self.client, self.ahead = client, ahead
+        """`ahead` is how many batches are asked at a time; `limit` is what the setting of `max_tokens` is called."""
+        self.client, self.ahead, self.limit = client, ahead, limit
         self.prompts, self.text = prompts, text
         self.batch, self.seed = batch, seed
         self.temperature, self.max_tokens = temperature, max_tokens
         self.skipped: Counter[str] = Counter()
 
-    def write(self, kind: str, name: str, candidates: Sequence[tuple[int, ...]], needed: int) -> Iterator[QA]:
-        """Usable pairs in the candidates' order until `needed` are found or the candidates run out."""
-        found = number = 0
-        batches = -(-len(candidates) // self.batch)
-        while found < needed and number < batches:
-            # A candidate gives one pair at most: so many batches are needed in any case
-            sure = range(number, min(batches, number + min(self.ahead, -(-(needed - found) // self.batch))))
-            number = sure.stop
-            asked = [(one, request) for i in sure for one, request in self._batch(kind, name, i, candidates)]
-            replies = self.client.generate([request for _, request in asked], part=name)
-            for (segments, _), reply in zip(asked, replies, strict=True):
+    def write(
+        self, kind: str, name: str, candidates: Sequence[tuple[int, ...]], needed: int, hint: str = ""
+    ) -> Iterator[QA]:
+        """Usable pairs in the candidates' order until `needed` are found or the candidates run out.
+
+        No more are asked about than are wanted still: what comes too much is paid for, too. Raises UsageError where
+        next to nothing of what the writer says is usable; `hint` is what else may help then.
+        """
+        found = start = 0
+        useful = Yield(f"{name} question", isinstance(self.client, RuleClient), hint)
+        while found < needed and start < len(candidates):
+            room = min(needed - found, self.ahead * self.batch, useful.room)
+            part = range(start, min(len(candidates), start + room))
+            start = part.stop
+            requests = list(self._requests(kind, name, part, candidates))
+            replies = self.client.generate(requests, part=name)
+            for place, reply in zip(part, replies, strict=True):
                 result = reply.error or self._read(reply)
+                useful.note(reply, result if isinstance(result, str) else "")
                 if isinstance(result, str):
                     self.skipped[f"segment skipped: {result}"] += 1
-                elif found < needed:
+                else:
                     found += 1
-                    yield QA(result[0], result[1], segments)
+                    yield QA(result[0], result[1], candidates[place])
+            useful.check()
 
     def _read(self, reply: Response) -> tuple[str, str] | str:
-        return CUT if reply.completions[0].finish_reason == "length" else parse_reply(reply.text)
+        one = reply.completions[0]
+        if said_in(one).only_thought:
+            return UNFINISHED
+        return (
+            f"the reply was cut at {self.limit}" if one.finish_reason == "length" else parse_reply(one.text)
+        )
 
-    def _batch(
-        self, kind: str, name: str, number: int, candidates: Sequence[tuple[int, ...]]
-    ) -> Iterator[tuple[tuple[int, ...], Request]]:
-        """A batch's candidates with their requests."""
-        seeds = random.Random(f"{self.seed}:{name}:{number}")
-        for segments in candidates[number * self.batch : (number + 1) * self.batch]:
-            yield (
-                segments,
-                build_request(
-                    kind,
-                    self.prompts[kind],
-                    [self.text(i) for i in segments],
-                    seed=seeds.randrange(2**31),
-                    temperature=self.temperature,
-                    max_tokens=self.max_tokens,
-                ),
+    def _requests(
+        self, kind: str, name: str, part: range, candidates: Sequence[tuple[int, ...]]
+    ) -> Iterator[Request]:
+        """The requests about candidates. A seed follows from a candidate's place, not from how many are asked."""
+        seeds: list[int] = []
+        for place in part:
+            if not seeds:
+                drawn = random.Random(f"{self.seed}:{name}:{place // self.batch}")
+                seeds = [drawn.randrange(2**31) for _ in range(self.batch)][place % self.batch :]
+            yield build_request(
+                kind,
+                self.prompts[kind],
+                [self.text(i) for i in candidates[place]],
+                seed=seeds.pop(0),
+                temperature=self.temperature,
+                max_tokens=self.max_tokens,
             )
 
     @property

@@ -350,7 +350,7 @@ class Scheduler:
 
     def _succeeded(self, call: Call, good: Good, seconds: float) -> None:
         if not good.prompt_tokens and not good.completion_tokens:  # a server that does not count
-            said = sum(count_tokens(text.encode("utf-8", "replace")) for text, _ in good.choices)
+            said = sum(count_tokens(text.encode("utf-8", "replace")) for text, *_ in good.choices)
             good = replace(good, prompt_tokens=count_tokens(call.messages), completion_tokens=said)
         given = len(good.choices)
         if given + good.spoiled < call.count:

@@ -81,6 +81,13 @@ class Serving(Settings):
         return self
 
 
+THOUGHTS = (
+    "thoughts of a model in answers: strip leaves them out of what is compared, judged and trained on (the whole reply "
+    "stays beside it), keep trains on them; judges never see them"
+)
+"""What the setting `thoughts` of steps with candidates says of itself."""
+
+
 class Calling(Serving):
     """How calls are made. Endpoints take all of it, other backends what concerns them."""
 

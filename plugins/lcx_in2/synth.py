@@ -99,10 +99,10 @@ def _questions(
     joint_needed = wanted.get("integration", 0)
     singles = [(index,) for index in range(len(table))] if fine_needed else []
     shuffle(random.Random(f"in2:{settings.seed}:fine"), singles)
-    fine = _collect(writer, FINE, singles, fine_needed, ctx)
+    fine = _collect(writer, FINE, singles, fine_needed, ctx, settings.answer_tokens)
     rng = random.Random(f"in2:{settings.seed}:runs")
     runs = neighbour_runs(rng, table, JOINT_SEGMENTS) if joint_needed else []
-    joint = _collect(writer, INTEGRATION, runs, joint_needed, ctx)
+    joint = _collect(writer, INTEGRATION, runs, joint_needed, ctx, settings.answer_tokens)
     for kind, found, needed in ((FINE, fine, fine_needed), (INTEGRATION, joint, joint_needed)):
         if needed and not found:
             raise UsageError(
@@ -120,10 +120,12 @@ def _questions(
 
 
 def _collect(
-    writer: Writer, kind: str, candidates: Sequence[tuple[int, ...]], needed: int, ctx: Context
+    writer: Writer, kind: str, candidates: Sequence[tuple[int, ...]], needed: int, ctx: Context, limit: int
 ) -> list[QA]:
     pairs: list[QA] = []
-    for pair in writer.write(kind, kind, candidates, needed):
+    other = "fine: 1" if kind == INTEGRATION else "integration: 1"
+    hint = f"--llm SPEC, --set synth.answer_tokens={2 * limit}, or a mix without it (--set 'synth.mix={{{other}}}')"
+    for pair in writer.write(kind, kind, candidates, needed, hint):
         pairs.append(pair)
         ctx.pulse(f"    {kind} questions: {len(pairs):,} of {min(needed, len(candidates)):,}")
     return pairs

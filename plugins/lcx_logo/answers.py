@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lcx.data.table import SegmentTable
 from lcx.data.tokens import SEPARATOR
 from lcx.llm.client import LLMClient
-from lcx.llm.prompts import Render
+from lcx.llm.prompts import UNFINISHED, Render, Said, begun_inside, raw, said_in
 from lcx.llm.protocol import Request, Response
 from lcx_logo.contexts import Case, Reading
 
@@ -19,7 +19,10 @@ CORPUS = "corpus"
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer and what it was generated from. `error` says why there is no text, `cut` that a limit ended it."""
+    """One answer and what it was generated from. `error` says why there is no text, `cut` that a limit ended it.
+
+    `raw` is the reply with its thoughts, where it has some.
+    """
 
     text: str
     what: str
@@ -28,6 +31,7 @@ class Answer:
     cut: bool = False
     rating: float | None = None
     """The judge's, from 0 to 1; None where it gave none."""
+    raw: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,11 @@ class Policy:
     batch: int = 64
     ahead: int = 1
     """Batches that are asked at a time."""
+    keep: bool = False
+    """Whether thoughts stay in answers."""
 
-    def answer(self, cases: Sequence[Case]) -> Iterator[list[Answer]]:
-        """The chosen answer and then the rejected ones of every case."""
+    def replies(self, cases: Sequence[Case]) -> Iterator[list[Response]]:
+        """What the model says for every answer that it gives to a case."""
         size = self.batch * self.ahead
         for start in range(0, len(cases), size):
             part = cases[start : start + size]
@@ -61,7 +67,12 @@ class Policy:
                 requests += self._requests(part[first : first + self.batch], f"answers:{number}")
             replies = iter(self.client.generate(requests, part="answers"))
             for case in part:
-                yield self._read(case, [next(replies) for _ in self._readings(case)])
+                yield [next(replies) for _ in self._readings(case)]
+
+    def answers(self, cases: Sequence[Case], replies: Sequence[Sequence[Response]]) -> list[list[Answer]]:
+        """The chosen answer and then the rejected ones of every case, from all that the model said."""
+        inside = begun_inside(one for found in replies for reply in found for one in reply.completions)
+        return [self._read(case, found, inside) for case, found in zip(cases, replies, strict=True)]
 
     def _readings(self, case: Case) -> tuple[Reading, ...]:
         return case.readings if self.own else case.readings[1:]
@@ -88,14 +99,29 @@ class Policy:
             seed=seed,
         )
 
-    def _read(self, case: Case, replies: Sequence[Response]) -> list[Answer]:
-        """A reply is taken whole, newlines included; only blanks around it go."""
+    def _read(self, case: Case, replies: Sequence[Response], inside: bool) -> list[Answer]:
+        """What a reply says is taken whole, newlines included; only its thoughts and blanks around it go."""
         found = [
-            Answer(r.text.strip(), reading.what, reading.chunks, r.error, _cut(r))
-            for reading, r in zip(self._readings(case), replies, strict=True)
+            self._answer(reply, Answer("", reading.what, reading.chunks, reply.error, _cut(reply)), inside)
+            for reading, reply in zip(self._readings(case), replies, strict=True)
         ]
         given = Answer((case.asked.reference or "").strip(), CORPUS, case.asked.source)
         return found if self.own else [given, *found]
+
+    def _answer(self, reply: Response, empty: Answer, inside: bool) -> Answer:
+        if not reply.completions:
+            return empty
+        one = reply.completions[0]
+        return spoken(empty, said_in(one, inside), raw(one), self.keep)
+
+
+def spoken(answer: Answer, said: Said, whole: str, keep: bool) -> Answer:
+    """The answer with what a reply says, or all of it where thoughts are kept; a thought alone is no answer."""
+    if not said.thought:
+        return replace(answer, text=whole.strip())
+    if said.only_thought:
+        return replace(answer, text="", error=answer.error or UNFINISHED, raw=whole)
+    return replace(answer, text=(whole if keep else said.text).strip(), raw=whole)
 
 
 def _cut(reply: Response) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lcx.data.plans import draw, plan_rng, shuffle
 from lcx.data.table import SegmentTable
+from lcx.llm.prompts import thought_meta
 from lcx.records import Branch, Bundle
 from lcx_logo.importance import Extractor, Item, classify, score
 
@@ -259,6 +260,7 @@ def _branch_meta(case: Case, answer: Answer, reason: str) -> dict[str, Any]:
     meta |= {name: True for name in ("cut",) if answer.cut}
     if answer.error:
         meta["error"] = answer.error
+    meta |= thought_meta(answer.text, answer.raw)
     if reason:
         meta["dropped"] = reason
     return meta
@@ -290,6 +292,7 @@ def dropped_row(bundle: Bundle) -> dict[str, Any] | None:
                 "reason": branch.meta.get("dropped", ""),
                 "error": branch.meta.get("error", ""),
                 "answer": branch.answer,
+                **({"raw": branch.meta["raw"]} if "raw" in branch.meta else {}),
             }
             for branch in bundle.branches
         ],

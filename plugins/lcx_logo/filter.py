@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from lcx.llm.client import LLMClient
 from lcx.llm.judge import Rubric, Unreadable, judge, read_rating
-from lcx.llm.prompts import fence
+from lcx.llm.prompts import UNFINISHED, fence, visible
 from lcx_logo.answers import Answer
 
 MAX_TOKENS = 512
@@ -71,14 +71,15 @@ def sift(answers: Sequence[Answer], *, judged: bool, margin: float, least: float
     why = _unsound(chosen, judged, chosen=True)
     if not why and judged and (chosen.rating or 0.0) < least:
         why = POOR
-    seen = {normal(chosen.text): SAME}
+    seen = {normal(visible(chosen.text)): SAME}
     reasons = []
     for answer in rejected:
-        reason = _unsound(answer, judged, chosen=False) or seen.get(normal(answer.text), "")
+        said = normal(visible(answer.text))
+        reason = _unsound(answer, judged, chosen=False) or seen.get(said, "")
         if not reason and judged and not why:
             reason = _not_beaten((chosen.rating or 0.0) - (answer.rating or 0.0), margin)
         if not reason:
-            seen[normal(answer.text)] = DOUBLE
+            seen[said] = DOUBLE
         reasons.append(reason)
     if why:
         return Verdict(tuple(reasons), f"chosen answer: {why}")
@@ -87,7 +88,7 @@ def sift(answers: Sequence[Answer], *, judged: bool, margin: float, least: float
 
 def _unsound(answer: Answer, judged: bool, *, chosen: bool) -> str:
     if answer.error:
-        return FAILED
+        return answer.error if answer.error == UNFINISHED else FAILED
     if not answer.text:
         return EMPTY if not chosen or answer.what != "corpus" else NOT_GIVEN
     if chosen and answer.cut:  # a rejected one may be cut: an endless answer is a bad one
@@ -150,7 +151,7 @@ class Judge:
                 "question": shown.question,
                 "reference": shown.reference or "(none is known)",
                 "evidence": "\n\n".join(shown.evidence),
-                "answer": answer.text,
+                "answer": visible(answer.text),
             }
             fields = {**texts, "reference": shown.reference, "evidence": shown.evidence}
             found = await judge(self.client, self.rubric, fields=fields, **texts)

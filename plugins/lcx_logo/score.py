@@ -13,9 +13,10 @@ from lcx.data.tokens import BUILTIN
 from lcx.errors import UsageError
 from lcx.llm.client import batches_at_once
 from lcx.llm.ledger import costs
+from lcx.llm.prompts import KEPT, read_thoughts, thought_meta
 from lcx.records import Branch, Bundle
 from lcx.steps import StepResult, StepWork
-from lcx_logo.answers import Answer
+from lcx_logo.answers import Answer, spoken
 from lcx_logo.contexts import CHOSEN, REJECTED, dropped_row
 from lcx_logo.filter import Judge, Judged, Verdict, judge_rubric, sift
 from lcx_logo.importance import Extractor, Item, classify, open_extractor
@@ -30,6 +31,7 @@ from lcx_logo.synth import (
     PROMPT_TOKENS,
     RATING_TOKENS,
     SAMPLE,
+    count_thoughts,
     judge_prompt,
     nothing_kept,
     sampled,
@@ -58,7 +60,9 @@ def score(work: StepWork[LogoScore]) -> StepResult:
     pieces = Pieces(table, settings.segment_tokens)
     sample = sampled(table) if table else islice((t for b in bundles for t in pieces.texts(b)), SAMPLE)
     scorer = Scorer(pieces, open_extractor(settings.importance, sample), settings)
-    answers = [[_answer(branch) for branch in _ordered(bundles[number])] for number in usable]
+    keep = settings.thoughts == "keep"
+    answers = [[_answer(branch, keep) for branch in _ordered(bundles[number])] for number in usable]
+    count_thoughts(work.counts, (answer for found in answers for answer in found))
 
     def example(place: int) -> Judged:
         bundle = bundles[usable[place]]
@@ -184,7 +188,12 @@ class Scorer:
             meta["dropped"] = verdict.reason
         reasons = ["", *verdict.rejected]
         branches = tuple(
-            replace(branch, gold=gold, meta=_branch_meta(branch, answer, reason))
+            replace(
+                branch,
+                answer=answer.text if answer.raw else branch.answer,
+                gold=gold,
+                meta=_branch_meta(branch, answer, reason),
+            )
             for branch, answer, reason in zip(_ordered(bundle), answers, reasons, strict=True)
         )
         return replace(bundle, branches=branches, meta=meta)
@@ -196,7 +205,9 @@ def _branch_meta(branch: Branch, answer: Answer, reason: str) -> dict[str, Any]:
         meta["rating"] = round(answer.rating, 4)
     if reason:
         meta["dropped"] = reason
-    return meta
+    if answer.error:
+        meta["error"] = answer.error
+    return meta | thought_meta(answer.text, answer.raw)
 
 
 def _is_preference(bundle: Bundle) -> bool:
@@ -210,16 +221,20 @@ def _ordered(bundle: Bundle) -> Iterator[Branch]:
     yield from sorted(bundle.branches, key=lambda branch: branch.role != CHOSEN)
 
 
-def _answer(branch: Branch) -> Answer:
+def _answer(branch: Branch, keep: bool) -> Answer:
     meta = branch.meta
     chunks = tuple(meta.get("chunks") or ())
-    return Answer(
+    answer = Answer(
         branch.answer.strip(),
         str(meta.get("from", branch.role)),
         chunks,
         str(meta.get("error", "")),
         bool(meta.get("cut")),
+        raw=str(meta.get("raw", "")),
     )
+    if answer.raw:
+        return answer
+    return spoken(answer, read_thoughts(branch.answer), branch.answer, keep or meta.get("thoughts") == KEPT)
 
 
 # What it will cost

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from lcx.data.settings import CorpusSettings
-from lcx.llm.settings import Calling
+from lcx.llm.settings import THOUGHTS, Calling
 from lcx.settings import FILE, setting
 from lcx.training.settings import PreferenceSettings
 
@@ -40,6 +40,7 @@ class Filtering(Calling):
     )
     least: float = setting(0.0, ge=0, le=1, description="least rating of a chosen answer, of 1")
     prompts: str | None = setting(None, description=PROMPTS, json_schema_extra=FILE)
+    thoughts: Literal["strip", "keep"] = setting("strip", description=THOUGHTS)
     shards: int = setting(1, ge=1, description="files that the bundles are cut into")
     seed: int = setting(0, description="everything random follows from it")
     batch: int = setting(64, ge=1, description="examples whose requests are sent at a time")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lcx.data.templates import load_template
 from lcx.errors import LcxError, UsageError
 from lcx.llm.client import LLMClient, batches_at_once
 from lcx.llm.ledger import costs
-from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
+from lcx.llm.prompts import UNFINISHED, Render, by_prompt, by_template, load_prompt
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
@@ -66,6 +66,7 @@ def synth(work: StepWork[LogoSynth]) -> StepResult:
         temperature=settings.temperature,
         max_tokens=settings.question_tokens,
         ahead=batches_at_once(specs["writer"][0], settings.batch, settings.concurrency),
+        limit="question_tokens",
     )
     asked = gather(work, table, writer)
     work.counts.update(writer.skipped)
@@ -181,12 +182,24 @@ def _answers(
         seed=settings.seed,
         batch=settings.batch,
         ahead=batches_at_once(settings.llm, settings.batch, settings.concurrency),
+        keep=settings.thoughts == "keep",
     )
-    answers = []
-    for found in policy.answer(cases):
-        answers.append(found)
-        work.ctx.pulse(f"    answered: {len(answers):,} of {len(cases):,}")
+    replies = []
+    for found in policy.replies(cases):
+        replies.append(found)
+        work.ctx.pulse(f"    answered: {len(replies):,} of {len(cases):,}")
+    answers = policy.answers(cases, replies)
+    count_thoughts(work.counts, (answer for found in answers for answer in found))
     return answers
+
+
+def count_thoughts(counts: Counter[str], answers: Iterable[Answer]) -> None:
+    """Count answers that have thoughts, and those that are nothing else."""
+    found = list(answers)
+    thought = sum(bool(answer.raw) for answer in found)
+    alone = sum(answer.error == UNFINISHED for answer in found)
+    named = {"answers with thoughts": thought, "answers of an unfinished thought only": alone}
+    counts.update({name: number for name, number in named.items() if number})
 
 
 def _rated(
@@ -298,7 +311,9 @@ def _written(
     found: list[QA] = []
     for kind, candidates, wanted in ((INTEGRATION, runs, joint), (FINE, singles, needed)):
         free = [chunks for chunks in candidates if table.document_of(chunks[0]) not in asking]
-        for pair in writer.write(kind, kind, free, wanted - (len(found) if kind == FINE else 0)):
+        limit = f"--set synth.question_tokens={2 * settings.question_tokens}"
+        hint = f"--set synth.writer=SPEC, {limit}{' or --set synth.joint=0' if kind == INTEGRATION else ''}"
+        for pair in writer.write(kind, kind, free, wanted - (len(found) if kind == FINE else 0), hint):
             found.append(pair)
             work.ctx.pulse(f"    questions: {len(found):,} of {needed:,}")
     return [Asked(p.question, p.answer, table.document_of(p.segments[0]), p.segments) for p in found]

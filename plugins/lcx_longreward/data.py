@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from lcx.data.rows import Example, Tally
 from lcx.data.table import SegmentTable, load_table
 from lcx.data.tokens import SEPARATOR
 from lcx.errors import UsageError
+from lcx.llm.prompts import KEPT, UNFINISHED, read_thoughts, thought_meta, visible
 from lcx.records import Branch, Bundle
 from lcx_longreward.judge import Case
 
@@ -84,14 +87,41 @@ def _parts(example: Example) -> tuple[str, str, list[tuple[str, str]]]:
     return context, question, answers
 
 
+def spoken(bundle: Bundle, keep: bool, counts: Counter[str] | None = None) -> Bundle:
+    """The bundle with what its answers say; thoughts stay where they are kept, here or by who made the answers.
+
+    An answer that is only an unfinished thought has no text, and says so in its meta. `counts` gets how many.
+    """
+    branches = list(bundle.branches)
+    for place, branch in enumerate(branches):
+        said = read_thoughts(branch.answer)
+        if not said.thought:
+            continue
+        if counts is not None:
+            counts["candidates with thoughts"] += 1
+            counts["candidates of an unfinished thought only"] += said.only_thought
+        kept = keep or branch.meta.get("thoughts") == KEPT
+        text = branch.answer if kept and not said.only_thought else said.text.strip()
+        meta = {**branch.meta, **thought_meta(text, branch.answer)}
+        branches[place] = replace(branch, answer=text, meta=meta)
+    return replace(bundle, branches=tuple(branches))
+
+
 CANDIDATES = "candidates"
 
 
 class Material:
-    """The usable bundles in order; what cannot be used goes into `rejects`. Raises UsageError where none can."""
+    """The usable bundles in order; what cannot be used goes into `rejects`. Raises UsageError where none can.
 
-    def __init__(self, source: Path, rejects: Rejects, fields: Mapping[str, str] | None = None) -> None:
-        self.source = source
+    Answers are what is said; `keep` leaves thoughts in them, and judges see none in any case.
+    """
+
+    def __init__(
+        self, source: Path, rejects: Rejects, fields: Mapping[str, str] | None = None, *, keep: bool = False
+    ) -> None:
+        self.source, self.keep = source, keep
+        self.counts: Counter[str] = Counter()
+        """Answers with thoughts."""
         self.notes: list[str] = []
         self.table: SegmentTable | None = None
         if source.is_dir() and any(source.glob("*-*-of-*")):
@@ -104,7 +134,7 @@ class Material:
         self._usable: list[int] = []
         self.answers = 0
         """Answers in all usable bundles."""
-        for number, bundle in enumerate(self._bundles):
+        for number, bundle in enumerate(spoken(one, keep, self.counts) for one in self._bundles):
             if self._good(bundle, rejects):
                 self._usable.append(number)
                 self.answers += len(bundle.branches)
@@ -117,14 +147,23 @@ class Material:
         return len(self._usable)
 
     def __getitem__(self, number: int) -> Bundle:
-        found: Bundle = self._bundles[self._usable[number]]
-        return found
+        return spoken(self._bundles[self._usable[number]], self.keep)
 
     def cases(self, bundle: Bundle) -> list[Case]:
         """What is judged of a bundle: a case for each of its questions."""
         text = self.text(bundle)
         return [
-            Case(text, question, tuple(bundle.branches[place].answer for place in places))
+            Case(
+                text,
+                question,
+                tuple(visible(bundle.branches[place].answer) for place in places),
+                tuple(
+                    UNFINISHED
+                    if read_thoughts(str(bundle.branches[place].meta.get("raw", ""))).only_thought
+                    else ""
+                    for place in places
+                ),
+            )
             for question, places in by_question(bundle)
         ]
 
@@ -142,7 +181,8 @@ class Material:
         elif bundle.plan is None and not (bundle.context or "").strip():
             why = "no context"
         elif not any(branch.answer.strip() for branch in bundle.branches):
-            why = "no answer"
+            thoughts = any(branch.meta.get("raw") for branch in bundle.branches)
+            why = UNFINISHED if thoughts else "no answer"
         if why:
             rejects.add(self.source.name, why, where=bundle.id)
         return not why

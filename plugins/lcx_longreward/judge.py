@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from lcx.context import Context
 from lcx.data.table import safe_cut
 from lcx.data.tokens import SpanTokenizer
 from lcx.llm.judge import Asks, Health, Judgement
+from lcx.llm.prompts import UNFINISHED
 from lcx.retrieval import Index, Retriever
 from lcx_longreward.early import Standing, first, needed
 from lcx_longreward.pairs import DIMENSIONS, FAITHFULNESS, Rules, bounds, faithfulness, reward
@@ -98,6 +99,15 @@ class Case:
     context: str
     question: str
     answers: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+    """Why an answer has no text, for each that has a reason."""
+
+    def verdicts(self) -> list[JudgeScore]:
+        """What is known before anything is asked: an answer without a text has failed."""
+        return [
+            JudgeScore(failed={} if answer.strip() else {ANSWER: why or EMPTY})
+            for answer, why in zip_longest(self.answers, self.lost, fillvalue="")
+        ]
 
 
 @dataclass
@@ -123,7 +133,7 @@ class JudgeScore:
     @property
     def settled(self) -> bool:
         """Whether nothing failed but what fails by rule: asking again would find the same."""
-        return all(why in (EMPTY, NO_STATEMENTS) for why in self.failed.values())
+        return all(why in (EMPTY, UNFINISHED, NO_STATEMENTS) for why in self.failed.values())
 
     def row(self) -> dict[str, Any]:
         """All of it as JSON."""
@@ -183,7 +193,7 @@ class Judge:
     async def judge(self, case: Case) -> Judged:
         """Every part of every answer. Raises only what the client raises: what no further call would mend."""
         document = cut(case.context, self.tokenizer, self.chunk_tokens, self.extract_tokens)
-        verdicts = [JudgeScore(failed={} if answer.strip() else {ANSWER: EMPTY}) for answer in case.answers]
+        verdicts = case.verdicts()
         found = Judged(verdicts, tokens=document.tokens)
         if all(verdict.failed for verdict in verdicts):
             return found
@@ -194,7 +204,7 @@ class Judge:
     async def supported(self, case: Case) -> Judged:
         """Only the statements of every answer and their support. Raises as `judge`."""
         document = cut(case.context, self.tokenizer, self.chunk_tokens, self.extract_tokens)
-        verdicts = [JudgeScore(failed={} if answer.strip() else {ANSWER: EMPTY}) for answer in case.answers]
+        verdicts = case.verdicts()
         found = Judged(verdicts, tokens=document.tokens)
         work = _Work(self, case, document, found)
         await together(work.faithfulness(place) for place in work.places)

@@ -85,6 +85,7 @@ def score_rows(bundle: Bundle, asked: Sequence[QuestionResult]) -> Iterator[dict
                 **known,
                 "question": one.question,
                 "answer": branch.answer,
+                **({"raw": branch.meta["raw"]} if "raw" in branch.meta else {}),
                 "reward": answer["reward"],
                 **{name: answer[name] for name in DIMENSIONS},
                 "pair": one.role(place),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lcx.data.table import SegmentTable
 from lcx.llm.client import LLMClient
-from lcx.llm.prompts import Render
+from lcx.llm.prompts import UNFINISHED, Render, begun_inside, raw, said_in, thought_meta
 from lcx.llm.protocol import Request, Response
 from lcx.records import Branch, Bundle
 from lcx_longreward.rubrics import language_of
@@ -70,16 +70,22 @@ def text_of(table: SegmentTable, window: Window) -> str:
 # -- prompts and answers
 
 ROLE = "candidate"
+EMPTY = "empty"
 GUESSING = 0.6
 """Share of a context's lines that the builtin rules read for an answer: reading all, they would always say the same."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer; `cut` says that the length limit ended it."""
+    """One answer; `cut` says that the length limit ended it, `raw` has the reply where it has thoughts.
+
+    Where there is no text, `why` says why.
+    """
 
     text: str
     cut: bool = False
+    raw: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,13 +115,17 @@ class Policy:
     end: str = ""
     seed: int = 0
     batch: int = 256
+    keep: bool = False
+    """Whether thoughts stay in answers."""
 
-    def answer(self, prompts: Sequence[Prompt]) -> Iterator[tuple[list[Sample], str]]:
+    def answer(self, prompts: Sequence[Prompt]) -> list[tuple[list[Sample], str]]:
         """Every prompt's samples, in order, and the reason where there are none; a batch of prompts at a time."""
+        found: list[Response] = []
         for number, start in enumerate(range(0, len(prompts), self.batch)):
             part = prompts[start : start + self.batch]
-            for response in self.client.generate(self._requests(part, number), part="answers"):
-                yield self._samples(response), response.error
+            found += self.client.generate(self._requests(part, number), part="answers")
+        inside = begun_inside(one for response in found for one in response.completions)
+        return [(self._samples(response, inside), response.error) for response in found]
 
     def _requests(self, prompts: Sequence[Prompt], number: int) -> list[Request]:
         seeds = random.Random(f"{self.seed}:candidates:{number}")
@@ -134,13 +144,17 @@ class Policy:
             seed=seed,
         )
 
-    def _samples(self, response: Response) -> list[Sample]:
+    def _samples(self, response: Response, inside: bool) -> list[Sample]:
         """The samples as they are trained on: what the template says ends an answer ends it here, too."""
         found = []
         for one in response.completions:
-            place = one.text.find(self.end) if self.end else -1
+            said, whole = said_in(one, inside), raw(one)
+            text = whole if self.keep and not said.only_thought else said.text
+            place = text.find(self.end) if self.end else -1
             cut = place < 0 and one.finish_reason == "length"
-            found.append(Sample((one.text if place < 0 else one.text[:place]).strip(), cut))
+            text = (text if place < 0 else text[:place]).strip()
+            why = "" if text else UNFINISHED if said.only_thought else EMPTY
+            found.append(Sample(text, cut, whole if said.thought else "", why))
         return found
 
 
@@ -151,10 +165,10 @@ def candidate_bundle(
     branches = []
     for number, sample in enumerate(samples):
         if sample.text:
-            about = {"sample": number, "finish": "length" if sample.cut else "stop"}
-            branches.append(
-                Branch(prompt.question, sample.text, ROLE, meta=about | ({"cut": True} if sample.cut else {}))
-            )
+            about: dict[str, Any] = {"sample": number, "finish": "length" if sample.cut else "stop"}
+            about |= {"cut": True} if sample.cut else {}
+            about |= thought_meta(sample.text, sample.raw)
+            branches.append(Branch(prompt.question, sample.text, ROLE, meta=about))
     if not branches:
         return None
     known = {"reference": prompt.reference} if prompt.reference else {}

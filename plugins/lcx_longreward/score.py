@@ -59,7 +59,8 @@ async def score(work: StepWork[LongRewardScore]) -> StepResult:
     client = work.llm("judge")  # what is not there is said before the data is read
     options = retriever_options(settings, folder, work.ctx)
     with closing(open_retriever(settings.retriever, options, work.plugins)) as retriever:
-        material = Material(source, work.rejects, settings.fields)
+        material = Material(source, work.rejects, settings.fields, keep=settings.thoughts == "keep")
+        work.counts.update(+material.counts)
         work.ctx.log(f"{len(material):,} contexts with answers from {source}")
         for note in material.notes:
             work.ctx.log(f"    {note}")
@@ -103,6 +104,7 @@ async def _judge_all(
         key=str,
         weight=lambda number: len(material[number].branches),
         most=_open_answers(work.settings),
+        keep=None,  # `found` is the journal
     )
 
 

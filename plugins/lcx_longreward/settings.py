@@ -8,7 +8,7 @@ from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.data.settings import CorpusSettings
-from lcx.llm.settings import Calling
+from lcx.llm.settings import THOUGHTS, Calling
 from lcx.settings import FILE, VOLATILE, setting
 from lcx.training.settings import PreferenceSettings
 
@@ -72,6 +72,7 @@ class LongRewardSynth(Calling, CorpusSettings):
     answer_tokens: int = setting(
         1024, ge=1, description="most tokens of an answer; longer ones are cut and marked"
     )
+    thoughts: Literal["strip", "keep"] = setting("strip", description=THOUGHTS)
     writer_temperature: float = setting(0.7, ge=0, description="sampling temperature of the tasks")
     task_tokens: int = setting(512, ge=16, description="most tokens that the writer may use for one task")
     template: str | None = setting(
@@ -188,6 +189,7 @@ class LongRewardScore(Calling):
         description="least lead of the chosen reward over a rejected one, of 10 (paper: none)",
     )
     rejected: int = setting(1, ge=1, description="rejected answers of a pair: the lowest ones (paper: 1)")
+    thoughts: Literal["strip", "keep"] = setting("strip", description=THOUGHTS)
     early_stop: bool = setting(
         False, description="leave out calls of answers that can be neither chosen nor rejected; equal pairs"
     )

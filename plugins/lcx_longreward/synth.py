@@ -15,10 +15,10 @@ from lcx.errors import LcxError, UsageError
 from lcx.formatting import histogram, sparkline
 from lcx.llm.client import LLMClient
 from lcx.llm.ledger import costs
-from lcx.llm.prompts import Render, by_prompt, by_template, load_prompt
+from lcx.llm.prompts import UNFINISHED, Render, by_prompt, by_template, load_prompt
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
-from lcx_longreward.data import read_answer_rows
+from lcx_longreward.data import read_answer_rows, spoken
 from lcx_longreward.sampling import Policy, Prompt, Sample, candidate_bundle, text_of
 from lcx_longreward.settings import LongRewardSynth
 from lcx_longreward.tasks import gather, writer_prompts
@@ -87,8 +87,9 @@ def _answers(
         end=load_template(settings.template).end.strip() if settings.template else "",
         seed=settings.seed,
         batch=settings.batch,
+        keep=settings.thoughts == "keep",
     )
-    return list(policy.answer(prompts))
+    return policy.answer(prompts)
 
 
 def _write(
@@ -102,8 +103,13 @@ def _write(
     meta = {"writer": settings.writer or settings.llm, "policy": settings.llm}
     dropped = []
     for number, (prompt, (samples, error)) in enumerate(zip(prompts, answers, strict=True)):
+        for sample in samples:
+            work.counts["candidates with thoughts"] += bool(sample.raw)
+            if sample.why:
+                work.counts[f"candidate dropped: {sample.why}"] += 1
         if not any(sample.text for sample in samples):
-            reason = error or "every answer is empty"
+            only = {sample.why for sample in samples} == {UNFINISHED}
+            reason = error or (f"every answer is {UNFINISHED}" if only else "every answer is empty")
             dropped.append({"prompt": number, "task": prompt.question, "reason": reason})
     for shard in work.shards(len(prompts)):
         shard.write(_bundles(shard.places, prompts, answers, table, meta))
@@ -132,7 +138,9 @@ def _given(work: StepWork[LongRewardSynth]) -> StepResult:
     path = Path(str(work.settings.candidates_file)).expanduser()
     if not path.is_file():
         raise UsageError(f"there is no file '{path}'", hint="--set synth.candidates_file=FILE.jsonl")
-    bundles = read_answer_rows(path, work.rejects, work.settings.fields, work.notes)[: work.settings.examples]
+    settings = work.settings
+    bundles = read_answer_rows(path, work.rejects, settings.fields, work.notes)[: settings.examples]
+    bundles = [spoken(bundle, settings.thoughts == "keep", work.counts) for bundle in bundles]
     for shard in work.shards(1, fresh=True):
         shard.write(bundles)
     return _finish(work, [], {"candidates": str(path)})

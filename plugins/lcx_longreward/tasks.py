@@ -13,9 +13,10 @@ from lcx.context import Context
 from lcx.data.plans import shuffle
 from lcx.data.table import SegmentTable
 from lcx.errors import UsageError
-from lcx.llm.client import LLMClient
-from lcx.llm.prompts import fence, fill, load_prompt, tagged, visible
-from lcx.llm.protocol import Request
+from lcx.llm.client import LLMClient, RuleClient
+from lcx.llm.prompts import UNFINISHED, fence, fill, load_prompt, read_thoughts, said_in, tagged
+from lcx.llm.protocol import Completion, Request, Response
+from lcx.llm.questions import Yield
 from lcx.storage import ShardReader
 from lcx_longreward.rubrics import language_of
 from lcx_longreward.sampling import Prompt, Window, text_of, windows
@@ -88,7 +89,10 @@ def read_task(reply: str) -> Written | str:
 
     A reply without marks is none: it may as well be a refusal.
     """
-    text = visible(reply).strip()
+    said = read_thoughts(reply)
+    if said.only_thought:
+        return UNFINISHED
+    text = said.text.strip()
     found = next((task.strip() for task in tagged(text, "task") if task.strip()), "")
     if not found:
         nothing = not text or text.upper().startswith("NOTHING")
@@ -194,18 +198,19 @@ def written(
     prompts = writer_prompts(settings.prompts)
     places = [(window, number * each + turn) for number, window in enumerate(order) for turn in range(each)]
     found = start = 0
+    hint = f"--set synth.writer=SPEC or --set synth.task_tokens={2 * settings.task_tokens}"
+    useful = Yield("task", isinstance(writer, RuleClient), hint)
     asked: set[tuple[Window, str]] = set()
     while found < needed and start < len(places):
         # No more than are wanted: what comes too much is paid for, too. Replies decide, so a resumed step does the same
         part, unit = places[start : start + min(settings.batch, needed - found)], f"tasks:{start}"
         start += len(part)
         requests = _requests(settings, table, prompts, part, unit)
-        for (window, place), reply in zip(part, writer.generate(requests, part="tasks"), strict=True):
-            task: Written | str = reply.error or read_task(reply.text)
-            if not reply.error and reply.completions[0].finish_reason == "length":
-                task = CUT
+        for (window, place), reply in zip(part, _replies(writer, requests, useful), strict=True):
+            task: Written | str = reply.error or _read(reply.completions[0])
             if not isinstance(task, str) and (window, task.question) in asked:
                 task = "asked about this context before"
+            useful.note(reply, task if isinstance(task, str) else "")
             if isinstance(task, str):
                 counts[f"task skipped: {task}"] += 1
             else:
@@ -214,7 +219,24 @@ def written(
                 yield Prompt(
                     window, task.question, turns(settings.kinds, settings.seed, place), task.reference
                 )
+        useful.check()
         ctx.pulse(f"    tasks: {found:,} of {needed:,}")
+
+
+def _replies(writer: LLMClient, requests: Sequence[Request], useful: Yield) -> Iterator[Response]:
+    """Replies in order, asked for in parts between which the writer is looked at."""
+    start = 0
+    while start < len(requests):
+        part = requests[start : start + useful.room]
+        yield from writer.generate(part, part="tasks")
+        start += len(part)
+        useful.check()
+
+
+def _read(reply: Completion) -> Written | str:
+    if said_in(reply).only_thought:
+        return UNFINISHED
+    return CUT if reply.finish_reason == "length" else read_task(reply.text)
 
 
 def _requests(

@@ -295,3 +295,69 @@ def test_wrong_settings_are_refused(
 ) -> None:
     with pytest.raises(LcxError, match=words):
         synth(tmp_path / "run", corpus=str(corpus), **settings)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Completion("<think>Question: no?\nAnswer: no</think>\nQuestion: q?\nAnswer: a"),
+        Completion("Question: no?\nAnswer: no</think>Question: q?\nAnswer: a"),
+        Completion("Question: q?\nAnswer: a", "stop", "Question: no?\nAnswer: no"),
+        Completion(
+            "<|channel|>analysis<|message|>Question: no?\nAnswer: no<|end|><|start|>assistant"
+            "<|channel|>final<|message|>Question: q?\nAnswer: a<|return|>"
+        ),
+    ],
+)
+def test_thoughts_are_no_questions(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, reply: Completion
+) -> None:
+    lost = [
+        Completion("<think>Question: no?\nAnswer: no"),
+        Completion("", "length", "Question: no?\nAnswer: no"),
+    ]
+
+    def says(number: int, request: Request) -> Response:
+        return Response((lost[number // 4 % 2] if number % 4 == 1 else reply,), Usage(1, 1))
+
+    monkeypatch.setattr("lcx.llm.check_llm", lambda *_: None)
+    monkeypatch.setattr("lcx.llm.open_llm", lambda *_: Scripted(says))
+    result = synth(tmp_path / "run", corpus=str(corpus), mix={"fine": 1}, examples=16, llm="local:x")
+    bundles = read_bundles(tmp_path / "run" / "synth" / "data")
+    assert {(b.question, b.answer) for bundle in bundles for b in bundle.branches} == {("q?", "a")}
+    alone = result.counts["segment skipped: only a thought that never ends"]
+    assert alone == result.counts["replies of an unfinished thought only"] > 2
+    assert result.counts["replies with thoughts"] == result.counts["calls"]
+
+
+@pytest.mark.parametrize(("every", "calls"), [(0, 100), (30, 100), (4, 48)])
+def test_a_writer_is_asked_no_more_than_it_takes(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, every: int, calls: int
+) -> None:
+    """One that gives next to nothing is stopped after a hundred replies, not after the whole corpus."""
+    asked: list[int] = []
+
+    def says(number: int, request: Request) -> Response:
+        asked.append(number)
+        good = every and number % every == every - 1
+        return Response(
+            (Completion(f"Question: q{number}?\nAnswer: a" if good else "I cannot."),), Usage(1, 1)
+        )
+
+    monkeypatch.setattr("lcx.llm.check_llm", lambda *_: None)
+    monkeypatch.setattr("lcx.llm.open_llm", lambda *_: Scripted(says))
+    settings = {"mix": {"fine": 1}, "examples": 12, "batch": 64, "llm": "local:x"}
+    if calls == 48:
+        result = synth(tmp_path / "run", corpus=str(corpus), **settings)
+        assert result.metrics["questions"] == 12
+    else:
+        with pytest.raises(UsageError, match=r"usable fine questions? came out of 100 replies") as caught:
+            synth(tmp_path / "run", corpus=str(corpus), **settings)
+        assert "One reply: 'I cannot.'" in caught.value.why
+        assert "synth.answer_tokens=1024" in caught.value.hint
+    assert len(asked) == calls
+
+
+def test_what_the_dry_run_says_is_what_is_called(tmp_path: Path, corpus: Path) -> None:
+    result = synth(tmp_path / "run", corpus=str(corpus), examples=4, batch=64)
+    assert result.counts["calls"] == 4

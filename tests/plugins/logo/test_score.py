@@ -128,3 +128,37 @@ def test_data_that_cannot_be_scored_is_refused(tmp_path: Path) -> None:
     write_bundles(tmp_path / "planned", [Bundle("x", pair, plan=(0, 1))])
     with pytest.raises(UsageError, match="no segment table"):
         score(tmp_path / "b", input=str(tmp_path / "planned"))
+
+
+def test_thoughts_in_answers_from_elsewhere_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made them; those that synth was told to keep stay, and no judge sees any."""
+
+    def branch(role: str, answer: str, **meta: str) -> Branch:
+        return Branch("Which code?", answer, role, meta=meta)
+
+    told = [
+        [branch("chosen", "<think>hm</think>The code is 7."), branch("rejected", "hm</think>It is 8.")],
+        [branch("chosen", "The code is 7."), branch("rejected", "<think>The code is")],
+        [branch("chosen", "<think>a</think>Code 7.", thoughts="kept"), branch("rejected", "None.")],
+    ]
+    write_bundles(
+        tmp_path / "data",
+        [Bundle(f"b{n}", tuple(rows), context="The code is 7.") for n, rows in enumerate(told)],
+    )
+    judge = Scripted(lambda r: f"[[{9 if '7' in r.fields['answer'] else 1}]]")
+    monkeypatch.setattr("lcx.llm.open_llm", lambda *_: judge)
+    result = score(tmp_path / "run", input=str(tmp_path / "data"))
+    assert not any("think>" in request.fields["answer"] for request in judge.seen)
+    assert result.counts["answers with thoughts"] == 4
+    assert result.counts["answers of an unfinished thought only"] == 1
+    found = {
+        b.id: [one.answer for one in b.branches] for b in read_bundles(tmp_path / "run" / "score" / "data")
+    }
+    assert found == {"b0": ["The code is 7.", "It is 8."], "b2": ["<think>a</think>Code 7.", "None."]}
+    assert "hm</think>It is 8." in (tmp_path / "run" / "score" / "data").joinpath(
+        "../dropped.jsonl"
+    ).read_text() or any(
+        one.meta.get("raw") for b in read_bundles(tmp_path / "run" / "score" / "data") for one in b.branches
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +387,71 @@ def test_the_users_prompts_are_used(tmp_path: Path, corpus: Path, monkeypatch: p
     (folder / "answer.txt").write_text("no {question}")
     with pytest.raises(UsageError, match=r"has no \{context\}"):
         synth(tmp_path / "other", corpus=str(corpus), prompts=str(folder))
+
+
+THOUGHTS = {
+    "tags": lambda said: f"<think>I look for it.</think>\n{said}",
+    "the template opened it": lambda said: f"I look for it.</think>{said}",
+    "channels": lambda said: (
+        f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant{FINAL}{said}<|return|>"
+    ),
+}
+FINAL = "<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize("how", THOUGHTS)
+@pytest.mark.parametrize("thoughts", ["strip", "keep"])
+def test_thoughts_are_no_part_of_questions_answers_and_ratings(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, how: str, thoughts: str
+) -> None:
+    synth(tmp_path / "plain", corpus=str(corpus), examples=4)
+    builtin, judged = open_llm("builtin"), []
+
+    def reply(request: Request) -> Response:
+        if request.task == JUDGE:
+            judged.append(request.messages[0]["content"])
+        [found] = builtin.generate([request])
+        return replace(found, completions=(Completion(THOUGHTS[how](found.text)),))
+
+    scripted(monkeypatch, reply)
+    monkeypatch.setattr("lcx.llm.check_llm", lambda *_: None)
+    result = synth(tmp_path / "run", corpus=str(corpus), examples=4, llm="local:x", thoughts=thoughts)
+    assert not any("hm" in text.split() or "look for it" in text for text in judged)
+    assert result.counts["answers with thoughts"] == 12
+    assert result.counts["replies with thoughts"] == 12 + 4  # those of rules, the judge, are not counted
+    plain, found = (bundles_of(tmp_path / run, "candidates") for run in ("plain", "run"))
+    for one, other in zip(plain, found, strict=True):
+        assert [b.question for b in one.branches] == [b.question for b in other.branches]
+        raw = [THOUGHTS[how](b.answer) for b in one.branches]
+        if thoughts == "strip":
+            assert [b.answer for b in one.branches] == [b.answer for b in other.branches]
+            assert [b.meta["raw"] for b in other.branches] == raw
+        else:
+            assert [b.answer for b in other.branches] == raw
+        assert [b.meta.get("rating") for b in one.branches] == [b.meta.get("rating") for b in other.branches]
+
+
+def test_an_unfinished_thought_is_no_answer(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its mark or, where the prompt has opened it and the limit cut it, without."""
+    count = iter(range(99))
+
+    def reply(request: Request) -> Response | None:
+        if request.task != ANSWER:
+            return None
+        cut = [
+            ("<think>The needle is 7", "length"),
+            ("I think that", "length"),
+            ("hm</think>It is 7.", "stop"),
+        ]
+        return Response((Completion(*cut[next(count) % 3]),))
+
+    scripted(monkeypatch, reply)
+    with pytest.raises(LcxError, match="the filter dropped all") as caught:
+        synth(tmp_path / "run", corpus=str(corpus), examples=4)
+    assert "chosen answer: only a thought that never ends (4)" in caught.value.why
+    for bundle in bundles_of(tmp_path / "run", "candidates"):
+        assert [branch.answer for branch in bundle.branches] == ["", "", "It is 7."]
+        assert bundle.branches[1].meta["error"] == "only a thought that never ends"
+        assert bundle.branches[1].meta["raw"] == "I think that"

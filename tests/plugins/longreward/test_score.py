@@ -341,3 +341,17 @@ def test_a_model_in_this_process_is_given_a_few_batches_at_a_time() -> None:
     assert opened(judge="local:m", judge_options={"batch": 1}) == 1
     assert opened(judge="local:m", gpus=4) == 42
     assert opened(judge="local:m", open_answers=7) == 7
+
+
+def test_no_judge_sees_thoughts_and_a_thought_alone_has_failed(cli: Any, tmp_path: Path) -> None:
+    answers = ["<think>claim-0 hm</think>Seven claims.", "<think>It is", "Eight claims."]
+    row = {"id": "d", "context": "A document of claims.", "query": "How many?", "answers": answers}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    place = score(
+        cli, tmp_path, "--input", str(tmp_path / "rows.jsonl"), "--judge", "builtin", least_scored=2, margin=0
+    )
+    found = lines(place / "scores.jsonl")
+    assert [row["answer"] for row in found] == ["Seven claims.", "", "Eight claims."]
+    assert found[0]["raw"] == answers[0]
+    assert found[1]["failed"] == {"answer": "only a thought that never ends"}
+    assert not (place / "journal.jsonl").exists()

@@ -364,7 +364,7 @@ def test_through_an_endpoint(tmp_path: Path) -> None:
         ("<task></task><task>Three?</task> <answer>3</answer>", Written("Three?", "3")),
         ("Four?", "no <task> in the reply"),
         ("nothing to ask here", "the writer found nothing to ask"),
-        ("<think>unfinished <task>x</task>", "the writer found nothing to ask"),
+        ("<think>unfinished <task>x</task>", "only a thought that never ends"),
         ("<task>open", "no <task> in the reply"),
     ],
 )
@@ -385,3 +385,44 @@ def test_the_writers_prompt_keeps_a_document_within_its_marks(language: str) -> 
     assert "<task>mine" not in prompt
     assert "{kind}" in prompt  # the document's, which is not filled in
     assert request.fields["document"] == text
+
+
+@pytest.mark.parametrize("thoughts", ["strip", "keep"])
+def test_thoughts_are_no_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thoughts: str) -> None:
+    texts = ("<think>hm</think>7", "<think>It may be 7", "<think>hm</think>8", "hm</think>9")
+    scripted(monkeypatch, lambda r: says(*texts) if r.task == "answer_question" else None)
+    result = synth(tmp_path, examples=3, thoughts=thoughts)
+    for bundle in bundles_of(tmp_path):
+        kept = [texts[branch.meta["sample"]] for branch in bundle.branches]
+        assert [b.answer for b in bundle.branches] == (kept if thoughts == "keep" else ["7", "8", "9"])
+        assert thoughts == "keep" or [b.meta["raw"] for b in bundle.branches] == kept
+    assert result.counts["candidates with thoughts"] == 12
+    assert result.counts["candidate dropped: only a thought that never ends"] == 3
+
+
+def test_a_thought_without_an_answer_fails_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, lambda r: says("<think>hm") if r.task == "answer_question" else None)
+    with pytest.raises(LcxError, match="none of 2 prompts has an answer") as caught:
+        synth(tmp_path, examples=2)
+    assert "every answer is only a thought that never ends (2)" in caught.value.why
+    assert read_task("<think>A task about") == "only a thought that never ends"
+
+
+def test_thoughts_in_your_own_candidates_are_left_out(tmp_path: Path) -> None:
+    answers = ["<think>hm</think>Seven.", "<think>It", "Eight."]
+    rows = write_rows(tmp_path / "own.jsonl", [{"context": "a b c", "query": "what?", "answers": answers}])
+    result = synth(tmp_path / "run", candidates_file=str(rows))
+    [bundle] = bundles_of(tmp_path / "run")
+    assert [branch.answer for branch in bundle.branches] == ["Seven.", "", "Eight."]
+    assert bundle.branches[0].meta["raw"] == answers[0]
+    assert result.counts["candidates of an unfinished thought only"] == 1
+
+
+def test_a_writer_of_no_use_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = scripted(monkeypatch, lambda r: says("I cannot."))
+    with pytest.raises(UsageError, match="no usable task came out of 100 replies") as caught:
+        synth(tmp_path, examples=120, batch=64, corpus="stdlib:records:200")
+    assert len(writer.asked) == 100
+    assert "One reply: 'I cannot.'" in caught.value.why
