@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +12,8 @@ from lcx.errors import LcxError
 
 NEAREST = 64
 """Random candidates among which the one that fills the rest of the budget best is sought."""
+BLANKS = 4
+"""Most blanks by which equal segments may differ: the end of a file has some."""
 PATIENCE = 64
 """Useless draws in a row after which the segments still allowed are listed instead."""
 
@@ -71,6 +73,32 @@ def neighbour_runs(rng: random.Random, table: SegmentTable, most: int) -> list[t
     return runs
 
 
+class Twins:
+    """Segments that say the same as given ones, wherever they stand: `number in twins`. Blanks around do not count."""
+
+    def __init__(self, table: SegmentTable, segments: Iterable[int]) -> None:
+        self._table = table
+        self._by_tokens: dict[int, list[int]] = {}
+        for one in segments:
+            self._by_tokens.setdefault(int(table.tokens[one]), []).append(int(one))
+
+    def __contains__(self, index: int) -> bool:
+        table = self._table
+        return any(
+            self._alike(one, index) and table.text(one).strip() == table.text(index).strip()
+            for one in self._by_tokens.get(int(table.tokens[index]), ())
+        )
+
+    def _alike(self, one: int, other: int) -> bool:
+        """Whether two segments may be equal, as far as that is known without their texts."""
+        table = self._table
+        keys = int(table.key_ids[one]), int(table.key_ids[other])
+        if min(keys) >= 0 and keys[0] != keys[1]:
+            return False
+        lengths = [int(table.ends[index]) - int(table.starts[index]) for index in (one, other)]
+        return abs(lengths[0] - lengths[1]) <= BLANKS
+
+
 def fill_plan(
     rng: random.Random,
     table: SegmentTable,
@@ -85,9 +113,9 @@ def fill_plan(
 
     The target counts context tokens only: segments and the separators between them, not the template,
     question or answer. It is never exceeded. Fillers come from the whole table: no segment twice, no two of
-    one key, none of `forbidden_keys`, and none from `forbidden_documents` (default: the gold segments' own
-    documents). Time grows with the context, not with the table. Raises LcxError where the gold segments alone
-    exceed the target.
+    one key, none that says what a gold segment says, none of `forbidden_keys`, and none from
+    `forbidden_documents` (default: the gold segments' own documents). Time grows with the context, not with the
+    table. Raises LcxError where the gold segments alone exceed the target.
     """
     chosen = [int(index) for index in gold]
     if len(set(chosen)) != len(chosen):
@@ -105,7 +133,7 @@ def fill_plan(
             hint="Raise the shortest context length, or use fewer gold segments.",
         )
 
-    fillers = _Fillers(rng, table, set(chosen), barred, keys)
+    fillers = _Fillers(rng, table, set(chosen), barred, keys, Twins(table, chosen))
     exhausted = False
     own = False
     while True:
@@ -116,7 +144,7 @@ def fill_plan(
         if index is None and fillers.empty and forbidden_documents is None and fillers.barred:
             # A corpus of one large document, or a few: the rest of the gold's own is better than a short context.
             own = True
-            fillers = _Fillers(rng, table, set(chosen), set(), fillers.keys)
+            fillers = _Fillers(rng, table, set(chosen), set(), fillers.keys, fillers.twins)
             continue
         if index is None:
             exhausted = fillers.empty
@@ -141,9 +169,16 @@ class _Fillers:
     """Random segments that may still be used; a taken one bars itself and its key."""
 
     def __init__(
-        self, rng: random.Random, table: SegmentTable, used: set[int], barred: set[int], keys: set[int]
+        self,
+        rng: random.Random,
+        table: SegmentTable,
+        used: set[int],
+        barred: set[int],
+        keys: set[int],
+        twins: Twins,
     ) -> None:
         self.rng, self.table, self.used, self.barred, self.keys = rng, table, used, barred, keys
+        self.twins = twins
         self.listed: list[int] | None = None
         self.empty = False
 
@@ -167,6 +202,7 @@ class _Fillers:
             index not in self.used
             and int(self.table.documents[index]) not in self.barred
             and int(self.table.key_ids[index]) not in self.keys
+            and index not in self.twins
         )
 
     def _take(self, index: int) -> int:

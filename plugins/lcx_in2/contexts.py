@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from math import inf
 
 from lcx.data.plans import draw, fill_plan, plan_rng, shuffle
 from lcx.data.table import SegmentTable
 from lcx.llm.questions import QA
 from lcx.records import Branch, Bundle
+
+PATIENCE = 64
+"""Pairs that do not fit into a context's rest, after which no other is tried."""
 
 
 def shares(mix: dict[str, float], examples: int) -> dict[str, int]:
@@ -35,48 +39,67 @@ def repeat(pairs: Sequence[QA], needed: int, seed: str) -> list[QA]:
     return taken
 
 
-def group(pairs: Sequence[QA], size: int, key: Callable[[int], str | None]) -> list[list[QA]]:
-    """Pairs in groups of `size` that can share a context: no segment and no key twice in a group.
+def group(
+    pairs: Sequence[QA],
+    size: int,
+    marks: Callable[[int], Iterable[object]],
+    *,
+    tokens: Callable[[int], int] = lambda segment: 0,
+    room: Callable[[int], float] = lambda number: inf,
+) -> tuple[list[list[QA]], int]:
+    """Pairs in groups of `size` that can share a context, and how many groups are smaller since no more fits in.
 
-    A pair that clashes waits for a later group. The last groups may be smaller.
+    No segment, and none of the `marks` of one, stands twice in a group: a pair that clashes waits for a later group.
+    The evidence of group number n, of so many `tokens` a segment and one between two, stays within `room(n)`, but for
+    a pair that needs more by itself. The last groups may be smaller.
     """
     groups: list[list[QA]] = []
-    waiting: deque[QA] = deque()
-    rest = iter(pairs)
-    exhausted = False
-    while not exhausted or waiting:
+    waiting: list[QA] = []
+    next_one = 0  # of those that no group was tried with
+    costs = {pair.segments: sum(map(tokens, pair.segments)) + len(pair.segments) for pair in pairs}
+    least = min(costs.values(), default=0)
+    tight = 0
+    while True:
         current: list[QA] = []
+        later: list[QA] = []
         used: set[object] = set()
-        for _ in range(len(waiting)):
-            pair = waiting.popleft()
-            if len(current) < size and _claim(pair, used, key):
+        left = room(len(groups)) + 1  # no separator before the first segment
+        coming = chain(waiting, (pairs[place] for place in range(next_one, len(pairs))))
+        misses = taken = 0
+        while len(current) < size and misses < PATIENCE and (not current or left >= least):
+            pair = next(coming, None)
+            if pair is None:
+                break
+            taken += 1
+            full = bool(current) and costs[pair.segments] > left
+            misses += full
+            if not full and _claim(pair, used, marks):
                 current.append(pair)
+                left -= costs[pair.segments]
             else:
-                waiting.append(pair)
-        while len(current) < size and not exhausted:
-            following = next(rest, None)
-            if following is None:
-                exhausted = True
-            elif _claim(following, used, key):
-                current.append(following)
-            else:
-                waiting.append(following)
-        if current:
-            groups.append(current)
-    return groups
+                later.append(pair)
+        if not current:
+            return groups, tight
+        groups.append(current)
+        next_one += max(0, taken - len(waiting))
+        waiting = later + waiting[taken:]
+        more = bool(waiting) or next_one < len(pairs)
+        tight += len(current) < size and more and (misses > 0 or left < least)
 
 
-def _claim(pair: QA, used: set[object], key: Callable[[int], str | None]) -> bool:
-    marks: set[object] = set()
+def _claim(pair: QA, used: set[object], marks: Callable[[int], Iterable[object]]) -> bool:
+    mine: set[object] = set(pair.segments)
     for segment in pair.segments:
-        marks.add(segment)
-        name = key(segment)
-        if name is not None:
-            marks.add(name)
-    if marks & used:
+        mine.update(marks(segment))
+    if mine & used:
         return False
-    used |= marks
+    used |= mine
     return True
+
+
+def target_tokens(seed: int, number: int, length: tuple[int, int]) -> int:
+    """How long a long context is to be, uniform over `length`: the first number that its random state gives."""
+    return length[0] + draw(plan_rng(seed, number), length[1] - length[0] + 1)
 
 
 def kind_of(pairs: Sequence[QA]) -> str:
@@ -98,7 +121,7 @@ def long_bundle(
     The random state follows from the seed and the bundle's number alone, so bundles can be made in any order.
     """
     rng = plan_rng(seed, number)
-    target = length[0] + draw(rng, length[1] - length[0] + 1)
+    target = length[0] + draw(rng, length[1] - length[0] + 1)  # as `target_tokens`
     gold = [segment for pair in pairs for segment in pair.segments]
     needed = sum(int(table.tokens[segment]) for segment in gold) + len(gold) - 1
     plan = fill_plan(rng, table, gold, max(target, needed))

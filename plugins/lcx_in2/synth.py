@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from lcx.llm.ledger import costs
 from lcx.llm.questions import FINE, INTEGRATION, QA, Writer, writer_prompts
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
-from lcx_in2.contexts import group, long_bundle, repeat, shares, short_bundle
+from lcx_in2.contexts import group, long_bundle, repeat, shares, short_bundle, target_tokens
 from lcx_in2.settings import JOINT_SEGMENTS, In2Synth
 
 Make = Callable[[], Bundle]
 EXAMPLES, PARTS = 3, 8
 """Examples of a kind in the preview, and equal parts of a context in which evidence is counted."""
+NEAR = 0.95
+SHORT = "contexts shorter than asked: no segment fits into the rest"
 PROMPT_TOKENS, ANSWER_TOKENS = 300, 120
 """About what the writer's prompt spends besides the passage, and what its answer takes."""
 
@@ -58,7 +61,7 @@ def synth(work: StepWork[In2Synth]) -> StepResult:
     for shard in work.shards(len(makers)):
         shard.write(_logged(makers, shard.places, work.ctx))
     bundles = read_bundles(work.data)
-    metrics = summary(bundles, table)
+    metrics = summary(bundles, table, settings.context_tokens[0])
     work.counts.update(metrics.pop("counts"))
     work.write_text("preview.md", preview(bundles, table))
     if settings.llm == "builtin":
@@ -70,6 +73,11 @@ def synth(work: StepWork[In2Synth]) -> StepResult:
         work.notes.append(
             f"{unfilled} contexts are shorter than drawn: the corpus has too few segments; give more text or lower "
             "synth.context_tokens"
+        )
+    if short := work.counts[SHORT]:
+        work.notes.append(
+            f"{short:,} contexts have fewer tokens than synth.context_tokens asks for: the corpus' segments are too "
+            "long to fill the rest; longer contexts, or shorter segments (synth.segment_tokens)"
         )
     return work.done(metrics, extra={"writer": llm.about})
 
@@ -97,11 +105,13 @@ def _questions(
     settings, ctx = work.settings, work.ctx
     fine_needed = wanted.get("fine", 0) + wanted.get("short", 0)
     joint_needed = wanted.get("integration", 0)
-    singles = [(index,) for index in range(len(table))] if fine_needed else []
+    singles: list[tuple[int, ...]] = [(index,) for index in range(len(table))] if fine_needed else []
     shuffle(random.Random(f"in2:{settings.seed}:fine"), singles)
+    singles = _fitting(work, table, singles)
     fine = _collect(writer, FINE, singles, fine_needed, ctx, settings.answer_tokens)
     rng = random.Random(f"in2:{settings.seed}:runs")
     runs = neighbour_runs(rng, table, JOINT_SEGMENTS) if joint_needed else []
+    runs = _fitting(work, table, runs)
     joint = _collect(writer, INTEGRATION, runs, joint_needed, ctx, settings.answer_tokens)
     for kind, found, needed in ((FINE, fine, fine_needed), (INTEGRATION, joint, joint_needed)):
         if needed and not found:
@@ -117,6 +127,31 @@ def _questions(
                 f"each about {needed / len(found):.1f} times in other contexts"
             )
     return fine, joint
+
+
+def _fitting(
+    work: StepWork[In2Synth], table: SegmentTable, candidates: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """The candidates that the longest context holds: a run without what is too much, if two segments are left."""
+    most = work.settings.context_tokens[1]
+    kept = []
+    for segments in candidates:
+        fit, total = 0, -1
+        for segment in segments:
+            total += int(table.tokens[segment]) + 1
+            fit += total <= most
+        if fit >= min(2, len(segments)):
+            kept.append(segments[:fit])
+        else:
+            work.counts["evidence left out: longer than the longest context"] += 1
+    if candidates and not kept:
+        raise UsageError(
+            f"no evidence fits into {most:,} tokens, the longest context",
+            why=f"The segments of '{work.settings.corpus}' have {int(table.tokens.min()):,} tokens or more.",
+            hint=f"--set synth.context_tokens='[{most}, {4 * int(table.tokens.max())}]', or other segments "
+            "(synth.segment_by, synth.segment_tokens)",
+        )
+    return kept
 
 
 def _collect(
@@ -140,7 +175,21 @@ def _makers(
     long_pairs = repeat(fine[:cut], wanted.get("fine", 0), f"{seed}:fine")
     long_pairs += repeat(joint, wanted.get("integration", 0), f"{seed}:joint")
     shuffle(random.Random(f"in2:{seed}:pairs"), long_pairs)
-    groups = group(long_pairs, settings.questions_per_context, table.key)
+    size, length = settings.questions_per_context, settings.context_tokens
+    groups, tight = group(
+        long_pairs,
+        size,
+        partial(_marks, table),
+        tokens=lambda segment: int(table.tokens[segment]),
+        room=lambda number: target_tokens(seed, number, length),
+    )
+    if tight:
+        work.counts["contexts with fewer questions than asked"] = tight
+        work.notes.append(
+            f"{tight:,} of {len(groups):,} long contexts have fewer than {size} questions "
+            f"({len(long_pairs) / len(groups):.1f} on average): the evidence of more does not fit into "
+            "synth.context_tokens"
+        )
     short = repeat(fine[cut:] or fine, wanted.get("short", 0), f"{seed}:short")
     general: list[Bundle] = []
     if settings.general is not None:
@@ -174,6 +223,13 @@ def _makers(
     return makers
 
 
+def _marks(table: SegmentTable, segment: int) -> Iterator[object]:
+    """What no two pieces of evidence in a context share: a key, and their text."""
+    yield "text", table.text(segment).strip()
+    if (key := table.key(segment)) is not None:
+        yield key
+
+
 def _split(found: int, fine: int, short: int) -> int:
     """How many of `found` pairs go to long contexts: all shares alike where there are too few."""
     return found if not short else min(fine, round(found * fine / (fine + short)))
@@ -188,12 +244,15 @@ def _logged(makers: Sequence[Make], places: range, ctx: Context) -> Iterator[Bun
 # What was made, for a person
 
 
-def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
-    """Contexts, questions, lengths, and where the evidence stands: shares of eight equal parts of the context."""
+def summary(bundles: Sequence[Bundle], table: SegmentTable, least: int = 0) -> dict[str, Any]:
+    """Contexts, questions, lengths, and where the evidence stands: shares of eight equal parts of the context.
+
+    Counted are also the long contexts that stay clearly below `least` tokens since no segment fits into what is left.
+    """
     kinds: Counter[str] = Counter()
     places = [0] * PARTS
     lengths: list[int] = []
-    unfilled = own = questions = 0
+    unfilled = own = questions = short = 0
     for bundle in bundles:
         kinds[f"{bundle.kind} contexts"] += 1
         questions += len(bundle.branches)
@@ -202,6 +261,7 @@ def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
         if bundle.plan is None or bundle.kind == "short":
             continue
         lengths.append(int(bundle.meta["tokens"]))
+        short += lengths[-1] < NEAR * least and not bundle.meta.get("exhausted")
         for branch in bundle.branches:
             for gold in branch.gold:
                 places[gold * PARTS // len(bundle.plan)] += 1
@@ -209,6 +269,8 @@ def summary(bundles: Sequence[Bundle], table: SegmentTable) -> dict[str, Any]:
     counts = dict(kinds) | {"questions": questions}
     if unfilled:
         counts["contexts the corpus could not fill"] = unfilled
+    if short:
+        counts[SHORT] = short
     if own:
         counts["contexts filled from the evidence's own document"] = own
     found: dict[str, Any] = {"counts": counts, "contexts": len(bundles), "questions": questions}
@@ -270,8 +332,11 @@ def forecast(work: StepWork[In2Synth]) -> dict[str, Any]:
     single = wanted.get("fine", 0) + wanted.get("short", 0)
     joint = wanted.get("integration", 0)
     pieces = (2 + JOINT_SEGMENTS) / 2
-    contexts = -(-(wanted.get("fine", 0) + joint) // settings.questions_per_context)
     mean = sum(settings.context_tokens) / 2
+    long = wanted.get("fine", 0) + joint
+    evidence = (wanted.get("fine", 0) + joint * pieces) / max(1, long) * (settings.segment_tokens + 1)
+    together = max(1.0, min(settings.questions_per_context, mean / evidence))
+    contexts = -(-long // together)
     prompt = round(
         single * (PROMPT_TOKENS + settings.segment_tokens)
         + joint * (PROMPT_TOKENS + pieces * settings.segment_tokens)
@@ -284,7 +349,7 @@ def forecast(work: StepWork[In2Synth]) -> dict[str, Any]:
         "writer_prompt_tokens": prompt,
         "writer_answer_tokens": reply,
         **costs(settings, {"writer": (settings.llm, prompt, reply)}),
-        "long_contexts": contexts,
+        "long_contexts": int(contexts),
         "context_tokens": round(contexts * mean),
         "assumes": "every reply is usable; the corpus has a segment for every question",
     }

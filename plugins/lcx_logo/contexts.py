@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lcx.data.plans import draw, plan_rng, shuffle
+from lcx.data.plans import Twins, draw, plan_rng, shuffle
 from lcx.data.table import SegmentTable
 from lcx.llm.prompts import thought_meta
 from lcx.records import Branch, Bundle
@@ -113,7 +113,12 @@ def build_case(
         return NO_CRITICAL
     ranked = sorted(found, key=lambda chunk: (chunk not in asked.source, -scores[chunk], chunk))
     critical = _within(table, ranked[: rules.chunks], rules.context_tokens)
-    irrelevant = [chunk for chunk in own if kinds[chunk] == IRRELEVANT and chunk not in asked.source]
+    twins = Twins(table, critical)
+    irrelevant = [
+        chunk
+        for chunk in own
+        if kinds[chunk] == IRRELEVANT and chunk not in asked.source and chunk not in twins
+    ]
     pool = _Pool(rng, table, kind, asked.document, critical, irrelevant, rules.fill)
 
     first = pool.draw(rules.chunks)
@@ -194,6 +199,7 @@ class _Pool:
         self.rng, self.table, self.kind, self.document = rng, table, kind, document
         self.own, self.fill = list(own), fill
         self.keys = self._keys(critical)
+        self.twins = Twins(table, critical)
 
     def draw(self, count: int) -> list[int]:
         """Up to `count` irrelevant chunks, independent of earlier draws."""
@@ -206,7 +212,8 @@ class _Pool:
             chunk = draw(self.rng, len(self.table))
             misses += 1
             free = self.table.document_of(chunk) != self.document and chunk not in taken
-            if free and not self._keys([chunk]) & keys and self.kind(chunk) == IRRELEVANT:
+            free = free and not self._keys([chunk]) & keys and chunk not in self.twins
+            if free and self.kind(chunk) == IRRELEVANT:
                 taken.append(chunk)
                 keys |= self._keys([chunk])
                 misses = 0

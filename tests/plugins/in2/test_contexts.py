@@ -46,12 +46,28 @@ def test_groups_lose_no_pair_and_never_hold_a_segment_or_key_twice(
 ) -> None:
     key_of = {segment: f"key{segment % 4}" for segment in range(13)}
     pairs = [QA(f"q{i}", "a", (segment,)) for i, (segment, _) in enumerate(places)]
-    groups = group(pairs, size, key_of.get)
+    groups, tight = group(pairs, size, lambda segment: [key_of[segment]])
+    assert not tight
     assert Counter(p.question for g in groups for p in g) == Counter(p.question for p in pairs)
     for members in groups:
         assert 1 <= len(members) <= size
         keys = [key_of[s] for p in members for s in p.segments]
         assert len(set(keys)) == len(keys)
+
+
+@given(st.lists(st.integers(1, 9), max_size=40), st.integers(1, 8), st.integers(8, 30))
+def test_the_evidence_of_a_group_fits_into_its_context(sizes: list[int], size: int, room: int) -> None:
+    pairs = [QA(f"q{i}", "a", (i,)) for i in range(len(sizes))]
+    groups, tight = group(
+        pairs, size, lambda _: (), tokens=sizes.__getitem__, room=lambda number: room + number
+    )
+    assert sorted(p.segments for g in groups for p in g) == [p.segments for p in pairs]
+    for number, members in enumerate(groups):
+        total = sum(sizes[p.segments[0]] for p in members) + len(members) - 1
+        assert total <= room + number or len(members) == 1
+    assert tight <= sum(len(members) < size for members in groups)
+    if len(sizes) >= size and size > 1 and min(sizes, default=0) * 2 + 1 > room + len(groups):
+        assert tight >= len(groups) - 1
 
 
 def test_repeat_uses_every_pair_before_any_pair_again() -> None:

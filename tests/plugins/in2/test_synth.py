@@ -212,6 +212,57 @@ def test_several_questions_share_a_context(tmp_path: Path, corpus: Path) -> None
         assert len(gold) == len(set(gold))
 
 
+def test_many_questions_never_make_a_context_longer_than_asked(tmp_path: Path, corpus: Path) -> None:
+    settings = {"questions_per_context": 8, "mix": {"fine": 3, "integration": 1}, "segment_tokens": 80}
+    result = synth(tmp_path / "run", corpus=str(corpus), context_tokens=[400, 900], **settings)
+    bundles = read_bundles(tmp_path / "run" / "synth" / "data")
+    assert all(300 < bundle.meta["tokens"] <= 900 for bundle in bundles)
+    assert sum(len(bundle.branches) for bundle in bundles) == 60
+    assert result.counts["contexts with fewer questions than asked"] > 5
+    assert any("have fewer than 8 questions" in note for note in result.notes)
+
+
+def test_evidence_that_fits_no_context_and_contexts_that_nothing_fills_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Response((Completion("Question: q?\nAnswer: a"),))
+    monkeypatch.setattr("lcx.llm.open_llm", lambda *_: Scripted(lambda *_: good))
+    folder = tmp_path / "long"
+    folder.mkdir()
+    for number in range(12):
+        words = " ".join(f"word{number}x{k}" for k in range(150))
+        (folder / f"{number}.txt").write_text(f"Keeper {number} counted {number + 1000} gulls, {words}")
+    settings = {"corpus": str(folder), "mix": {"fine": 1}, "segment_by": "lines", "examples": 8}
+    result = synth(
+        tmp_path / "run", context_tokens=[415, 415], questions_per_context=8, tokenizer="words", **settings
+    )
+    [length] = {bundle.meta["tokens"] for bundle in read_bundles(tmp_path / "run" / "synth" / "data")}
+    assert 300 < length <= 415
+    assert result.counts["contexts shorter than asked: no segment fits into the rest"] == 8 // 2
+    with pytest.raises(UsageError, match="no evidence fits into 60 tokens"):
+        synth(tmp_path / "none", context_tokens=[50, 60], tokenizer="words", **settings)
+
+
+def test_a_filler_never_says_what_the_evidence_says(tmp_path: Path) -> None:
+    """A passage that stands in many files is in a context once, as evidence or not at all."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    shared = "The licence of the keepers allows them to count herring gulls on every day of the year but one."
+    for number in range(12):
+        own = f"Keeper {number} counted {number + 1000} gulls at Cape {number} before the storm of day {number * 7}."
+        (folder / f"{number}.txt").write_text(f"{shared}\n{own}{chr(10) * (number % 2)}")
+    settings = {"mix": {"fine": 1}, "segment_by": "lines", "examples": 24, "context_tokens": [150, 200]}
+    synth(tmp_path / "run", corpus=str(folder), questions_per_context=3, segment_tokens=4, **settings)
+    table = load_table(tmp_path / "run" / "synth" / "data")
+    held = 0
+    for bundle in read_bundles(tmp_path / "run" / "synth" / "data"):
+        texts = [text.strip() for text in table.texts(bundle.plan)]
+        for branch in bundle.branches:
+            held += shared in texts
+            assert all(texts.count(texts[place]) == 1 for place in branch.gold)
+    assert held
+
+
 def test_general_data_and_bad_rows(tmp_path: Path, corpus: Path) -> None:
     rows = [
         {"instruction": "Add 2 and 3.", "response": "5"},
