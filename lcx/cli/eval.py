@@ -415,6 +415,8 @@ def _ends(found: Mapping[str, Any]) -> str:
 
 def _advice(scores: Mapping[str, Any], rows: bool) -> list[str]:
     """What to look at next, where something in the numbers asks for it."""
+    from lcx.evaluation.result import CUT_SHARE
+
     found = []
     published = scores.get("published_rows")
     again = scores["duplicates"] if scores.get("view") == "table" else 0
@@ -433,6 +435,10 @@ def _advice(scores: Mapping[str, Any], rows: bool) -> list[str]:
     if scores.get("missing"):
         found.append(
             f"{scores['missing']} places have no row, the first is {scores['first_missing']}: is the file whole?"
+        )
+    if scores["truncated"] > CUT_SHARE * scores["n"]:
+        found.append(
+            f"{scores['truncated']:,} answers were cut at their length limit: ask with a larger max_new_tokens."
         )
     if scores["nulls"] and scores.get("compat") != "film":
         leave = (

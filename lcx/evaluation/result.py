@@ -22,6 +22,7 @@ from typing import Any, Literal
 from lcx.formatting import length_name, p_words, percent
 
 __all__ = [
+    "CUT_SHARE",
     "VIEWS",
     "Bars",
     "Curve",

@@ -150,9 +150,9 @@ def _legend(one: Result) -> str:
     if one.average is None:
         return "no answers"
     between = "" if one.estimate.half is None else f" ± {one.estimate.half:.3f}"
-    between += "".join(f", {words}" for words in one.cautions[:2])
     gap = f", gap {one.gap:.3f}" if one.view == "curve" else ""
-    return f"average {one.average:.3f}{between}{gap}"
+    below = "".join(f"\n{words}" for words in one.cautions)
+    return f"average {one.average:.3f}{between}{gap}{below}"
 
 
 def line(

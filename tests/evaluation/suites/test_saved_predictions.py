@@ -50,6 +50,10 @@ def test_the_text_fits_80_columns_and_says_what_was_counted(cli: Any, tmp_path: 
     assert max(map(len, ran.out.splitlines())) <= 80
     for word in ("50.00", "nulls", "refused", "duplicates", "length 0-4k", "200 rows"):
         assert word in ran.out
+    assert "answers were cut" not in ran.out
+    cut = lines(tmp_path / "cut.jsonl", [{**QA, "finish": "length"}] * 3)
+    said = cli("eval", "--task", "longbench:qasper", "--predictions", str(cut)).out
+    assert "3 answers were cut at their length limit: ask with a larger max_new_tokens." in said
 
 
 def test_a_folder_gives_the_means_of_categories(cli: Any, tmp_path: Path) -> None:
