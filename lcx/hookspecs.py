@@ -2,7 +2,8 @@
 
 A stage hook gets the resolved `step`, the `run` directory and the context `ctx`, and returns a
 `StepResult`, or None where `step.method` is not its own. The first result wins; `tryfirst` overrides,
-`wrapper=True` wraps.
+`wrapper=True` wraps. A method whose `Stage`s name their functions needs no stage hook: the core's own, which come
+last, run those.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ hookspec = pluggy.HookspecMarker("lcx")
 
 @hookspec(firstresult=True)
 def lcx_synth(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    """Make data: write bundles into `run.folder(step.id) / "data"`."""
+    """Make data: write bundles into `run.folder(step) / "data"`."""
 
 
 @hookspec(firstresult=True)
@@ -32,7 +33,7 @@ def lcx_score(step: Step, run: Run, ctx: Context) -> StepResult | None:
 
 @hookspec(firstresult=True)
 def lcx_train(step: Step, run: Run, ctx: Context) -> StepResult | None:
-    """Train a model on an earlier step's data; save it into `run.folder(step.id) / "model"`."""
+    """Train a model on an earlier step's data; save it into `run.folder(step) / "model"`."""
 
 
 @hookspec(firstresult=True)
@@ -47,7 +48,7 @@ def lcx_forecast(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
 
 @hookspec
 def lcx_register_methods(register: Callable[..., None]) -> None:
-    """Register methods: `register(Method(name, summary, stages={"synth": SettingsClass, ...}))`."""
+    """Register methods: `register(Method(name, summary, {"synth": Stage(Settings, "module:function"), ...}))`."""
 
 
 @hookspec
@@ -57,12 +58,16 @@ def lcx_register_recipes(register: Callable[..., None]) -> None:
 
 @hookspec
 def lcx_register_llms(register: Callable[..., None]) -> None:
-    """Register text generators: `register("name", "module:factory")`, used as `--llm name:...`."""
+    """Register text generators: `register("name", "module:factory")`, used as `--llm name:MODEL`. The factory
+    takes the model and the options, and returns an `LLM` of `lcx.llm.protocol`.
+    """
 
 
 @hookspec
 def lcx_register_retrievers(register: Callable[..., None]) -> None:
-    """Register retrievers: `register("name", "module:factory")`."""
+    """Register retrievers: `register("name", "module:factory")`. The factory takes what follows the colon of a spec and
+    the options, and returns a `Retriever` of `lcx.retrieval`.
+    """
 
 
 @hookspec
@@ -74,9 +79,9 @@ def lcx_register_losses(register: Callable[..., None]) -> None:
 
 @hookspec
 def lcx_register_probes(register: Callable[..., None]) -> None:
-    """Register evaluation probes: `register("task:name", "module:probe")`."""
+    """Register tasks of an evaluation: `register("family:name", "module:TASK")`, a `Task` of `lcx.evaluation.task`."""
 
 
 @hookspec
 def lcx_register_metrics(register: Callable[..., None]) -> None:
-    """Register metrics: `register("name", "module:function")`."""
+    """Register metrics: `register("name", "module:function")`, a function of the prediction and its row."""
