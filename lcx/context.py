@@ -10,29 +10,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from lcx.progress import Display, Progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lcx.plugins import Plugins
 
 PULSE = 5.0
 """Seconds between two lines of progress."""
 
 
-class _Log(Console):
-    """A console whose reader may leave: `lcx ... 2>&1 | head` ends neither the work nor what is saved of it."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
 def stderr_console(quiet: bool = False) -> Console:
     """The console for progress and logs: always stderr, so that stdout carries results only."""
-    return _Log(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    from rich.console import Console  # methods are listed without one
+
+    class Log(Console):
+        """A console whose reader may leave: `lcx ... 2>&1 | head` ends neither the work nor what is saved of it."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+    return Log(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
 
 class Stopped(KeyboardInterrupt):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
-from lcx.evaluation.task import Numbers, Style
 from lcx.llm.settings import Serving
 from lcx.modeling.rope import check_rope
 from lcx.settings import FILE, KEEPS, VOLATILE, setting
 
-__all__ = ["DEFAULT_TASKS", "ENDPOINT", "EvalSettings", "sized_file"]
+__all__ = ["DEFAULT_TASKS", "ENDPOINT", "EvalSettings", "Numbers", "Style", "sized_file"]
 
 DEFAULT_TASKS = ("val:document", "val:code", "val:database")
 """What is asked where nothing is named: the published probes, about 32K tokens a context."""
@@ -23,6 +22,27 @@ ANSWER_TOKENS = 128
 """Tokens an answer to a probe may have, where nothing else is said."""
 ENDPOINT = "openai:"
 """What comes before the name of a model behind a server."""
+
+
+Style = Literal["natural", "bare"]
+"""`natural` asks in a sentence, as a chat model expects; `bare` gives only the key, for the tiny model."""
+
+
+def _numbers(value: Any) -> Any:
+    """One number, or numbers with commas between, will do for a list of them."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+def _ascending(value: tuple[int, ...]) -> tuple[int, ...]:
+    if any(number < 2 for number in value):
+        raise ValueError(f"lengths are at least 2, not {min(value)}")
+    return tuple(sorted(set(value)))
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers), AfterValidator(_ascending)]
+"""Lengths in ascending order, each once."""
 
 
 def sized_file(task: str) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AfterValidator, BeforeValidator
-
+from lcx.evaluation.settings import Numbers, Style
 from lcx.records import Branch, Bundle, Document
 from lcx.settings import Settings, setting, validate
 
@@ -33,9 +32,6 @@ __all__ = [
     "row_of",
 ]
 
-Style = Literal["natural", "bare"]
-"""`natural` asks in a sentence, as a chat model expects; `bare` gives only the key, for the tiny model."""
-
 Row = Mapping[str, Any]
 """A row of predictions: what was asked, what the model said (`pred`), and the fields that its task is scored by."""
 
@@ -47,23 +43,6 @@ Scored = tuple[Row, float | None]
 
 
 # ---- options
-
-
-def _numbers(value: Any) -> Any:
-    """One number, or numbers with commas between, will do for a list of them."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return [value] if isinstance(value, int) else value
-
-
-def _ascending(value: tuple[int, ...]) -> tuple[int, ...]:
-    if any(number < 2 for number in value):
-        raise ValueError(f"lengths are at least 2, not {min(value)}")
-    return tuple(sorted(set(value)))
-
-
-Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers), AfterValidator(_ascending)]
-"""Lengths in ascending order, each once."""
 
 
 class TaskOptions(Settings):

@@ -67,15 +67,15 @@ class Serving(Settings):
     @model_validator(mode="after")
     def _urls(self) -> Self:
         """Settings are written down: a URL with a password must not get that far."""
-        from lcx.llm.openai import wrong_url  # not above: settings are read by commands that call nobody
-
         options = [value for name, value in self if name.endswith("options") and isinstance(value, Mapping)]
         for one in ({key: getattr(self, key) for key in ("api_key_env", "api_key_file")}, *options):
             for key in ("api_key_env", "api_key_file"):
                 if one.get(key) and (wrong := wrong_key_source(key, one[key])):
                     raise ValueError(f"{key} {wrong}")
-        for url in (self.base_url, *(one.get("base_url") for one in options)):
-            wrong, hint = wrong_url(str(url)) if url else ("", "")
+        for url in filter(None, (self.base_url, *(one.get("base_url") for one in options))):
+            from lcx.llm.openai import wrong_url  # not above: settings are read by commands that call nobody
+
+            wrong, hint = wrong_url(str(url))
             if wrong:
                 raise ValueError(f"{wrong}. {hint}")
         return self

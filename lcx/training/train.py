@@ -1,6 +1,6 @@
 """The core's train steps: from a step's settings, its model and its data to a trained model in `STEP/model`.
 
-Torch-free when it is imported: what a step lacks is said before seconds go into loading torch.
+Free of torch and numpy when it is imported: what a step lacks is said before seconds go into loading them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.context import StepResult
-from lcx.training.data import TrainingData, read_training_data, training_bundles
 
 if TYPE_CHECKING:
     from lcx.steps import StepWork
+    from lcx.training.data import TrainingData
     from lcx.training.settings import PreferenceSettings, TrainSettings
 
 # On a CPU bitsandbytes warns at import about a kernel that nothing here needs.
@@ -31,7 +31,7 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
 
     from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
-    from lcx.training.data import EncodedDataset
+    from lcx.training.data import EncodedDataset, training_bundles
     from lcx.training.runner import train_sft
 
     with ctx.main_first():
@@ -51,6 +51,7 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
 
     from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
+    from lcx.training.data import training_bundles
     from lcx.training.losses import find_loss, loss_options
     from lcx.training.preference import train_preference
 
@@ -125,6 +126,8 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
     if (data / "table.json").is_file():
         found["segments"] = read_json(data / "table.json")["segments"]
     if reference and data.exists() and _size(data) <= COUNTED_BYTES:
+        from lcx.training.data import read_training_data
+
         bundles = read_training_data(data, values.get("fields"), supervised="loss" not in values).bundles
         found["contexts"] = len(bundles)
         branches = len(bundles) if "loss" in values else sum(len(bundle.branches) for bundle in bundles)
