@@ -76,6 +76,18 @@ def test_the_readmes_lcx_commands_parse(cli: Any) -> None:
         assert ran.code == 0, f"{line}\n{ran.err}"
 
 
+def test_every_link_leads_to_a_file_and_every_guide_is_in_the_readme() -> None:
+    pages = [*GUIDES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    linked: dict[Path, set[Path]] = {}
+    for page in pages:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", prose)]
+        linked[page] = {(page.parent / one).resolve() for one in targets if one and "://" not in one}
+    missing = {path for found in linked.values() for path in found if not path.exists()}
+    assert not missing
+    assert [path.name for path in GUIDES if path not in linked[ROOT / "README.md"]] == []
+
+
 def test_the_recipe_guides_examples_load(tmp_path: Path) -> None:
     guide = ROOT / "docs" / "recipes.md"
     [recipe] = blocks(guide, "yaml")
