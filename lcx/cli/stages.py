@@ -215,14 +215,14 @@ def next_command(
     if job.request.device != "auto":
         words += ["--device", job.request.device]
     served = _server_words(job, after)
+    repeated = {text.split("=", 1)[0] for text in job.request.sets}
     for key, value in ((flags or {}).get(after.id) or {}).items():
         if key not in ("device", *(("base_url", "judge") if served else ())):
             words += [flag_of(key), str(value)]
     if step.stage == "score" and after.stage == "train":
-        source, kept = after.values().get("input"), f"step:{step.id}"
-        if source != kept and source == step.values().get("input"):
+        kept = f"step:{step.id}"
+        if after.values().get("input") != kept and f"{after.id}.input" not in repeated:
             words += ["--input", kept]
-    repeated = {text.split("=", 1)[0] for text in job.request.sets}
     for text in job.request.sets:
         if text.split(".", 1)[0] in {one.id for one in steps[position + 1 :]}:
             words += ["--set", text]
