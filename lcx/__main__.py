@@ -8,8 +8,24 @@ import os
 import sys
 
 
+def leave_working_folder() -> None:
+    """Take no module from the working folder, which `python -m lcx` puts first, nor let processes of ours do so.
+
+    It may be a stranger's: a `yaml.py` in it would run. Where lcx itself lies there, it stays.
+    """
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    try:
+        here = os.getcwd()
+    except OSError:  # it was removed
+        return
+    first = sys.path[:1] in ([""], [here]) and not sys.flags.safe_path
+    if first and os.path.dirname(os.path.dirname(os.path.abspath(__file__))) != here:
+        del sys.path[0]
+
+
 def main() -> None:
     """Run lcx on this process's arguments and exit with its code."""
+    leave_working_folder()
     if "_LCX_COMPLETE" in os.environ:
         from lcx.cli.answer import answer
 

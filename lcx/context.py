@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lcx.formatting import shown
 from lcx.progress import Display, Progress
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ class Context:
         """
         if self._display is None or self._display.console is not self.console:
             self._display = Display(self.console)
-        return Progress(self._display, label, total, unit, done=done, closing=closing, silent=self.rank != 0)
+        return Progress(
+            self._display, shown(label), total, unit, done=done, closing=closing, silent=self.rank != 0
+        )
 
     def pulse(self, text: str) -> None:
         """A line that says how far a long part is, at most one every PULSE seconds."""
@@ -103,7 +106,7 @@ class Context:
     def log(self, text: str) -> None:
         """One line of progress, from rank 0 only."""
         if self.rank == 0:
-            self.console.print(text, markup=False)
+            self.console.print(shown(text), markup=False)
 
 
 @dataclass

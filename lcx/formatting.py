@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 __all__ = [
+    "Shown",
     "bar_lines",
     "cut",
     "cut_middle",
@@ -104,11 +105,30 @@ _CONTROLS = re.compile(f"[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff{''.jo
 
 
 def shown(text: str) -> str:
-    """A text as a terminal may be sent it: what would steer the terminal stands there as an escape, `\\x1b[31m`.
+    """A text as a terminal may be sent it: what would steer the terminal stands there as an escape, `\\u001b[31m`.
 
-    Lines and tabs stay. Everything that lcx prints of other people's names, texts and replies goes through here.
+    Lines and tabs stay. Everything that lcx prints on stdout, its errors and its lines of progress go through here.
+    Inside JSON the escape means the sign itself.
     """
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class Shown:
+    """A text stream that sends on what it is written as `shown` has it; in all else the stream behind it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(shown(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def level_bars(values: Sequence[Any]) -> str:

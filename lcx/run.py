@@ -9,7 +9,9 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from lcx.hub import tiny_spec
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
 from lcx.storage import (
-    disk_errors,
     is_inside,
+    links_away,
     make_folder,
+    only_writer,
+    read_json,
     remove_leftovers,
     sha256_file,
     write_json,
@@ -36,6 +40,12 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes
 
 LOOSE = "loose"
 """Part of a fingerprint that may change while the work in a step's folder stays good (`lcx.settings.KEEPS`)."""
+RECORD = ".record.json"
+"""What the manifest says of a step, kept in the step's folder too: a lost manifest is made again from these."""
+OWN = ("settings.yaml", RECORD)
+"""Files of a step's folder that say what it is, and are no work."""
+REMOVED = ".removed-"
+"""What the folder's name begins with into which a step's old files go before they are deleted."""
 PAID = tuple(name + part for name in ("calls.sqlite", "embeddings.sqlite") for part in ("", "-wal", "-shm"))
 """Journals of calls (`lcx.llm.ledger`) and of a server's embeddings in a step's folder; sqlite needs all its files."""
 
@@ -68,8 +78,10 @@ class Run:
         self.path = path
         self.recipe = recipe
         self.reference = reference or recipe
+        self.recovered: tuple[str, ...] = ()
+        """Steps whose records were lost with the manifest, and were read from their folders."""
         self.manifest = self._read()
-        if not (path / "manifest.json").is_file() and _holds_other_things(path):
+        if not (path / "manifest.json").is_file() and not self.recovered and _holds_other_things(path):
             raise UsageError(
                 f"{path} is not empty and holds no manifest.json", hint="Take another --run DIR."
             )
@@ -80,15 +92,23 @@ class Run:
         """
         file = self.path / "manifest.json"
         if not file.is_file():
-            return {"recipe": self.recipe, "steps": {}}
+            return self._rebuilt() or {"recipe": self.recipe, "steps": {}}
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as bad:
+            wrong = "" if _is_manifest(manifest) else f"{file} is not a manifest of lcx"
+            why = ""
+        except (ValueError, RecursionError) as bad:
+            wrong, why = f"{file} is not valid JSON", str(bad)
+        if wrong:
+            if rebuilt := self._rebuilt():
+                return rebuilt
+            folders = sorted(path.name for path in self.path.iterdir() if path.is_dir())
+            left = f"; its folders are as they were: {', '.join(folders)}" if folders else ""
             raise LcxError(
-                f"{file} is not valid JSON", why=str(bad), hint="Take another --run DIR."
-            ) from None
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("steps"), dict):
-            raise LcxError(f"{file} is not a manifest of lcx", hint="Take another --run DIR.")
+                wrong,
+                why=f"{why}{left}".removeprefix("; "),
+                hint="Take another --run DIR; `--input` and `--model` take what is left here by its path.",
+            )
         other = manifest.get("recipe")
         if other != self.recipe:
             raise UsageError(
@@ -96,6 +116,30 @@ class Run:
                 hint="Take another --run DIR.",
             )
         return manifest
+
+    def _rebuilt(self) -> dict[str, Any] | None:
+        """A manifest made of the records in the steps' folders; None where there are none of this recipe."""
+        found = {}
+        for file in (*self.path.glob(f"*/{RECORD}"), *self.path.glob(f"*/*/{RECORD}")):
+            key = file.parent.relative_to(self.path).as_posix()
+            if (record := self._kept_record(key)) is not None:
+                found[key] = record
+        self.recovered = tuple(sorted(found, key=lambda key: str(found[key].get("started"))))
+        return (
+            {"recipe": self.recipe, "steps": {key: found[key] for key in self.recovered}} if found else None
+        )
+
+    def _kept_record(self, key: str) -> dict[str, Any] | None:
+        """The record in a step's folder, where it is one of this recipe's step."""
+        file = self.path / key / RECORD
+        if not file.is_file() or not is_inside(file, self.path):
+            return None
+        with contextlib.suppress(LcxError, OSError, RecursionError):
+            held = read_json(file)
+            record = held.get("record") if isinstance(held, dict) else None
+            if isinstance(record, dict) and (held.get("recipe"), held.get("key")) == (self.recipe, key):
+                return record
+        return None
 
     # -- places
 
@@ -199,10 +243,29 @@ class Run:
         Raises UsageError naming what differs.
         """
         key = self.key(step)
-        record = self.manifest["steps"].get(key)
+        record = self.manifest["steps"].get(key) or self._kept_record(key)
         how = self.standing(step, fingerprint, force=force)
         if how == "done":
+            if key not in self.manifest["steps"]:
+                self.manifest["steps"][key] = record
+                self._save()
             return how
+        if how == "resume" and (away := links_away(self.folder(key), self.path)):
+            raise UsageError(
+                f"{away[0]} leads out of the run's folder",
+                why=f"It is a link to {os.path.realpath(away[0])}, where this step would write.",
+                hint="Remove the link; --force starts the step over and removes it, not what it leads to.",
+            )
+        folder = self.folder(key)
+        if how == "fresh" and folder.exists():
+            # Each kill on the way leaves a folder that its record describes: the old one, begun and not done, until
+            # all old files are out of the way, then the new one.
+            if record is not None and key in self.manifest["steps"] and record.get("state") == "done":
+                record["state"] = "interrupted"
+                self._save()
+            with contextlib.suppress(FileNotFoundError):
+                (folder / RECORD).unlink()
+            _set_aside(folder, self._others(key), self.path)
         made = int((record or {}).get("made", 0)) + (how == "fresh")
         self.manifest["steps"][key] = {
             "state": "running",
@@ -214,23 +277,30 @@ class Run:
             "versions": versions(),
             "fingerprint": dict(fingerprint),
         }
-        self._save()  # before anything is removed: a kill in the middle must not leave a step that claims to be done
-        if how == "fresh" and self.folder(key).exists():
-            _remove(self.folder(key), self._others(key))
-        make_folder(self.folder(key))
-        remove_leftovers(self.folder(key))
+        self._save()
+        make_folder(folder)
+        for old in self.path.glob(f"{REMOVED}*"):
+            _delete(old)
+        remove_leftovers(folder)
+        self._keep_record(key)
         import yaml
 
         resolved = {k: {"value": v, "from": step.origins.get(k, "")} for k, v in step.values().items()}
-        write_text(
-            self.folder(key) / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
-        )
+        write_text(folder / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         return how
 
     def standing(self, step: Step, fingerprint: Mapping[str, Any], *, force: bool = False) -> str:
         """What `begin` would return, without beginning. Raises UsageError as it does."""
         key = self.key(step)
-        record = self.manifest["steps"].get(key)
+        record = self.manifest["steps"].get(key) or self._kept_record(key)
+        if record is None and not force and (strange := self._work_in(key)):
+            raise UsageError(
+                f"{self.folder(key)} holds files that are no record's of this run: {', '.join(strange[:5])}"
+                + (" ..." if len(strange) > 5 else ""),
+                why="They may be a step's work whose record in manifest.json was lost, or yours.",
+                hint="Move them away to keep them (--input and --model take them by their path, and a folder with its "
+                f"{RECORD} is taken up again), or remove them: --force starts this step over.",
+            )
         new = json.loads(json.dumps(fingerprint, default=str))
         old = (record or {}).get("fingerprint") or {}
         same = record is not None and old == new
@@ -260,11 +330,19 @@ class Run:
         """Whether a step's folder holds more than its settings, empty files, and what it paid for, which a fresh start
         keeps: a start that failed at once is not in the way.
         """
+        return bool(self._work_in(key))
+
+    def _work_in(self, key: str) -> list[str]:
+        """Names of what lies in a step's folder and is work."""
         folder = self.folder(key)
-        kept, others = {"settings.yaml", *PAID}, self._others(key)
-        return folder.is_dir() and any(
-            path.name not in kept and path not in others and not _is_empty_file(path)
-            for path in folder.iterdir()
+        kept, others = {*OWN, *PAID}, self._others(key)
+        return sorted(
+            path.name
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if path.name not in kept
+            and path not in others
+            and not _is_empty_file(path)
+            and not _holds_only(path, others)
         )
 
     def _others(self, key: str) -> set[Path]:
@@ -287,6 +365,7 @@ class Run:
             notes=result.notes,
             **({"extra": dict(result.extra)} if result.extra else {}),
         )
+        self._keep_record(self.key(step))
         self._save()
 
     def stop(self, step: Step, state: str, reason: str = "") -> None:
@@ -306,6 +385,11 @@ class Run:
             notes=record.get("notes", []),
         )
 
+    def work_of(self, step: Step) -> str:
+        """What the entries of a step's journal follow from: its settings and inputs, as a short hash."""
+        record = self.manifest["steps"].get(self.key(step)) or {}
+        return digest(_work(record["fingerprint"])) if record.get("fingerprint") else ""
+
     def digest_of(self, key: str) -> str:
         """What identifies a step's outputs: the hash of its fingerprint, and which making of it this is."""
         record = self.manifest["steps"].get(key, {})
@@ -314,25 +398,23 @@ class Run:
     def _save(self) -> None:
         write_json(self.path / "manifest.json", self.manifest)
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep a second lcx process out of this run while a step writes. Raises LcxError if one is there."""
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = open(self.path / ".lock", "w")  # noqa: SIM115 - held for the whole block
-        with handle:
-            try:
-                import fcntl
+    def _keep_record(self, key: str) -> None:
+        held = {"recipe": self.recipe, "key": key, "record": self.manifest["steps"][key]}
+        write_json(self.folder(key) / RECORD, held)
 
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # Windows has no flock; two writers are then the user's care
-                pass
-            except OSError:
-                raise LcxError(
-                    f"another lcx process is writing to {self.path}",
-                    hint="Wait for it, or take another --run DIR.",
-                ) from None
+    @contextlib.contextmanager
+    def lock(self, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+        """Keep a second lcx process out of this run while a step writes. Raises LcxError if one is there.
+
+        `say` is told where the file system has no locks, and a file has to do.
+        """
+        make_folder(self.path)
+        with only_writer(self.path, say):
             self.reload()  # another process may have finished a step since this one looked
+            if self.recovered:
+                say(f"manifest.json was lost; taken up from the steps' folders: {', '.join(self.recovered)}")
+                self._save()
+                self.recovered = ()
             yield
 
 
@@ -361,18 +443,50 @@ def _holds_other_things(path: Path) -> bool:
     return path.is_dir() and any(path.iterdir()) and not (path / ".lock").exists()
 
 
-def _remove(folder: Path, others: set[Path]) -> None:
+def _is_manifest(found: Any) -> bool:
+    steps = found.get("steps") if isinstance(found, dict) else None
+    return isinstance(steps, dict) and all(isinstance(record, dict) for record in steps.values())
+
+
+def _holds_only(path: Path, others: set[Path]) -> bool:
+    """Whether a folder holds other steps' folders, or nothing."""
+    if not path.is_dir() or path.is_symlink() or not any(path in other.parents for other in others):
+        return False
+    return all(inner in others or _holds_only(inner, others) for inner in path.iterdir())
+
+
+def _set_aside(folder: Path, others: set[Path], run: Path) -> None:
     """Empty a step's folder, but for what is other steps' and for the replies that were paid for: the same calls need
-    not be paid twice.
+    not be paid twice. What goes is moved into a folder of the run first, since deleting it takes long.
     """
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            if path not in others:
-                _remove(path, others)
-                with contextlib.suppress(OSError):  # something in it was kept
-                    path.rmdir()
-        elif path.name not in PAID:
-            path.unlink()
+    bin = run / f"{REMOVED}{secrets.token_hex(8)}"
+    bin.mkdir()
+
+    def empty(place: Path) -> None:
+        for number, path in enumerate(sorted(place.iterdir())):
+            if path in others or (path.name in PAID and not path.is_symlink()):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                kept = any(path in other.parents for other in others)
+                if kept or any(inner.name in PAID for inner in path.rglob("*")):
+                    empty(path)
+                    with contextlib.suppress(OSError):  # something in it was kept
+                        path.rmdir()
+                    continue
+            try:
+                path.rename(bin / f"{number}-{secrets.token_hex(4)}")
+            except OSError:  # on another disk
+                _delete(path)
+
+    empty(folder)
+
+
+def _delete(path: Path) -> None:
+    """Remove a file, a link (not what it leads to), or a folder with all in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _now() -> str:

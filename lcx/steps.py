@@ -31,7 +31,7 @@ from lcx.hub import tiny_folder, tiny_spec
 from lcx.paths import cache_folder
 from lcx.plugins import Method, Plugins, Stage, load_function
 from lcx.recipe import Step
-from lcx.run import PAID, Run, fingerprint
+from lcx.run import OWN, PAID, Run, fingerprint
 from lcx.settings import Settings
 from lcx.storage import Journal, make_folder, shard_path, write_lines, write_text
 from lcx.training.settings import PreferenceSettings, TrainSettings
@@ -139,7 +139,7 @@ class StepWork(Generic[S]):
     @cached_property
     def resumed(self) -> bool:
         """True if an earlier process left work here, apart from replies that were paid for."""
-        known = {"settings.yaml", *PAID}
+        known = {*OWN, *PAID}
         return self.folder.is_dir() and any(path.name not in known for path in self.folder.iterdir())
 
     # -- models
@@ -247,7 +247,7 @@ class StepWork(Generic[S]):
     @cached_property
     def journal(self) -> Journal:
         """The step's journal of finished items, on disk: `unit in journal`, `journal[unit]`, `journal.append(row)`."""
-        return self._open.enter_context(Journal(self.folder / JOURNAL))
+        return self._open.enter_context(Journal(self.folder / JOURNAL, of=self.run.work_of(self.step)))
 
     async def each(
         self,
@@ -404,7 +404,7 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
         run.reload()
         return run.result(step) if run.state(run.key(step)) == "done" else _call(hook, step, run, ctx)
     prints = fingerprint(step, run)
-    with run.lock():
+    with run.lock(ctx.log):
         how = run.begin(step, prints, force=ctx.force)
         ctx.wait()
         if how == "done":

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from lcx.errors import LcxError, MissingError
+from lcx.errors import LcxError, MissingError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -180,6 +181,111 @@ def is_inside(path: str | Path, folder: str | Path) -> bool:
     return place != root and os.path.commonpath([place, root]) == root
 
 
+def links_away(folder: Path, root: Path) -> list[Path]:
+    """Links below a folder that lead out of `root`."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink() and not is_inside(path, root):
+                found.append(path)
+    return sorted(found)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """A handle of a file of ours that is made where it lacks, and never cut. Raises UsageError where it is a link."""
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as bad:
+        if bad.errno not in (errno.ELOOP, errno.EMLINK):
+            raise
+        raise UsageError(
+            f"{path} is a link to {os.path.realpath(path)}",
+            why="lcx would write there.",
+            hint="Remove the link, or take another --run DIR.",
+        ) from None
+
+
+BUSY = (errno.EWOULDBLOCK, errno.EAGAIN)
+
+
+@contextmanager
+def only_writer(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Keep other lcx processes out of a folder while this one writes there. Raises LcxError where one is there.
+
+    A lock of the file system, which ends with its process. Where there is none (some network file systems), a file
+    that names machine and process; `say` is told of it.
+    """
+    busy = LcxError(
+        f"another lcx process is writing to {folder}", hint="Wait for it, or take another --run DIR."
+    )
+    with disk_errors(folder / ".lock"):
+        handle = open_own(folder / ".lock", os.O_RDWR)
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError) as bad:
+            if isinstance(bad, OSError) and bad.errno in BUSY:
+                raise busy from None
+            with _named_writer(folder, busy, say, bad):
+                yield
+            return
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _named_writer(
+    folder: Path, busy: LcxError, say: Callable[[str], None], lack: BaseException
+) -> Iterator[None]:
+    """A lock by a file that says which process of which machine writes."""
+    file = folder / ".writer"
+    mine = {"host": platform.node(), "pid": os.getpid()}
+    while True:
+        try:
+            with disk_errors(file):
+                handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            break
+        except FileExistsError:
+            pass
+        except LcxError as bad:
+            if not isinstance(bad.__cause__, FileExistsError):
+                raise
+        held: Any = None
+        with suppress(LcxError, OSError):
+            held = read_json(file)
+        known = isinstance(held, Mapping) and isinstance(held.get("pid"), int)
+        if known and held["host"] == mine["host"] and not _runs(held["pid"]):
+            file.unlink(missing_ok=True)  # left by a killed process
+            continue
+        who = (
+            f"process {held['pid']} on {held.get('host')}" if known else "a process that did not say its name"
+        )
+        raise LcxError(
+            busy.what, why=f"{file} names {who}.", hint=f"{busy.hint} If that process is gone, remove {file}."
+        )
+    try:
+        os.write(handle, json.dumps(mine).encode())
+        os.close(handle)
+        say(f"{folder} is on a file system without locks ({lack}); {file.name} says who writes there")
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def remove_leftovers(folder: str | Path) -> int:
     """Remove half-written files that killed processes left anywhere under `folder`; return how many.
 
@@ -237,6 +343,9 @@ def _sync(path: Path) -> None:
 # ---- a journal: one JSON line a finished unit of work, safe against a kill at any moment
 
 
+_OF = "journal of"
+
+
 class Journal:
     """Units finished so far, on disk. `unit in journal` and `journal[unit]` look one up; the last entry wins.
 
@@ -245,19 +354,27 @@ class Journal:
     read-only disk.
     """
 
-    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: str | Path, *, read_only: bool = False, of: str = "") -> None:
+        """`of` names what the entries follow from. A journal of something else is begun anew."""
         self.path = Path(path)
         self.torn = 0
         """Bytes of a torn last line that opening dropped."""
         self._offsets: dict[str, int] = {}
+        self._of, self._head = "", b""
+        """What the file says its entries follow from, and the line that is to say so once there are any."""
         self._end = self._scan() if self.path.exists() else 0
         self._file = None
         if not read_only:
             make_folder(self.path.parent)
+            other = bool(of and self._of and self._of != of)
+            if other:
+                self._offsets, self._end = {}, 0
             with disk_errors(self.path):
-                self._file = self.path.open("ab", buffering=0)
-                if self.torn:
+                self._file = os.fdopen(open_own(self.path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
+                if self.torn or other:
                     self._file.truncate(self._end)
+            if of and (other or not self._end):
+                self._head = json_line({"unit": "", _OF: of})
 
     def append(self, *entries: Mapping[str, Any]) -> None:
         """Add entries (each needs `unit`) in one write that is on disk when this returns."""
@@ -273,6 +390,15 @@ class Journal:
             lines.append(json_line(dict(entry)))
         if not lines:
             return
+        place = self._end + len(self._head)
+        self._write([self._head, *lines])
+        self._head = b""
+        for unit, line in zip(units, lines, strict=True):
+            self._offsets[unit] = place
+            place += len(line)
+
+    def _write(self, lines: list[bytes]) -> None:
+        assert self._file is not None
         data = memoryview(b"".join(lines))
         with disk_errors(self.path):
             try:
@@ -285,11 +411,7 @@ class Journal:
             except OSError:
                 self._file.truncate(self._end)  # a batch is in the journal whole or not at all
                 raise
-        place = self._end
-        for unit, line in zip(units, lines, strict=True):
-            self._offsets[unit] = place
-            place += len(line)
-        self._end = place
+        self._end += len(data)
 
     def __contains__(self, unit: object) -> bool:
         return str(unit) in self._offsets
@@ -344,7 +466,12 @@ class Journal:
                     self.torn = len(line)
                     break
                 try:
-                    unit = str(json.loads(line)["unit"])
+                    entry = json.loads(line)
+                    if number == 1 and _OF in entry:
+                        self._of = str(entry[_OF])
+                        end += len(line)
+                        continue
+                    unit = str(entry["unit"])
                 except (ValueError, KeyError, TypeError) as bad:
                     rest = file.read(1)
                     if not rest:  # pages of a last line may reach the disk out of order in a power cut

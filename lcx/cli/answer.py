@@ -44,7 +44,8 @@ def answer(environment: Mapping[str, str]) -> int:
         else:
             words = [w for w in environment.get("_LCX_WORDS", "").split("\n") if w]
             words.append(environment.get("_LCX_WORD", ""))
-        found = candidates(words[1:])
+        # a name that would steer the terminal is left out: it could not be typed either
+        found = [one for one in candidates(words[1:]) if one.text.isprintable() and one.help.isprintable()]
         cut = break_prefix(words[-1], environment.get("_LCX_BREAKS", "")) if shell == "bash" else ""
         sys.stdout.write(render(shell, found, cut))
         sys.stdout.flush()

@@ -4,6 +4,7 @@ raw traceback.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,9 +12,10 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO, cast
 
 from lcx.errors import LcxError, MissingError, suggestion
+from lcx.formatting import Shown, shown
 
 INTERRUPTED = 130
 ISSUES = "please report it, with the command that you ran"
@@ -60,7 +62,10 @@ def _invoke(argv: list[str]) -> int:
 
     STATE.reset()
     try:
-        with app().make_context("lcx", argv) as ctx:
+        with (
+            contextlib.redirect_stdout(cast(TextIO, Shown(sys.stdout))),
+            app().make_context("lcx", argv) as ctx,
+        ):
             ctx.command.invoke(ctx)
     except Exit as done:
         return done.exit_code
@@ -148,7 +153,7 @@ def _report(error: LcxError, as_json: bool) -> int:
     try:
         print(render(error, coloured=_coloured()), file=sys.stderr, flush=True)
         if as_json:
-            print(json.dumps(error.as_dict(), ensure_ascii=False), flush=True)
+            print(shown(json.dumps(error.as_dict(), ensure_ascii=False)), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return error.exit_code
@@ -157,9 +162,9 @@ def _report(error: LcxError, as_json: bool) -> int:
 def render(error: LcxError, *, coloured: bool = False) -> str:
     """`error: what`, `why: ...` and `hint: ...`, one line each; empty ones are left out."""
     red, dim, green, plain = ("\x1b[1;31m", "\x1b[2m", "\x1b[32m", "\x1b[0m") if coloured else ("",) * 4
-    lines = [f"{red}error:{plain} {error.what}"]
-    lines += [f"{dim}why:{plain} {error.why}"] if error.why else []
-    lines += [f"{green}hint:{plain} {error.hint}"] if error.hint else []
+    lines = [f"{red}error:{plain} {shown(error.what)}"]
+    lines += [f"{dim}why:{plain} {shown(error.why)}"] if error.why else []
+    lines += [f"{green}hint:{plain} {shown(error.hint)}"] if error.hint else []
     return "\n".join(lines)
 
 

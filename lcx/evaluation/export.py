@@ -16,7 +16,7 @@ from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.result import Curve, Grid, Mean, Result, result_of
 from lcx.formatting import level_bars
 from lcx.paths import slug
-from lcx.storage import make_folder, read_json, read_jsonl, write_json, write_lines, write_text
+from lcx.storage import is_inside, make_folder, read_json, read_jsonl, write_json, write_lines, write_text
 
 __all__ = [
     "KINDS",
@@ -62,6 +62,10 @@ def write_lm_eval(folder: Path) -> Path:
     made = (folder / "scores.json").stat().st_mtime
     time = datetime.datetime.fromtimestamp(made).isoformat(timespec="microseconds").replace(":", "-")
     target = folder / FOLDER / re.sub(r"[\"<>:/|\\?*\[\]]+", "__", str(scores["model"]))
+    if not is_inside(target, folder):  # by a link, or a name such as `..`
+        raise UsageError(
+            f"{target} leads out of {folder}", hint="Remove the link, or take another --run DIR."
+        )
     make_folder(target)
     for old in target.glob("*_*.json*"):
         old.unlink()

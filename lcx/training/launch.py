@@ -32,6 +32,7 @@ import yaml
 
 from lcx.context import Context, Stopped
 from lcx.errors import LcxError, MissingError
+from lcx.formatting import shown
 from lcx.process import FOLDER, die_with, launched
 from lcx.storage import read_json, write_json
 from lcx.training.plan import LaunchPlan
@@ -151,7 +152,7 @@ def _result(plan: LaunchPlan, folder: Path, asked: int) -> dict[str, Any]:
     silent = {rank: code for rank, code in silent.items() if code != -signal.SIGTERM}
     if cause is not None and (expected or not silent):
         if cause["rank"] and "LCX_DEBUG" in os.environ:  # the first process shows its own
-            print(_tail(folder, cause["rank"], 200), file=sys.stderr)
+            print(shown(_tail(folder, cause["rank"], 200)), file=sys.stderr)
         raise _error(cause["error"])
     rank, code = next(iter(silent.items()), (0, 0))
     if code == -signal.SIGKILL:

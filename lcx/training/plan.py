@@ -203,11 +203,13 @@ class LaunchPlan:
 
     def argv(self, config: Path) -> list[str]:
         """The launcher's command line for a config file."""
-        return [sys.executable, "-m", HOST, "--config_file", str(config), "-m", WORKER]
+        # -P: no module is taken from the working folder, which may be a stranger's
+        return [sys.executable, "-P", "-m", HOST, "--config_file", str(config), "-m", WORKER]
 
     def environment(self) -> dict[str, str]:
         """Variables that the processes need besides this process's variables."""
-        extra = {"ACCELERATE_USE_CPU": "true"} if self.cpu else {}
+        extra = {"PYTHONSAFEPATH": "1"}  # the launcher starts Python anew, without -P
+        extra |= {"ACCELERATE_USE_CPU": "true"} if self.cpu else {}
         if "OMP_NUM_THREADS" not in os.environ:
             extra["OMP_NUM_THREADS"] = str(threads_each(self.local))
         return extra
@@ -526,7 +528,11 @@ _COUNT = "import torch; print(torch.cuda.device_count())"
 def count_gpus() -> int:
     """GPUs that PyTorch can use here: a process of its own asks it, since only PyTorch knows what it was built for."""
     done = subprocess.run(
-        [sys.executable, "-c", _COUNT], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        [sys.executable, "-P", "-c", _COUNT],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     words = done.stdout.split()
     if done.returncode or not words or not words[-1].isdigit():

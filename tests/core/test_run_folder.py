@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +19,7 @@ from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.plugins import Plugins
 from lcx.recipe import Step
-from lcx.run import PAID, Run, _remove, differences, slug
+from lcx.run import OWN, PAID, REMOVED, Run, _set_aside, differences, slug
 
 PRINT = {"stage": "synth", "settings": {"examples": 5}, "inputs": {}}
 
@@ -80,7 +85,8 @@ def test_starting_over_keeps_the_replies_that_were_paid_for(run: Run, steps: lis
         (folder / name).write_text(name)
     (folder / "data").mkdir()
     assert again(run).begin(steps[0], PRINT, force=True) == "fresh"
-    assert {path.name for path in folder.iterdir()} == {*PAID, "settings.yaml"}
+    assert {path.name for path in folder.iterdir()} == {*PAID, *OWN}
+    assert not list(run.path.glob(f"{REMOVED}*"))
     assert (folder / PAID[0]).read_text() == PAID[0]
     other = {**PRINT, "settings": {"examples": 6}}  # what was paid for is not in the way of other settings
     assert again(run).begin(steps[0], other) == "fresh"
@@ -166,9 +172,9 @@ def test_starting_over_spares_the_folders_of_other_steps(run: Run, steps: list[S
     (own / "parts" / "old.json").touch()
     (own / "gone").mkdir()
     assert run._holds_work("eval")
-    _remove(own, run._others("eval"))
+    _set_aside(own, run._others("eval"), run.path)
     left = {str(path.relative_to(own)) for path in own.rglob("*") if path.is_file()}
-    assert left == {"train/scores.json", "train/settings.yaml", f"parts/deep/{PAID[0]}"}
+    assert left == {"train/scores.json", *(f"train/{name}" for name in OWN), f"parts/deep/{PAID[0]}"}
     assert not (own / "gone").exists()
     (own / "parts" / "deep" / PAID[0]).unlink()
     (own / "parts" / "deep").rmdir()
@@ -180,6 +186,128 @@ def test_eval_is_kept_by_model(run: Run, steps: list[Step]) -> None:
     assert run.key(steps[2]) == "eval/train"
     assert slug("org/Name-7B") == "Name-7B"
     assert slug("../..") not in ("..", ".")
+
+
+def test_files_that_no_record_names_are_not_removed_unsaid(run: Run, steps: list[Step]) -> None:
+    step, folder = steps[0], run.path / "synth"
+    (folder / "checkpoint-15").mkdir(parents=True)
+    (folder / "checkpoint-15" / "model.safetensors").write_text("half the training")
+    (run.path / "manifest.json").write_text('{"recipe": "toy", "steps": {}}')
+    with pytest.raises(UsageError, match="no record's of this run: checkpoint-15") as bad:
+        again(run).begin(step, PRINT)
+    assert "--force" in bad.value.hint
+    assert (folder / "checkpoint-15" / "model.safetensors").is_file()
+    assert again(run).begin(step, PRINT, force=True) == "fresh"
+    assert not (folder / "checkpoint-15").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"recipe": "toy", "ste', "[]", '{"recipe": "toy", "steps": {"synth": 1}}', None]
+)
+def test_a_lost_manifest_is_made_of_the_steps_own_records(
+    run: Run, steps: list[Step], text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = StepResult(counts={"rows": 3})
+    run.begin(steps[0], PRINT)
+    run.finish(steps[0], done)
+    run.begin(steps[2], {"a": 1})  # eval/train, under way
+    (run.folder(steps[2]) / "journal.jsonl").write_text('{"unit": 1}\n')
+    file = run.path / "manifest.json"
+    file.unlink() if text is None else file.write_text(text)
+    found, said = again(run), list[str]()
+    assert found.recovered == ("synth", "eval/train")
+    with found.lock(said.append):
+        assert found.begin(steps[0], PRINT) == "done"
+        assert found.result(steps[0]) == done
+        assert found.begin(steps[2], {"a": 1}) == "resume"
+    assert "synth, eval/train" in said[0]
+    assert again(run).recovered == ()
+
+
+def test_a_step_folder_whose_record_was_lost_is_taken_up(run: Run, steps: list[Step]) -> None:
+    run.begin(steps[0], PRINT)
+    (run.folder("synth") / "journal.jsonl").write_text('{"unit": 1}\n')
+    (run.path / "manifest.json").write_text('{"recipe": "toy", "steps": {}}')
+    with pytest.raises(UsageError, match="other settings"):
+        again(run).begin(steps[0], {**PRINT, "settings": {"examples": 9}})
+    assert again(run).begin(steps[0], PRINT) == "resume"
+    assert (run.folder("synth") / "journal.jsonl").exists()
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_kill_while_a_step_starts_over_mixes_nothing(
+    run: Run, steps: list[Step], moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was done when the kill came, what lies in the folder is of the settings that its record says."""
+    step, other = steps[0], {**PRINT, "settings": {"examples": 6}}
+    run.begin(step, PRINT)
+    folder = run.folder(step)
+    for name in ("journal.jsonl", "a.json", "z.json"):
+        (folder / name).write_text("of 5 examples")
+    (folder / PAID[0]).write_text("paid")
+    run.finish(step, StepResult(files={"a": "a.json"}))
+    left = [moment]
+
+    def dying(real: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return real(*args, **options)
+
+        return call
+
+    for name in ("rename", "unlink", "mkdir", "rmdir"):
+        monkeypatch.setattr(Path, name, dying(getattr(Path, name)))
+    monkeypatch.setattr(os, "replace", dying(os.replace))
+    with contextlib.suppress(Killed):
+        again(run).begin(step, other, force=True)
+    monkeypatch.undo()
+    found = again(run)
+    olds = [path for path in folder.iterdir() if path.name not in (*OWN, *PAID)]
+    made = found.manifest["steps"]["synth"]
+    assert not olds or (made["fingerprint"] == PRINT and (made["state"] != "done" or len(olds) == 3))
+    assert (folder / PAID[0]).read_text() == "paid"
+    with contextlib.suppress(UsageError):
+        found.begin(step, other)
+        assert {path.name for path in folder.iterdir()} == {*OWN, PAID[0]}
+    assert again(run).begin(step, other, force=True) == "fresh"
+    assert {path.name for path in folder.iterdir()} == {*OWN, PAID[0]}
+    assert not list(run.path.glob(f"{REMOVED}*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_is_told_from_another_writer(
+    run: Run, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def none(handle: Any, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    said: list[str] = []
+    with run.lock(said.append):
+        assert "without locks" in said[0]
+        with pytest.raises(LcxError, match="another lcx process is writing") as bad, again(run).lock():
+            pass
+        assert str(os.getpid()) in bad.value.why
+    assert not (run.path / ".writer").exists()
+    file = run.path / ".writer"
+    file.write_text(
+        json.dumps({"host": platform.node(), "pid": 2**22 + 1})
+    )  # no process has it: it was killed
+    with run.lock():
+        pass
+    file.write_text(json.dumps({"host": "another machine", "pid": 1}))
+    with pytest.raises(LcxError, match="another lcx process is writing") as bad, run.lock():
+        pass
+    assert "another machine" in bad.value.why
+    assert str(file) in bad.value.hint
 
 
 def test_a_second_process_is_kept_out(run: Run) -> None:

@@ -6,16 +6,26 @@ that it had before, and nothing was connected to but this machine.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lcx.errors import MissingError, UsageError
+from lcx import recipe
+from lcx.context import Context, StepResult, stderr_console
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.plugins import Plugins
+from lcx.recipe import Step
+from lcx.run import Run
 
 SYNTH = "method: in2\nsteps:\n  - stage: synth\n    corpus: stdlib:records:2\n    tokenizer: words\n"
 
@@ -54,7 +64,8 @@ class Sandbox:
 
 @pytest.fixture
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    made = Sandbox(tmp_path)
+    (tmp_path / "around").mkdir()
+    made = Sandbox(tmp_path / "around")
     before = made.outside()
     monkeypatch.chdir(made.box)
     connected: list[Any] = []
@@ -176,8 +187,7 @@ OWN = "http://localhost:8000/v1"
 
 def asked(text: str, *words: str, project: dict[str, Any] | None = None) -> tuple[str, str]:
     """The key that the writer's server would get and the server, by a recipe's text and --set words."""
-    from lcx import plugins, recipe
-    from lcx.context import Context
+    from lcx import plugins
     from lcx.llm.client import Service
     from lcx.llm.openai import find_endpoint
     from lcx.llm.settings import Calling
@@ -373,3 +383,191 @@ def test_6_templates_of_task_files_reach_no_code() -> None:
     assert utils.apply_template("{{a}}-{{b|regex_replace('x', 'y')}}", {"a": 1, "b": "x"}) == "1-y"
     with pytest.raises(SecurityError):
         utils.apply_template("{{ ''.__class__.__mro__[1].__subclasses__() }}", {})
+
+
+# -- a run folder
+
+
+@pytest.fixture
+def toy_steps(toy_plugins: Plugins, toy_recipe: Path) -> list[Step]:
+    return recipe.resolve(recipe.load(str(toy_recipe), toy_plugins), toy_plugins, project={})
+
+
+LINKS = {
+    "the lock": (".lock", "thesis.txt", "is a link to"),
+    "a step": ("synth", ".", "leads out of the run"),
+    "a step, by a link that is absolute": ("synth", "/", "leads out of the run"),
+    "what a step made": ("synth/data", ".", "leads out of the run"),
+    "a journal": ("synth/journal.jsonl", "thesis.txt", "leads out of the run"),
+    "paid calls": ("synth/calls.sqlite", "thesis.txt", "leads out of the run"),
+    "a folder inside": ("synth/data/deep/er", ".", "leads out of the run"),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_7_links_in_a_run_folder_reach_nothing_outside(
+    kind: str, sandbox: Sandbox, toy_steps: list[Step]
+) -> None:
+    name, target, said = LINKS[kind]
+    run, step, prints = Run(sandbox.box / "run", "toy"), toy_steps[0], {"stage": "synth"}
+    run.begin(step, prints)
+    (run.folder(step) / "work").write_text("half")
+    link = run.path / name
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target if target == "/" else sandbox.victim / target)
+    for force in (False, True):
+        found = Run(run.path, "toy")
+        with contextlib.suppress(LcxError), found.lock():
+            found.begin(step, prints, force=force)
+            assert force, "begun among links"
+            assert not link.is_symlink()  # it is gone, not what it led to
+        if not force:
+            with pytest.raises(UsageError, match=said), found.lock():
+                found.begin(step, prints)
+
+
+def test_7_a_journal_that_is_a_link_is_not_opened(sandbox: Sandbox) -> None:
+    from lcx.storage import Journal
+
+    (sandbox.box / "journal.jsonl").symlink_to(sandbox.victim / "thesis.txt")
+    with pytest.raises(LcxError):
+        Journal(sandbox.box / "journal.jsonl")
+    (sandbox.box / "new.jsonl").symlink_to(sandbox.victim / "new.jsonl")
+    with pytest.raises(UsageError, match="is a link to"):
+        Journal(sandbox.box / "new.jsonl")
+
+
+def test_7_ones_own_links_stay(sandbox: Sandbox, toy_steps: list[Step]) -> None:
+    (sandbox.box / "disk").mkdir()
+    (sandbox.box / "run").symlink_to("disk")
+    run = Run(sandbox.box / "run", "toy")
+    with run.lock():
+        run.begin(toy_steps[1], {})
+        (sandbox.box / "weights").mkdir()
+        (run.folder("train") / "model").symlink_to(sandbox.box / "weights")
+        run.finish(toy_steps[1], StepResult(files={"model": "model"}))
+    assert run.resolve("step:train", "model").is_dir()
+    assert Run(run.path, "toy").begin(toy_steps[1], {}) == "done"
+
+
+def test_8_a_manifest_names_no_folder_outside(sandbox: Sandbox, toy_steps: list[Step]) -> None:
+    run = Run(sandbox.box / "run", "toy")
+    run.begin(toy_steps[0], {})
+    for key in ("../../victim", str(sandbox.victim), "..", "."):
+        run.manifest["steps"][key] = {"state": "done", "fingerprint": {}, "files": {"x": "thesis.txt"}}
+        run._save()
+        for force in (False, True):
+            with pytest.raises(UsageError, match="leads out of the run"):
+                Run(run.path, "toy").begin(toy_steps[0], {"new": 1}, force=force)
+        del run.manifest["steps"][key]
+
+
+# -- what is shown
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202egnp\x9b31m\r[bold]x[/bold]"
+
+
+def test_9_escapes_are_shown_not_sent(
+    sandbox: Sandbox, cli: Callable, capfd: pytest.CaptureFixture[str]
+) -> None:
+    escaped = "".join(f"\\U{ord(sign):08x}" for sign in ESCAPE)
+    file = sandbox.recipe(f'summary: "{escaped}"\n' + SYNTH + f'    llm: "{escaped}"\n')
+    hostile = sandbox.recipe(SYNTH + f'    "{escaped}": 1\n', "hostile.yaml")
+    named = sandbox.box / f"{ESCAPE.replace('/', '')}.yaml"
+    named.write_text("method: in2")
+    lines = [
+        *commands(file), *commands(hostile), ["recipes", "validate", "."], ["recipes", "show", str(named)],
+        ["synth", "--recipe", file, "--set", f"seed={ESCAPE}"], ["synth", "--recipe", ESCAPE],
+        ["synth", "--recipe", file, f"--{ESCAPE}"], [ESCAPE], ["recipes", "copy", file, f"{ESCAPE}.yaml"],
+    ]  # fmt: skip
+    for words in lines:
+        ran = cli(*words)
+        assert not set(ran.out + ran.err) & set("\x1b\x07\x9b\r\u202e"), words
+    ran = cli("recipes", "show", file, "--json")
+    assert ran.json["summary"] == ESCAPE
+    assert "\\u001b" in ran.out
+    Context(console=stderr_console()).log(ESCAPE)
+    said = capfd.readouterr().err
+    assert "\\u001b]0;owned" in said
+    assert "[bold]" in said
+    assert "\x1b" not in said
+
+
+def test_9_completion_leaves_such_names_out(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    from lcx.cli.answer import answer
+
+    (sandbox.box / f"{ESCAPE.replace('/', '')}.yaml").write_text("method: in2")
+    (sandbox.box / "mine.yaml").write_text("method: in2")
+    answer({"_LCX_COMPLETE": "fish", "_LCX_WORDS": "lcx\nrecipes\nshow", "_LCX_WORD": "./"})
+    out = capsys.readouterr().out
+    assert "mine.yaml" in out
+    assert "\x1b" not in out
+
+
+def test_10_a_page_runs_no_script_and_sends_nothing() -> None:
+    from importlib.resources import files
+
+    page = (files("lcx.evaluation.show") / "page.html").read_text(encoding="utf-8")
+    for rule in (
+        "default-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "script-src '{{ script_hash }}'",
+    ):
+        assert rule in page
+
+
+# -- the working folder
+
+
+def test_11_no_module_is_taken_from_the_working_folder(sandbox: Sandbox) -> None:
+    trap = f"open({str(sandbox.victim / 'ran')!r}, 'w'); raise SystemExit('trapped')"
+    for name in ("yaml", "typer", "rich", "json", "pydantic", "torch", "accelerate", "sitecustomize"):
+        (sandbox.box / f"{name}.py").write_text(trap)
+    ran = subprocess.run(
+        [sys.executable, "-m", "lcx", "recipes", "list"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    from lcx.training.plan import LaunchPlan
+
+    plan = LaunchPlan(config={}, strategy="ddp", local=2, processes=2, rank=0, cpu=True)
+    assert plan.argv(Path("x"))[1] == "-P"
+    assert plan.environment()["PYTHONSAFEPATH"] == "1"
+    words = [plan.argv(Path("x"))[0], "-c", "import yaml"]
+    subprocess.run(words, env={**os.environ, **plan.environment()}, check=True)
+
+
+# -- servers and models
+
+
+def test_12_a_server_is_not_followed_to_another(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chat endpoint's case is `test_3_a_run_says_what_was_withheld_and_how_to_name_it`; this is embeddings'."""
+    pytest.importorskip("openai")
+    from lcx.retrieval import Endpoint
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = Endpoint("m", {"base_url": OWN})
+    assert server._client._client.follow_redirects is False
+    server.close()
+
+
+def test_13_a_model_folder_runs_no_code(sandbox: Sandbox) -> None:
+    from lcx.hub import pretrained
+
+    class Kind:
+        @staticmethod
+        def from_pretrained(spec: str, **options: Any) -> Any:
+            return options["trust_remote_code"]
+
+    (sandbox.box / "config.json").write_text('{"auto_map": {"AutoModel": "code.Model"}}')
+    assert pretrained(Kind, str(sandbox.box)) is False
+    assert pretrained(Kind, str(sandbox.box), trust_remote_code=True) is False
+
+
+def test_every_line_of_the_security_document_has_its_test() -> None:
+    text = (Path(__file__).resolve().parents[2] / "SECURITY.md").read_text(encoding="utf-8")
+    lines = {int(number) for number in re.findall(r"^(\d+)\. ", text, flags=re.MULTILINE)}
+    tests = {int(found[1]) for name in globals() if (found := re.match(r"test_(\d+)_", name))}
+    assert lines == tests

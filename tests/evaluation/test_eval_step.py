@@ -65,7 +65,7 @@ def test_from_the_command_line_to_the_pictures(lcx: Callable[..., Ran], place: P
     assert {path.name for path in folder.iterdir()} == {
         "predictions-needle.jsonl", "heatmap-needle.png", "heatmap-needle.svg", "curve-perplexity.png",
         "curve-perplexity.svg", "scores.json", "journal.jsonl",
-        "settings.yaml",
+        "settings.yaml", ".record.json",
     }  # fmt: skip
     scores = json.loads((folder / "scores.json").read_text())
     needle, read = scores["tasks"]["needle"], scores["tasks"]["perplexity"]

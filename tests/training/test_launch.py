@@ -86,8 +86,8 @@ def test_accelerate_launches_what_was_planned(
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(dict(planned.config)))
     argv = planned.argv(path)
-    assert argv[1:3] == ["-m", "lcx.training.launch"]
-    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(argv[3:]))
+    assert argv[1:4] == ["-P", "-m", "lcx.training.launch"]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(argv[4:]))
     assert getattr(args, flag)
     assert (args.num_processes, args.num_machines, args.use_cpu) == (ask.gpus, 1, cpu)
     assert args.module
@@ -138,7 +138,7 @@ def test_where_processes_run(gpus: Callable[[int], None], monkeypatch: pytest.Mo
     assert (on_cpu.cpu, on_cpu.local, on_cpu.strategy) == (True, 2, "ddp")
     assert on_cpu.describe() == "2 processes on the CPU, ddp"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert on_cpu.environment() == {"ACCELERATE_USE_CPU": "true"}
+    assert on_cpu.environment() == {"ACCELERATE_USE_CPU": "true", "PYTHONSAFEPATH": "1"}
     gpus(0)
     assert made(LaunchOptions(gpus=3)).cpu
 

@@ -87,3 +87,22 @@ def test_nothing_appended_is_lost_to_sigkill(tmp_path: Path) -> None:
     with Journal(path) as journal:
         assert {str(number) for number in range(seen + 1)} <= journal.done
         assert len(journal) <= seen + 2
+
+
+def test_a_journal_of_something_else_is_begun_anew(tmp_path: Path) -> None:
+    """What replies follow from is part of the journal: those to other settings are not taken for these."""
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, of="five examples") as journal:
+        journal.append({"unit": "a", "reply": 1})
+        journal.append({"unit": "b", "reply": 2})
+        assert journal["b"]["reply"] == 2
+    with Journal(path, of="five examples") as journal:
+        assert journal.done == {"a", "b"}
+    with Journal(path, read_only=True) as journal:
+        assert [one["unit"] for one in journal.entries()] == ["a", "b"]
+    with Journal(path, of="six examples") as journal:
+        assert not journal.done
+        journal.append({"unit": "a", "reply": 3})
+    with Journal(path, of="six examples") as journal:
+        assert journal["a"]["reply"] == 3
+        assert len(journal) == 1

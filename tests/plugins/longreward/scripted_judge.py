@@ -183,9 +183,8 @@ def recipe(path: Path, **values: Any) -> Path:
 
 def result_files(folder: Path) -> dict[str, bytes]:
     """The files that a score step leaves, by name; journals and settings are not among them."""
-    kept: Sequence[Path] = sorted(
-        p for p in folder.rglob("*") if p.is_file() and p.name not in ("settings.yaml", "journal.jsonl")
-    )
+    others = ("settings.yaml", ".record.json", "journal.jsonl")
+    kept: Sequence[Path] = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in others)
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in kept if ".sqlite" not in p.name}
 
 
