@@ -539,6 +539,8 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
             path = _named_path(name)
             if path is not None:
                 (others if key in keeps else inputs)[f"{key} {name}"] = digest(_listing(path))
+    if values.get("corpus") and Path(str(values["corpus"])).expanduser().exists():
+        volatile |= {"corpus"}  # the same files by another path are the same corpus
     found = {
         "stage": step.stage,
         "method": step.method,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +19,7 @@ from lcx.data.files import (
     Raw,
     Reject,
     Rejects,
+    check_regular,
     decoded,
     ending,
     file_rows,
@@ -25,8 +27,10 @@ from lcx.data.files import (
     is_row_file,
     list_files,
     opened,
+    shown_name,
 )
 from lcx.data.rows import Tally, document_text
+from lcx.data.words import stacked
 from lcx.errors import MissingError, UsageError, suggestion
 from lcx.records import Document
 
@@ -36,6 +40,8 @@ RECORD_DOCUMENTS = 64
 """Documents that `stdlib:records` and `stdlib:stale` yield where nothing else is asked for."""
 HASHED_WHOLE = 64 << 20
 """Files up to this many bytes enter a fingerprint whole; of larger ones the size and three samples do."""
+MOST_MARKS = 1000
+"""Combining marks upon one character of a document: no script has so many, and no cut may part them."""
 HTML = frozenset({".html", ".htm", ".xhtml"})
 CODE = frozenset(
     f".{name}"
@@ -311,6 +317,14 @@ def usable(document: Document, name: str, where: str, rejects: Rejects) -> Docum
     except UnicodeEncodeError as bad:
         rejects.add(name, "lone surrogate", where=where, detail=f"character {bad.start}")
         return None
+    try:
+        json.dumps([document.id, document.meta], ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        rejects.add(name, "lone surrogate", where=where, detail="in its id or meta")
+        return None
+    if (marks := stacked(document.text)) > MOST_MARKS:
+        rejects.add(name, "a stack of marks on one character", where=where, detail=f"{marks:,} of them")
+        return None
     keys = document.meta.get("keys")
     if keys is not None:
         lines = sum(1 for line in document.text.split("\n") if line.strip())
@@ -362,7 +376,7 @@ def _files(spec: str) -> list[tuple[str, Path]]:
             ) from bad
         return list_files(path)
     if path.is_file():
-        return [(path.name, path)]
+        return [(shown_name(path.name), path)]
     near = suggestion(spec, ["stdlib", "stdlib:records", "stdlib:stale"])
     if not near and path.parent.is_dir():
         near = suggestion(path.name, [entry.name for entry in path.parent.iterdir()])
@@ -395,6 +409,7 @@ def _records(kind: str, count: int, seed: int, rejects: Rejects) -> Iterator[Doc
 def _hash_content(digest: hashlib._Hash, path: Path) -> int:
     """Feed a file's contents to the digest; return its size, or -1 where it cannot be read."""
     try:
+        check_regular(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             if size <= HASHED_WHOLE:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -123,15 +124,29 @@ def is_row_file(path: Path) -> bool:
 
 
 def list_files(root: Path) -> list[tuple[str, Path]]:
-    """Files under a folder as (relative name, path), sorted by name; hidden files and folders are skipped."""
+    """Files under a folder as (relative name, path), sorted by name; hidden files and folders are skipped.
+
+    A name that is no UTF-8 is written with escapes (`caf\\xe9.txt`), since ids and reports must be.
+    """
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(folder, name)
             if not name.startswith("."):
-                found.append((path.relative_to(root).as_posix(), path))
+                found.append((shown_name(path.relative_to(root).as_posix()), path))
     return sorted(found)
+
+
+def shown_name(name: str) -> str:
+    """A file's name as UTF-8 can carry it."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def check_regular(path: Path) -> None:
+    """Raises OSError for what is no regular file: reading a pipe waits for ever, and /dev/zero never ends."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(None, "a pipe, a device or the like, and no regular file")
 
 
 @dataclass(frozen=True)
@@ -175,7 +190,7 @@ def raw_rows(source: str | Path, rejects: Rejects) -> Iterator[Raw]:
         for name, file in inside:
             yield from file_rows(name, file, rejects)
     elif path.exists():
-        yield from file_rows(path.name, path, rejects)
+        yield from file_rows(shown_name(path.name), path, rejects)
     else:
         raise MissingError(f"no file of rows at '{path}'", hint="Give a file, a folder of files, or hf:NAME.")
 
@@ -201,6 +216,7 @@ def file_rows(name: str, path: Path, rejects: Rejects) -> Iterator[Raw]:
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """A file's bytes, unpacked where it is compressed."""
+    check_regular(path)
     packing = PACKED.get(path.suffix.lower())
     if packing is None:
         with path.open("rb") as file:
@@ -290,7 +306,27 @@ class NotANumber(ValueError):
 
 def parse_json(text: str) -> Any:
     """A JSON value. Raises ValueError, NotANumber for NaN, RecursionError for a value nested too deeply."""
-    return json.loads(text, parse_constant=_refuse_constant)
+    return _shallow(json.loads(text, parse_constant=_refuse_constant))
+
+
+MOST_NESTED = 100
+"""Lists and objects within each other that a row may have; a thousand end Python's patience with whoever walks it."""
+
+
+def _shallow(value: Any) -> Any:
+    """The value. Raises RecursionError for one that is nested too deeply."""
+    level = [value]
+    for _ in range(MOST_NESTED):
+        level = [
+            one
+            for outer in level
+            if isinstance(outer, list | dict)
+            for one in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(one, list | dict)
+        ]
+        if not level:
+            return value
+    raise RecursionError
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -324,6 +360,7 @@ def _document(name: str, text: str, rejects: Rejects) -> Iterator[Raw]:
     while place < len(text):
         try:
             value, place = decoder.raw_decode(text, place)
+            _shallow(value)
         except (ValueError, RecursionError) as bad:
             return _broken(name, f"after row {count}" if count else "", bad, rejects)
         while place < len(text) and text[place] in " \t\r\n,":
@@ -414,7 +451,7 @@ def _cell(value: Any) -> Any:
     """A cell of a table: a list or object that was written into it as JSON is one, everything else stays a text."""
     if isinstance(value, str) and value[:1] in "[{" and value[-1:] in "]}":
         with suppress(ValueError, RecursionError):
-            found = json.loads(value)
+            found = parse_json(value)
             if isinstance(found, Mapping) or (isinstance(found, list) and found):
                 return found
     return value

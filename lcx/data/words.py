@@ -50,9 +50,32 @@ class Word:
     """Whether it is of a script without spaces."""
 
 
+_STACK = re.compile(r"[^\x00-\u02ff\s\w]{31,}")
+"""What may be a stack of combining marks: longer than Unicode's stream-safe format allows."""
+
+
+def stacked(text: str) -> int:
+    """How many combining marks stand upon each other, where there are more than thirty; else 0."""
+    if text.isascii():
+        return 0
+    runs = (sum(map(bool, map(unicodedata.combining, run))) for run in _STACK.findall(text))
+    return max((count for count in runs if count > 30), default=0)
+
+
+def nfkc(text: str) -> str:
+    """A text in the form NFKC. Stacks of marks are parted (U+034F) before: sorting one takes its height squared."""
+    if not stacked(text):
+        return unicodedata.normalize("NFKC", text)
+
+    def parted(stack: re.Match[str]) -> str:
+        return "\u034f".join(stack[0][place : place + 30] for place in range(0, len(stack[0]), 30))
+
+    return unicodedata.normalize("NFKC", _STACK.sub(parted, text))
+
+
 def clean(text: str) -> str:
     """The text as `scan` reads it: compatibility characters, thousands' commas and possessives resolved."""
-    return _POSSESSIVE.sub("", _THOUSANDS.sub("", unicodedata.normalize("NFKC", text)))
+    return _POSSESSIVE.sub("", _THOUSANDS.sub("", nfkc(text)))
 
 
 def scan(text: str) -> Iterator[Word]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from lcx.data.words import nfkc
 from lcx.llm.client import LLMClient
 from lcx.llm.judge import Rubric, Unreadable, judge, read_rating
 from lcx.llm.prompts import UNFINISHED, fence, visible
@@ -56,7 +56,7 @@ def parse_rating(text: str) -> float | None:
 
 def normal(text: str) -> str:
     """What two answers are compared by: no case, single blanks, no marks at the ends."""
-    folded = _BLANKS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    folded = _BLANKS.sub(" ", nfkc(text).casefold()).strip()
     return folded.strip(" .,;:!?\"'“”‘’`*。，；：！？") or folded
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from lcx.data.words import nfkc
 
 HELPFULNESS, LOGICALITY, FAITHFULNESS, COMPLETENESS = DIMENSIONS = (
     "helpfulness",
@@ -104,4 +105,4 @@ def leads(best: float, other: float, margin: float) -> bool:
 
 def normal(text: str) -> str:
     """What two answers are compared by: case, kinds of blanks and kinds of characters do not count."""
-    return _BLANKS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return _BLANKS.sub(" ", nfkc(text).casefold()).strip()

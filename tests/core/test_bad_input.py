@@ -199,6 +199,9 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_folder_can_be_moved(cli: Callable, tmp_path: Path) -> None:
     corpus = texts(tmp_path / "corpus")
     assert synth(cli, corpus, tmp_path / "run").code == 0
+    shutil.move(corpus, tmp_path / "elsewhere")  # the same corpus by another path
+    again = synth(cli, tmp_path / "elsewhere", tmp_path / "run")
+    assert (again.code, "already done" in again.out + again.err) == (0, True)
     shutil.move(tmp_path / "run", tmp_path / "moved")
     manifest = json.loads((tmp_path / "moved" / "manifest.json").read_text())
     files = manifest["steps"]["synth"]["files"]

@@ -313,3 +313,40 @@ def test_html_packed_text_and_western_bytes(tmp_path: Path) -> None:
     }
     assert [entry[0] for entry in rejected] == ["c.txt"]
     assert read(tmp_path, encoding="auto")[0]["c.txt"].text == "café"
+
+
+def test_what_is_no_file_of_words_is_set_aside(tmp_path: Path) -> None:
+    """Pipes, devices, stacks of marks, surrogates in ids, rows of a thousand lists: none hangs or ends the corpus."""
+    (tmp_path / "good.txt").write_text("good")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "stack.txt").write_text("e" + "\u0301\u0316" * 100_000)
+    deep = [
+        {"text": "a", "id": "\ud800"},
+        {"text": "b", "meta": {"k": "\udc00"}},
+        {"text": "c", "id": "fine"},
+    ]
+    lines = [*map(json.dumps, deep), '{"text": "d", "meta": ' + "[" * 900 + "]" * 900 + "}"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.txt", "w") as file:
+        file.write("latin name")
+    documents, rejected = read(tmp_path)
+    assert {key: one.text for key, one in documents.items()} == {
+        "good.txt": "good",
+        "fine": "c",
+        "caf\\xe9.txt": "latin name",
+    }
+    assert sorted(rejected) == [
+        ("pipe.txt", "", "unreadable file", "a pipe, a device or the like, and no regular file"),
+        ("rows.jsonl", "line 1", "lone surrogate", "in its id or meta"),
+        ("rows.jsonl", "line 2", "lone surrogate", "in its id or meta"),
+        ("rows.jsonl", "line 4", "nested too deeply", ""),
+        ("stack.txt", "", "a stack of marks on one character", "200,000 of them"),
+        ("zero.txt", "", "unreadable file", "a pipe, a device or the like, and no regular file"),
+    ]
+    assert len(corpus_fingerprint(tmp_path)) == 64
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved/good.txt").write_text("good")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/good.txt").write_text("good")
+    assert corpus_fingerprint(tmp_path / "moved") == corpus_fingerprint(tmp_path / "other")

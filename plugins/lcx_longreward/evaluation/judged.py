@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -23,6 +22,7 @@ from lcx import plugins
 from lcx.context import Context
 from lcx.data.files import strict_rows
 from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
+from lcx.data.words import nfkc
 from lcx.errors import MissingError, UsageError
 from lcx.evaluation.statistics.intervals import Estimate, estimate_mean
 from lcx.formatting import histogram
@@ -681,4 +681,4 @@ def _answers(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(".。").strip()
+    return " ".join(nfkc(text).casefold().split()).rstrip(".。").strip()
