@@ -5,7 +5,7 @@ Offline scoring takes one file of a task, or a folder of LongBench's sets; it ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -192,15 +192,15 @@ def _score_saved(
 
     if recipe is not None:
         raise UsageError("--predictions scores a file by itself: leave --recipe out")
-    if len(tasks) != 1:
+    if len(tasks) > 1:
         raise UsageError(
-            "--predictions needs one --task",
+            "--predictions takes one --task, or none where names and rows tell it",
             hint="--task val:document, val:code, val:database, needle, longbench:SET, longbench (a folder), csqa, ...",
         )
     if compat == "longreward":
         raise UsageError("--compat longreward is for judged tasks", hint="--compat film, or leave it out")
     score_file(
-        tasks[0],
+        tasks[0] if tasks else None,
         Path(predictions).expanduser(),
         compat,
         span,
@@ -239,12 +239,15 @@ COUNTS = {
     "refused": "begin as a refusal (scored as any other)",
     "truncated": "cut off at their length limit",
     "duplicates": "share their key with another row",
+    "errors": "got no reply: they count as nothing",
+    "thoughts": "have a thought, which is no part of the answer",
+    "unfinished_thoughts": "are a thought that never ends: nothing was said",
 }
 """What is always said about the rows of a file."""
 
 
 def score_file(
-    task: str,
+    task: str | None,
     path: Path,
     compat: str | None = None,
     span: int | None = None,
@@ -253,36 +256,57 @@ def score_file(
     references: Path | None = None,
     as_json: bool = False,
 ) -> None:
-    """Score a saved file of predictions (or a folder, for a group of tasks) and print the numbers.
+    """Score a saved file of predictions, or a folder of them, and print the numbers.
 
-    `rows` adds each row's score, `references` names the published rows that the predictions answer. Raises
-    UsageError for an unknown task or a broken file.
+    Without a `task`, or with a group, files' names and rows tell whose they are. `rows` adds each row's score,
+    `references` names the published rows that the predictions answer. Raises UsageError for an unknown task or a broken
+    file.
     """
     from lcx.cli import show
     from lcx.errors import UsageError
     from lcx.evaluation.benchmarks.groups import groups
+    from lcx.evaluation.offline import score_rows
     from lcx.evaluation.planning import BRIDGE, find_task
+    from lcx.evaluation.saved import collect
     from lcx.plugins import loaded
 
-    if task.startswith(BRIDGE):
+    if task is not None and task.startswith(BRIDGE):
         raise UsageError(
             f"{task} is scored by lm-eval while it runs, not from a file",
-            hint=f"lcx eval --model PATH_OR_HUB_ID --task {task}",
+            hint=f"lcx eval --model PATH_OR_HUB_ID --task {task}, or --predictions samples_TASK_TIME.jsonl alone",
         )
-    if task in groups():
-        if rows or references:
+    places: dict[str, Any] = {} if span is None else {"span": span}
+    given: Any = path
+    if task in groups() or task is None:
+        if task is not None and (rows or references):
             flag = "--rows" if rows else "--references"
             raise UsageError(f"{flag} is for one task", hint=f"--task {groups()[task][0]} {flag} ...")
-        _score_folder(task, path, compat, as_json=as_json)
-        return
-    found = find_task(task, loaded())  # an unknown one ends here, with a suggestion
-    _is_file(path, task)
-    from lcx.evaluation.offline import score_rows
-
-    places: dict[str, Any] = {} if span is None else {"span": span}
+        if task is not None and not path.is_dir() and not path.is_file():
+            raise UsageError(
+                f"--task {task} takes a folder of SET.jsonl files, and '{path}' is none",
+                hint=f"One file: --task {groups()[task][0]} --predictions FILE",
+            )
+        if not path.is_dir():
+            _is_file(path, task or "a task")
+        plugins = loaded()
+        only = groups()[task] if task else ()
+        saved, aside = collect(path, lambda name: find_task(name, plugins), plugins.probes.names(), only)
+        (one, *more), files = list(saved.values()), [file for of in saved.values() for file in of.values()]
+        if more or len(one) > 1 or task is not None:
+            if rows or references:
+                raise UsageError(
+                    f"{'--rows' if rows else '--references'} is for one task", hint="Name one file."
+                )
+            _score_all(task, saved, aside, compat, places, as_json=as_json)
+            return
+        found, given, path = files[0].task, files[0].rows, files[0].path
+        task = found.name
+    else:
+        found = find_task(task, loaded())  # an unknown one ends here, with a suggestion
+        _is_file(path, task)
     if references is not None:
         places["references_name"] = str(references)
-    scores, values = score_rows(found, path, compat, references=_references(references), **places)
+    scores, values = score_rows(found, given, compat, references=_references(references), **places)
     if as_json:
         show.emit_json({**scores, "rows": values} if rows else scores)
         return
@@ -319,48 +343,54 @@ def _references(path: Path | None) -> list[dict[str, Any]] | None:
     return read_published(path)
 
 
-def _score_folder(group: str, folder: Path, compat: str | None, *, as_json: bool) -> None:
-    """Every SET.jsonl of a group in a folder, with the means by category."""
-    from lcx import plugins
+def _score_all(
+    group: str | None,
+    saved: Mapping[str, Mapping[str, Any]],
+    aside: Sequence[str],
+    compat: str | None,
+    places: Mapping[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """The tasks of a file or folder, by model where there are several; of a group with the means by category."""
     from lcx.cli import show
+
+    totals = {model: _total(group, of, compat, places) for model, of in saved.items()}
+    left = {"left_out": list(dict.fromkeys(aside))} if aside else {}
+    if as_json:
+        show.emit_json(
+            {**next(iter(totals.values())), **left} if len(totals) == 1 else {"models": totals, **left}
+        )
+        return
+    texts = [_table(model if len(totals) > 1 else group or "", total) for model, total in totals.items()]
+    if aside:
+        texts.append("\n".join(_wrapped(f"Left out: {', '.join(left['left_out'])}.")))
+    print("\n\n".join(texts))
+
+
+def _total(
+    group: str | None, of: Mapping[str, Any], compat: str | None, places: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One model's scores; a published arithmetic holds for the tasks that have it."""
     from lcx.errors import UsageError
     from lcx.evaluation.benchmarks.groups import groups, summarize
-    from lcx.evaluation.offline import score_predictions
+    from lcx.evaluation.offline import score_rows
 
-    if not folder.is_dir():
-        raise UsageError(
-            f"--task {group} takes a folder of SET.jsonl files, and '{folder}' is none",
-            hint=f"One file: --task {groups()[group][0]} --predictions FILE",
-        )
-    family = group.partition(":")[0]
-    tasks = groups()[group]
-    there = {task: file for task in tasks if (file := _file_of(folder, task)) is not None}
-    if not there:
-        names = ", ".join(f"{task.partition(':')[2]}.jsonl" for task in tasks[:4])
-        raise UsageError(
-            f"no file in {folder} is named after a set of {group}",
-            hint=f"Names are {names}{', ...' if len(tasks) > 4 else ''}",
-        )
-    known = plugins.loaded().probes
-    scores = {task: score_predictions(known.load(task), file, compat) for task, file in there.items()}
-    absent = [task for task in tasks if task not in there]
-    total = {"task": group, "compat": compat, "tasks": scores, "absent": absent, **summarize(scores, family)}
-    if as_json:
-        show.emit_json(total)
-    else:
-        print(_table(group, total))
-
-
-def _file_of(folder: Path, task: str) -> Path | None:
-    """The file of a set: SET.jsonl (SET_e.jsonl of LongBench-E), or as lcx's own runs name it."""
-    from lcx.paths import slug
-
-    family, _, name = task.partition(":")
-    ending = [f"{name}_e.jsonl"] if family == "longbench_e" else []
-    for one in (f"predictions-{slug(task)}.jsonl", *ending, f"{name}.jsonl"):
-        if (folder / one).is_file():
-            return folder / one
-    return None
+    scores = {}
+    order = {name: place for place, name in enumerate(groups().get(group or "", ()))}
+    for name, one in sorted(of.items(), key=lambda pair: order.get(pair[0], 0)):
+        mode = compat if group is not None or compat in one.task.compat else None
+        try:
+            scores[name] = score_rows(one.task, one.rows, mode, **({} if one.task.published else places))[0]
+        except UsageError as bad:
+            raise UsageError(f"{one.path}: {bad.what}", why=bad.why, hint=bad.hint) from None
+    families = [group.partition(":")[0]] if group else ["longbench", "longbench_e"]
+    family = next(
+        (one for one in families if any(name.startswith(f"{one}:") for name in scores)), families[0]
+    )
+    means = summarize(scores, family) if group or any(name.startswith(family) for name in scores) else {}
+    absent = [task for task in groups().get(group or "", ()) if task not in scores]
+    return {"task": group, "compat": compat, "tasks": scores, "absent": absent, **means}
 
 
 def _result_text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -> str:
@@ -381,7 +411,13 @@ def _result_text(task: str, path: Path, scores: Mapping[str, Any], rows: bool) -
         ends = _ends(scores.get("estimate") or {})
         lines.append(f"  score     {show.number(scores['score'])}{f'  ({ends})' if ends else ''}")
     counted = [(name, scores[name], words) for name, words in COUNTS.items() if scores.get(name) is not None]
-    lines += [f"  {name:<10}{count:>6}  {words}" for name, count, words in counted]
+    if scores.get("compat"):
+        words = {"thoughts": "have a thought, which published arithmetic counts with the answer"}
+        counted = [(name, count, words.get(name, said)) for name, count, said in counted]
+    wide = max((len(name) for name, _, _ in counted), default=10)
+    lines += [
+        f"  {name.replace('_', ' '):<{max(10, wide)}}{count:>6}  {said}" for name, count, said in counted
+    ]
     for name in ("compat", "decoys", "matched", "reordered", "similarity"):
         if scores.get(name) is not None:
             lines.append(f"  {name:<10} {show.number(scores[name]):>5}")
@@ -450,23 +486,28 @@ def _advice(scores: Mapping[str, Any], rows: bool) -> list[str]:
     return found
 
 
-def _table(group: str, total: Mapping[str, Any]) -> str:
-    """The sets of a group with their scores and counts, and the means by category."""
-    head = f"  {'set':<22} {'score':>6}  {'95% interval':>13}  {'n':>5} {'nulls':>6} {'refused':>8}"
-    lines = [group + (f"  (compat {total['compat']})" if total["compat"] else ""), "", head]
+def _table(head: str, total: Mapping[str, Any]) -> str:
+    """The tasks of a file or folder with their scores and counts, and a benchmark's means by category."""
+    from lcx.evaluation.result import result_of
+
+    title = head + (f"  (compat {total['compat']})" if total["compat"] else "")
+    line = f"  {'set':<22} {'score':>6}  {'95% interval':>13}  {'n':>5} {'nulls':>6} {'refused':>8}"
+    lines = [*([title, ""] if title else []), line]
     for task, scores in total["tasks"].items():
         found = scores["estimate"]
         ends = _ends(found) or "-"
         score = "-" if scores["score"] is None else f"{scores['score']:.2f}"
+        name = task.partition(":")[2] if total["task"] else task
         lines.append(
-            f"  {task.partition(':')[2]:<22} {score:>6}  {ends:>13}  {scores['n']:>5} {scores['nulls']:>6}"
-            f" {scores['refused']:>8}"
+            f"  {name[:22]:<22} {score:>6}  {ends:>13}  {scores['n']:>5} {scores['nulls']:>6} {scores['refused']:>8}"
         )
-    lines += ["", f"  {'category':<22} {'score':>6}  sets"]
-    for name, found in total["categories"].items():
+        lines += [f"    ! {said}" for said in result_of(task, scores).beside]
+    if total.get("categories"):
+        lines += ["", f"  {'category':<22} {'score':>6}  sets"]
+    for name, found in total.get("categories", {}).items():
         lines.append(f"  {name:<22} {found['score']:>6.2f}  {found['sets']} of {found['of']}")
     for name, words in (("average", "mean of sets"), ("category_average", "mean of categories")):
-        if total[name] is not None:
+        if total.get(name) is not None:
             lines.append(f"  {words:<22} {total[name]:>6.2f}")
     for task, scores in total["tasks"].items():
         said = _advice(scores, rows=True)

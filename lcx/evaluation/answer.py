@@ -29,7 +29,7 @@ from lcx.data.templates import Template, load_template
 from lcx.errors import UsageError
 from lcx.evaluation.encode import ContextPrompts, subset
 from lcx.llm.client import Service
-from lcx.llm.prompts import by_template
+from lcx.llm.prompts import by_template, is_thought_mark, opening_thought
 from lcx.llm.protocol import Request, Response
 from lcx.llm.settings import Serving
 from lcx.records import Bundle
@@ -120,6 +120,8 @@ Previous = Sequence[Sequence[Answer | None]] | None
 
 # ---- a model in this process
 
+TAIL = 32
+"""Tokens at the end of a prompt among which a mark is that opens a thought."""
 SHORT = 1024
 """Contexts with one question and at most so many tokens share padded batches: there is nothing else to share."""
 
@@ -154,6 +156,9 @@ class LocalAnswerer:
         self.stops, self.batch, self.way = list(stops), batch, way
         self.name, self.reason, self.reuse = way.name, way.reason, way.name != WHOLE
         self._padded = way.name in (SHARED, WHOLE)
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.marks = frozenset(n for n, one in added.items() if one.special and is_thought_mark(str(one)))
+        """Special tokens that tell thoughts from what is said: they stay in the text."""
 
     def answer(
         self, contexts: Sequence[ContextPrompts], *, max_new_tokens: int, on_answer: OnAnswer = ignore
@@ -162,7 +167,7 @@ class LocalAnswerer:
         found: list[dict[int, Answer]] = [{} for _ in contexts]
 
         def note(number: int, place: int, ids: list[int]) -> None:
-            found[number][place] = self._answer(ids, max_new_tokens)
+            found[number][place] = self._answer(ids, max_new_tokens, self._opened(contexts[number], place))
             on_answer(number, place, found[number][place])
 
         alone = [number for number, prompts in enumerate(contexts) if self._goes_whole(prompts)]
@@ -229,9 +234,18 @@ class LocalAnswerer:
             on_answer=lambda place, ids: note(number, place, ids),
         )
 
-    def _answer(self, ids: Sequence[int], limit: int) -> Answer:
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+    def _answer(self, ids: Sequence[int], limit: int, before: str = "") -> Answer:
+        special = set(self.tokenizer.all_special_ids) - self.marks if self.marks.intersection(ids) else ()
+        kept = [number for number in ids if number not in special]
+        text = before + self.tokenizer.decode(kept, skip_special_tokens=not special)
         return Answer(text, "stop" if len(ids) < limit else "length", len(ids), tuple(ids))
+
+    def _opened(self, prompts: ContextPrompts, place: int) -> str:
+        """The mark of a thought that the chat template opens at the end of a prompt: the answer goes on in it."""
+        if prompts.encoded is None or not getattr(self.tokenizer, "chat_template", None):
+            return ""
+        branch = prompts.encoded.branches[place]
+        return opening_thought(self.tokenizer.decode(list(branch.ids[: branch.answer_start][-TAIL:])))
 
 
 def prompt_ids(prompts: ContextPrompts, place: int) -> list[int]:

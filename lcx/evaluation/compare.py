@@ -17,7 +17,7 @@ import numpy as np
 
 from lcx.data.files import strict_rows
 from lcx.errors import LcxError, UsageError
-from lcx.evaluation.offline import length_bucket
+from lcx.evaluation.offline import length_bucket, unanswered
 from lcx.evaluation.probes.perplexity import bucket_edges
 from lcx.evaluation.result import result_of
 from lcx.evaluation.scores import EvalResult, Side, check_notes, comparable
@@ -74,7 +74,7 @@ class Pair:
 class Pairing:
     """Pairs, and how many items have none: in one result only, without a score in either, asked otherwise.
 
-    `by` says what paired them.
+    `by` says what paired them; of those without a score, `unanswered` got no reply from a server.
     """
 
     pairs: tuple[Pair, ...]
@@ -83,6 +83,7 @@ class Pairing:
     unscored: int
     changed: int
     by: str
+    unanswered: int = 0
 
 
 def load_rows(result: EvalResult, task: str) -> list[dict[str, Any]]:
@@ -97,7 +98,10 @@ def load_rows(result: EvalResult, task: str) -> list[dict[str, Any]]:
     if not rows:
         raise NotComparable(f"{path} is empty")
     if any("score" in row or "reward" in row for row in rows):
-        return [{**row, "score": _number(row.get("score", row.get("reward")))} for row in rows]
+        return [
+            {**row, "score": None if unanswered(row) else _number(row.get("score", row.get("reward")))}
+            for row in rows
+        ]
     return _scored(result, task, rows)
 
 
@@ -187,7 +191,7 @@ def _paired(
 ) -> Pairing:
     rows_a, rows_b = _grouped(a, names_a), _grouped(b, names_b)
     shared = [name for name in rows_a if name in rows_b]
-    pairs, changed, unscored = [], 0, 0
+    pairs, changed, unscored, failed = [], 0, 0, 0
     for name in shared:
         row, other = rows_a[name][0], rows_b[name][0]
         if any(row[field] != other[field] for field in ASKED if field in row and field in other):
@@ -196,10 +200,11 @@ def _paired(
         mean_a, mean_b = _mean(rows_a[name]), _mean(rows_b[name])
         if mean_a is None or mean_b is None:
             unscored += 1
+            failed += any(all(map(unanswered, of[name])) for of in (rows_a, rows_b))
         else:
             pairs.append(Pair(name, mean_a, mean_b, _context(row, name), row))
     only_a, only_b = len(rows_a) - len(shared), len(rows_b) - len(shared)
-    return Pairing(tuple(pairs), only_a, only_b, unscored, changed, by)
+    return Pairing(tuple(pairs), only_a, only_b, unscored, changed, by, failed)
 
 
 def _grouped(rows: Sequence[Row], names: Sequence[Hashable]) -> dict[Hashable, list[Row]]:
@@ -546,8 +551,10 @@ def _pairing_notes(task: str, pairing: Pairing, a: str, b: str) -> list[str]:
     for count, name in ((pairing.only_a, a), (pairing.only_b, b)):
         if count:
             notes.append(f"{task}: {count:,} items only in {name} are left out")
-    if pairing.unscored:
-        notes.append(f"{task}: {pairing.unscored:,} items without a score in both are left out")
+    if pairing.unanswered:
+        notes.append(f"{task}: {pairing.unanswered:,} items that one of the two got no reply to are left out")
+    if unscored := pairing.unscored - pairing.unanswered:
+        notes.append(f"{task}: {unscored:,} items without a score in both are left out")
     if pairing.changed:
         notes.append(f"{task}: {pairing.changed:,} items with another question in {b} are left out")
     if pairing.by == "row number":

@@ -106,7 +106,10 @@ def lm_eval_results(scores: Mapping[str, Any], made: float) -> dict[str, Any]:
             for name, found in tasks.items()
         },
         "n-samples": {
-            name: {"original": found.get("n", 0), "effective": found.get("n", 0)}
+            name: {
+                "original": found.get("n", 0) + (found.get("errors") or 0),
+                "effective": found.get("n", 0),
+            }
             for name, found in tasks.items()
         },
         "config": {
@@ -163,6 +166,7 @@ def _config(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
             "lcx_task": found.get("task", name),
             "compat": found.get("compat"),
             "data": found.get("data"),
+            **{key: found[key] for key in ("errors", "thoughts", "unfinished_thoughts") if found.get(key)},
             **prompt,
         },
     }
@@ -173,8 +177,9 @@ def lm_eval_sample(number: int, row: Mapping[str, Any], found: Mapping[str, Any]
     target = row.get("answers") or row.get("answer") or row.get("value") or row.get("description") or ""
     target = target if isinstance(target, str) else str(next(iter(target), ""))
     question, said = str(row.get("question") or ""), row.get("pred")
-    left_out = ("pred", "score", "finish", "question")
+    left_out = ("pred", "raw", "score", "finish", "question")
     doc = {key: value for key, value in row.items() if key not in left_out}
+    doc |= {"finish": row["finish"]} if row.get("finish") == "error" else {}
     tokens = (found.get("prompt") or {}).get("max_new_tokens")
     return {
         "doc_id": number,
@@ -183,7 +188,7 @@ def lm_eval_sample(number: int, row: Mapping[str, Any], found: Mapping[str, Any]
         "arguments": {
             "gen_args_0": {"arg_0": question, "arg_1": {"max_gen_toks": tokens, "do_sample": False}}
         },
-        "resps": [[said or ""]],
+        "resps": [[row.get("raw") or said or ""]],
         "filtered_resps": [said or ""],
         "filter": "none",
         "metrics": [METRIC],
@@ -267,7 +272,7 @@ def _percent(value: float | None) -> str:
 def _score(one: Result) -> str:
     if one.view == "perplexity" and one.estimate.mean is not None:
         return f"perplexity {one.estimate.mean:.3f}"
-    return _percent(one.percent)
+    return _percent(one.percent) + (f" ({'; '.join(one.beside)})" if one.beside else "")
 
 
 def _interval(one: Mean) -> str:
@@ -313,6 +318,8 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
         what: sum(int(found.get(what) or 0) for found in scores["tasks"].values())
         for what in ("nulls", "refused", "truncated", "duplicates", "dropped", "unfinished", "errors")
     }
+    if thoughts := sum(int(found.get("thoughts") or 0) for found in scores["tasks"].values()):
+        counts["with thoughts"] = thoughts
     notes.append("Counts: " + ", ".join(f"{number} {what}" for what, number in counts.items()) + ".")
     compat = {task: found["compat"] for task, found in scores["tasks"].items() if found.get("compat")}
     if compat:

@@ -15,10 +15,11 @@ Rows are JSON objects with `pred` (text, or null where the model gave none) and 
 
 Rows of probes have `set_id` and `position_id` too (whole numbers from 0). `match: "word"` in a row of `val:code` or
 `val:database` asks for whole words instead of a mere substring. Rows of any task may have `finish` ("length" where an
-answer was cut off) and `context` (what names the context they were asked about), rows of probes `decoy`: a text, or a
-list of them, that would be named by a model that was misled. Of rows with one `item` (or one `id`, in a benchmark) the
-first counts; two rows of a set that share the key of their task (query or id) are ambiguous, and neither counts. A
-live run scores its own rows by the same functions (`score_probe`, `score_benchmark`).
+answer was cut off, "error" where none came) and `context` (what names the context they were asked about), rows of
+probes `decoy`: a text, or a list of them, that would be named by a model that was misled. Of rows with one `item` (or
+one `id`, in a benchmark) the first counts; two rows of a set that share the key of their task (query or id) are
+ambiguous, and neither counts. A live run scores its own rows by the same functions (`score_probe`,
+`score_benchmark`).
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ from typing import Any
 
 from lcx.data.files import strict_rows
 from lcx.errors import UsageError
+from lcx.evaluation.saved import own_rows, placed
 from lcx.evaluation.statistics.curves import Compat, span_curve
 from lcx.evaluation.task import Scored, Task
 from lcx.evaluation.text_metrics import contains, refuses
+from lcx.llm.prompts import read_thoughts
 from lcx.storage import sha256_json
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "check_probe_row",
     "count_rows",
     "data_digest",
+    "hear",
     "length_bucket",
     "match",
     "no_rows",
@@ -50,6 +54,7 @@ __all__ = [
     "score_predictions",
     "score_probe",
     "score_rows",
+    "unanswered",
 ]
 
 Row = Mapping[str, Any]
@@ -165,6 +170,74 @@ def _is_length(value: Any) -> bool:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---- thoughts, and questions without a reply
+
+APART = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+"""Fields in which files have a thought that a server handed out apart from the answer."""
+OPENED = 0.5
+"""Share of replies with only the end of a thought above which every reply begins in one: the prompt opens it."""
+
+
+def hear(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The rows with what their replies say in `pred`; one with a thought has all of its reply in `raw`.
+
+    `thought` is `finished` or `unfinished`: then nothing was said. Where most replies have the end of a thought and
+    not its beginning, one without the end never came out of it.
+    """
+    found = [dict(row) for row in rows]
+    headless = replies = 0
+    silent = []
+    for row in found:
+        pred = row.get("pred")
+        if row.get("thought") or "raw" in row:
+            continue
+        if not isinstance(pred, str):
+            row |= {"thought": "unfinished"} if _apart(row) and not unanswered(row) else {}
+            continue
+        said = read_thoughts(pred)
+        replies += bool(pred.strip())
+        headless += said.opened
+        if said.thought:
+            kept = said.text.lstrip("\r\n") if said.text.strip() else ""
+            row |= {"pred": kept, "raw": pred, "thought": "unfinished" if said.unfinished else "finished"}
+        elif _apart(row):
+            row["thought"] = "finished" if pred.strip() else "unfinished"
+        elif pred.strip():
+            silent.append(row)
+    if headless > OPENED * replies:
+        for row in silent:
+            row |= {"pred": "", "raw": row["pred"], "thought": "unfinished"}
+    return found
+
+
+def _apart(row: Row) -> bool:
+    return any(isinstance(row.get(name), str) and row[name].strip() for name in APART)
+
+
+def unanswered(row: Row) -> bool:
+    """Whether no server answered the row's question: its call failed, which is no wrong answer."""
+    return row.get("finish") == "error" or (row.get("pred") is None and bool(row.get("error")))
+
+
+def _heard(row: Row, compat: str | None) -> Row:
+    """What is scored: without thoughts, but as published arithmetic has it with them."""
+    return {**row, "pred": row["raw"]} if compat is not None and isinstance(row.get("raw"), str) else row
+
+
+def _thoughts(rows: Sequence[Row]) -> dict[str, int]:
+    """`thoughts`: replies with one; `unfinished_thoughts`: those with nothing else; neither where there are none."""
+    counts = Counter(row.get("thought") for row in rows)
+    many = {
+        "thoughts": counts["finished"] + counts["unfinished"],
+        "unfinished_thoughts": counts["unfinished"],
+    }
+    return {name: count for name, count in many.items() if count}
+
+
+def _unanswered(counts: Counter[str]) -> dict[str, int]:
+    return {"errors": counts["errors"]} if counts["errors"] else {}
 
 
 # ---- counts
@@ -290,7 +363,7 @@ def score_probe(
             f"there is no compat mode '{compat}' for {task.name}", hint="Leave it out, or say 'film'."
         )
     mode: Compat | None = "film" if compat == "film" and task.summarize is None else None
-    checked = [check_probe_row(task, row, f"{where} {number}") for number, row in enumerate(rows)]
+    checked = hear(check_probe_row(task, row, f"{where} {number}") for number, row in enumerate(rows))
     if not checked:
         raise no_rows(task.name, where)
     counts = count_rows(checked)
@@ -311,6 +384,8 @@ def score_probe(
         "refused": counts["refused"],
         "truncated": counts["truncated"],
         "duplicates": counts["duplicates"],
+        **_unanswered(counts),
+        **_thoughts(checked),
         "compat": mode,
         "data": data_digest(checked, ("set_id", "position_id", *task.row_fields, *task.number_fields)),
         **_decoys(counts),
@@ -339,12 +414,14 @@ def _scored(task: Task, rows: Sequence[Row], compat: Compat | None, counts: Coun
         if repeat or row.get("skip") or ambiguous:
             counts["skipped"] += 1
             counts["duplicates"] += repeat or ambiguous
+        elif unanswered(row):
+            counts["errors"] += 1
         elif pred is None:
+            counts["nulls"] += 1
             value = 0.0 if compat is None else None
         else:
-            value = score(row)
+            value = score(_heard(row, compat))
             counts["skipped"] += value is None
-        counts["nulls"] += pred is None and not (repeat or row.get("skip") or ambiguous)
         if value is not None and row.get("decoy"):
             decoys = [row["decoy"]] if isinstance(row["decoy"], str) else row["decoy"]
             counts["decoy_rows"] += 1
@@ -442,7 +519,7 @@ def score_benchmark(
             f"there is no compat mode '{compat}' for {task.name}",
             hint=f"Leave it out, or say {modes}." if modes else "Leave it out.",
         )
-    checked = [check_benchmark_row(task, row, f"{where} {number}") for number, row in enumerate(rows)]
+    checked = hear(check_benchmark_row(task, row, f"{where} {number}") for number, row in enumerate(rows))
     if not checked:
         raise no_rows(task.name, where)
     counts = count_rows(checked)
@@ -464,6 +541,8 @@ def score_benchmark(
         "refused": counts["refused"],
         "truncated": counts["truncated"],
         "duplicates": counts["duplicates"],
+        **_unanswered(counts),
+        **_thoughts(checked),
         "compat": compat,
         **task.info,
         "data": data_digest(checked, task.row_fields),
@@ -488,11 +567,13 @@ def _values(task: Task, rows: Sequence[Row], compat: str | None, counts: Counter
             counts["duplicates"] += 1
         elif row.get("skip"):
             counts["skipped"] += 1
+        elif unanswered(row):
+            counts["errors"] += 1
         elif row["pred"] is None:
             counts["nulls"] += 1
             value = None if compat == "film" else 0.0
         else:
-            value = score(row)
+            value = score(_heard(row, compat))
             counts["skipped"] += value is None
         if name is not None:
             seen.add(name)
@@ -597,11 +678,12 @@ def score_rows(
 
     `average` is a fraction, `score` is it in percent; `n` rows were scored. `nulls` had no prediction, `skipped` had
     an ambiguous key or could not be scored, `duplicates` share their key with another row, `refused` begin as a
-    refusal, `truncated` were cut off at their length. A null prediction scores 0; with `compat="film"` it is left out,
-    as is the last position of every span. `estimate` is the mean with its interval, and the rest (`spans` of a curve,
-    `cells` of a grid, `by` of a table) is what the task makes of its rows. `references` are a benchmark's published
-    rows, for predictions that do not have the answers beside them; errors call them `references_name`. Raises
-    UsageError naming a row that is wrong.
+    refusal, `truncated` were cut off at their length. `errors` got no reply and count as nothing. `thoughts` are no
+    part of an answer, except for published arithmetic; `unfinished_thoughts` had nothing else. A null prediction
+    scores 0; with `compat="film"` it is left out, as is the last position of every span. `estimate` is the mean with
+    its interval, and the rest (`spans` of a curve, `cells` of a grid, `by` of a table) is what the task makes of its
+    rows. `references` are a benchmark's published rows, for predictions that do not have the answers beside them;
+    errors call them `references_name`. Raises UsageError naming a row that is wrong.
     """
     if task.reads:
         raise UsageError(
@@ -609,7 +691,9 @@ def score_rows(
             hint="lcx eval --recipe in2 --model PATH_OR_HUB_ID --task " + task.name,
         )
     given, where = _given(rows)
+    given = own_rows(given)
     if not task.published:
+        task, given = placed(task, given)
         if references is not None:
             raise UsageError(f"rows of {task.name} carry their answers: leave --references out")
         return score_probe(task, given, where, compat, span=span, positions=positions)

@@ -220,11 +220,18 @@ class Result:
 
     @property
     def cautions(self) -> list[str]:
-        """What to know before the score is read: answers that are cut, intervals that there are not."""
-        found = [self.cut, self.estimate.no_interval]
+        """What to know before the score is read: questions without an answer, answers that are cut, intervals that there are not."""
+        found = [*self.beside, self.cut, self.estimate.no_interval]
         if self.lacking and self.lacking != self.estimate.lacking:
             found.append(f"no interval where there are {self.lacking}")
         return [words for words in found if words]
+
+    @property
+    def beside(self) -> list[str]:
+        """What has to stand beside the score: questions that nobody answered, thoughts that never ended."""
+        errors, thoughts = self.counts.get("errors", 0), self.counts.get("unfinished_thoughts", 0)
+        found = [f"{errors} of {errors + self.n} questions unanswered, left out"] if errors else []
+        return [*found, *([f"{thoughts} of {self.n} answers only thoughts"] if thoughts else [])]
 
     @property
     def p(self) -> float | None:
@@ -241,6 +248,7 @@ class Result:
 
 COUNTED = (
     *("nulls", "refused", "truncated", "dropped", "errors", "unfinished", "skipped", "duplicates", "missing"),
+    *("thoughts", "unfinished_thoughts"),
 )
 
 

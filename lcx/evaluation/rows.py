@@ -7,7 +7,7 @@ from typing import Any
 
 from lcx.evaluation.answer import Answer
 from lcx.evaluation.encode import ContextPrompts
-from lcx.evaluation.offline import score_benchmark, score_probe
+from lcx.evaluation.offline import hear, score_benchmark, score_probe
 from lcx.evaluation.samples import ITEM, TaskData
 from lcx.records import Branch
 
@@ -46,8 +46,9 @@ def make_row(one: TaskData, prompts: ContextPrompts, branch: Branch, answer: Ans
 def score_rows(
     one: TaskData, contexts: Sequence[ContextPrompts], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The scores of a task; each row is given its own score."""
+    """The scores of a task; each row is given its own score, and what its reply says apart from a thought."""
     task, settings = one.task, one.settings
+    rows[:] = hear(rows)
     positions = max((prompts.bundle.meta.get("items", 0) for prompts in contexts), default=0)
     if task.published:
         scored, values = score_benchmark(task, rows, "row", _compat(one))

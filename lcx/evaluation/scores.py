@@ -53,7 +53,7 @@ SCORES = "scores.json"
 
 COUNTED = (
     *("texts", "joined", "nulls", "refused", "skipped", "duplicates", "ambiguous", "dropped", "truncated"),
-    *("unfinished", "errors"),
+    *("unfinished", "errors", "thoughts", "unfinished_thoughts"),
 )
 """Counts of a task that a step shows where they are not 0."""
 
@@ -111,7 +111,7 @@ def eval_notes(
         counts[f"{task} {'tokens' if read else 'queries'}"] = found["n"]
         for what in COUNTED:
             if found.get(what):
-                counts[f"{task} {what}"] = found[what]
+                counts[f"{task} {what.replace('_', ' ')}"] = found[what]
         for reason, count in (found.get("set aside") or {}).items():
             counts[f"{task} set aside: {reason}"] = count
         if found.get("worst"):
@@ -123,9 +123,16 @@ def eval_notes(
             how = "texts were cut at the end" if read else "contexts were cut in the middle"
             notes.append(f"{task}: {found['truncated']} {how} to fit the window")
         if found.get("errors"):
+            failed = Counter((found.get("answering") or {}).get("failed") or {})
+            why = f" ({failed.most_common(1)[0][0]})" if failed else ""
             notes.append(
-                f"{task}: {found['errors']} questions got no answer, and their rows say why; --force asks these "
-                "again, and takes the others' replies from calls.sqlite"
+                f"{task}: {found['errors']} of {found['errors'] + found['n']} questions got no answer{why} and count "
+                "as nothing; --force asks these again, and takes the others' replies from calls.sqlite"
+            )
+        if found.get("unfinished_thoughts"):
+            notes.append(
+                f"{task}: {found['unfinished_thoughts']} of {found['n']} answers are thoughts that never end, "
+                "and nothing is said: set max_new_tokens higher"
             )
         if read and found["texts"] + found.get("dropped", 0) < sets:
             notes.append(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.context import Context, StepResult
-from lcx.errors import MissingError
+from lcx.errors import LcxError, MissingError
 from lcx.evaluation.planning import PlannedTask, left_out, plan_tasks, was_named
 from lcx.evaluation.settings import EvalSettings
 from lcx.recipe import Step
@@ -99,6 +99,7 @@ def answer_eval(prepared: Prepared, spec: str, folder: Path, ctx: Context) -> Fi
             ready[one.name] = _make_samples(one, tested, found)
         data = [ready[one.name] for one in prepared.left if one.name in ready]
         _answer(data, [one for one in prepared.left if one.task is None], tested, found, folder, ctx)
+        _check_answered(found)
         found.weights = tested.weights
         found.prompt = tested.prompt(_template(settings))
     finally:
@@ -122,6 +123,22 @@ def _answer(
         from lcx.evaluation.bridge import run_bridge
 
         found.scores |= run_bridge(bridged, tested, folder, ctx)
+
+
+def _check_answered(found: Findings) -> None:
+    """Raises LcxError with the server's own sentence where no question of any task was answered."""
+    failed: Counter[str] = Counter()
+    for scores in found.scores.values():
+        failed.update((scores.get("answering") or {}).get("failed") or {})
+    if not failed or any(scores.get("n") for scores in found.scores.values()):
+        return
+    (first, count), *others = failed.most_common()
+    more = f"; {sum(failed.values()) - count} failed otherwise" if others else ""
+    raise LcxError(
+        f"none of {sum(failed.values())} questions was answered",
+        why=f"{first}{f' ({count} times)' if count > 1 else ''}{more}",
+        hint="See to the server; then the same command asks again what has no answer.",
+    )
 
 
 def _published(

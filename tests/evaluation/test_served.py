@@ -122,6 +122,65 @@ def test_calls_that_fail_are_counted_under_their_own_task(cli: Callable[..., Ran
     assert found["answering"]["calls"]
 
 
+def test_questions_that_no_server_answered_count_as_nothing(cli: Callable[..., Ran], place: Path) -> None:
+    """Half of them fail: the score is that of the others, and says so everywhere; all of them: the step fails."""
+
+    def half(body: dict[str, Any]) -> Reply | str:
+        found = FACT.search(prompt_of(body))
+        asked = re.search(r"What is the .+ code of the (.+)\?", prompt_of(body))
+        assert found
+        assert asked
+        first = found[2] == asked[1]
+        return Reply(status=400, message="max context is 512") if first else reads(body)
+
+    with Stub(half) as stub:
+        ran = cli(*LINES.split(), "--base-url", stub.url, "--export", "markdown", "--export", "lm-eval")
+        assert ran.code == 0, ran.err
+        folder = Path(ran.json["folder"])
+        needle = json.loads((folder / "scores.json").read_text())["tasks"]["needle"]
+        assert (needle["n"], needle["errors"], needle["nulls"]) == (6, 2, 0)
+        assert needle["score"] == pytest.approx(100 * 2 / 6)
+        assert needle["by_depth"][0] is None
+        rows = [json.loads(line) for line in (folder / "predictions-needle.jsonl").open()]
+        assert [row["score"] for row in rows if row["finish"] == "error"] == [None, None]
+        assert any("2 of 8 questions got no answer" in note for note in ran.json["notes"])
+        assert "2 of 8 questions unanswered" in (folder / "model-card.md").read_text()
+        shown = cli(*LINES.removesuffix(" --json").split(), "--base-url", stub.url).out
+        assert "2 of 8 questions unanswered" in shown
+    with Stub(reads) as stub:
+        cli(*LINES.split(), "--base-url", stub.url, "--run", "good")
+        told = cli("compare", str(folder), "good")
+        assert "2 items that one of the two got no reply to are left out" in " ".join(told.out.split())
+        assert "worse in 0 of" in told.out
+    with Stub(lambda body: Reply(status=400, message="max context is 512")) as stub:
+        ran = cli(*LINES.split(), "--base-url", stub.url, "--run", "none")
+        assert ran.code == 1
+        assert "none of 8 questions was answered" in ran.err + ran.out
+        assert "max context is 512" in ran.err + ran.out
+
+
+def test_thoughts_of_a_served_model_are_no_answers(cli: Callable[..., Ran], place: Path) -> None:
+    """The first fact's is one that never ends, and names it."""
+
+    def thinks(body: dict[str, Any]) -> Reply | str:
+        said = reads(body)
+        first = FACT.search(prompt_of(body))
+        assert first
+        if first[3] in said:
+            return Reply(f"<think>{first[3]}, or", finish="length")
+        return f"<think>{first[3]}?</think>\n{said}"
+
+    with Stub(thinks) as stub:
+        ran = cli(*LINES.split(), "--base-url", stub.url)
+        assert ran.code == 0, ran.err
+    folder = Path(ran.json["folder"])
+    needle = json.loads((folder / "scores.json").read_text())["tasks"]["needle"]
+    assert needle["by_depth"] == [0.0, 1.0, 0.0, 0.0]
+    assert (needle["thoughts"], needle["unfinished_thoughts"]) == (8, 2)
+    rows = [json.loads(line) for line in (folder / "predictions-needle.jsonl").open()]
+    assert all(row["raw"].startswith("<think>") and "<think>" not in row["pred"] for row in rows)
+
+
 def test_without_a_key_nothing_is_built(
     cli: Callable[..., Ran], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

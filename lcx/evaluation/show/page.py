@@ -60,8 +60,10 @@ ODD = {
     "refused": "refused",
     "truncated": "context cut",
     "dropped": "too long",
-    "errors": "no reply",
+    "errors": "no reply, left out",
     "unfinished": "cut short",
+    "thoughts": "with thoughts",
+    "unfinished_thoughts": "only thoughts",
     "skipped": "not counted",
     "duplicates": "twice",
 }

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.tasks import score_predictions
+from tests.evaluation.tasks import score_predictions, score_rows
+from tests.truth import shared_folder
 
 QA = {"pred": "red", "answers": ["red"], "length": 3000}
 
@@ -180,3 +181,219 @@ def test_scoring_a_file_imports_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["score"] == 100.0
+
+
+# ---- files as people have them
+
+LB = {"answers": ["1954"], "all_classes": None, "length": 3100}
+TYPES = {
+    "answers": ["Number of something"],
+    "all_classes": ["Number of something", "Other number"],
+    "length": 6000,
+}
+NEEDLE = {"set_id": 0, "position_id": 0, "query": "k", "value": "4819263", "length": 1024, "depth": 0.5}
+THOUGHT = "<think>\nIt was in 1954, though 1956 is named.\n</think>\n\n1954"
+HARMONY = (
+    "<|channel|>analysis<|message|>1956?<|end|><|start|>assistant<|channel|>final<|message|>1954<|return|>"
+)
+CHAIN = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY"]
+RULER = {"index": 0, "pred": "ABCDE FGHIJ", "input": "...", "outputs": CHAIN, "others": {}, "length": 4090}
+SAMPLE = {
+    "doc_id": 0,
+    "target": "['1954']",
+    "filter": "none",
+    "resps": [["In 1954"]],
+    "filtered_resps": ["In 1954"],
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "scores", "counts"),
+    [
+        ("longbench:qasper", {**LB, "pred": THOUGHT}, (100.0, 16.67), (1, None)),
+        ("longbench:qasper", {**LB, "pred": HARMONY}, (100.0, 0.0), (1, None)),
+        ("longbench:qasper", {**LB, "pred": "<think>It is 1954"}, (0.0, 50.0), (1, 1)),
+        ("longbench:qasper", {**LB, "pred": "1954", "reasoning_content": "hm"}, (100.0, 100.0), (1, None)),
+        ("longbench:qasper", {**LB, "pred": "", "reasoning_content": "1954"}, (0.0, 0.0), (1, 1)),
+        (
+            "longbench:trec",
+            {**TYPES, "pred": "<think>\nA number.\n</think>\n\nNumber of something"},
+            (100.0, 0.0),
+            (1, None),
+        ),
+        (
+            "longbench_v2",
+            {"answers": ["B"], "pred": "<think>(A)?</think>\n\nThe answer is B"},
+            (100.0, 0.0),
+            (1, None),
+        ),
+        (
+            "longbench_v2",
+            {"answers": ["B"], "pred": "<think>The correct answer is (B)"},
+            (0.0, 100.0),
+            (1, 1),
+        ),
+        ("needle", {**NEEDLE, "pred": "<think>It may be 4819263, or"}, (0.0, None), (1, 1)),
+        ("needle", {**NEEDLE, "pred": "hm, or 1?</think>4819263"}, (100.0, None), (1, None)),
+    ],
+)
+def test_thoughts_are_no_part_of_an_answer(
+    task: str, row: dict[str, Any], scores: tuple[float, float | None], counts: tuple[int, int | None]
+) -> None:
+    """Published arithmetic takes them for one; both say how many there are."""
+    for compat, score in zip((None, "longbench"), scores, strict=True):
+        if score is None:
+            continue
+        made = score_predictions(task, [row], compat)
+        assert made["score"] == pytest.approx(score, abs=0.01)
+        assert (made["thoughts"], made.get("unfinished_thoughts")) == counts
+
+
+def test_a_reply_that_never_leaves_the_thought_which_its_prompt_opens() -> None:
+    rows = [{**NEEDLE, "position_id": n, "pred": "or</think>4819263"} for n in range(3)]
+    made, values = score_rows("needle", [*rows, {**NEEDLE, "position_id": 3, "pred": "4819263, or"}])
+    assert values == [1.0, 1.0, 1.0, 0.0]
+    assert (made["thoughts"], made["unfinished_thoughts"]) == (4, 1)
+
+
+@pytest.mark.parametrize("failed", [{"finish": "error"}, {"error": "HTTP 400"}])
+def test_what_no_server_answered_counts_as_nothing(failed: dict[str, str]) -> None:
+    for task, row in (
+        ("needle", NEEDLE),
+        ("longbench:qasper", LB),
+        ("val:document", {**NEEDLE, "answer": "a b"}),
+    ):
+        good = {**row, "pred": "4819263 1954 a b"}
+        made, values = score_rows(
+            task, [good, {**row, **failed, "position_id": 1, "query": "l", "pred": None}]
+        )
+        assert values[1] is None
+        assert (made["n"], made["errors"], made["nulls"]) == (1, 1, 0)
+        none, _ = score_rows(task, [{**row, **failed, "pred": None}])
+        assert (none["n"], none["errors"], none["score"]) == (0, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "same", "rows"),
+    [
+        (
+            "ruler_vt.jsonl",
+            [RULER],
+            "ruler:variables",
+            [{**RULER, "answers": CHAIN, "query": "", "length": 4096}],
+        ),
+        ("vt.jsonl", [RULER], "ruler:variables", [{**RULER, "answers": CHAIN, "query": "", "length": 4096}]),
+        (
+            "samples_longbench_qasper_2025-09-01T10-00-00.000000.jsonl",
+            [{**SAMPLE, "doc": {**LB, "input": "When?"}}],
+            "longbench:qasper",
+            [{**LB, "pred": "In 1954"}],
+        ),
+        (
+            "samples_longbench_e_qasper_2025-09-01T10-00-00.000000.jsonl",
+            [{**SAMPLE, "doc": LB}, {**SAMPLE, "doc": LB, "filter": "strict"}],
+            "longbench_e:qasper",
+            [{**LB, "pred": "In 1954"}],
+        ),
+        (
+            "samples_val_database_2025-09-01T10-00-00.000000.jsonl",
+            [{**SAMPLE, "doc": {**NEEDLE, "id": "Q1", "label": "1954", "description": "x y"}}],
+            "val:database",
+            [{**NEEDLE, "id": "Q1", "label": "1954", "description": "x y", "pred": "In 1954"}],
+        ),
+        (
+            "LongBench_qasper.json",
+            {
+                "0": {"origin_prompt": "p", "prediction": "In 1954", "gold": ["1954"]},
+                "1": {"prediction": "x", "gold": ["y"]},
+            },
+            "longbench:qasper",
+            [{"answers": ["1954"], "pred": "In 1954"}, {"answers": ["y"], "pred": "x"}],
+        ),
+        (
+            "LongBench_trec.json",
+            {
+                "0": {
+                    "prediction": "Other number",
+                    "gold": {"answers": ["Other number"], "all_classes": TYPES["all_classes"]},
+                }
+            },
+            "longbench:trec",
+            [{**TYPES, "answers": ["Other number"], "pred": "Other number"}],
+        ),
+        (
+            "ruler_niah_mk_2_eval_validation_in8192_size100_shots2_max50.json",
+            {
+                "args": {"x": 1},
+                "data": [{"question": "q", "answer": ["77"], "output": "It is 77.", "length": 8000}],
+                "metrics": {},
+            },
+            "ruler:multivalue",
+            [{**NEEDLE, "answers": ["77"], "pred": "It is 77.", "length": 8192}],
+        ),
+        (
+            "glm.json",
+            [{"idx": 0, "dataset": "qasper", "query": "When?", "answer": ["1954"], "prediction": "In 1954"}],
+            "longbench:qasper",
+            [{"answers": ["1954"], "pred": "In 1954"}],
+        ),
+        ("think_qasper.jsonl", [{**LB, "pred": THOUGHT}], "longbench:qasper", [{**LB, "pred": "1954"}]),
+    ],
+)
+def test_files_of_other_tools_score_as_our_own(
+    cli: Any, tmp_path: Path, name: str, content: Any, same: str, rows: list[dict[str, Any]]
+) -> None:
+    path = tmp_path / name
+    if name.endswith(".jsonl"):
+        lines(path, content)
+    else:
+        path.write_text(json.dumps(content), encoding="utf-8")
+    ran = cli("eval", "-p", str(path), "--json")
+    assert ran.code == 0, ran.err
+    ours = {"set_id": 0, "position_id": 0}
+    truth = score_predictions(same, [{**ours, **row} for row in rows])
+    assert ran.json["task"] == ("ruler:multikey" if "niah_mk" in name else same)
+    assert ran.json["score"] == pytest.approx(truth["score"])
+    assert ran.json["n"] == truth["n"] == len(rows)
+    if "lengths" in truth:
+        assert ran.json["lengths"] == truth["lengths"]
+
+
+def test_a_folder_of_models_and_a_file_of_sets(cli: Any, tmp_path: Path) -> None:
+    for model, said in (("a", "red"), ("b", "blue")):
+        (tmp_path / "pred" / model).mkdir(parents=True)
+        lines(tmp_path / "pred" / model / "qasper.jsonl", [{**QA, "pred": said}])
+        lines(tmp_path / "pred" / model / "hotpotqa.jsonl", [{**QA, "pred": None, "finish": "error"}])
+    made = cli("eval", "-p", str(tmp_path / "pred"), "--task", "longbench", "--json").json
+    assert {name: one["average"] for name, one in made["models"].items()} == {"a": 100.0, "b": 0.0}
+    text = cli("eval", "-p", str(tmp_path / "pred")).out
+    assert "1 of 1 questions unanswered" in text
+    assert max(map(len, text.splitlines())) <= 80
+    rows = [{"dataset": name, "prediction": "red", "answer": ["red"]} for name in ("qasper", "musique")]
+    made = cli("eval", "-p", str(lines(tmp_path / "glm.jsonl", rows)), "--json").json
+    assert {task: one["score"] for task, one in made["tasks"].items()} == {
+        "longbench:qasper": 100.0,
+        "longbench:musique": 100.0,
+    }
+    none = cli("eval", "-p", str(lines(tmp_path / "some.jsonl", [QA])))
+    assert none.code == 2
+    assert "--task TASK" in none.err
+
+
+@pytest.mark.parametrize(
+    ("file", "task", "score"),
+    [
+        ("needle_zh.jsonl", None, 100.0),
+        ("ruler_vt.jsonl", None, 40.0),
+        ("samples_longbench_qasper_2025-09-01T10-00-00.000000.jsonl", None, 200 / 3),
+        ("think_qasper.jsonl", "longbench:qasper", 100.0),
+        ("think_trec.jsonl", "longbench:trec", 100.0),
+        ("qasper_twice.jsonl", "longbench:qasper", 62.5),
+    ],
+)
+def test_the_cases_of_predictions(cli: Any, file: str, task: str | None, score: float) -> None:
+    path = shared_folder("cases") / "predictions" / file
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    ran = cli("eval", "-p", str(path), *(["--task", task] if task else []), "--json")
+    assert ran.json["score"] == pytest.approx(score)
