@@ -44,6 +44,7 @@ __all__ = [
     "OnAnswer",
     "ServerAnswerer",
     "check_local",
+    "cut_prompts",
     "ignore",
     "open_endpoint",
     "self_check",
@@ -475,6 +476,8 @@ class ServerAnswerer:
         self.closes = True
         self.failed: dict[str, int] = {}
         """Items without an answer, by reason."""
+        self.cut: dict[str, Any] = {}
+        """What `cut_prompts` found of the contexts asked last."""
 
     def answer(
         self, contexts: Sequence[ContextPrompts], *, max_new_tokens: int, on_answer: OnAnswer = ignore
@@ -491,10 +494,14 @@ class ServerAnswerer:
         self.service.expect(sum(len(contexts[number].bundle.branches) for number in asked))
         found: dict[tuple[int, int], Answer] = {}
         exchange = self.service.client(self.spec, self.options)
+        reported: dict[int, int] = {}
 
         async def one(number: int, place: int) -> None:
             request = self.request(contexts[number].bundle, place, max_new_tokens)
-            answer = _read(await exchange.ask(request, part=PART))
+            response = await exchange.ask(request, part=PART)
+            # Some servers leave out of their counts what they hold in a cache: a context's first question tells all.
+            reported[number] = max(reported.get(number, 0), response.usage.prompt_tokens)
+            answer = _read(response)
             found[number, place] = answer
             on_answer(number, place, answer)
 
@@ -502,6 +509,9 @@ class ServerAnswerer:
             calls = self.service.settings.concurrency
             sizes = [(number, len(contexts[number].bundle.branches)) for number in asked]
             self.service.run(_by_context(sizes, one, calls))
+        exact = bool(getattr(self.service.settings, "tokenizer", None))
+        counted = [(_counted(contexts[number]), tokens) for number, tokens in reported.items()]
+        self.cut = cut_prompts(counted, exact=exact)
         for answer in found.values():
             if answer.error:
                 self.failed[answer.error] = self.failed.get(answer.error, 0) + 1
@@ -530,6 +540,8 @@ class ServerAnswerer:
         found: dict[str, Any] = {"way": self.name, "reuse": self.reuse, "reason": self.reason}
         if self.failed:
             found["failed"] = dict(sorted(self.failed.items()))
+        if self.cut:
+            found["cut"], self.cut = self.cut, {}
         return {**found, "calls": self.service.counts()}
 
     def check(
@@ -547,6 +559,52 @@ class ServerAnswerer:
     def close(self) -> None:
         if self.closes:
             self.service.close()
+
+
+SLACK = 0.8
+"""Share of the tokens to be expected below which a server's count tells that a prompt was cut."""
+LEAST_TOKENS = 0.5
+"""Tokens of a server to one counted roughly (words and signs), at the least; where the tokenizer is named, 0.95."""
+
+
+def cut_prompts(counted: Sequence[tuple[int, int]], *, exact: bool = False) -> dict[str, Any]:
+    """What (tokens counted here, tokens that the server reports) of prompts say of a server that cuts them.
+
+    The server's tokens to one of ours are those of its shortest prompts, for its tokenizer may be another; the longer
+    ones are cut where it reports much fewer, or one number for prompts that differ. Empty where nothing was cut, or
+    nothing is reported.
+    """
+    known = sorted(pair for pair in counted if pair[0] > 0 and pair[1] > 0)
+    if not known:
+        return {}
+    short = [theirs / ours for ours, theirs in known if ours <= 1.5 * known[0][0]]
+    share = max(sorted(short)[len(short) // 2], 0.95 if exact else LEAST_TOKENS)
+    most = max(theirs for _, theirs in known)
+    full = [ours for ours, theirs in known if theirs == most]
+    same = (
+        len(full) > 1 and max(full) > min(full) and (most % 256 in (0, 255) or max(full) > 1.05 * min(full))
+    )
+    cut = [
+        (ours, theirs) for ours, theirs in known if theirs < SLACK * share * ours or (same and theirs == most)
+    ]
+    if not cut:
+        return {}
+    ours, theirs = max(cut)
+    return {
+        "prompts": len(cut),
+        "of": len(known),
+        "counted": ours,
+        "reported": theirs,
+        "warning": f"the server cut {len(cut)} of {len(known)} prompts: of about {ours:,} tokens it read {theirs:,}. "
+        f"Give it a longer context (Ollama: num_ctx, or OLLAMA_CONTEXT_LENGTH; llama.cpp: -c; vLLM: --max-model-len), "
+        f"or ask what fits: --set eval.window={theirs}",
+    }
+
+
+def _counted(prompts: ContextPrompts) -> int:
+    """Tokens of a context's longest prompt, as they are counted here."""
+    encoded = prompts.encoded
+    return 0 if encoded is None else len(encoded.prefix) + max(one.answer_start for one in encoded.branches)
 
 
 async def _by_context(

@@ -534,8 +534,8 @@ def compare(a: Side, b: Side, options: Options = Options()) -> Comparison:
         verdicts += [_measured(task, group, pairing, scale, options, inside) for group in groups]
         notes += _pairing_notes(task, pairing, a.name, b.name)
         for side, of in ((a, scores), (b, other.scores["tasks"][task])):
-            if cut := result_of(task, of).cut:
-                notes.append(f"{task}: {cut} in {side.name}")
+            told = result_of(task, of)
+            notes += [f"{task}: {said} in {side.name}" for said in [*told.beside, told.cut] if said]
         for found in comparable(one.scores, other.scores, task):
             more = f"; items are paired by {pairing.by}, with equal questions" if found.key == "data" else ""
             notes.append(f"{found}{more}")
@@ -547,7 +547,7 @@ def compare(a: Side, b: Side, options: Options = Options()) -> Comparison:
 
 def _pairing_notes(task: str, pairing: Pairing, a: str, b: str) -> list[str]:
     """What to know about how a task's items were paired."""
-    notes = []
+    notes: list[str] = []
     for count, name in ((pairing.only_a, a), (pairing.only_b, b)):
         if count:
             notes.append(f"{task}: {count:,} items only in {name} are left out")

@@ -231,7 +231,9 @@ class Result:
         """What has to stand beside the score: questions that nobody answered, thoughts that never ended."""
         errors, thoughts = self.counts.get("errors", 0), self.counts.get("unfinished_thoughts", 0)
         found = [f"{errors} of {errors + self.n} questions unanswered, left out"] if errors else []
-        return [*found, *([f"{thoughts} of {self.n} answers only thoughts"] if thoughts else [])]
+        found += [f"{thoughts} of {self.n} answers only thoughts"] if thoughts else []
+        cut = self.counts.get("cut_prompts", 0)
+        return [*found, *([f"{cut} prompts cut by the server"] if cut else [])]
 
     @property
     def p(self) -> float | None:
@@ -269,7 +271,7 @@ def result_of(task: str, scores: Mapping[str, Any]) -> Result:
         gap_test=scores.get("gap_test") or {},
         u_shape=scores.get("u_shape") or {},
         n=scores.get("n") or 0,
-        counts={name: scores[name] for name in COUNTED if isinstance(scores.get(name), int) and scores[name]},
+        counts=_odd(scores),
         digests={name: str(scores[name]) for name in ("material", "data", "content") if scores.get(name)},
         panels=(*made, *_groups(scores)),
         scale=_pair(scores.get("scale")),
@@ -280,6 +282,12 @@ def result_of(task: str, scores: Mapping[str, Any]) -> Result:
         lacking=scores.get("lacking") or "",
         most_tokens=prompt.get("max_new_tokens") if isinstance(prompt, Mapping) else None,
     )
+
+
+def _odd(scores: Mapping[str, Any]) -> dict[str, int]:
+    found = {name: scores[name] for name in COUNTED if isinstance(scores.get(name), int) and scores[name]}
+    cut = ((scores.get("answering") or {}).get("cut") or {}).get("prompts", 0)
+    return {**found, "cut_prompts": cut} if cut else found
 
 
 def results_of(task: str, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Result]:

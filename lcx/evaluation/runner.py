@@ -184,6 +184,8 @@ class TaskRunner:
                 self.journal.append({"unit": unit, "fingerprint": _digest(mark), **entry})
         if warning := entry["check"].get("warning"):
             self.ctx.log(f"warning: {self.one.name}: {warning}")
+        if cut := entry["how"].get("cut"):
+            self.ctx.log(f"warning: {self.one.name}: {cut['warning']}")
         failed = Counter(one.error for answers in given for one in answers if one is not None and one.error)
         # An answerer counts failures of all tasks that it was asked.
         how = {key: value for key, value in entry["how"].items() if key != "failed"}

@@ -134,6 +134,8 @@ def eval_notes(
                 f"{task}: {found['unfinished_thoughts']} of {found['n']} answers are thoughts that never end, "
                 "and nothing is said: set max_new_tokens higher"
             )
+        if cut := (found.get("answering") or {}).get("cut"):
+            notes.append(f"{task}: {cut['warning']}")
         if read and found["texts"] + found.get("dropped", 0) < sets:
             notes.append(
                 f"{task}: the corpus gave {found['texts'] + found.get('dropped', 0)} texts, not {sets}"
@@ -150,7 +152,7 @@ def merge_answering(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if not known:
         return {}
     *_, newest = known.values()
-    found = {key: value for key, value in newest.items() if key not in ("check", "failed")}
+    found = {key: value for key, value in newest.items() if key not in ("check", "failed", "cut")}
     found["reuse"] = all(one.get("reuse") for one in known.values())
     failed: Counter[str] = Counter()
     for one in known.values():

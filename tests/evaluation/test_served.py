@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lcx.evaluation.answer import cut_prompts
 from tests.conftest import Ran
 from tests.llm.stub_server import Reply, Stub, prompt_of
 
@@ -157,6 +158,41 @@ def test_questions_that_no_server_answered_count_as_nothing(cli: Callable[..., R
         assert ran.code == 1
         assert "none of 8 questions was answered" in ran.err + ran.out
         assert "max context is 512" in ran.err + ran.out
+
+
+def test_a_server_that_cuts_prompts_is_found_out(cli: Callable[..., Ran], place: Path) -> None:
+    """Ollama reads the last num_ctx tokens of a prompt, and says so only in its count."""
+
+    def cuts(body: dict[str, Any]) -> Reply:
+        words = len(prompt_of(body).split())
+        return Reply(reads(body), usage=(min(600, round(1.4 * words)), 5))
+
+    more = ["--set", "lengths=300,600,1200", "--set", "sets=1"]
+    with Stub(cuts) as stub:
+        ran = cli(*LINES.split(), *more, "--base-url", stub.url)
+        assert ran.code == 0, ran.err
+        assert any("num_ctx" in note and "600" in note for note in ran.json["notes"])
+        shown = cli(*LINES.removesuffix(" --json").split(), *more, "--base-url", stub.url).out
+        assert "prompts cut by the server" in shown
+    scores = json.loads((Path(ran.json["folder"]) / "scores.json").read_text())["tasks"]["needle"]
+    assert scores["answering"]["cut"]["reported"] == 600
+
+
+@pytest.mark.parametrize(
+    ("counted", "exact", "cut"),
+    [
+        ([(1000, 1300), (4000, 5200), (16000, 20800)], False, 0),
+        ([(1000, 700), (4000, 2810), (16000, 11000)], False, 0),  # another tokenizer
+        ([(1000, 1300), (4000, 4096), (16000, 4096)], False, 2),
+        ([(8000, 2048), (8010, 2048), (8003, 2048)], False, 3),
+        ([(8000, 4000)], True, 1),
+        ([(8000, 7900)], True, 0),
+        ([(8000, 0)], True, 0),
+        ([(8000, 10000), (8000, 10000)], False, 0),
+    ],
+)
+def test_prompts_that_a_server_cut(counted: list[tuple[int, int]], exact: bool, cut: int) -> None:
+    assert cut_prompts(counted, exact=exact).get("prompts", 0) == cut
 
 
 def test_thoughts_of_a_served_model_are_no_answers(cli: Callable[..., Ran], place: Path) -> None:

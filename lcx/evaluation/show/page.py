@@ -64,6 +64,7 @@ ODD = {
     "unfinished": "cut short",
     "thoughts": "with thoughts",
     "unfinished_thoughts": "only thoughts",
+    "cut_prompts": "cut by the server",
     "skipped": "not counted",
     "duplicates": "twice",
 }
