@@ -13,6 +13,7 @@ from lcx.cli.options import APP
 
 if TYPE_CHECKING:
     from lcx.plugins import Plugins
+    from lcx.recipe import Step
 
 app = typer.Typer(
     **APP, no_args_is_help=True, epilog=opt.examples("lcx recipes list", "lcx recipes show in2 --origin")
@@ -197,10 +198,26 @@ def _checked(place: str, loaded: Plugins) -> dict[str, Any]:
     from lcx.errors import LcxError
 
     try:
-        recipe.resolve(recipe.load(place, loaded), loaded, project={})
+        for step in recipe.resolve(recipe.load(place, loaded), loaded, project={}):
+            _check_tasks(step, loaded)
     except LcxError as bad:
         return {"recipe": place, "ok": False, "error": bad.what, "why": bad.why, "exit_code": bad.exit_code}
     return {"recipe": place, "ok": True, "error": "", "why": "", "exit_code": 0}
+
+
+def _check_tasks(step: Step, loaded: Plugins) -> None:
+    """Raises UsageError where an eval step names a task, or an option of one, that there is not."""
+    if step.stage != "eval":
+        return
+    from lcx.errors import UsageError
+    from lcx.evaluation.planning import check_windows, plan_tasks
+    from lcx.evaluation.settings import EvalSettings
+
+    if isinstance(step.settings, EvalSettings):
+        try:
+            check_windows(plan_tasks(step.settings, loaded))
+        except UsageError as bad:
+            raise UsageError(f"step '{step.id}': {bad.what}", why=bad.why, hint=bad.hint) from None
 
 
 # ---- lcx plugins

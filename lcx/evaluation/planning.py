@@ -36,6 +36,7 @@ __all__ = [
     "BRIDGE",
     "PlannedTask",
     "SizedProbe",
+    "check_windows",
     "eval_forecast",
     "find_task",
     "forecast_tasks",
@@ -83,6 +84,34 @@ def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[PlannedTask]:
     _check_options(settings, list(found.values()), plugins)
     _check_families(settings, list(found.values()), plugins)
     return list(found.values())
+
+
+def check_windows(planned: Sequence[PlannedTask]) -> None:
+    """Raises UsageError where a task asks for more tokens than the window that is set, before any model is there."""
+    for one in planned:
+        _check_window(one)
+
+
+def _check_window(one: PlannedTask) -> None:
+    """Raises UsageError for a length beyond the window that is set: no context of it could be read whole."""
+    window, options = one.settings.window, one.options
+    if (
+        window is None
+        or one.settings.too_long not in (None, "error")
+        or one.task is None
+        or one.task.published
+    ):
+        return
+    name = next((name for name in ("lengths", "context_tokens") if getattr(options, name, None)), None)
+    if name is None or getattr(options, "style", "") == "bare":
+        return
+    value = getattr(options, name)
+    longest = value if isinstance(value, int) else max(value)
+    if longest > window:
+        raise UsageError(
+            f"{one.name}: {name} asks for {longest:,} tokens, and the window is {window:,}",
+            hint=f"Set {name} lower, window to what the model can really read, or too_long to drop.",
+        )
 
 
 def _options(task: Task | None, settings: EvalSettings, values: Mapping[str, Any]) -> TaskOptions:
@@ -265,6 +294,7 @@ def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
     """`contexts` in all, `queries` by task, `left out` with the reason, and the tasks that are `unknown`."""
     found: dict[str, Any] = {"contexts": 0, "queries": {}, "left out": {}, "unknown": []}
     planned = plan_tasks(settings, plugins)
+    check_windows(planned)
     lacks: dict[str, MissingError] = {}
     for one in planned:
         try:

@@ -179,9 +179,14 @@ class EvalSettings(Serving):
         sizes = values.pop("sizes", None) or {}
         if not isinstance(sizes, Mapping):
             raise ValueError(f"sizes: items by probe, such as {{code: 200}}, not {sizes!r}")
-        tasks = [*DEFAULT_TASKS, *(task for task in values.get("tasks") or () if isinstance(task, str))]
+        asked = values.get("tasks") or ()
+        asked = [part.strip() for part in asked.split(",")] if isinstance(asked, str) else asked
+        tasks = [*DEFAULT_TASKS, *(task for task in asked if isinstance(task, str))]
         for name, size in sizes.items():
-            meant = [task for task in dict.fromkeys(tasks) if name in (task, task.split(":", 1)[-1])]
+            whole = [name] if ":" in str(name) else []  # a task by its whole name, run now or not
+            meant = [
+                task for task in dict.fromkeys([*tasks, *whole]) if name in (task, task.split(":", 1)[-1])
+            ]
             if not meant:
                 raise ValueError(f"sizes: no probe here is named '{name}'; known: {', '.join(tasks)}")
             for task in meant:

@@ -95,6 +95,7 @@ def test_validate_searches_folders_in_depth_and_names_each_error(
     (deep / "reference.yml").write_text("method: toy\nsteps:\n  - {stage: train, input: 'step:synth'}\n")
     (deep / "method.yaml").write_text("method: tyo\nsteps:\n  - stage: synth\n")
     (deep / "good.yaml").write_text(toy_recipe.read_text())
+    (deep / "task.yaml").write_text("method: sft\nsteps:\n  - {stage: eval, tasks: [needel]}\n")
     ran = cli("recipes", "validate", "a", str(toy_recipe), "--json")
     rows = {Path(row["recipe"]).name: row for row in ran.json["recipes"]}
     assert not ran.json["ok"]
@@ -104,6 +105,7 @@ def test_validate_searches_folders_in_depth_and_names_each_error(
     assert "Did you mean 'examples'" in rows["key.yaml"]["error"]
     assert "does not come before it" in rows["reference.yml"]["error"]
     assert not rows["method.yaml"]["ok"]
+    assert "step 'eval': there is no task 'needel'. Did you mean 'needle'?" in rows["task.yaml"]["error"]
     out = cli("recipes", "validate", "a").out
-    assert out.count("FAIL") == 3
+    assert out.count("FAIL") == 4
     assert cli("recipes", "validate", str(deep / "none")).code == 2

@@ -184,6 +184,8 @@ def test_settings() -> None:
         ({"records": "x"}, "records"),
         ({"depths": 101}, "depths"),
         ({"sizes": {"needle": 3}, "tasks": ["needle"]}, "unknown key 'size'"),
+        ({"lengths": [4096], "window": 2048, "tasks": ["needle"]}, "4,096 tokens, and the window is 2,048"),
+        ({"context_tokens": 4096, "window": 2048, "tasks": ["val:code"]}, "the window is 2,048"),
         ({"needle_contexts": "some", "tasks": ["needle"]}, "shared"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -168,6 +168,25 @@ def test_too_small_a_corpus_says_what_to_change(name: str) -> None:
         build(name, [], 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "documents", "words"),
+    [
+        ("val:document", code_documents(3), ("sentences of 8 to 60 words", "1 file of code", "prose")),
+        ("val:code", text_documents(4), ("functions", "1 text,", "source code")),
+    ],
+)
+def test_a_corpus_that_suits_no_task_says_what_it_has_and_what_is_needed(
+    name: str, documents: list[Document], words: tuple[str, ...]
+) -> None:
+    for given in ({}, {"context_tokens": 500, "count": len}):
+        with pytest.raises(UsageError) as error:
+            build(name, documents, 1, **given)
+        said = f"{error.value.why} {error.value.hint}"
+        assert all(word in said for word in words)
+        assert "lcx.evaluation" not in said
+        assert "=0" not in said
+
+
 def test_contexts_of_a_number_of_tokens() -> None:
     count = lambda text: len(text.split())  # noqa: E731
     bundles = build("val:database", text_documents(2000), 1, sets=3, context_tokens=600, count=count)
@@ -226,6 +245,8 @@ def test_settings() -> None:
     assert options_of(task("val:database"), {}).size == 750
     own = {"tasks": "val:code", "sizes": {"code": 9}, "options": {"val:code": {"size": 7}}}
     assert EvalSettings.model_validate(own).options == {"val:code": {"size": 7}}, "the new name wins"
+    other = {"tasks": "val:code,my:lines", "sizes": {"lines": 4, "own:task": 5}}
+    assert EvalSettings.model_validate(other).options == {"my:lines": {"size": 4}, "own:task": {"size": 5}}
     with pytest.raises(UsageError, match="databse"):
         validate(EvalSettings, {"sizes": {"databse": 3}}, where="eval")
     with pytest.raises(UsageError, match="Did you mean 'too_long'"):

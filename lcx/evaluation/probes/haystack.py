@@ -475,8 +475,10 @@ def _bundle(
     empty = source.prompt_tokens(_plain(name, scene, " ".join(fact.text for fact in facts)))
     room, grown = length - empty, False
     if held < room:
+        none = "" if held else "It has no text outside of code: the filler is made of sentences."
         raise UsageError(
             f"{name} needs {length} tokens a context, but the corpus gives {held + empty}",
+            why=none,
             hint="Set lengths lower, use a larger corpus, or leave the task out.",
         )
     while True:

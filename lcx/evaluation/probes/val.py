@@ -13,8 +13,9 @@ import ast
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any
 
@@ -284,6 +285,22 @@ POOL_FACTOR = 3
 MOST_VERSIONS = 16
 """Items kept of one key (a catalogue deals the same key a new value in each document)."""
 
+NEEDS = {
+    "val:document": (f"sentences of {MIN_WORDS} to {MAX_WORDS} words", "prose, or stdlib"),
+    "val:code": (f"functions of at most {MAX_FUNCTION} characters", "source code, or stdlib"),
+    "val:database": (
+        f"entries, which it makes of sentences of {MIN_WORDS} to {MAX_WORDS} words",
+        "prose, or stdlib",
+    ),
+}
+"""What each task asks about, and which corpus has it."""
+KINDS = {
+    "text": ("text", "texts"),
+    "code": ("file of code", "files of code"),
+    "records": ("list of records", "lists of records"),
+}
+"""Kinds of documents, one and several of them."""
+
 _QUESTIONS = {
     "val:document": 'Which sentence in the context has the words "{query}" in it? Write all of it.',
     "val:code": "Which function in the context contains this line? Answer with the function's name.\n{query}",
@@ -316,17 +333,18 @@ def build_contexts(task: str, items_of: ItemsOf, source: Source, options: ValOpt
     if options.context_tokens is not None and source.tokenize is None:
         raise UsageError(f"{task}: context_tokens needs a tokenizer to count them with")
     seed = source.seed
+    kinds: Counter[str] = Counter()
+    source = replace(source, documents=_told(source.documents, kinds))
     pool = _gather(task, items_of, source, options)
     orders = []
     for number in range(options.sets):
         rng = random.Random(f"lcx.{task}.set:{seed}:{number}")
-        orders.append(_draw(task, pool, rng, source, options))
+        orders.append(_draw(task, pool, rng, source, options, kinds))
     if options.context_tokens is None:
         found, size = len(pool), options.size
         if found < size:
-            raise _too_few(
-                task, f"{size} items a context", f"{found}", f"options.{task}.size={found}" if found else ""
-            )
+            mend = f"options.{task}.size={found}" if found else ""
+            raise _too_few(task, f"{size} items a context", found, mend, kinds)
     else:
         # Every set has the same number of items, so that a position means the same in each.
         size = min(len(order) for order in orders)
@@ -361,7 +379,12 @@ def _gather(task: str, items_of: ItemsOf, source: Source, options: ValOptions) -
 
 
 def _draw(
-    task: str, pool: Mapping[str, list[Item]], rng: random.Random, source: Source, options: ValOptions
+    task: str,
+    pool: Mapping[str, list[Item]],
+    rng: random.Random,
+    source: Source,
+    options: ValOptions,
+    kinds: Counter[str],
 ) -> list[Item]:
     """One set's items in order: `size` of them, or as many as fit in `context_tokens`."""
     keys = list(pool)
@@ -377,15 +400,31 @@ def _draw(
         if used > options.context_tokens:
             return chosen
         chosen.append(item)
-    raise _too_few(task, f"{options.context_tokens} tokens a context", f"{used}", f"context_tokens={used}")
+    mend = f"context_tokens={used}" if used else ""
+    raise _too_few(task, f"{options.context_tokens} tokens a context", used, mend, kinds)
 
 
-def _too_few(task: str, needed: str, found: str, mend: str) -> UsageError:
-    instead = f"Set {mend}, use a larger corpus, " if mend else "Use another corpus "
+def _told(documents: Iterable[Document], kinds: Counter[str]) -> Iterator[Document]:
+    """The documents, each counted by its kind."""
+    for document in documents:
+        kinds["records" if document.meta.get("keys") else "code" if _is_code(document) else "text"] += 1
+        yield document
+
+
+def _too_few(task: str, needed: str, found: int, mend: str, kinds: Counter[str]) -> UsageError:
+    """The error for a corpus that has too little of what a task asks about, or nothing of it."""
+    of, suits = NEEDS[task]
+    has = (
+        ", ".join(f"{count:,} {KINDS[kind][count > 1]}" for kind, count in kinds.most_common())
+        or "no document"
+    )
+    another = f"Use a corpus of {suits} (--corpus)"
     return UsageError(
         f"{task} needs {needed}, but the corpus gives {found}",
-        why="Items of one key count once, and only what suits the task counts: see `lcx.evaluation.probes.val`.",
-        hint=f"{instead}or leave the task out.",
+        why=f"It asks about {of}, each once; the corpus has {has}{'' if found else ', and none of that'}.",
+        hint=f"Set {mend}, use a larger corpus, or leave the task out."
+        if mend
+        else f"{another}, or leave the task out.",
     )
 
 
