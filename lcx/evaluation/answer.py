@@ -59,7 +59,8 @@ class Answer:
     """One answer. `finish` is `stop`, `length` (the limit of new tokens ended it) or `error`.
 
     `text` is None where `error` says why there is none. `tokens` counts the new tokens, the end token left out;
-    `ids` are these, where a model in this process made them.
+    `ids` are these, where a model in this process made them. `thought` is what a server handed out apart from the text;
+    a model in this process has its thoughts in the text.
     """
 
     text: str | None
@@ -67,6 +68,7 @@ class Answer:
     tokens: int
     ids: tuple[int, ...] = ()
     error: str = ""
+    thought: str = ""
 
 
 OnAnswer = Callable[[int, int, Answer], None]
@@ -604,7 +606,11 @@ def cut_prompts(counted: Sequence[tuple[int, int]], *, exact: bool = False) -> d
 def _counted(prompts: ContextPrompts) -> int:
     """Tokens of a context's longest prompt, as they are counted here."""
     encoded = prompts.encoded
-    return 0 if encoded is None else len(encoded.prefix) + max(one.answer_start for one in encoded.branches)
+    return (
+        0
+        if encoded is None
+        else len(encoded.prefix) + max((one.answer_start for one in encoded.branches), default=0)
+    )
 
 
 async def _by_context(
@@ -646,6 +652,6 @@ async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
 def _read(response: Response) -> Answer:
     if response.error or not response.completions:
         return Answer(None, ERROR, 0, error=response.error or "the reply was empty")
-    finish = response.completions[0].finish_reason
-    known = finish if finish in ("stop", "length") else "stop"
-    return Answer(response.text, known, response.usage.completion_tokens)
+    first = response.completions[0]
+    known = first.finish_reason if first.finish_reason in ("stop", "length") else "stop"
+    return Answer(first.text, known, response.usage.completion_tokens, thought=first.thought)

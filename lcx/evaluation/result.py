@@ -220,7 +220,7 @@ class Result:
 
     @property
     def cautions(self) -> list[str]:
-        """What to know before the score is read: questions without an answer, answers that are cut, intervals that there are not."""
+        """What to know before the score is read: what has no answer or a cut one, intervals that there are not."""
         found = [*self.beside, self.cut, self.estimate.no_interval]
         if self.lacking and self.lacking != self.estimate.lacking:
             found.append(f"no interval where there are {self.lacking}")

@@ -36,6 +36,8 @@ def make_row(one: TaskData, prompts: ContextPrompts, branch: Branch, answer: Ans
         row["at"] = round(gold[0][0] / max(1, len(context)), 4)
     if context:
         row["excerpt"] = excerpt(context, gold)
+    if answer is not None and answer.thought:
+        row["reasoning"] = answer.thought
     if answer is not None and answer.error:
         row["error"] = answer.error
     if prompts.encoded is None:

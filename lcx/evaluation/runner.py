@@ -140,6 +140,7 @@ class TaskRunner:
             if answer.text is not None:
                 said = {"text": answer.text, "finish": answer.finish, "tokens": answer.tokens}
                 said |= {"ids": answer.ids} if answer.ids else {}  # so that these are what is checked
+                said |= {"thought": answer.thought} if answer.thought else {}
                 buffer.add({"unit": unit, "fingerprint": fingerprint, **said})
             left[number] -= 1
             done = len(contexts) - sum(count > 0 for count in left)
@@ -155,7 +156,13 @@ class TaskRunner:
         entry = self.journal.get(self._unit(prompts, place)) if prompts.encoded is not None else None
         if entry is None or entry["fingerprint"] != fingerprints[place]:
             return None
-        return Answer(entry["text"], entry["finish"], entry["tokens"], tuple(entry.get("ids", ())))
+        return Answer(
+            entry["text"],
+            entry["finish"],
+            entry["tokens"],
+            tuple(entry.get("ids", ())),
+            thought=entry.get("thought", ""),
+        )
 
     def describe(
         self, contexts: Sequence[ContextPrompts], given: Sequence[Sequence[Answer | None]]
