@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -72,6 +73,11 @@ class LLMClient:
         """
         return self._rule(resampled(request, attempt))
 
+    @property
+    def busy(self) -> int:
+        """Requests that a model in this process is at."""
+        return 0
+
     def generate(self, requests: Sequence[Request], *, part: str = "") -> list[Response]:
         """Replies to a batch, in order, for steps that are not asynchronous."""
 
@@ -84,10 +90,13 @@ class LLMClient:
     def _rule(self, request: Request) -> Response:
         [response] = self.backend.generate([request])
         self.ledger.note_free(response)
-        return self._counted(response)
+        return self._counted(request, response)
 
-    def _counted(self, response: Response) -> Response:
+    def _counted(self, request: Request, response: Response) -> Response:
         self.used.add(Spent(1, response.usage.prompt_tokens, response.usage.completion_tokens))
+        if request.usable is not None:
+            self.ledger.weighed += 1
+            self.ledger.useful += not response.error and any(map(request.usable, response.completions))
         return response
 
     def describe(self) -> dict[str, Any]:
@@ -153,8 +162,12 @@ class LocalClient(LLMClient):
         spec: str,
         run: Run = asyncio.run,
         fingerprint: Callable[[], str] = str,
+        told: Callable[[str], None] = lambda what: None,
     ) -> None:
+        """`told` is called with `began` when the model is there and its work begins, and with `batch` after each."""
         super().__init__(open_backend, ledger, spec, run)
+        self._told = told
+        self._busy = 0
         self._fingerprint, self._name = fingerprint, ""
         self._waiting: list[_Waiting] = []
         self._worker: asyncio.Task[None] | None = None
@@ -177,7 +190,11 @@ class LocalClient(LLMClient):
                 self._worker = asyncio.create_task(self._work())
         response = await future
         self.ledger.note(response, known=known)
-        return self._counted(response)
+        return self._counted(request, response)
+
+    @property
+    def busy(self) -> int:
+        return self._busy
 
     async def _work(self) -> None:
         self._left = False
@@ -194,12 +211,15 @@ class LocalClient(LLMClient):
                     if not one.future.done():
                         one.future.set_exception(bad)
             finally:  # a worker that is cancelled leaves nobody waiting
+                self._busy = 0
                 for one in batch:
                     one.future.cancel()
 
     async def _answer(self, batch: Sequence[_Waiting]) -> None:
         """Decode in a thread, and keep what it makes as it comes."""
+        self._busy = len(batch)
         loop, backend = asyncio.get_running_loop(), self.backend
+        self._told("began")
         asked = [(one.request, one.missing) for one in batch]
         came: asyncio.Queue[Made | BaseException | None] = asyncio.Queue()
 
@@ -220,6 +240,10 @@ class LocalClient(LLMClient):
             if isinstance(made, BaseException):
                 raise made
             self._keep(batch[made.number], made)
+            self._busy = sum(not one.future.done() for one in batch)
+            if made.ends:
+                await asyncio.sleep(0)  # whoever waited for one of them counts it first
+                self._told("batch")
         await thread
 
     def _keep(self, waiting: _Waiting, made: Made) -> None:
@@ -309,7 +333,7 @@ class ServerClient(LLMClient):
             if not missing(rows, request.n):
                 response = response_of(rows, request.n)
                 self.ledger.note(response, known=True)
-                return self._counted(response)
+                return self._counted(request, response)
             if self.ledger.stopped:
                 raise self.ledger.stopped
             task = asyncio.create_task(self._whole(key, request, messages, part, rows))
@@ -326,7 +350,7 @@ class ServerClient(LLMClient):
                 self._forget(key, asked.task)
             raise
         self.ledger.note(response, reason=reason)
-        return self._counted(response)
+        return self._counted(request, response)
 
     def _wanted(self, key: str) -> bool:
         """Whether anybody waits for a request's reply."""
@@ -470,7 +494,8 @@ class Service:
         self.ledger = CallLedger(folder, budget, load_prices(settings.prices))
         self._held: dict[str, LLMClient] = {}
         self._runner: asyncio.Runner | None = None
-        self._began = time.monotonic()
+        self._heard: set[tuple[str, str]] = set()
+        self._mark = self._now()
 
     def check(self, spec: str, options: Mapping[str, Any]) -> None:
         """Say what is missing for a spec (a model, a key, a price) before anything is done. Raises typed errors."""
@@ -499,7 +524,14 @@ class Service:
         if name == RULES:
             return RuleClient(open_backend, self.ledger, spec, self.run)
         if name != ENDPOINT:
-            return LocalClient(open_backend, self.ledger, spec, self.run, lambda: _fingerprint(spec, options))
+            return LocalClient(
+                open_backend,
+                self.ledger,
+                spec,
+                self.run,
+                lambda: _fingerprint(spec, options),
+                partial(self._told, spec),
+            )
         check_priced(model, self.ledger.budget, self.ledger.prices)
         settings = self.settings
         return ServerClient(
@@ -564,8 +596,33 @@ class Service:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
-            if self.ledger.done or self.ledger.in_flight.calls or self.ledger.own.calls:
+            if self.ledger.done or self.ledger.in_flight.calls or self.ledger.own.calls or self._busy:
                 self.ctx.pulse("    " + self.progress())
+
+    @property
+    def _busy(self) -> int:
+        return sum(client.busy for client in self._held.values())
+
+    def _told(self, spec: str, what: str) -> None:
+        """What a model in this process tells: that it begins, and each padded batch. The first of each is a line."""
+        if what == "began":
+            self._mark = self._now()
+        if (spec, what) in self._heard:
+            self.ctx.pulse("    " + self.progress())
+            return
+        self._heard.add((spec, what))
+        self.ctx.log(
+            f"    {spec} answers, {self._busy:,} in work" if what == "began" else f"    {self.progress()}"
+        )
+
+    def _now(self) -> tuple[float, int, int]:
+        """The time, and what was answered and made anew so far: speed counts from there on."""
+        return time.monotonic(), self.ledger.done - self.ledger.known, self.ledger.fresh
+
+    def begin(self, requests: int) -> None:
+        """Say that a part of the step begins, of so many requests: progress counts them, and tells the time left."""
+        self.ledger.expected = self.ledger.done + requests
+        self._mark = self._now()
 
     def expect(self, requests: int) -> None:
         """Say that so many more requests will come: progress then tells the time left."""
@@ -577,18 +634,24 @@ class Service:
         total = f" of {max(ledger.expected, ledger.done):,}" if ledger.expected else ""
         spent = ledger.spent
         tokens = spent.tokens + ledger.own.tokens + ledger.free.tokens
-        seconds = time.monotonic() - self._began
-        parts = [f"{ledger.done:,}{total} calls", f"{tokens:,} tokens"]
-        if ledger.fresh and seconds > 1:
-            parts.append(f"{ledger.fresh / seconds:,.0f} new tokens/s")
+        began, before, made = self._mark
+        seconds = time.monotonic() - began
+        parts = [f"{ledger.done:,}{total} calls"]
+        if ledger.weighed:
+            parts.append(f"{ledger.useful:,} usable")
+        parts.append(f"{tokens:,} tokens")
+        if ledger.fresh > made and seconds > 0:
+            parts.append(f"{(ledger.fresh - made) / seconds:,.0f} new tokens/s")
         if spent.cost:
             parts.append(f"cost {spent.cost:.4g}")
         if ledger.in_flight.calls:
             parts.append(f"{ledger.in_flight.calls:,} in flight")
+        if self._busy:
+            parts.append(f"{self._busy:,} in work")
         for number, name in ((ledger.retries, "sent again"), (ledger.failed.total(), "failed")):
             if number:
                 parts.append(f"{number:,} {name}")
-        new, left = ledger.done - ledger.known, ledger.expected - ledger.done
+        new, left = ledger.done - ledger.known - before, ledger.expected - ledger.done
         if new and left > 0:
             parts.append(f"about {_duration(seconds / new * left)} left")
         return ", ".join(parts)

@@ -95,6 +95,7 @@ class Rubric(Generic[T]):
             temperature=self.retry_temperature if attempt else self.temperature,
             max_tokens=self.max_tokens,
             seed=int.from_bytes(hashlib.sha256(drawn).digest()[:4]) >> 1,
+            usable=lambda reply: not isinstance(self.parse(reply.text), Unreadable),
         )
 
 

@@ -131,6 +131,8 @@ class CallLedger:
         self.failed: Counter[str] = Counter()
         self.free = Spent()
         """Calls to rules, which cost nothing and are not kept, in this process."""
+        self.weighed = self.useful = 0
+        """Requests of which it is known whether their reply is of use, and those of which it is."""
         self.fresh = 0
         """Tokens that models in this process have made in it."""
         self._open: sqlite3.Connection | None = None

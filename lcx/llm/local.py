@@ -384,16 +384,16 @@ class Local:
             found: dict[int, list[tuple[int, Sequence[int]]]] = {}
             for (number, sample), row in zip(batches[place][0], rows, strict=True):
                 found.setdefault(number, []).append((sample, row))
-            for number, samples in found.items():
-                for run in _runs(samples):
-                    read = [
-                        self.composer.completion(row, requests[number], self.ends, before[number])
-                        for _, row in run
-                    ]
-                    first = run[0][0]
-                    prompt = len(prompts[number]) if first == 0 else 0
-                    usage = Usage(prompt, sum(count for _, count in read))
-                    yield Made(number, first, tuple(choice for choice, _ in read), usage)
+            runs = [(number, run) for number, samples in found.items() for run in _runs(samples)]
+            for made, (number, run) in enumerate(runs, 1):
+                read = [
+                    self.composer.completion(row, requests[number], self.ends, before[number])
+                    for _, row in run
+                ]
+                first = run[0][0]
+                prompt = len(prompts[number]) if first == 0 else 0
+                usage = Usage(prompt, sum(count for _, count in read))
+                yield Made(number, first, tuple(choice for choice, _ in read), usage, ends=made == len(runs))
 
     def _encode(self, request: Request) -> list[int]:
         return self.composer.encode(request)

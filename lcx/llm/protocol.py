@@ -6,14 +6,17 @@ A request carries the rendered messages, which a model reads, and also the task'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
 class Request:
-    """One generation. `messages` are {"role", "content"} dicts; `task` and `fields` say what they were made from."""
+    """One generation. `messages` are {"role", "content"} dicts; `task` and `fields` say what they were made from.
+
+    `usable` tells whether a sample is of use: progress counts such replies, and nothing else depends on it.
+    """
 
     messages: tuple[Mapping[str, str], ...]
     task: str = ""
@@ -24,6 +27,7 @@ class Request:
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     seed: int = 0
+    usable: Callable[[Completion], bool] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ class Response:
 
 @dataclass(frozen=True)
 class Made:
-    """What a backend has made of request `number` of a batch: its samples from number `sample` on, or an `error`."""
+    """What a backend has made of request `number` of a batch: its samples from number `sample` on, or an `error`.
+
+    `ends` says that it is the last of what was made at the same time.
+    """
 
     number: int
     sample: int = 0
@@ -79,6 +86,7 @@ class Made:
     usage: Usage = Usage()
     error: str = ""
     final: bool = False
+    ends: bool = False
 
 
 class LLM(Protocol):

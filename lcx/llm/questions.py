@@ -6,12 +6,12 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lcx.errors import UsageError
 from lcx.llm.client import LLMClient, RuleClient
 from lcx.llm.prompts import UNFINISHED, load_prompt, raw, read_thoughts, said_in
-from lcx.llm.protocol import Request, Response
+from lcx.llm.protocol import Completion, Request, Response
 
 FINE, INTEGRATION = "fine", "integration"
 TASKS = {FINE: "write_question", INTEGRATION: "write_joint_question"}
@@ -179,7 +179,7 @@ class Writer:
             requests = list(self._requests(kind, name, part, candidates))
             replies = self.client.generate(requests, part=name)
             for place, reply in zip(part, replies, strict=True):
-                result = reply.error or self._read(reply)
+                result = reply.error or self._read(reply.completions[0])
                 useful.note(reply, result if isinstance(result, str) else "")
                 if isinstance(result, str):
                     self.skipped[f"segment skipped: {result}"] += 1
@@ -188,8 +188,7 @@ class Writer:
                     yield QA(result[0], result[1], candidates[place])
             useful.check()
 
-    def _read(self, reply: Response) -> tuple[str, str] | str:
-        one = reply.completions[0]
+    def _read(self, one: Completion) -> tuple[str, str] | str:
         if said_in(one).only_thought:
             return UNFINISHED
         return (
@@ -205,7 +204,7 @@ class Writer:
             if not seeds:
                 drawn = random.Random(f"{self.seed}:{name}:{place // self.batch}")
                 seeds = [drawn.randrange(2**31) for _ in range(self.batch)][place % self.batch :]
-            yield build_request(
+            request = build_request(
                 kind,
                 self.prompts[kind],
                 [self.text(i) for i in candidates[place]],
@@ -213,6 +212,7 @@ class Writer:
                 temperature=self.temperature,
                 max_tokens=self.max_tokens,
             )
+            yield replace(request, usable=lambda one: not isinstance(self._read(one), str))
 
     @property
     def counts(self) -> dict[str, int]:

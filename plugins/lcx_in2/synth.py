@@ -52,8 +52,7 @@ def synth(work: StepWork[In2Synth]) -> StepResult:
         max_tokens=settings.answer_tokens,
         ahead=batches_at_once(settings.llm, settings.batch, settings.concurrency),
     )
-    questions = sum(number for kind, number in wanted.items() if kind != "general")
-    work.service.expect(questions)
+    work.service.begin(sum(number for kind, number in wanted.items() if kind != "general"))
     fine, joint = _questions(work, table, writer, wanted)
     work.counts.update(writer.counts)
 

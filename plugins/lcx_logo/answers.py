@@ -97,6 +97,7 @@ class Policy:
             max_tokens=self.max_tokens,
             stop=(self.stop,) if self.stop else (),
             seed=seed,
+            usable=lambda one: bool(said_in(one).text.strip()),
         )
 
     def _read(self, case: Case, replies: Sequence[Response], inside: bool) -> list[Answer]:

@@ -74,6 +74,7 @@ def score(work: StepWork[LogoScore]) -> StepResult:
     rated = []
     ahead = batches_at_once(client.spec, settings.batch, settings.concurrency)
     judging = Judge(client, judge_rubric(prompt, settings.seed), settings.batch * ahead)
+    work.service.begin(sum(bool(answer.text) for found in answers for answer in found))
     for found in judging.rate(len(usable), example, answers.__getitem__):
         rated.append(found)
         work.ctx.pulse(f"    judged: {len(rated):,} of {len(usable):,}")

@@ -185,6 +185,7 @@ def _answers(
         keep=settings.thoughts == "keep",
     )
     replies = []
+    work.service.begin(len(cases) * (settings.rejected + (settings.answers == "own")))
     for found in policy.replies(cases):
         replies.append(found)
         work.ctx.pulse(f"    answered: {len(replies):,} of {len(cases):,}")
@@ -220,6 +221,7 @@ def _rated(
     rated = []
     ahead = batches_at_once(settings.judge, settings.batch, settings.concurrency)
     judge = Judge(client, judge_rubric(prompt, settings.seed), settings.batch * ahead)
+    work.service.begin(sum(bool(answer.text) for found in answers for answer in found))
     for found in judge.rate(len(cases), example, answers.__getitem__):
         rated.append(found)
         work.ctx.pulse(f"    judged: {len(rated):,} of {len(cases):,}")
@@ -304,6 +306,7 @@ def _written(
     if needed < 1:
         return []
     joint = round(settings.joint * needed)
+    work.service.begin(needed)
     rng = random.Random(f"logo:{settings.seed}:runs")
     runs = neighbour_runs(rng, table, JOINT_CHUNKS) if joint else []
     singles = [(chunk,) for chunk in range(len(table))]

@@ -142,6 +142,7 @@ class Policy:
             top_p=self.top_p,
             max_tokens=self.max_tokens,
             seed=seed,
+            usable=lambda one: bool(said_in(one).text.strip()),
         )
 
     def _samples(self, response: Response, inside: bool) -> list[Sample]:

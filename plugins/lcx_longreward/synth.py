@@ -37,12 +37,12 @@ def synth(work: StepWork[LongRewardSynth]) -> StepResult:
     writer = work.llm("writer") if settings.writer else work.llm(spec=policy_of)
     policy = work.llm(spec=policy_of)
     table = work.table(min_tokens=settings.segment_tokens, mode=settings.segment_by, questions=True)
-    prompts = gather(settings, table, work.data, writer, counts, work.ctx)
+    prompts = gather(settings, table, work.data, writer, counts, work.ctx, work.service.begin)
     counts["writer calls"] = writer.used.calls
     work.service.close(policy_of)
     written = writer.about
     before = policy.used.calls
-    work.service.expect(len(prompts))
+    work.service.begin(len(prompts))
     answers = _answers(settings, prompts, table, policy, render)
     counts["policy calls"] = policy.used.calls - before
     both = [policy.used] if writer is policy else [writer.used, policy.used]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lcx.context import Context
@@ -126,8 +126,12 @@ def gather(
     writer: LLMClient,
     counts: Counter[str],
     ctx: Context,
+    begin: Callable[[int], None] = lambda requests: None,
 ) -> list[Prompt]:
-    """Up to `examples` prompts in random order. Raises UsageError where there is none, saying why."""
+    """Up to `examples` prompts in random order. Raises UsageError where there is none, saying why.
+
+    `begin` is told how many tasks will be asked for.
+    """
     least, most = settings.context_tokens
     pieces = windows(table, least, most, counts)
     own = own_prompts(settings, table, data, pieces, counts) if settings.qa != "written" else []
@@ -143,6 +147,7 @@ def gather(
     if settings.qa != "corpus" and len(found) < settings.examples:
         asking = {prompt.window.document for prompt in own}
         usable = [w for w in pieces if w.tokens >= least and w.document not in asking]
+        begin(min(settings.examples - len(found), len(usable) * settings.tasks_per_context))
         found += written(settings, table, usable, writer, settings.examples - len(found), counts, ctx)
     counts["tasks of the corpus"] = sum(prompt.kind == OWN for prompt in found)
     counts["tasks written"] = len(found) - counts["tasks of the corpus"]
@@ -251,15 +256,14 @@ def _requests(
     for window, place in part:
         text = text_of(table, window)
         language = language_of(text[:SAMPLE])
-        made.append(
-            task_request(
-                prompts[language],
-                text,
-                turns(settings.kinds, settings.seed, place),
-                language,
-                seed=seeds.randrange(2**31),
-                temperature=settings.writer_temperature,
-                max_tokens=settings.task_tokens,
-            )
+        request = task_request(
+            prompts[language],
+            text,
+            turns(settings.kinds, settings.seed, place),
+            language,
+            seed=seeds.randrange(2**31),
+            temperature=settings.writer_temperature,
+            max_tokens=settings.task_tokens,
         )
+        made.append(replace(request, usable=lambda one: not isinstance(_read(one), str)))
     return made
