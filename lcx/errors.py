@@ -43,7 +43,7 @@ class MissingError(LcxError):
     exit_code = 4
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """`Did you mean 'x'?` for the nearest known word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
+def suggestion(word: str, known: Iterable[str], near_enough: float = 0.55) -> str:
+    """`Did you mean 'x'?` for the nearest known word, or an empty string where none is near enough (1 is equal)."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=near_enough)
     return f"Did you mean '{near[0]}'?" if near else ""

@@ -38,6 +38,8 @@ __all__ = ["Reject", "Rejects", "corpus_fingerprint", "read_corpus"]
 
 RECORD_DOCUMENTS = 64
 """Documents that `stdlib:records` and `stdlib:stale` yield where nothing else is asked for."""
+NEAR = 0.8
+"""How alike a file's name has to be to one that is not there: short names have letters in common by chance."""
 HASHED_WHOLE = 64 << 20
 """Files up to this many bytes enter a fingerprint whole; of larger ones the size and three samples do."""
 MOST_MARKS = 1000
@@ -377,9 +379,13 @@ def _files(spec: str) -> list[tuple[str, Path]]:
         return list_files(path)
     if path.is_file():
         return [(shown_name(path.name), path)]
-    near = suggestion(spec, ["stdlib", "stdlib:records", "stdlib:stale"])
+    near = "" if "/" in spec else suggestion(spec, ["stdlib", "stdlib:records", "stdlib:stale"])
     if not near and path.parent.is_dir():
-        near = suggestion(path.name, [entry.name for entry in path.parent.iterdir()])
+        beside = {shown_name(entry.name): shown_name(str(entry)) for entry in path.parent.iterdir()}
+        near = suggestion(path.name, beside, NEAR)
+        near = next(
+            (near.replace(f"'{name}'", f"'{at}'") for name, at in beside.items() if f"'{name}'" in near), ""
+        )
     raise UsageError(
         f"there is no corpus '{spec}'",
         why="It is no file or folder, and no known spec.",

@@ -18,7 +18,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -189,6 +189,70 @@ def backend_fingerprint(backend: Any) -> str:
     return sha256_text(plain_backend(backend).to_str())
 
 
+class Shown:
+    """Contexts as a preview shows them: as their token ids decode, part by part, where the tokenizer has ids."""
+
+    def __init__(self, spec: str) -> None:
+        """`spec` is the step's tokenizer; one that only counts leaves texts as they are written."""
+        self.spec = spec
+        self._pieces = None if spec in BUILTIN else PieceTokenizer(load_backend(spec))
+
+    @property
+    def note(self) -> str:
+        """What the reader of a preview has to know."""
+        if self._pieces is None:
+            return (
+                f"Texts are shown as they are written: `{self.spec}` counts tokens and has no ids. "
+                "`lcx train --preview 3` shows rows as their token ids decode."
+            )
+        return f"Contexts are shown as their token ids by `{self.spec}` decode, put together as training does it."
+
+    def context(self, texts: Sequence[str], marks: Mapping[int, str]) -> list[str]:
+        """A context in Markdown: the marked parts, those at both ends, and how much lies between."""
+        if self._pieces is None:
+            return []
+        ids, lossy = self._pieces.later_batch([*texts, SEPARATOR])
+        separator = ids.pop()
+        said = self._pieces.decode_later(ids)
+        whole = sum(map(len, ids)) + len(separator) * (len(texts) - 1)
+        lines = [f"The context, {whole:,} token ids in {len(texts)} parts:", ""]
+        left_out: list[int] = []
+        for place, text in enumerate(said):
+            if place not in marks and ENDS <= place < len(texts) - ENDS:
+                left_out.append(len(ids[place]) + len(separator))
+                continue
+            lines += _left_out(left_out)
+            name = f"{marks[place]}, part" if place in marks else "part"
+            other = ", not as it is written" if place in lossy else ""
+            lines += [f"- {name} {place + 1}, {len(ids[place]):,} ids{other}:", "", *_indented(text), ""]
+        return lines
+
+    def text(self, text: str) -> str:
+        """A text as its token ids decode."""
+        if self._pieces is None:
+            return text
+        return self._pieces.decode_later([self._pieces.later(text)])[0]
+
+
+ENDS = 1
+"""Parts at either end of a context that a preview shows."""
+
+
+def _left_out(tokens: list[int]) -> list[str]:
+    if not tokens:
+        return []
+    line = f"- … {len(tokens):,} parts, {sum(tokens):,} ids …"
+    tokens.clear()
+    return [line, ""]
+
+
+def _indented(text: str) -> list[str]:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return [f"  {line}" for line in (f"{fence}text", *text.split("\n"), fence)]
+
+
 _ANCHORS = ("\n", "a", "e", "0", ".", ",", "=")
 
 
@@ -254,6 +318,10 @@ class PieceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of joined pieces, special tokens included."""
         return self.backend.decode([int(token) for token in ids], skip_special_tokens=False)
+
+    def decode_later(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of pieces that other tokens precede, each by itself."""
+        return self._decode_after_anchor(ids)
 
     def reader(self, kind: str) -> Any:
         """A backend that reads special tokens: `first` and `later` for pieces, `whole` as the tokenizer itself does."""

@@ -280,7 +280,7 @@ class LocalClient(LLMClient):
 def _streamed(backend: Any, asked: Sequence[tuple[Request, tuple[int, ...]]]) -> Iterator[Made]:
     """What a backend makes of requests that lack some samples; all at once where it does not stream."""
     requests = [request for request, _ in asked]
-    if hasattr(backend, "stream"):
+    if getattr(backend, "stream", None):
         yield from backend.stream(requests, [samples for _, samples in asked])
         return
     for number, response in enumerate(backend.generate(requests)):

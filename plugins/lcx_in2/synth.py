@@ -16,6 +16,7 @@ from lcx.data.files import Rejects
 from lcx.data.plans import neighbour_runs, shuffle
 from lcx.data.rows import Example, Tally, bundle_of
 from lcx.data.table import SegmentTable
+from lcx.data.tokens import Shown
 from lcx.errors import UsageError
 from lcx.formatting import sparkline
 from lcx.llm.client import batches_at_once
@@ -62,7 +63,7 @@ def synth(work: StepWork[In2Synth]) -> StepResult:
     bundles = read_bundles(work.data)
     metrics = summary(bundles, table, settings.context_tokens[0])
     work.counts.update(metrics.pop("counts"))
-    work.write_text("preview.md", preview(bundles, table))
+    work.write_text("preview.md", preview(bundles, table, Shown(settings.tokenizer)))
     if settings.llm == "builtin":
         work.notes.append(
             "builtin rules wrote the questions; for a real model give a writer: --llm openai:MODEL or "
@@ -284,21 +285,21 @@ def summary(bundles: Sequence[Bundle], table: SegmentTable, least: int = 0) -> d
     return found
 
 
-def preview(bundles: Sequence[Bundle], table: SegmentTable) -> str:
+def preview(bundles: Sequence[Bundle], table: SegmentTable, shown: Shown) -> str:
     """A few bundles as Markdown: each question and answer with its evidence, and where that stands."""
-    parts = ["# A look at the data", ""]
+    parts = ["# A look at the data", "", shown.note, ""]
     seen: Counter[str] = Counter()
     for bundle in bundles:
         if seen[bundle.kind] >= EXAMPLES:
             continue
         seen[bundle.kind] += 1
-        parts += _example(bundle, table)
+        parts += _example(bundle, table, shown)
         if sum(seen.values()) >= EXAMPLES * 3:
             break
     return "\n".join(parts)
 
 
-def _example(bundle: Bundle, table: SegmentTable) -> list[str]:
+def _example(bundle: Bundle, table: SegmentTable, shown: Shown) -> list[str]:
     plan = bundle.plan or ()
     size = f"{len(plan)} segments, {bundle.meta.get('tokens', 0):,} tokens" if plan else "no context"
     lines = [f"## {bundle.id} ({bundle.kind}: {size})", ""]
@@ -317,6 +318,9 @@ def _example(bundle: Bundle, table: SegmentTable) -> list[str]:
             ]
     if len(bundle.branches) > EXAMPLES:
         lines += [f"… and {len(bundle.branches) - EXAMPLES} more questions on this context", ""]
+    if plan:
+        marks = {gold: "evidence" for branch in bundle.branches for gold in branch.gold}
+        lines += shown.context(table.texts(plan), marks)
     return lines
 
 

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from lcx.data.table import SegmentTable
+from lcx.data.tokens import Shown
 from lcx.formatting import bar_lines, histogram, sparkline
 from lcx.records import Branch, Bundle
 from lcx_logo.importance import classify
@@ -66,21 +67,21 @@ def _name(branch: Branch) -> str:
     return branch.role if branch.role == "chosen" else str(branch.meta.get("from", "unknown"))
 
 
-def preview(bundles: Iterable[Bundle], table: SegmentTable) -> str:
+def preview(bundles: Iterable[Bundle], table: SegmentTable, shown: Shown) -> str:
     """A few bundles as Markdown: the question, its context with importance scores, and the answers."""
-    parts = ["# A look at the data", ""]
+    parts = ["# A look at the data", "", shown.note, ""]
     seen: Counter[str] = Counter()
     for bundle in bundles:
         if seen[bundle.kind] >= EXAMPLES:
             continue
         seen[bundle.kind] += 1
-        parts += _example(bundle, table)
+        parts += _example(bundle, table, shown)
         if seen.total() >= EXAMPLES * 3:
             break
     return "\n".join(parts)
 
 
-def _example(bundle: Bundle, table: SegmentTable) -> list[str]:
+def _example(bundle: Bundle, table: SegmentTable, shown: Shown) -> list[str]:
     plan, meta = bundle.plan or (), bundle.meta
     critical, source = set(meta["critical"]), set(meta["source"])
     lines = [
@@ -110,7 +111,8 @@ def _example(bundle: Bundle, table: SegmentTable) -> list[str]:
         ]
     for chunk in [c for c in plan if c in critical][:2]:
         lines += [f"Chunk {chunk}, critical:", "", *_quoted(table.text(chunk)), ""]
-    return lines
+    marks = {place: "critical" for place, chunk in enumerate(plan) if chunk in critical}
+    return lines + shown.context(table.texts(plan), marks)
 
 
 def _origin(branch: Branch, critical: set[int]) -> str:

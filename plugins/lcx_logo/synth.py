@@ -13,6 +13,7 @@ from lcx.data.bundles import read_bundles
 from lcx.data.plans import neighbour_runs, shuffle
 from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
+from lcx.data.tokens import Shown
 from lcx.errors import LcxError, UsageError
 from lcx.llm.client import LLMClient, batches_at_once
 from lcx.llm.ledger import costs
@@ -338,7 +339,7 @@ def _finish(work: StepWork[LogoSynth], table: SegmentTable) -> StepResult:
     bundles, candidates = read_bundles(work.data), read_bundles(work.data, CANDIDATES)
     metrics = summary(bundles, candidates)
     work.counts.update(metrics.pop("counts"))
-    work.write_text("preview.md", preview(bundles, table))
+    work.write_text("preview.md", preview(bundles, table, Shown(work.settings.tokenizer)))
     work.write("dropped", (row for row in map(dropped_row, candidates) if row is not None))
     if not len(bundles):
         raise nothing_kept(

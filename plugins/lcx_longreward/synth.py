@@ -11,6 +11,7 @@ from typing import Any
 from lcx.data.bundles import read_bundles
 from lcx.data.table import SegmentTable
 from lcx.data.templates import load_template
+from lcx.data.tokens import Shown
 from lcx.errors import LcxError, UsageError
 from lcx.formatting import histogram, sparkline
 from lcx.llm.client import LLMClient
@@ -162,7 +163,7 @@ def _finish(
         )
     metrics = summary(bundles)
     counts.update(metrics.pop("counts"))
-    work.write_text("preview.md", preview(bundles))
+    work.write_text("preview.md", preview(bundles, Shown(work.settings.tokenizer)))
     for name in [name for name, number in counts.items() if not number]:
         del counts[name]
     work.notes += _notes(work.settings, counts)
@@ -222,9 +223,9 @@ def summary(bundles: Iterable[Bundle]) -> dict[str, Any]:
     return found
 
 
-def preview(bundles: Iterable[Bundle]) -> str:
+def preview(bundles: Iterable[Bundle], tokens: Shown) -> str:
     """A few prompts as Markdown: the task, the beginning and end of its context, and the first answers."""
-    parts = ["# A look at the data", ""]
+    parts = ["# A look at the data", "", tokens.note, ""]
     seen: set[str] = set()
     later: list[Bundle] = []
     shown = 0
@@ -234,17 +235,17 @@ def preview(bundles: Iterable[Bundle]) -> str:
                 later.append(bundle)
             continue
         seen.add(bundle.kind)
-        parts += _example(bundle)
+        parts += _example(bundle, tokens)
         shown += 1
         if shown == EXAMPLES:
             break
     for bundle in later[: EXAMPLES - shown]:
-        parts += _example(bundle)
+        parts += _example(bundle, tokens)
     return "\n".join(parts)
 
 
-def _example(bundle: Bundle) -> list[str]:
-    context = bundle.context or ""
+def _example(bundle: Bundle, tokens: Shown) -> list[str]:
+    context = tokens.text(bundle.context or "")
     meta = bundle.meta
     size = f"{meta['tokens']:,} tokens" if "tokens" in meta else f"{len(context):,} characters"
     lines = [f"## {bundle.id} ({bundle.kind}; {size} of {meta.get('document', 'a document')})", ""]

@@ -350,3 +350,12 @@ def test_what_is_no_file_of_words_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/good.txt").write_text("good")
     assert corpus_fingerprint(tmp_path / "moved") == corpus_fingerprint(tmp_path / "other")
+
+
+def test_a_path_that_is_not_there_has_only_near_names_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "corpora.jsonl").touch()
+    for name, near in (("nope", ""), ("corpra.jsonl", f"Did you mean '{tmp_path / 'corpora.jsonl'}'?")):
+        with pytest.raises(UsageError, match="there is no corpus") as caught:
+            read_corpus(tmp_path / name)
+        assert caught.value.hint.startswith(near or "Give a file")

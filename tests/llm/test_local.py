@@ -10,8 +10,10 @@ import torch
 
 from lcx.errors import LcxError, UsageError
 from lcx.llm import open_llm
-from lcx.llm.local import Local
+from lcx.llm.local import Composer, Local
+from lcx.llm.prompts import visible
 from lcx.llm.protocol import Request
+from tests.data.tokenizers_for_tests import byte_level
 from tests.llm.models import tiny_llama
 
 
@@ -207,3 +209,26 @@ def test_an_option_that_is_not_there() -> None:
     with pytest.raises(UsageError, match="unknown option 'bach'") as caught:
         open_llm("local:x", {"bach": 3})
     assert "gpus" in caught.value.why
+
+
+def test_marks_of_thoughts_stay_in_the_text_and_the_template_may_open_one() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ["[THINK]", "[/THINK]", "<|tool|>"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="</s>")
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    end = "{% if add_generation_prompt %}[THINK]\n{% endif %}"
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}" + end
+    composer = Composer(tokenizer, 256, 4, chat=True, share=False)
+
+    def read(text: str, before: str = "") -> str:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return composer.completion(ids, ask("a", max_tokens=99), frozenset(), before)[0].text
+
+    assert read("[THINK]hm[/THINK]yes<|tool|>") == "[THINK]hm[/THINK]yes"
+    assert read("yes<|tool|>") == "yes"
+    opened = composer.opened(composer.encode(ask("a")))
+    assert opened == "[THINK]\n"
+    assert visible(read("hm[/THINK]yes", opened)) == "yes"
+    assert visible(read("hm, yes", opened)) == ""
+    assert Composer(tokenizer, 256, 4, chat=False, share=False).opened(composer.encode(ask("a"))) == ""

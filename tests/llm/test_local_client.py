@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class Streams:
             self.batches.append([(requests[n].messages[0]["content"], sample) for n, sample in part])
             for number, sample in part:
                 text = f"{requests[number].messages[0]['content']}{sample}"
-                yield Made(number, sample, (Completion(text),), Usage(5 if sample == 0 else 0, 1))
+                usage = Usage(5 if sample == 0 else 0, 1)
+                yield Made(number, sample, (Completion(text),), usage, ends=(number, sample) == part[-1])
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         raise NotImplementedError
@@ -74,6 +76,39 @@ def test_each_batch_is_kept_as_it_is_made_and_the_rest_are_the_same_batches(tmp_
         if most == len(whole.batches):
             assert again.about == {"spec": "local:x"}  # nothing was opened
         assert (again.used.calls, again.used.prompt_tokens, again.used.completion_tokens) == (3, 15, 9)
+
+
+def test_each_batch_is_told_with_its_replies_and_those_of_use(tmp_path: Path) -> None:
+    ledger = CallLedger(tmp_path)
+    told: list[tuple[str, int, int, int]] = []
+    client = LocalClient(
+        Streams,
+        ledger,
+        "local:x",
+        told=lambda what: told.append((what, client.busy, ledger.done, ledger.useful)),
+    )
+    asked = [replace(request(text), usable=lambda one: one.text < "c") for text in "abcde"]
+    client.generate(asked)
+    assert told == [("began", 5, 0, 0), ("batch", 3, 2, 2), ("batch", 1, 4, 2), ("batch", 0, 5, 2)]
+    assert client.busy == 0
+
+
+def test_a_thought_that_comes_apart_is_kept_apart(tmp_path: Path) -> None:
+    reply = Response((Completion("7", "stop", "hm"), Completion("", "length", "I look")), Usage(3, 2))
+
+    class Thinks(Streams):
+        stream = None
+
+        def generate(self, requests: Sequence[Request]) -> list[Response]:
+            return [reply]
+
+    for model in (Thinks(), Streams()):
+        ledger = CallLedger(tmp_path)
+        client = LocalClient(lambda model=model: model, ledger, "local:x")
+        assert client.generate([request("a", n=2)])[0].completions == reply.completions
+        assert ledger.counts()["replies with thoughts"] == 2
+        assert ledger.counts()["replies of an unfinished thought only"] == 1
+        ledger.close()
 
 
 def test_other_weights_are_another_model(tmp_path: Path) -> None:

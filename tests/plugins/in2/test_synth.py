@@ -20,6 +20,7 @@ from lcx.plugins import load as load_plugins
 from lcx.recipe import load, resolve
 from lcx.run import Run
 from lcx.steps import execute
+from tests.data.tokenizers_for_tests import byte_level
 
 PLUGINS = load_plugins()
 SMALL = {"examples": 60, "context_tokens": [600, 1500], "segment_tokens": 40, "batch": 8}
@@ -412,3 +413,28 @@ def test_a_writer_is_asked_no_more_than_it_takes(
 def test_what_the_dry_run_says_is_what_is_called(tmp_path: Path, corpus: Path) -> None:
     result = synth(tmp_path / "run", corpus=str(corpus), examples=4, batch=64)
     assert result.counts["calls"] == 4
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_the_preview_shows_contexts_as_their_tokens_decode(tmp_path: Path, real: bool) -> None:
+    corpus = write_corpus(tmp_path / "corpus", files=8)
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = str(tmp_path / "tokenizer.json") if real else "simple"
+    synth(tmp_path / "run", corpus=str(corpus), tokenizer=tokenizer, examples=2, mix={"fine": 1})
+    folder = tmp_path / "run" / "synth"
+    text, table = (folder / "preview.md").read_text(), load_table(folder / "data")
+    bundle = next(iter(read_bundles(folder / "data")))
+    assert bundle.plan is not None
+    gold = bundle.branches[0].gold[0]
+    if real:
+        assert f"token ids in {len(bundle.plan)} parts:" in text
+        part = text.split(f"- evidence, part {gold + 1}, ")[1].split("```")[1]
+        assert (
+            part.replace("\n  ", "\n").removeprefix("text\n").strip() == table.text(bundle.plan[gold]).strip()
+        )
+        assert not any(
+            f"part {place + 1}," in text for place in range(1, len(bundle.plan) - 1) if place != gold
+        )
+    else:
+        assert "`simple` counts tokens and has no ids" in text
+        assert "lcx train --preview 3" in text
