@@ -22,6 +22,7 @@ from lcx.errors import LcxError, MissingError, UsageError
 from lcx.hub import tiny_spec
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
+from lcx.settings import Settings
 from lcx.storage import (
     is_inside,
     links_away,
@@ -302,7 +303,7 @@ class Run:
                 f"{RECORD} is taken up again), or remove them: --force starts this step over.",
             )
         new = json.loads(json.dumps(fingerprint, default=str))
-        old = (record or {}).get("fingerprint") or {}
+        old = _with_defaults((record or {}).get("fingerprint") or {}, new, type(step.settings))
         same = record is not None and old == new
         if record is not None and not force:
             loosely = _work(old) == _work(new)
@@ -426,8 +427,30 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             changes += differences(a, b, f"{name}.")
         elif json.dumps(a, sort_keys=True, default=str) != json.dumps(b, sort_keys=True, default=str):
-            changes.append(f"{name}: was {a!r}, now {b!r}")
+            was = f"was {a!r}" if key in old else "was not there"
+            now = f"now {b!r}" if key in new else "is not there now"
+            changes.append(f"{name}: {was}, {now}")
     return changes
+
+
+def _with_defaults(
+    old: Mapping[str, Any], new: Mapping[str, Any], settings: type[Settings]
+) -> dict[str, Any]:
+    """A recorded fingerprint with the settings that have come since, where they are at their defaults now.
+
+    An earlier version of lcx, which did not have them, did what they do unless somebody sets them. A setting that it
+    had and that is gone, or one that is set now, stays a difference.
+    """
+    found, defaults = dict(old), settings.model_construct().model_dump(mode="json")
+    for part in ("settings", LOOSE):
+        recorded, given = old.get(part), new.get(part)
+        if isinstance(recorded, Mapping) and isinstance(given, Mapping):
+            since = {name for name in given if name not in recorded and name in defaults}
+            found[part] = {
+                **recorded,
+                **{name: given[name] for name in since if given[name] == defaults[name]},
+            }
+    return found
 
 
 def _work(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.plugins import Plugins
 from lcx.recipe import Step
-from lcx.run import OWN, PAID, REMOVED, Run, _set_aside, differences, slug
+from lcx.run import OWN, PAID, REMOVED, Run, _set_aside, differences, fingerprint, slug
 
 PRINT = {"stage": "synth", "settings": {"examples": 5}, "inputs": {}}
 
@@ -342,8 +342,34 @@ def test_what_another_process_finished_is_seen_under_the_lock(run: Run, steps: l
 def test_differences_name_leaves() -> None:
     assert differences({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 1, "c": 3}, "e": None}) == [
         "a.c: was 2, now 3",
-        "d: was [1], now None",
+        "d: was [1], is not there now",
     ]
+    assert differences({}, {"f": {"x": 1}}) == ["f: was not there, now {'x': 1}"]
+
+
+def test_a_setting_that_came_since_counts_at_its_default(run: Run, steps: list[Step]) -> None:
+    step = steps[0]
+    now = fingerprint(step, run)
+    names = ("ratios", "words", "title", "inner")
+    assert all(name in now["settings"] for name in names)
+    before = {**now, "settings": {name: v for name, v in now["settings"].items() if name not in names}}
+    run.begin(step, before)
+    (run.folder(step) / "data").mkdir()
+    (run.folder(step) / "data" / "rows.txt").write_text("rows")
+    assert again(run).standing(step, now) == "resume"
+    run.finish(step, StepResult(files={"data": "data"}))
+    digest = run.digest_of("synth")
+    assert again(run).begin(step, now) == "done"
+    assert again(run).digest_of("synth") == digest  # later steps stand on the same data
+    other = {**now, "settings": {**now["settings"], "title": "mine"}}
+    with pytest.raises(UsageError, match="other settings") as refused:
+        again(run).begin(step, other)
+    assert "settings.title: was not there, now 'mine'" in refused.value.why
+    assert "settings.words" not in refused.value.why
+    gone = {**now, "settings": {name: v for name, v in now["settings"].items() if name != "examples"}}
+    with pytest.raises(UsageError) as refused:
+        again(run).begin(step, gone)
+    assert "settings.examples: was 5, is not there now" in refused.value.why
 
 
 def test_a_start_that_left_nothing_is_not_in_the_way_of_other_settings(run: Run, steps: list[Step]) -> None:
