@@ -519,7 +519,10 @@ class Service:
         def open_backend() -> LLM:
             if name == LOCAL:
                 self.ctx.ready_model(model)
-            return lcx.llm.open_llm(spec, self._options(spec, options), self.ctx.plugins)
+            made = lcx.llm.open_llm(spec, self._options(spec, options), self.ctx.plugins)
+            if isinstance(made, ChatServer):
+                made.say = lambda text: self.ctx.log(f"    {text}")
+            return made
 
         if name == RULES:
             return RuleClient(open_backend, self.ledger, spec, self.run)

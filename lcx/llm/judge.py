@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from lcx.errors import LcxError
+from lcx.llm.openai import refused_fields
 from lcx.llm.prompts import fill, visible
 from lcx.llm.protocol import Request, Response, Usage
 
@@ -140,7 +142,9 @@ async def ask_until_read(
             if not isinstance(value, Unreadable):
                 return Judgement(value, text, "", attempt + 1, tuple(unread), usage)
             cut = bool(response.completions) and response.completions[0].finish_reason == "length"
-            why = CUT if cut else value.why if text.strip() else EMPTY
+            thought = bool(response.completions) and response.completions[0].thought
+            empty = f"{EMPTY}: all of its text is in reasoning_content" if thought else EMPTY
+            why = CUT if cut else value.why if text.strip() else empty
         unread.append(why)
         if response.final:
             break
@@ -153,18 +157,21 @@ class Health:
 
     read: int = 0
     unread: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def note(self, judgement: Judgement[T]) -> None:
         """Count a judgement. Raises LcxError where the first GIVE_UP all came to nothing."""
         self.read += judgement.value is not None
         self.unread += judgement.value is None
+        if judgement.value is None:
+            self.reasons[judgement.why] += 1
         if not self.read and self.unread >= GIVE_UP:
-            hint = ""
-            if "HTTP 4" in judgement.why:
-                hint = "A server that refuses a field: judge_options={omit: [seed]}. "
+            (why, count), *others = self.reasons.most_common()
+            fields = refused_fields(why)
+            hint = f"The server refuses it: judge_options={{omit: [{', '.join(fields)}]}}. " if fields else ""
             raise LcxError(
                 f"nothing of what the judge was asked could be used, {self.unread} times in a row",
-                why=judgement.why,
+                why=f"{why} ({count} of {self.unread})" if others else why,
                 hint=f"{hint}Another judge: --judge SPEC --force",
             )
 

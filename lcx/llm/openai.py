@@ -14,7 +14,7 @@ import os
 import re
 import select
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,18 @@ _UNTRUSTED = "the certificate is not trusted"
 _NOT_OF_PROTOCOL = "the reply was not of the protocol"
 _HEAD = 1000
 """Bytes of a body among which its parameters are: the messages come last."""
+_LEAVABLE = ("temperature", "top_p", "seed", "stop")
+"""Parameters that are left out where a server does not know them. A value that it does not like stays."""
+_UNKNOWN = re.compile(
+    r"(?:un|not |n't |no longer )(?:support|known|recogni[sz]ed|expected|permitted|allowed|available|accepted)"
+    r"|extra (?:inputs|fields|parameters)|additional propert|only the default"
+    r"|(?:invalid|bad) (?:field|parameter|argument)",
+    re.I,
+)
+_STREAM_ONLY = re.compile(
+    r"stream\W{1,3}(?:must|should|has to|needs to|is required|=?true)|(?:only|requires?) [^.]{0,40}stream",
+    re.I,
+)
 _WAITED = frozenset({408, 409, 425, 429})
 _REFUSED_KEY = frozenset({401, 402, 403})
 _WRONG_PLACE = frozenset({404, 405, 410})
@@ -319,6 +331,12 @@ class ChatServer:
         self._client: Any = None
         self._length = "max_tokens"
         """What the server calls the limit of a reply: newer hosted models know the newer name only."""
+        self.left_out: set[str] = set()
+        """Parameters that the server has refused. What a call is known by does not change with them."""
+        self._stream = False
+        """Whether the server answers in streams only."""
+        self.say: Callable[[str], None] = lambda text: None
+        """Tells the user what is done otherwise than asked."""
 
     def describe(self) -> dict[str, Any]:
         return {"backend": "openai", "model": self.model, "base_url": self.endpoint.shown}
@@ -337,7 +355,9 @@ class ChatServer:
         values = parameters_of(request, sample, count)
         if self._length != "max_tokens":
             values[self._length] = values.pop("max_tokens")
-        values = {k: v for k, v in values.items() if k not in self.omit} | self.extra
+        values = {k: v for k, v in values.items() if k not in self.omit | self.left_out} | self.extra
+        if self._stream:
+            values["stream"] = True
         head = json.dumps({"model": self.model, **values})
         return b"".join((head[:-1].encode(), b', "messages": ', messages, b"}"))
 
@@ -358,12 +378,31 @@ class ChatServer:
                 )
         except openai.APIStatusError as bad:
             failed = self._status(bad.status_code, bad.response.headers, bad.response.content)
-            if failed.kind == FINAL and _NEWER in failed.detail and b'"max_tokens"' in body[:_HEAD]:
-                self._length, failed.kind = _NEWER, RETRY
+            if failed.kind == FINAL and self._adapts(failed.detail, body[:_HEAD]):
+                failed.kind = RETRY
             raise failed from None
         except (TimeoutError, openai.APIConnectionError, aiohttp.ClientError) as bad:
             raise self._unsent(bad) from None
         return self._read(answer.content, answer.headers.get("content-type", ""))
+
+    def _adapts(self, said: str, head: bytes) -> bool:
+        """Whether a refused call can be sent again in a form that the server takes; its own sentence tells which."""
+        if _NEWER in said and b'"max_tokens"' in head:
+            self._length = _NEWER
+            return True
+        if _STREAM_ONLY.search(said) and b'"stream": true' not in head:
+            if not self._stream:
+                self.say(f"{self.endpoint.shown} answers in streams only, so it is asked for them ({said})")
+            self._stream = True
+            return True
+        names = [
+            name for name in refused_fields(said) if f'"{name}":'.encode() in head and name not in self.extra
+        ]
+        for name in names:
+            if name not in self.left_out:
+                self.say(f"{self.endpoint.shown} refuses {name}, which is left out from now on ({said})")
+                self.left_out.add(name)
+        return bool(names)
 
     def _unsent(self, bad: Exception) -> Failed:
         """What an error of the connection means.
@@ -397,7 +436,7 @@ class ChatServer:
     def _read(self, content: bytes, kind: str = "") -> Good:
         """The choices in a reply of status 200. Raises Failed for one that holds none that is an answer."""
         try:
-            data = json.loads(content)
+            data = json.loads(content) if not content.startswith(b"data:") else _unstreamed(content)
             if isinstance(
                 data.get("error"), Mapping
             ):  # some gateways report a failure behind with status 200
@@ -448,7 +487,10 @@ class ChatServer:
         told = (message.get(name) for name in ("reasoning_content", "reasoning"))
         thought = next((_valid(one) for one in told if one and isinstance(one, str)), "")
         if content is None and finish != "length":
-            return Failed("only thoughts, and no answer" if thought else "the answer is missing", UNUSABLE)
+            if thought:
+                where = "all of its text is in reasoning_content"
+                return Failed("only thoughts, and no answer", UNUSABLE, detail=where)
+            return Failed("the answer is missing", UNUSABLE)
         return (text, finish, thought) if thought else (text, finish)
 
     def _status(self, status: int, headers: Mapping[str, str], content: bytes) -> Failed:
@@ -572,6 +614,40 @@ def open_openai(model: str, options: Mapping[str, Any]) -> ChatServer:
     if unknown:
         raise UsageError(f"openai: unknown option {unknown[0]!r}", why=f"options: {', '.join(OPTIONS)}")
     return ChatServer(model, find_endpoint(options), options)
+
+
+def refused_fields(said: str) -> list[str]:
+    """The parameters of a call that a server's sentence says it does not know."""
+    if not _UNKNOWN.search(said):
+        return []
+    return [name for name in _LEAVABLE if re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", said)]
+
+
+def _unstreamed(content: bytes) -> dict[str, Any]:
+    """The reply that the events of a stream add up to. Raises ValueError and its like for what is no such stream."""
+    whole: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for line in content.decode().splitlines():
+        if not line.startswith("data:") or line[5:].strip() in ("", "[DONE]"):
+            continue
+        event = json.loads(line[5:])
+        whole |= {key: event[key] for key in ("usage", "error") if event.get(key)}
+        for part in event.get("choices") or ():
+            choice = choices.setdefault(int(part.get("index") or 0), {"message": {"content": None}})
+            choice |= {key: part[key] for key in ("finish_reason", "error") if part.get(key)}
+            message = choice["message"]
+            for key, value in (part.get("delta") or part.get("message") or {}).items():
+                if isinstance(value, str) and key != "role":
+                    message.setdefault(key, None)
+                    held = choice.setdefault("pieces", {}).setdefault(key, [])
+                    held.append(value)
+                elif key == "tool_calls" and value:
+                    message[key] = value
+    if b"[DONE]" not in content and not all(choice.get("finish_reason") for choice in choices.values()):
+        raise ValueError("the stream broke off")
+    for choice in choices.values():
+        choice["message"] |= {key: "".join(held) for key, held in choice.pop("pieces", {}).items()}
+    return {**whole, "choices": [choices[number] for number in sorted(choices)]}
 
 
 def _text(content: Any) -> str:

@@ -39,7 +39,7 @@ SHAPES = [
     "Question:\n", "Question: ", "Answer: ", "\nQ 1", "answer", "the answer is ", "####", "\\boxed{", 'rating":',
     "<think>", "</think>", "<|channel|>", "<statement>", "<task>", "<answer>", "<reference>", "[[none", "[[8", "选",
     "<|im_start|>user\n", "\n\nHuman: ", "### Human: ", "def f(\n", "class a", "name: x\n", "* a b\n", "fn a(",
-    "<b ", "<b '\">", "<!--", "</", "<script>", "&#9", "&amp",
+    "\\[", "<b ", "<b '\">", "<!--", "</", "<script>", "&#9", "&amp",
 ]
 # fmt: on
 """What is repeated."""

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from lcx.errors import MissingError, UsageError
+from lcx.llm.client import StandaloneServer
 from lcx.llm.openai import ChatServer, Endpoint, Failed, Good, open_client, proxy_for
+from lcx.llm.protocol import Request
+from tests.llm.stub_server import Reply, Stub
 
 GOOD = b'{"choices": [{"message": {"content": "x"}}]}'
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -284,3 +287,85 @@ def test_a_certificate_that_is_not_trusted_stops_the_job_at_once() -> None:
     bad = chat._unsent(error)
     assert bad.kind == "fatal"
     assert "SSL_CERT_FILE" in chat.stop_error(bad).hint
+
+
+# -- servers that take less than was asked
+
+
+def asked(
+    script: Callable[[dict[str, Any]], Reply | str], times: int = 1
+) -> tuple[list[Any], list[Any], list[str]]:
+    """The replies of a job of several calls, the bodies that the server saw, and what the user was told."""
+    told: list[str] = []
+    requests = [Request(({"role": "user", "content": f"q{n}"},), seed=n) for n in range(times)]
+    with Stub(script) as stub:
+        server = StandaloneServer("m", Endpoint(stub.url, "none"), {"timeout": 5, "concurrency": 1})
+        server.say = told.append
+        return server.generate(requests), stub.bodies, told
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("seed", "Unsupported parameter: 'seed' is not supported with this model."),
+        ("temperature", "Unsupported value: 'temperature' does not support 0.2; only the default (1) value."),
+        (
+            "seed",
+            "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg': 'Extra inputs are not permitted'}]",
+        ),
+    ],
+)
+def test_what_a_server_refuses_is_left_out_once_and_said(field: str, said: str) -> None:
+    def script(body: dict[str, Any]) -> Reply | str:
+        return Reply(status=400, message=said) if field in body else "fine"
+
+    replies, bodies, told = asked(script, 3)
+    assert [reply.text for reply in replies] == ["fine"] * 3
+    assert [field in body for body in bodies] == [True, False, False, False]
+    assert len(told) == 1
+    assert f"refuses {field}, which is left out from now on ({said})" in told[0]
+
+
+def test_a_value_that_a_server_does_not_like_is_the_users_affair() -> None:
+    said = "temperature must be between 0 and 1"
+    replies, bodies, told = asked(lambda body: Reply(status=400, message=said))
+    assert (replies[0].error, len(bodies), told) == (f"HTTP 400: {said}", 1, [])
+
+
+def events(*parts: dict[str, Any], end: bytes = b"data: [DONE]\n\n") -> bytes:
+    return b"".join(b"data: " + json.dumps(part).encode() + b"\n\n" for part in parts) + end
+
+
+def delta(text: str, finish: str | None = None, name: str = "content", **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {name: text}, "finish_reason": finish}], **more}
+
+
+def test_a_server_that_answers_in_streams_only_is_asked_for_them() -> None:
+    stream = events(
+        delta("hm", name="reasoning_content"), delta("fi"), delta("ne", "stop", usage={"prompt_tokens": 7})
+    )
+
+    def script(body: dict[str, Any]) -> Reply:
+        if not body.get("stream"):
+            return Reply(status=400, message="This model only supports stream mode, please enable stream.")
+        return Reply(body=stream)
+
+    replies, bodies, told = asked(script, 2)
+    assert [(one.text, one.completions[0].thought, one.usage.prompt_tokens) for one in replies] == [
+        ("fine", "hm", 7)
+    ] * 2
+    assert [body.get("stream") for body in bodies] == [None, True, True]
+    assert len(told) == 1
+    assert "streams only" in told[0]
+
+
+def test_a_stream_that_nobody_asked_for_is_read_and_one_that_breaks_off_is_none() -> None:
+    def read_of(content: bytes) -> Good:
+        return ChatServer("m", Endpoint("http://h/v1", "none"), {})._read(content, "text/event-stream")
+
+    assert read_of(events(delta("a"), delta("b", "length"))).choices == (("ab", "length"),)
+    for content in (events(delta("a"), end=b""), b"data: {", b"data: 1\n\ndata: [DONE]"):
+        with pytest.raises(Failed, match="not of the protocol"):
+            read_of(content)
+    with pytest.raises(Failed, match="HTTP 502"):
+        read_of(events({"error": {"message": "upstream"}}))

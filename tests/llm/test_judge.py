@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -125,40 +124,6 @@ def test_what_is_known_of_a_thought() -> None:
     assert opening_thought("<|assistant|><think>\n\n</think>\n\n") == ""
 
 
-HOSTILE = [
-    "[[",
-    "[[1",
-    "【【",
-    "\\[",
-    "<think>",
-    "</think>",
-    '"rating": ',
-    '{"rating": 1',
-    "<|channel|>",
-    "*",
-    "1,",
-]
-
-
-@pytest.mark.parametrize("shape", HOSTILE)
-def test_no_reader_is_worse_than_linear_in_bytes(shape: str) -> None:
-    """Eight times the bytes take at most about eight times as long; a square law would take sixty-four times."""
-
-    def seconds(size: int) -> float:
-        text = shape * (size // len(shape))
-        best = 1e9
-        for _ in range(3):
-            began = time.process_time()
-            read_rating(text)
-            read_word(text, ("yes",))
-            before_mark(text)
-            best = min(best, time.process_time() - began)
-        return best
-
-    small, large = seconds(50_000), seconds(400_000)
-    assert large < 24 * max(small, 2e-3)
-
-
 class Client:
     """Answers with one text after the other."""
 
@@ -216,13 +181,16 @@ def test_a_request_follows_from_its_texts_and_cannot_be_left() -> None:
 
 
 def test_a_judge_of_which_nothing_can_be_used_is_not_paid_to_the_end() -> None:
-    health = Health()
-    for _ in range(GIVE_UP - 1):
-        health.note(Judgement[float](None, why="HTTP 400: seed"))
-    with pytest.raises(LcxError, match="nothing of what the judge") as caught:
-        health.note(Judgement[float](None, why="HTTP 400: seed"))
-    assert "omit" in caught.value.hint
-    once = Health()
-    once.note(Judgement(7.0))
-    for _ in range(2 * GIVE_UP):
-        once.note(Judgement[float](None, why="x"))
+    """It shows the most frequent sentence, and names the field that this one names."""
+    for said, hint in (
+        ("HTTP 400: Unsupported parameter: 'temperature'", "omit: [temperature]"),
+        ("HTTP 400: the seed is bad", "Another judge"),
+    ):
+        health = Health()
+        for number in range(GIVE_UP - 1):
+            health.note(Judgement[float](None, why="HTTP 500" if number % 3 == 1 else said))
+        with pytest.raises(LcxError, match="nothing of what the judge") as caught:
+            health.note(Judgement[float](None, why="HTTP 500"))
+        assert caught.value.why == f"{said} (26 of 40)"
+        assert hint in caught.value.hint
+        assert ("omit" in caught.value.hint) == ("omit" in hint)
