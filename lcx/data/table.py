@@ -17,7 +17,7 @@ import numpy as np
 
 from lcx.data.decontaminate import Decontaminator
 from lcx.data.documents import ACCEPTED, Rejects, read_corpus
-from lcx.data.tokens import SpanTokenizer, open_span_tokenizer
+from lcx.data.tokens import BUILTIN, SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError, UsageError
 from lcx.records import Document, Segment
 from lcx.storage import link_file, make_folder, read_json, write_json, write_lines
@@ -473,6 +473,38 @@ def _segment_schema() -> Any:
 
     numbers = [(name, pa.int32()) for name in ("document", "start", "end", "tokens")]
     return pa.schema([*numbers, ("key", pa.string())])
+
+
+SMALL = 4 << 20
+"""Characters of a corpus that a forecast reads: of a larger one it takes for granted that there is enough."""
+
+
+def small_table(settings: Any, *, min_tokens: int, mode: str, questions: bool = False) -> SegmentTable | None:
+    """The table of a step's corpus for its forecast; None for a large one, one of the hub, and one that is not there.
+
+    `settings` are a synth step's; nothing is written, and no model is loaded.
+    """
+    corpus, tokenizer = str(settings.corpus), str(settings.tokenizer)
+    if corpus.startswith("hf:") or not (tokenizer in BUILTIN or Path(tokenizer).expanduser().exists()):
+        return None
+    held: list[Document] = []
+    size = 0
+    try:
+        stream = read_corpus(
+            corpus,
+            limit=settings.documents,
+            questions=questions,
+            fields=getattr(settings, "fields", None),
+            encoding=getattr(settings, "encoding", "utf-8"),
+        )
+        for document in once_each(stream, Counter()):
+            size += len(document.text)
+            if size > SMALL:
+                return None
+            held.append(document)
+        return build_table(held, open_span_tokenizer(tokenizer), min_tokens=min_tokens, mode=mode)
+    except (LcxError, OSError):
+        return None
 
 
 DOUBLE = "dropped: same text as an earlier document"

@@ -15,7 +15,7 @@ from lcx.data.bundles import read_bundles
 from lcx.data.files import Rejects
 from lcx.data.plans import neighbour_runs, shuffle
 from lcx.data.rows import Example, Tally, bundle_of
-from lcx.data.table import SegmentTable
+from lcx.data.table import SegmentTable, small_table
 from lcx.data.tokens import Shown
 from lcx.errors import UsageError
 from lcx.formatting import sparkline
@@ -328,12 +328,20 @@ def _example(bundle: Bundle, table: SegmentTable, shown: Shown) -> list[str]:
 
 
 def forecast(work: StepWork[In2Synth]) -> dict[str, Any]:
-    """Calls, writer tokens, contexts and their tokens. Assumes that every reply is usable and questions enough."""
+    """Calls, writer tokens, contexts and their tokens. Assumes that every reply is usable.
+
+    A small corpus is looked into for how many questions it can give; a larger one has enough.
+    """
     settings = work.settings
     mix = {k: v for k, v in settings.mix.items() if v > 0 and (k != "general" or settings.general)}
     wanted = shares(mix, settings.examples)
     single = wanted.get("fine", 0) + wanted.get("short", 0)
     joint = wanted.get("integration", 0)
+    table = small_table(settings, min_tokens=settings.segment_tokens, mode=settings.segment_by)
+    asked = single, joint
+    if table is not None:
+        runs = neighbour_runs(random.Random(f"in2:{settings.seed}:runs"), table, JOINT_SEGMENTS)
+        asked = min(single, len(table)), min(joint, len(runs))
     pieces = (2 + JOINT_SEGMENTS) / 2
     mean = sum(settings.context_tokens) / 2
     long = wanted.get("fine", 0) + joint
@@ -341,20 +349,21 @@ def forecast(work: StepWork[In2Synth]) -> dict[str, Any]:
     together = max(1.0, min(settings.questions_per_context, mean / evidence))
     contexts = -(-long // together)
     prompt = round(
-        single * (PROMPT_TOKENS + settings.segment_tokens)
-        + joint * (PROMPT_TOKENS + pieces * settings.segment_tokens)
+        asked[0] * (PROMPT_TOKENS + settings.segment_tokens)
+        + asked[1] * (PROMPT_TOKENS + pieces * settings.segment_tokens)
     )
-    reply = (single + joint) * ANSWER_TOKENS
+    reply = sum(asked) * ANSWER_TOKENS
     return {
         "questions": wanted,
         "writer": settings.llm,
-        "calls": single + joint,
+        "calls": sum(asked),
         "writer_prompt_tokens": prompt,
         "writer_answer_tokens": reply,
         **costs(settings, {"writer": (settings.llm, prompt, reply)}),
         "long_contexts": int(contexts),
         "context_tokens": round(contexts * mean),
-        "assumes": "every reply is usable; the corpus has a segment for every question",
+        "assumes": "every reply is usable"
+        + ("; the corpus has a segment for every question" if table is None else ""),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lcx.data.bundles import read_bundles
 from lcx.data.plans import neighbour_runs, shuffle
-from lcx.data.table import SegmentTable
+from lcx.data.table import SegmentTable, small_table
 from lcx.data.templates import load_template
 from lcx.data.tokens import Shown
 from lcx.errors import LcxError, UsageError
@@ -384,14 +384,34 @@ def _notes(settings: LogoSynth, counts: Counter[str], bundles: int, candidates: 
 # What it will cost
 
 
+def _foreseen(settings: LogoSynth) -> tuple[int, int, bool]:
+    """Examples, questions written for them, and whether the corpus was looked into for both."""
+    examples = settings.examples
+    table = small_table(
+        settings, min_tokens=settings.segment_tokens, mode=settings.segment_by, questions=True
+    )
+    if table is None:
+        return examples, 0 if settings.qa == "corpus" else examples, False
+    asking, own = set(), 0
+    for number in range(table.document_count if settings.qa != "written" else 0):
+        for _, answer in table.document(number).meta.get("qa", ()):
+            asking.add(number)
+            own += settings.answers == "own" or answer is not None
+    own = min(own, examples)
+    free = sum(table.document_of(chunk) not in asking for chunk in range(len(table)))
+    written = 0 if settings.qa == "corpus" else min(examples - own, free)
+    return min(examples, (own + written) * settings.repeats), written, True
+
+
 def forecast(work: StepWork[LogoSynth]) -> dict[str, Any]:
-    """Calls and tokens by part, and the contexts. Assumes a question for every example, all of them written."""
+    """Calls and tokens by part, and the contexts. A small corpus is looked into for its questions and its chunks."""
     settings = work.settings
     size = CHUNK * settings.segment_tokens
     context = min(settings.chunks * size, settings.context_tokens or float("inf"))
     read = min(settings.chunks * size, settings.read_tokens or float("inf"))
-    examples, own = settings.examples, settings.answers == "own"
-    written = 0 if settings.qa == "corpus" else examples
+    own = settings.answers == "own"
+    examples, written, known = _foreseen(settings)
+    enough = f"a question for every example{', all written' if written else ''}; "
     judged = examples * (1 + settings.rejected) if settings.filter else 0
     models = {"writer": settings.writer or settings.llm, "policy": settings.llm, "judge": settings.judge}
     found: dict[str, Any] = {
@@ -419,8 +439,8 @@ def forecast(work: StepWork[LogoSynth]) -> dict[str, Any]:
         },
         "models": models,
         "context_tokens": round(examples * context),
-        "assumes": f"a question for every example{'' if written == 0 else ', all written'}; {CRITICAL_CHUNKS} critical "
-        f"chunks each, {ANSWER_TOKENS} tokens an answer; the filter keeps all",
+        "assumes": f"{'' if known else enough}{CRITICAL_CHUNKS} critical chunks for each question, {ANSWER_TOKENS} "
+        "tokens an answer; the filter keeps all",
     }
     parts = {
         part: (spec, found["prompt_tokens"][part], found["answer_tokens"][part])

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from lcx.data.bundles import read_bundles
-from lcx.data.table import SegmentTable
+from lcx.data.table import SegmentTable, small_table
 from lcx.data.templates import load_template
 from lcx.data.tokens import Shown
 from lcx.errors import LcxError, UsageError
@@ -20,7 +20,7 @@ from lcx.llm.prompts import UNFINISHED, Render, by_prompt, by_template, load_pro
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
 from lcx_longreward.data import read_answer_rows, spoken
-from lcx_longreward.sampling import Policy, Prompt, Sample, candidate_bundle, text_of
+from lcx_longreward.sampling import Policy, Prompt, Sample, candidate_bundle, text_of, windows
 from lcx_longreward.settings import LongRewardSynth
 from lcx_longreward.tasks import gather, writer_prompts
 
@@ -274,14 +274,35 @@ TASK_PROMPT, TASK_REPLY, TASK, ANSWER = 260, 60, 50, 300
 """About how many tokens the task prompt, a reply with a task, a task and an answer have."""
 
 
+def _foreseen(settings: LongRewardSynth) -> tuple[int, int]:
+    """Examples, and the tasks written for them."""
+    examples = settings.examples
+    table = small_table(
+        settings, min_tokens=settings.segment_tokens, mode=settings.segment_by, questions=True
+    )
+    if table is None:
+        return examples, 0 if settings.qa == "corpus" else examples
+    least, most = settings.context_tokens
+    pieces = windows(table, least, most, Counter())
+    own = 0
+    asking = set()
+    for document in {piece.document for piece in pieces if piece.whole} if settings.qa != "written" else ():
+        if asked := table.document(document).meta.get("qa"):
+            asking.add(document)
+            own += len(asked)
+    own = min(own, examples)
+    free = sum(piece.tokens >= least and piece.document not in asking for piece in pieces)
+    written = 0 if settings.qa == "corpus" else min(examples - own, free * settings.tasks_per_context)
+    return own + written, written
+
+
 def forecast(work: StepWork[LongRewardSynth]) -> dict[str, Any]:
-    """Calls and tokens by part. Assumes a written task for every example, and contexts halfway between the limits."""
+    """Calls and tokens by part. Assumes contexts halfway between the limits; a small corpus is looked into."""
     settings = work.settings
     if settings.candidates_file:
         return {"candidates": settings.candidates_file, "calls": {"writer": 0, "policy": 0}}
-    examples = settings.examples
+    examples, written = _foreseen(settings)
     context = sum(settings.context_tokens) / 2
-    written = 0 if settings.qa == "corpus" else examples
     answer = min(ANSWER, settings.answer_tokens)
     writer = settings.writer or settings.llm
     parts = {

@@ -19,7 +19,7 @@ from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.plugins import load as load_plugins
 from lcx.recipe import load, resolve
 from lcx.run import Run
-from lcx.steps import execute
+from lcx.steps import execute, forecast
 from tests.data.tokenizers_for_tests import byte_level
 
 PLUGINS = load_plugins()
@@ -411,8 +411,13 @@ def test_a_writer_is_asked_no_more_than_it_takes(
 
 
 def test_what_the_dry_run_says_is_what_is_called(tmp_path: Path, corpus: Path) -> None:
-    result = synth(tmp_path / "run", corpus=str(corpus), examples=4, batch=64)
-    assert result.counts["calls"] == 4
+    for examples, calls in ((4, 4), (900, 567)):  # the corpus has no more segments and runs of them
+        flags = {"synth": {**SMALL, "corpus": str(corpus), "examples": examples, "batch": 64}}
+        step = resolve(load("in2", PLUGINS), PLUGINS, flags=flags, project={})[0]
+        said = forecast(step, Run(tmp_path / "none", "in2"), Context(), PLUGINS)["calls"]
+        result = synth(tmp_path / str(examples), corpus=str(corpus), examples=examples, batch=64)
+        assert said == pytest.approx(result.counts["calls"], rel=0.1)
+        assert said == pytest.approx(calls, rel=0.1)
 
 
 @pytest.mark.parametrize("real", [True, False])
