@@ -95,6 +95,18 @@ def adapter_base(found: str) -> str | None:
     return str(base)
 
 
+def locate_base(found: str, base: str) -> str:
+    """Where the base of a located LoRA folder lies. Raises MissingError, which says that it is the base, if nowhere."""
+    try:
+        return locate(base)
+    except MissingError as bad:
+        raise MissingError(
+            f"the base of the LoRA folder '{found}' is not there: {bad.what}",
+            why=bad.why or f"Its {ADAPTER} names '{base}'.",
+            hint=f"Write where the base lies now as base_model_name_or_path into {Path(found) / ADAPTER}",
+        ) from bad
+
+
 def load_tokenizer(spec: str | Path, *, hint: str = MODEL_HINT) -> Any:
     """The tokenizer of a model or of a folder of its own; a LoRA folder without one takes its base's.
 
@@ -102,7 +114,7 @@ def load_tokenizer(spec: str | Path, *, hint: str = MODEL_HINT) -> Any:
     """
     found = locate(str(spec), files=TOKENIZER_FILES, hint=hint)
     if (base := adapter_base(found)) and not (Path(found) / "tokenizer_config.json").is_file():
-        return load_tokenizer(base, hint=hint)
+        return load_tokenizer(locate_base(found, base), hint=hint)
     from transformers import AutoTokenizer
 
     return pretrained(AutoTokenizer, found, files=TOKENIZER_FILES, hint=hint)

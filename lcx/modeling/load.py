@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging as hf_logging
 
-from lcx.errors import MissingError, UsageError
-from lcx.hub import adapter_base, load_tokenizer, locate, pretrained
+from lcx.errors import LcxError, MissingError, UsageError
+from lcx.hub import ADAPTER, adapter_base, load_tokenizer, locate, locate_base, pretrained
 from lcx.modeling.rope import ORIGINAL, WINDOW, set_rope, window
 from lcx.storage import read_json, write_json
 
@@ -44,6 +47,11 @@ __all__ = [
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+UNREADABLE = (RuntimeError, SafetensorError, EOFError, pickle.UnpicklingError)
+"""What files of weights raise that were cut off or changed."""
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+NAMED = 4
+"""So many weights of a kind are named in an error."""
 ROPE = "lcx.json"
 """Beside an adapter: what training changed in its base's config, which PEFT does not save."""
 ROPE_KEYS = ("rope_parameters", WINDOW, ORIGINAL)
@@ -81,17 +89,155 @@ def load_model(
     if quantize is not None:
         bits = _nf4(quantize, options["dtype"], storage)
         options |= {"quantization_config": bits, "device_map": {"": where}}
-    model = pretrained(AutoModelForCausalLM, locate(base) if base else found, **options)
+    whole = locate_base(found, base) if base else found
+    model = _checked(whole, options)
     # ZeRO-3 has cut the weights up already, each part where it belongs
     model = (model if quantize or is_deepspeed_zero3_enabled() else model.to(where)).eval()
     if base is None:
         return model
-    from peft import PeftModel, prepare_model_for_kbit_training
-
     if quantize and trainable:  # before the adapter comes, which this would freeze
+        from peft import prepare_model_for_kbit_training
+
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    wrapped: Any = PeftModel.from_pretrained(model, found, is_trainable=trainable)
+    wrapped: Any = _with_adapter(model, found, whole, trainable)
     return wrapped.eval()
+
+
+def _checked(whole: str, options: dict[str, Any]) -> Any:
+    """A whole model whose weights are all there and are numbers. Raises LcxError that names those that are not."""
+    try:
+        # Weights of another shape are reported with their names that way, like missing ones
+        model, info = pretrained(
+            AutoModelForCausalLM, whole, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except UNREADABLE as bad:
+        raise _damaged(whole, bad) from bad
+    own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    modules = {name.rpartition(".")[0] for name in own}
+    patterns = {_numberless(name) for name in own}
+    # Of what the file has besides, a head for another task is harmless; what the model's own modules would use is not
+    unused = {
+        key
+        for key in info["unexpected_keys"]
+        if _numberless(key) in patterns or key.rpartition(".")[0] in modules
+    }
+    odd = {f"{key} {tuple(saved)} for {tuple(wanted)}" for key, saved, wanted in info["mismatched_keys"]}
+    found = {"missing": info["missing_keys"], "not used": unused, "of another shape": odd}
+    if why := _listed(found):
+        raise LcxError(
+            f"the weights in '{whole}' are not those of its config.json",
+            why=f"{why}. What is missing would be random numbers, and what is not used would be left out.",
+            hint="Fetch or save the model again: all of its weights, and the config that belongs to them.",
+        )
+    check_numbers(model, whole)
+    return model
+
+
+def _with_adapter(model: Any, found: str, whole: str, trainable: bool) -> Any:
+    """The base with the adapter of a folder on it. Raises LcxError where that is not all there, or another base's."""
+    from peft import MODEL_TYPE_TO_PEFT_MODEL_MAPPING, PeftConfig, PeftModel
+
+    wrong = f"the adapter in '{found}' does not fit its base '{whole}'"
+    hint = f"Write into {Path(found) / ADAPTER} the base that it was trained on, or copy the whole adapter again."
+    if not any((Path(found) / file).is_file() for file in ADAPTER_WEIGHTS):
+        raise MissingError(
+            f"the LoRA folder '{found}' has no weights",
+            why=f"It holds neither {' nor '.join(ADAPTER_WEIGHTS)}.",
+            hint="Copy the whole folder again, or train the adapter again.",
+        )
+    known = frozenset(id(weight) for weight in (*model.parameters(), *model.buffers()))
+    try:
+        config = PeftConfig.from_pretrained(found)
+        config.inference_mode = not trainable
+        kind = MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, PeftModel)
+        wrapped = kind(model, config)
+        mapping = getattr(model, "_checkpoint_conversion_mapping", {})
+        loaded = wrapped.load_adapter(found, "default", is_trainable=trainable, key_mapping=mapping)
+    except torch.OutOfMemoryError:
+        raise
+    except KeyError as bad:  # a module that was trained whole
+        raise LcxError(wrong, why=_listed({"missing": [str(bad.args[0])]}) + ".", hint=hint) from bad
+    except ValueError as bad:  # none of the target modules is there
+        raise LcxError(wrong, why=_first(bad), hint=hint) from bad
+    except UNREADABLE as bad:
+        if "size mismatch" in str(bad):
+            lines = [line.strip() for line in str(bad).splitlines() if "size mismatch" in line]
+            raise LcxError(
+                wrong, why=f"{len(lines):,} weights are of another shape: {lines[0]}", hint=hint
+            ) from bad
+        raise _damaged(found, bad) from bad
+    if why := _listed({"missing": loaded.missing_keys, "for nothing in the base": loaded.unexpected_keys}):
+        raise LcxError(wrong, why=f"{why}.", hint=hint)
+    check_numbers(wrapped, found, known=known)
+    return wrapped
+
+
+def _damaged(folder: str, bad: BaseException) -> LcxError:
+    return LcxError(
+        f"the weights in '{folder}' cannot be read",
+        why=f"{type(bad).__name__}: {_first(bad)}",
+        hint="A file was cut off or damaged: fetch, copy or train it again.",
+    )
+
+
+def _first(bad: BaseException) -> str:
+    return (str(bad).strip().splitlines() or [type(bad).__name__])[0][:300]
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
+def _listed(found: Mapping[str, Iterable[str]]) -> str:
+    """Names by what is wrong with them, a few of each and how many there are; empty where nothing is."""
+    parts = []
+    for what, names in found.items():
+        if held := sorted(names):
+            more = f" and {len(held) - NAMED:,} more" if len(held) > NAMED else ""
+            parts.append(f"{len(held):,} {what}: {', '.join(held[:NAMED])}{more}")
+    return "; ".join(parts)
+
+
+def check_numbers(model: Any, folder: str, *, known: frozenset[int] = frozenset()) -> None:
+    """Raise LcxError where weights are NaN or infinite, but for those whose `id` is known to be good."""
+    if (
+        os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "").lower() == "true"
+        and os.environ.get("LOCAL_RANK", "0") != "0"
+    ):
+        return  # the first process sends the weights later
+    bad = []
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if id(weight) in known:
+            continue
+        # 4-bit numbers may pass for floats: the scales beside them tell
+        state = getattr(weight, "quant_state", None)
+        nested = getattr(state, "state2", None)
+        values = (
+            [weight]
+            if state is None
+            else [state.absmax, getattr(state, "offset", None), getattr(nested, "absmax", None)]
+        )
+        for value in values:
+            value = getattr(value, "ds_tensor", value)  # this process's part under ZeRO-3
+            if value is None or not value.is_floating_point() or not value.numel() or value.is_meta:
+                continue
+            value = value.detach()
+            if value.dtype.itemsize == 1:
+                value = value.float()  # 8-bit floats have no order
+            low, high = torch.aminmax(value)
+            if not (torch.isfinite(low) & torch.isfinite(high)):
+                bad.append(name)
+                break
+    if bad:
+        half = " A weight beyond 65,504 is infinite in fp16." if model.dtype is torch.float16 else ""
+        raise LcxError(
+            f"weights in '{folder}' are not numbers",
+            why=f"{_listed({'with NaN or infinity': bad})}.{half}",
+            hint="Take an earlier checkpoint, or fetch the model again"
+            + ("; or precision bf16." if half else "."),
+        )
 
 
 def load_config(spec: str | Path) -> Any:
@@ -100,7 +246,7 @@ def load_config(spec: str | Path) -> Any:
     base = adapter_base(found)
     if base is None:
         return pretrained(AutoConfig, found)
-    whole = locate(base)
+    whole = locate_base(found, base)
     if adapter_base(whole):
         raise UsageError(
             f"the base of the LoRA folder '{spec}' is a LoRA folder too",

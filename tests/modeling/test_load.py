@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from lcx.errors import LcxError, MissingError, UsageError
@@ -26,6 +29,7 @@ from lcx.modeling.load import (
     window,
 )
 from lcx.modeling.tiny import build_tokenizer
+from tests.modeling import families
 
 IDS = torch.tensor([[3, 4, 5, 6, 7]])
 
@@ -202,6 +206,126 @@ def test_broken_folders(saved: Path, tmp_path: Path) -> None:
     (half / "config.json").write_text('{"model_type": "never-heard-of"}')
     with pytest.raises(LcxError, match="transformers cannot load"):
         load_model(half, device="cpu")
+
+
+def changed(source: Path, place: Path, change: Callable[[dict[str, Any]], Any], name: str = "model") -> Path:
+    """A copy of a model's or adapter's folder whose tensors were changed."""
+    shutil.copytree(source, place)
+    tensors = load_file(place / f"{name}.safetensors")
+    change(tensors)
+    save_file(tensors, place / f"{name}.safetensors", metadata={"format": "pt"})
+    return place
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "missing": (lambda t: t.pop(Q), f"1 missing: {Q}."),
+    "renamed": (lambda t: t.update({Q.replace("model.", "transformer."): t.pop(Q)}), f"1 missing: {Q}."),
+    "a whole layer": (
+        lambda t: [t.pop(key) for key in list(t) if ".layers.1." in key],
+        "9 missing: model.layers.1.input_layernorm.weight, ",
+    ),
+    "none": (lambda t: t.clear(), "21 missing: lm_head.weight, model.embed_tokens.weight, "),
+    "another shape": (
+        lambda t: t.update({Q: torch.zeros(32, 64)}),
+        f"1 of another shape: {Q} (32, 64) for (64, 64).",
+    ),
+    "more layers than the config": (
+        lambda t: t.update({Q.replace(".1.", ".2."): t[Q].clone()}),
+        f"1 not used: {Q.replace('.1.', '.2.')}.",
+    ),
+    "a bias that would be left out": (
+        lambda t: t.update({Q.replace("weight", "bias"): torch.ones(64)}),
+        f"1 not used: {Q.replace('weight', 'bias')}.",
+    ),
+    "NaN": (lambda t: t[Q][3].fill_(float("nan")), f"1 with NaN or infinity: {Q}."),
+    "infinity": (lambda t: t[Q][0, 0].fill_(float("-inf")), f"1 with NaN or infinity: {Q}."),
+}
+
+
+def test_weights_that_are_not_all_there_are_an_error_with_their_names(saved: Path, tmp_path: Path) -> None:
+    for number, (change, words) in enumerate(DAMAGES.values()):
+        folder = changed(saved, tmp_path / str(number), change)
+        with pytest.raises(LcxError) as bad:
+            load_model(folder, device="cpu")
+        assert str(folder) in bad.value.what
+        assert words in bad.value.why
+    with pytest.raises(LcxError, match="not those of its config"):
+        load_model(tmp_path / "0", quantize="nf4", device="cpu")
+    with pytest.raises(LcxError, match="are not numbers"):
+        load_model(
+            changed(saved, tmp_path / "q", lambda t: t[Q].fill_(float("nan"))), quantize="nf4", device="cpu"
+        )
+    with pytest.raises(LcxError) as bad:  # too large for fp16
+        load_model(changed(saved, tmp_path / "h", lambda t: t[Q][0].fill_(1e6)), dtype="fp16", device="cpu")
+    assert "65,504" in bad.value.why
+    other = changed(saved, tmp_path / "v", lambda t: t.update({"v_head.summary.weight": torch.ones(1, 64)}))
+    load_model(other, device="cpu")  # another task's head changes no answer
+    file = tmp_path / "v/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(LcxError, match="cannot be read"):
+        load_model(other, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "glm4", "gemma", "qwen3_moe", "mixtral", "gemma3", "gpt2", "falcon_h1"]
+)
+def test_good_weights_of_any_family_give_no_alarm(family: str, tmp_path: Path) -> None:
+    known = {**families.FULL, **families.WINDOWS, **families.OTHERS}
+    name, changes, *_ = known[family]
+    for tied in (False, True):
+        model = families.build(name, **{**changes, "tie_word_embeddings": tied})
+        model.save_pretrained(tmp_path / str(tied), max_shard_size="50KB")
+        loaded = load_model(tmp_path / str(tied), device="cpu")
+        assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+
+
+def test_an_adapter_that_is_not_all_there_or_another_bases_is_refused(saved: Path, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    add_lora(load_model(saved, device="cpu"), 4, 8, save=("lm_head",)).save_pretrained(good)
+    load_model(good, device="cpu")
+    part = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
+    head = "base_model.model.lm_head.weight"
+    cases: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+        "missing": (lambda t: t.pop(part), "1 missing: base_model.model.model.layers.1.mlp.up_proj.lora_B"),
+        "whole module missing": (lambda t: t.pop(head), f"1 missing: {head}"),
+        "none": (lambda t: t.clear(), "1 missing: "),
+        "for another base": (
+            lambda t: t.update({part.replace("layers.1", "layers.7"): t[part].clone()}),
+            "1 for nothing in the base: base_model.model.model.layers.7.mlp",
+        ),
+        "another width": (
+            lambda t: t.update({part: torch.zeros(80, 4)}),
+            "1 weights are of another shape: size",
+        ),
+        "NaN": (
+            lambda t: t[part].fill_(float("nan")),
+            "1 with NaN or infinity: base_model.model.model.layers.1",
+        ),
+    }
+    for number, (change, words) in enumerate(cases.values()):
+        folder = changed(good, tmp_path / str(number), change, "adapter_model")
+        for trainable in (False, True):
+            with pytest.raises(LcxError) as bad:
+                load_model(folder, device="cpu", trainable=trainable)
+            assert str(folder) in bad.value.what
+            assert words in bad.value.why
+            assert str(saved) in bad.value.what or "NaN" in words
+    (good / "adapter_model.safetensors").unlink()
+    with pytest.raises(MissingError, match="has no weights"):
+        load_model(good, device="cpu")
+    saved.rename(saved.with_name("moved"))
+    try:
+        for load_it in (load_model, load_config):
+            with pytest.raises(
+                MissingError, match=r"the base of the LoRA folder '.*good' is not there"
+            ) as gone:
+                load_it(good)
+            assert "base_model_name_or_path" in gone.value.hint
+        with pytest.raises(MissingError, match="the base of the LoRA folder"):
+            load_tokenizer(good)
+    finally:
+        saved.with_name("moved").rename(saved)
 
 
 def test_what_the_machine_lacks(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
