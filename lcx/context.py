@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -121,5 +121,7 @@ class StepResult:
     files: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    spent: Sequence[str] = ()
+    """Folders in the step's that nobody needs once it is done; they are removed then."""
     reused: bool = field(default=False, compare=False)
     """Whether the step was done before, so that nothing was run."""

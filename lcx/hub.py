@@ -134,6 +134,14 @@ def cached(repo: str, files: Sequence[str] = MODEL_FILES) -> str | None:
     return None
 
 
+def folder_of(spec: str, files: Sequence[str] = MODEL_FILES) -> Path | None:
+    """The folder on this machine with a model's files: the spec's own, or the hub cache's; None where there is none."""
+    if spec and Path(spec).is_dir():
+        return Path(spec)
+    path = cached(spec, files) if spec else None
+    return Path(path).parent if path else None
+
+
 def out_of_reach() -> str:
     """Why the hub cannot be asked, or an empty string. The hub's own client would retry for minutes."""
     import urllib.error

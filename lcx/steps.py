@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -422,6 +423,8 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
                 run.stop(step, "failed", f"{type(failure).__name__}: {failure}")
             raise
         run.finish(step, result)
+        for name in result.spent:
+            shutil.rmtree(run.folder(step) / name, ignore_errors=True)
     return result
 
 

@@ -26,6 +26,7 @@ from lcx.modeling.rope import ORIGINAL, WINDOW, set_rope, window
 from lcx.storage import read_json, write_json
 
 __all__ = [
+    "adapts_tied",
     "add_lora",
     "digest_of_weights",
     "few_threads",
@@ -278,7 +279,8 @@ def add_lora(
 ) -> Any:
     """Wrap a model in LoRA adapters (fp32, trainable). `save` names modules that are trained whole.
 
-    4-bit models are made ready for training. Raises UsageError where a target names no module of the model.
+    4-bit models are made ready for training. Raises UsageError where a target names no module of the
+    model, or one whose weights are tied to another's.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
@@ -293,11 +295,28 @@ def add_lora(
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
     except ValueError as bad:
         raise UsageError(
             f"LoRA does not fit this model: {bad}", hint="Set lora_targets to names of its layers."
         ) from bad
+    if name := adapts_tied(wrapped):
+        raise UsageError(
+            f"LoRA on {name} of this model would be another model once it is merged",
+            why="Embedding and output head share their weights: an adapter changes one of the two, merging both.",
+            hint="--set train.lora_whole=embed_tokens trains the embedding itself; or leave it out of lora_targets.",
+        )
+    return wrapped
+
+
+def adapts_tied(model: Any) -> str:
+    """The embedding or output head that a LoRA adapter is on, where the two share their weights; else empty."""
+    base = model.get_base_model()
+    pair = {"embed_tokens": base.get_input_embeddings(), "lm_head": base.get_output_embeddings()}
+    weights = [getattr(getattr(one, "base_layer", one), "weight", None) for one in pair.values()]
+    if weights[0] is None or weights[0] is not weights[1]:
+        return ""
+    return next((name for name, one in pair.items() if hasattr(one, "lora_A")), "")
 
 
 def pick_device(device: str = "auto") -> torch.device:

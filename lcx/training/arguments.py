@@ -1,14 +1,8 @@
-"""From our settings to transformers' training arguments, the model to be trained, and resuming.
-
-Checkpoints stay in `STEP/checkpoints` after the model is saved (as many as `save_total_limit`, which no
-fingerprint counts): training can go on from them, and whoever needs the space may remove the folder.
-"""
+"""From our settings to transformers' training arguments, and the model that is to be trained."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,21 +12,16 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.training_args import OptimizerNames
 
 from lcx.context import Context
-from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.errors import MissingError, UsageError, suggestion
 from lcx.hub import adapter_base, locate
-from lcx.modeling.load import add_lora, load_model, pick_device
-from lcx.storage import read_json, sha256_json, write_json
+from lcx.modeling.load import adapts_tied, add_lora, load_model, pick_device
 from lcx.training import sharding
+from lcx.training.saving import CHECKPOINTS
 from lcx.training.settings import StepShape, TrainSettings, rate_factor, warmup_steps
 
-CHECKPOINTS = "checkpoints"
-MODEL = "model"
-OWNER = "model.json"
-"""Beside the checkpoints: whose they are."""
 TRACKER_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml"}
 """Packages of trackers whose package has another name than the tracker."""
 
@@ -87,6 +76,12 @@ def build_model(settings: TrainSettings, ctx: Context) -> Any:
                 save=settings.lora_whole,
             )
     elif full:
+        if name := adapts_tied(model):
+            raise UsageError(
+                f"the adapter in '{settings.model}' cannot be merged: it is on {name}, whose weights are tied",
+                why="Merging would change embedding and output head, where the adapter changes one of them.",
+                hint="--set train.tuning=lora trains the adapter on",
+            )
         model = model.merge_and_unload().requires_grad_(True)
     else:  # a second adapter could not be saved: a LoRA folder is one adapter on one whole base
         check_adapter(model, settings)
@@ -184,7 +179,6 @@ def training_arguments(settings: TrainSettings, shape: StepShape, out: Path, ctx
         "data_seed": settings.seed,
         "save_strategy": "steps" if saves else "no",
         "save_steps": max(1, settings.save_steps),
-        "save_total_limit": settings.save_total_limit,
         "logging_steps": settings.logging_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # a NaN must be seen, not averaged away
@@ -245,43 +239,3 @@ def check_names(settings: TrainSettings) -> None:
                 f"report_to: the tracker '{name}' is not installed",
                 hint=f"pip install {TRACKER_PACKAGES.get(name, name)}",
             )
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint of a step's folder that was written to its end; others are skipped."""
-
-    def step(path: Path) -> int:
-        number = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        return int(number) if number.isdigit() else -1
-
-    for path in sorted((out / CHECKPOINTS).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step, reverse=True):
-        try:  # the trainer writes this file last
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if state.get("global_step") == step(path):
-            return path
-    return None
-
-
-def check_checkpoints(model: Any, out: Path, ctx: Context) -> None:
-    """Note what model the checkpoints of a step's folder belong to; raise LcxError where that is another one."""
-    weights = {name: list(getattr(one, "ds_shape", one.shape)) for name, one in model.named_parameters()}
-    digest = sha256_json([getattr(model.config, "model_type", ""), weights])[:16]
-    note = out / CHECKPOINTS / OWNER
-    if note.is_file() and last_checkpoint(out) is not None:
-        if read_json(note).get("weights") != digest:
-            raise LcxError(
-                f"the checkpoints in {out / CHECKPOINTS} belong to another model",
-                why="Names or shapes of its weights are not those of the model that is to be trained.",
-                hint="--force starts training over; --run DIR keeps both.",
-            )
-    elif ctx.rank == 0:
-        write_json(note, {"weights": digest})
-
-
-def start_over(out: Path, ctx: Context) -> None:
-    """Remove what an earlier run of the step left behind."""
-    if ctx.rank == 0:
-        for name in (CHECKPOINTS, MODEL):
-            shutil.rmtree(out / name, ignore_errors=True)

@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from lcx.context import Context, StepResult, Stopped
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.formatting import several
-from lcx.modeling.load import few_threads, load_config, quiet, save_rope, set_rope, window
+from lcx.modeling.load import few_threads, load_config, quiet, set_rope, window
 from lcx.modeling.logprobs import AnswerHead, has_plain_head, token_logprobs
 from lcx.modeling.shared_prefix import restore, use_shared_prefix
 from lcx.modeling.support import brings_code, why_not_packed
@@ -31,19 +31,20 @@ from lcx.progress import Progress, short_count
 from lcx.records import EncodedBundle
 from lcx.storage import atomic_path, write_json
 from lcx.training import sharding
-from lcx.training.arguments import (
-    MODEL,
-    RateSchedule,
-    build_model,
-    check_checkpoints,
-    check_names,
-    last_checkpoint,
-    start_over,
-    training_arguments,
-)
+from lcx.training.arguments import RateSchedule, build_model, check_names, training_arguments
 from lcx.training.collate import Draw, EpochOrder, Items, collate
 from lcx.training.data import Fitted, fit_all
 from lcx.training.losses import summed_sft_loss
+from lcx.training.saving import (
+    CHECKPOINTS,
+    MODEL,
+    Checkpoints,
+    check_checkpoints,
+    last_checkpoint,
+    mean_loss,
+    save,
+    start_over,
+)
 from lcx.training.settings import StepShape, TrainSettings, step_shape, warmup_steps
 
 CURVE = "curve.json"
@@ -281,15 +282,19 @@ def train(
         rope = {**settings.rope, **({"rope_theta": settings.rope_theta} if settings.rope_theta else {})}
         said.append(ADAPTER_ROPE.format(rope=", ".join(f"{key}={value}" for key, value in rope.items())))
     with quiet():
-        metrics = run_trainer(trainer, out, ctx)
+        trainer.add_callback(Checkpoints(trainer, tokenizer, settings, out))
+        metrics, resumed = run_trainer(trainer, out, ctx)
         if hasattr(trainer, "release"):
             trainer.release()
         restore(prepared.model)
-        save(trainer, tokenizer, out)
+        _, saved = save(trainer, tokenizer, settings, out)
+    said += [*resumed, *saved]
     steps = trainer.state.max_steps
     if settings.schedule != "constant" and settings.warmup >= 1 and settings.warmup > steps - 1:
         said.append(WARMUP_CUT.format(wanted=int(settings.warmup), left=steps - 1, steps=steps))
     points = curve(trainer)
+    # The trainer's own mean leaves out the steps before a resumption
+    loss = metrics["train_loss"] if (mean := mean_loss(points)) is None else mean
     if trainer.is_world_process_zero():
         write_json(out / CURVE, points)
         if points:
@@ -303,7 +308,7 @@ def train(
             **data.counts,
         },
         metrics={
-            "loss": round(metrics["train_loss"], 6),
+            "loss": round(loss, 6),
             "last_loss": points[-1]["loss"] if points else None,
             "seconds": round(metrics["train_runtime"], 2),
             "bundles_per_step": min(prepared.shape.bundles, len(data)),
@@ -312,11 +317,12 @@ def train(
         files={"model": MODEL, "curve": CURVE, **({"picture": PICTURE} if points else {})},
         notes=said,
         extra={"engine": settings.engine, "processes": ctx.world_size},
+        spent=() if settings.keep_checkpoints else (CHECKPOINTS,),
     )
 
 
-def run_trainer(trainer: Any, out: Path, ctx: Context) -> dict[str, Any]:
-    """Train, from the last whole checkpoint where there is one; returns transformers' metrics.
+def run_trainer(trainer: Any, out: Path, ctx: Context) -> tuple[dict[str, Any], list[str]]:
+    """Train, from the last whole checkpoint where there is one; transformers' metrics, and what was said of others.
 
     Raises KeyboardInterrupt after a checkpoint where the user asked for it, LcxError on a NaN or too little
     memory, MissingError for an optimizer that cannot be made.
@@ -326,7 +332,7 @@ def run_trainer(trainer: Any, out: Path, ctx: Context) -> dict[str, Any]:
     interrupt, shown = Interrupt(ctx), ShowProgress(ctx, trainer)
     for callback in (interrupt, Watch(), shown):
         trainer.add_callback(callback)
-    checkpoint = last_checkpoint(out)
+    checkpoint, notes = last_checkpoint(out, ctx, processes=trainer.args.world_size)
     if checkpoint is not None:
         sharding.check_resume(checkpoint, trainer.args.world_size)
     sharding.prepare(trainer)
@@ -347,7 +353,7 @@ def run_trainer(trainer: Any, out: Path, ctx: Context) -> dict[str, Any]:
         ctx.log(f"checkpoint saved at step {trainer.state.global_step} of {trainer.state.max_steps}")
         raise Stopped
     check_finite(done.training_loss, None, trainer.state.global_step)
-    return dict(done.metrics)
+    return dict(done.metrics), notes
 
 
 def check_optimizer(trainer: Any) -> None:
@@ -397,7 +403,8 @@ class Interrupt(TrainerCallback):
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
             asked = bool(flag.item())
         if asked:
-            self.obeyed = control.should_training_stop = control.should_save = True
+            self.obeyed = control.should_training_stop = True
+            control.should_save = control.should_log = True
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -457,20 +464,6 @@ class ShowProgress(TrainerCallback):
         if self.shown is not None:
             self.shown.close(said=said)
             self.shown = None
-
-
-def save(trainer: Any, tokenizer: Any, out: Path) -> Path:
-    """Save model (or adapter, with its rope settings) and tokenizer in `out/model`, as `load_model` reads them."""
-    folder = out / MODEL
-    sharding.gather(trainer)
-    trainer.save_model(str(folder))  # gathers sharded weights; only one process writes
-    if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if hasattr(model, "peft_config"):  # PEFT saves nothing of the config that it was trained with
-            save_rope(model.config, folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
-    return folder
 
 
 def curve(trainer: Any) -> list[dict[str, float]]:

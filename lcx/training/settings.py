@@ -127,6 +127,12 @@ class TrainSettings(Settings):
     save_total_limit: int = setting(
         2, ge=1, description="checkpoints that are kept", json_schema_extra=_VOLATILE
     )
+    keep_checkpoints: bool = setting(
+        False, description="keep the checkpoints of a training that is done", json_schema_extra=_VOLATILE
+    )
+    save_precision: Literal["auto", "bf16", "fp16", "fp32"] = setting(
+        "auto", description="of the saved weights of full training; auto is the base's own"
+    )
     logging_steps: int = setting(
         10, ge=1, description="steps between points of the loss curve", json_schema_extra=_VOLATILE
     )

@@ -328,6 +328,22 @@ def test_an_adapter_that_is_not_all_there_or_another_bases_is_refused(saved: Pat
         saved.with_name("moved").rename(saved)
 
 
+def test_lora_on_one_of_two_tied_matrices_is_refused(tmp_path: Path) -> None:
+    families.build("Llama", tie_word_embeddings=True).save_pretrained(tmp_path)
+    for name in ("embed_tokens", "lm_head"):
+        with pytest.raises(UsageError, match=f"LoRA on {name} of this model would be another model") as bad:
+            add_lora(load_model(tmp_path, device="cpu"), 4, 8, targets=("q_proj", name))
+        assert "lora_whole=embed_tokens" in bad.value.hint
+    whole = add_lora(
+        load_model(tmp_path, device="cpu"), 4, 8, targets=("q_proj",), save=("embed_tokens",)
+    ).eval()
+    for weight in whole.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.3)
+    before = whole(IDS).logits
+    assert torch.allclose(whole.merge_and_unload()(IDS).logits, before, atol=1e-4)
+
+
 def test_what_the_machine_lacks(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="unknown precision"):
         pick_dtype("fp8", torch.device("cpu"))

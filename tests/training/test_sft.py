@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from lcx.context import Context, StepResult
@@ -26,6 +28,7 @@ from lcx.modeling.tiny import build_tokenizer
 from lcx.records import EncodedBranch, EncodedBundle
 from lcx.training import arguments
 from lcx.training.runner import train_sft
+from lcx.training.saving import for_other_readers, last_checkpoint
 from lcx.training.settings import TrainSettings
 
 VOCAB = 64
@@ -266,25 +269,67 @@ def test_interrupt_saves_and_the_same_call_continues_the_curve(
         train(config, bundles(), tmp_path / "b")
     assert (tmp_path / f"b/checkpoints/checkpoint-{at + 1}").is_dir()
     assert not (tmp_path / "b/model").exists()
-    _, resumed = train(config, bundles(), tmp_path / "b")
+    result, resumed = train(config, bundles(), tmp_path / "b")
     assert [p["step"] for p in resumed] == [p["step"] for p in whole]
     assert losses(resumed) == pytest.approx(losses(whole), rel=1e-6)
+    assert result.metrics["loss"] == pytest.approx(float(np.mean(losses(whole))), abs=1e-6)
     assert_same_weights(tmp_path / "a/model", tmp_path / "b/model", 1e-6)
 
 
-def test_a_half_written_checkpoint_is_skipped(tiny: Path, tmp_path: Path) -> None:
-    from lcx.training.arguments import last_checkpoint
-
+def test_a_checkpoint_that_is_not_whole_is_set_aside_with_a_word(tiny: Path, tmp_path: Path) -> None:
     config = settings(tiny, save_steps=1, save_total_limit=9)
-    _, whole = train(config, bundles(), tmp_path)
-    newest = last_checkpoint(tmp_path)
-    assert newest is not None
-    assert newest.name == "checkpoint-3"
-    (newest / "trainer_state.json").unlink()
-    (tmp_path / "checkpoints/checkpoint-junk").mkdir()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
-    _, again = train(config, bundles(), tmp_path)
-    assert losses(again) == pytest.approx(losses(whole), rel=1e-6)
+    first, whole = train(config, bundles(), tmp_path)
+    assert first.metrics["loss"] == pytest.approx(float(np.mean(losses(whole))), abs=1e-6)
+    assert first.spent == ("checkpoints",)
+    held = tmp_path / "checkpoints"
+    assert {path.name for path in held.iterdir()} == {"model.json", *(f"checkpoint-{n}" for n in (1, 2, 3))}
+    assert load_tokenizer(held / "checkpoint-2").eos_token == "<eos>"  # it is a model's folder of its own
+
+    def cut(name: str) -> Callable[[Path], Any]:
+        return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-7])
+
+    def flip(folder: Path) -> None:
+        data = bytearray((folder / "model.safetensors").read_bytes())
+        data[-9] ^= 1
+        (folder / "model.safetensors").write_bytes(data)
+
+    def foreign(folder: Path) -> None:
+        shutil.copytree(folder, held / "checkpoint-999999")
+        state = json.loads((folder / "trainer_state.json").read_text())
+        (held / "checkpoint-999999/trainer_state.json").write_text(
+            json.dumps({**state, "global_step": 999999})
+        )
+
+    cases: list[tuple[Callable[[Path], Any], str, int]] = [
+        (lambda folder: (folder / "files.json").unlink(), "it was not written to its end", 2),
+        (cut("model.safetensors"), "model.safetensors has ", 2),
+        (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing", 2),
+        (lambda folder: (folder / "scheduler.pt").unlink(), "scheduler.pt is missing", 2),
+        (flip, "model.safetensors was changed", 2),
+        (cut("files.json"), "files.json cannot be read", 2),
+        (foreign, "checkpoint-999999 cannot be used: it belongs to another training", 3),
+    ]
+    for number, (harm, words, left) in enumerate(cases):
+        place = tmp_path / str(number)
+        shutil.copytree(held, place / "checkpoints")
+        harm_at = held
+        held = place / "checkpoints"
+        harm(held / "checkpoint-3")
+        found, notes = last_checkpoint(place, context())
+        assert found == held / f"checkpoint-{left}"
+        assert words in notes[0]
+        assert notes[1] == f"going on from checkpoint-{left}"
+        assert last_checkpoint(place, context()) == (found, [])
+        held = harm_at
+    (held / "checkpoint-3/optimizer.pt").unlink()
+    again, curve = train(config, bundles(), tmp_path)
+    assert losses(curve) == pytest.approx(losses(whole), rel=1e-6)
+    assert again.metrics["loss"] == pytest.approx(first.metrics["loss"], rel=1e-6)
+    assert "optimizer.pt is missing" in again.notes[0]
+    assert (held / "unusable-checkpoint-3").is_dir()
+    for number in (1, 2, 3):
+        (held / f"checkpoint-{number}/files.json").unlink()
+    assert last_checkpoint(tmp_path, context())[1][-1] == "no checkpoint is left: training starts over"
     _, forced = train(config, bundles(), tmp_path, context(force=True))
     assert losses(forced) == pytest.approx(losses(whole), rel=1e-6)
 
@@ -309,7 +354,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     plain = runner.save
 
-    def save(trainer: Any, *rest: Any) -> Path:
+    def save(trainer: Any, *rest: Any) -> Any:
         model = trainer.accelerator.unwrap_model(trainer.model).train()
         with torch.no_grad():
             seen.append(model(PROBE).logits)
@@ -390,6 +435,64 @@ def test_bf16_trains(tiny: Path, tmp_path: Path) -> None:
     _, curve = train(settings(tiny, precision="bf16", epochs=4), bundles(), tmp_path)
     assert losses(curve)[-1] < losses(curve)[0]
     assert all(value.dtype is torch.float32 for value in weights(tmp_path / "model").values())
+
+
+def test_a_saved_folder_is_complete_and_readable_elsewhere(tiny: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    load_model(tiny, dtype="bf16", device="cpu").save_pretrained(base)
+    tokenizer = load_tokenizer(tiny)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<x>"]})
+    tokenizer.chat_template = "{{ messages }}"
+    tokenizer.save_pretrained(base)
+    carried = {
+        "LICENSE.txt": "mine",
+        "USE_POLICY.md": "be kind",
+        "generation_config.json": '{"temperature": 0.6}',
+    }
+    for name, text in carried.items():
+        (base / name).write_text(text)
+    (base / "README.md").write_text("a card of the base")
+    options = {"max_steps": 1, "gradient_checkpointing": True, "rope_theta": 1e6, "learning_rate": 0.1}
+    result, _ = train(settings(base, save_steps=1, **options), bundles(3), tmp_path / "full")
+    train(settings(base, tuning="lora", **options), bundles(3), tmp_path / "lora")
+    places = [tmp_path / part for part in ("full/model", "lora/model", "full/checkpoints/checkpoint-1")]
+    for place in places:
+        assert {name: (place / name).read_text() for name in carried} == carried
+        assert not (place / "README.md").is_file() or "a card of" not in (place / "README.md").read_text()
+        assert (place / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+        told = json.loads((place / "tokenizer_config.json").read_text())
+        assert told["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert told["additional_special_tokens"] == ["<x>"]
+        assert "extra_special_tokens" not in told
+        again = load_tokenizer(place)
+        assert again.get_vocab() == tokenizer.get_vocab()
+        assert again.chat_template == tokenizer.chat_template
+        assert again.all_special_tokens == load_tokenizer(base).all_special_tokens
+    config = json.loads((tmp_path / "full/model/config.json").read_text())
+    assert config["rope_parameters"] == {"rope_theta": 1e6, "rope_type": "default"}
+    assert (config["rope_theta"], config["rope_scaling"], config["use_cache"]) == (1e6, None, True)
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
+    saved = load_file(tmp_path / "full/model/model.safetensors")
+    assert {one.dtype for one in saved.values()} == {torch.bfloat16}
+    assert any("saved in bf16, as its base is" in note for note in result.notes)
+    kept, _ = train(settings(base, save_precision="fp32", **options), bundles(3), tmp_path / "kept")
+    exact = load_file(tmp_path / "kept/model/model.safetensors")
+    assert {one.dtype for one in exact.values()} == {torch.float32}
+    assert all(torch.equal(exact[name].bfloat16(), one) for name, one in saved.items())
+    assert not kept.notes
+
+
+def test_configs_of_other_ropes_are_readable_elsewhere() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    made = for_other_readers({"rope_parameters": {**yarn, "rope_theta": 1e6, "partial_rotary_factor": 0.5}})
+    assert (made["rope_scaling"], made["rope_theta"], made["partial_rotary_factor"]) == (yarn, 1e6, 0.5)
+    layers = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    made = for_other_readers({"text_config": {"rope_parameters": layers, "dtype": "bfloat16"}})["text_config"]
+    assert (made["rope_theta"], made["rope_local_base_freq"], made["torch_dtype"]) == (1e6, 1e4, "bfloat16")
+    assert made["rope_parameters"] == layers
 
 
 def test_rows_beyond_the_window(tiny: Path, tmp_path: Path) -> None:
