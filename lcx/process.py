@@ -7,8 +7,10 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 FOLDER = "LCX_LAUNCH_FOLDER"
@@ -46,3 +48,27 @@ def die_with(parent: int, folder: Path | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def ended_gently() -> Iterator[None]:
+    """Have SIGTERM, as schedulers send it, do in this block what Ctrl-C does: work is kept, and the way on is said."""
+    main = threading.current_thread() is threading.main_thread()
+    if (
+        not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):  # whoever set another one knows better
+        yield
+        return
+
+    def as_interrupt(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+        else:  # started in the background, where Ctrl-C is ignored
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, as_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

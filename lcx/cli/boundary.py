@@ -16,6 +16,7 @@ from typing import NamedTuple, TextIO, cast
 
 from lcx.errors import LcxError, MissingError, suggestion
 from lcx.formatting import Shown, shown
+from lcx.process import ended_gently
 
 INTERRUPTED = 130
 ISSUES = "please report it, with the command that you ran"
@@ -33,7 +34,8 @@ class Ended(NamedTuple):
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line, print the error that it may end with, and return its exit code."""
-    ended = attempt(argv)
+    with ended_gently():
+        ended = attempt(argv)
     return ended.code if ended.error is None else _report(ended.error, "--json" in _options(argv))
 
 

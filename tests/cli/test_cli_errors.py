@@ -152,6 +152,21 @@ def test_interrupt_prints_the_command_that_resumes(
     assert "resuming" in resumed.err
 
 
+def test_sigterm_is_as_graceful_as_ctrl_c(
+    cli: Callable[..., Ran], toy_plugins: Plugins, toy_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "_stage", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    for ctrl_c in (signal.default_int_handler, signal.SIG_IGN):  # ignored: started in the background
+        before = signal.signal(signal.SIGINT, ctrl_c)
+        try:
+            ran = cli(*toy_run(toy_recipe), "--force")
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert ran.code == 130
+        assert "resume with: lcx synth" in ran.err
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_a_signal_interrupts_quietly(tmp_path: Path) -> None:
     (tmp_path / "slow.yaml").write_text("method: toy\nsteps:\n  - stage: synth\n")
     code = (

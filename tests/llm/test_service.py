@@ -19,6 +19,7 @@ from lcx.errors import LcxError, MissingError
 from lcx.llm.client import Service
 from lcx.llm.protocol import Completion, Request, Response, Usage
 from lcx.llm.settings import Calling
+from lcx.process import ended_gently
 from tests.llm.senders import request
 from tests.llm.stub_server import Reply, Stub
 
@@ -204,16 +205,17 @@ def test_progress_tells_calls_tokens_cost_failures_and_the_time_left(
     )
 
 
-def test_ctrl_c_ends_at_once_and_keeps_every_reply(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_at_once_and_keeps_every_reply(tmp_path: Path, number: signal.Signals) -> None:
     def script(body: dict[str, Any]) -> Reply:
         if stub.calls == 10:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return Reply("x", hang=stub.calls >= 10)
 
     many = [request(f"{i}") for i in range(30)]
     with Stub(script) as stub:
         settings = Calling(base_url=stub.url, concurrency=1)
-        with Service(tmp_path, settings, Context()) as service, pytest.raises(Stopped):
+        with ended_gently(), Service(tmp_path, settings, Context()) as service, pytest.raises(Stopped):
             service.client("openai:m", {}).generate(many)
     with Stub(lambda body: "x") as again:
         settings = Calling(base_url=again.url)
