@@ -100,20 +100,25 @@ class Items(Dataset[Item]):
 class EpochOrder(Sampler[int]):
     """A permutation of `count` bundles drawn from (seed, epoch), then the fillers up to `length`.
 
-    Numbers are those of `Items`: the epoch is in them, so that a bundle can be drawn anew in each.
+    `first` are the bundles that the first epoch begins with. Numbers are those of `Items`: the epoch is in them, so
+    that a bundle can be drawn anew in each.
 
     The order depends on neither the number of processes nor the size of a forward pass, so that one process
     and many see the same bundles in the same steps.
     """
 
-    def __init__(self, count: int, length: int, seed: int, epoch: Callable[[], int]) -> None:
-        self.count, self.length, self.seed, self.epoch = count, length, seed, epoch
+    def __init__(
+        self, count: int, length: int, seed: int, epoch: Callable[[], int], first: Sequence[int] = ()
+    ) -> None:
+        self.count, self.length, self.seed, self.epoch, self.first = count, length, seed, epoch, first
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.epoch()
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
-        for place in (*order.tolist(), *range(self.count, self.length)):
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist()
+        if epoch == 0 and self.first:
+            order = [*self.first, *(place for place in order if place not in set(self.first))]
+        for place in (*order, *range(self.count, self.length)):
             yield epoch * self.length + place

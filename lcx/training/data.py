@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
+import numpy as np
+
 from lcx.context import Context
 from lcx.data.assembly import fit, share_question
 from lcx.data.files import Rejects
@@ -26,6 +28,8 @@ from lcx.run import Run
 T = TypeVar("T")
 HELD_TOKENS = 4 << 20
 """Tokens that stay encoded between the check and training: about 32 MB of prefixes, all of a small data set."""
+HELD_OUT = 26
+"""Beside the seed where held-out bundles are drawn, so that the draw is none of training's own."""
 LEARNT = ("answer", "chosen")
 """Roles of branches that supervised training learns."""
 
@@ -299,6 +303,37 @@ class Fitted(Made[EncodedBundle]):
     def shortest(self) -> int:
         """Number of the bundle of the fewest tokens."""
         return min(range(len(self)), key=self.lengths.__getitem__)
+
+    def longest(self, count: int) -> list[int]:
+        """Numbers of the bundles of the most tokens, the longest first."""
+        return sorted(range(len(self)), key=lambda number: (-self.lengths[number], number))[:count]
+
+    def part(self, numbers: Sequence[int]) -> Fitted:
+        """Some of the bundles, by their numbers; what was counted stays with the whole."""
+        return replace(
+            self,
+            kept=[self.kept[number] for number in numbers],
+            branches=[self.branches[number] for number in numbers],
+            lengths=[self.lengths[number] for number in numbers],
+            held={place: self.held[number] for place, number in enumerate(numbers) if number in self.held},
+        )
+
+    def apart(self, share: float, seed: int) -> tuple[Fitted, Fitted]:
+        """The bundles that are trained on, and those held out: a share of them, at least one, drawn by the seed.
+
+        Raises LcxError where nothing would be left to train on.
+        """
+        count = max(1, round(share * len(self)))
+        if count >= len(self):
+            raise LcxError(
+                f"eval_share {share:g} of {len(self):,} contexts leaves nothing to train on",
+                hint="Lower eval_share, or name held-out data of its own: --set train.eval_input=FILE",
+            )
+        drawn = set(np.random.default_rng([seed, HELD_OUT]).permutation(len(self))[:count].tolist())
+        numbers = range(len(self))
+        return self.part([n for n in numbers if n not in drawn]), self.part(
+            [n for n in numbers if n in drawn]
+        )
 
     def at(self, index: int) -> EncodedBundle:
         bundle = self.held.get(index)

@@ -58,12 +58,14 @@ def train_preference(
     tokenizer: Any,
     out: Path,
     ctx: Context,
+    held: tuple[Sequence[Bundle], Encoder] | None = None,
 ) -> StepResult:
     """Train on chosen and rejected answers and save the model in `out/model`. Errors as `prepare` and `train`.
 
-    `options` are the loss's, checked. Bundles without a chosen or a different rejected answer are counted
-    and listed in `out/skipped.jsonl`. Raises LcxError where none is left, UsageError for a reference that the
-    settings rule out, or positions that do not fit the model's window.
+    `options` are the loss's, checked; `held` are bundles whose loss is only looked at, and their encoder. Bundles
+    without a chosen or a different rejected answer are counted and listed in `out/skipped.jsonl`. Raises LcxError
+    where none is left, UsageError for a reference that the settings rule out, or positions that do not fit the
+    model's window.
     """
     if settings.real_length:
         settings = settings.model_copy(update={"max_tokens": settings.real_length})
@@ -81,7 +83,18 @@ def train_preference(
         )
 
     dataset = PairDataset(bundles, encoder, found.kept)
-    prepared = prepare(settings, dataset, out, ctx, branches_count=False, check=room(settings))
+    apart = PairDataset(*held, screen(held[0]).kept) if held is not None else None
+    if apart is not None and not len(apart):
+        raise LcxError(f"there is no pair in the held-out data {settings.eval_input}")
+    prepared = prepare(
+        settings,
+        dataset,
+        out,
+        ctx,
+        branches_count=False,
+        check=room(settings),
+        held=apart,
+    )
     notes: list[str] = []
     trainer: Any
     with quiet():
@@ -191,10 +204,16 @@ def preference_trainer(
         options=options,
         frozen=frozen_model(settings, ctx) if source == "model" else None,
         check=partial(check_connected, bundle=draw(data[0], 0)) if draw else None,
+        held=prepared.held or (),
+        first=prepared.first(ctx.world_size),
     )
     if source == "cached":
         precision = f"{compute_precision(settings, pick_device(ctx.device))} {settings.tuning}"
         trainer.items.reference = cached_reference(trainer, data, draw, precision, cache_folder(), ctx)
+        if prepared.held is not None:
+            trainer.held.reference = cached_reference(
+                trainer, prepared.held, draw, precision, cache_folder(), ctx
+            )
     return trainer
 
 
@@ -264,9 +283,21 @@ class PreferenceTrainer(SharedPrefixTrainer):
         if self.check is not None:
             self.check(model)
             self.check = None
-        if self.loss.reference and "reference" not in inputs:
-            inputs["reference"] = self.reference_sums(model, inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def summed_loss(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        """Summed loss of a forward pass; the reference's log-probabilities are computed where the batch has none."""
+        if self.loss.reference and "reference" not in batch:
+            batch["reference"] = self.reference_sums(model, batch)
+        return super().summed_loss(model, batch)
+
+    def held_out_loss(self) -> float:
+        """Mean loss on the held-out bundles; training's metrics know nothing of them."""
+        kept, self._sums = self._sums, {}
+        try:
+            return super().held_out_loss()
+        finally:
+            self._sums = kept
 
     @torch.no_grad()
     def reference_sums(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:

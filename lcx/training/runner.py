@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from lcx.context import Context, StepResult, Stopped
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.formatting import several
-from lcx.modeling.load import few_threads, load_config, quiet, set_rope, window
+from lcx.modeling.load import few_threads, load_config, quiet, set_rope, window, without_dropout
 from lcx.modeling.logprobs import AnswerHead, has_plain_head, token_logprobs
 from lcx.modeling.shared_prefix import restore, use_shared_prefix
 from lcx.modeling.support import brings_code, why_not_packed
@@ -81,6 +82,8 @@ class SharedPrefixTrainer(RateSchedule, Trainer):
         weighting: str = "branch",
         draw: Draw | None = None,
         reference: Sequence[np.ndarray] | None = None,
+        held: Sequence[EncodedBundle] = (),
+        first: Sequence[int] = (),
         **options: Any,
     ) -> None:
         args.remove_unused_columns = False
@@ -95,6 +98,9 @@ class SharedPrefixTrainer(RateSchedule, Trainer):
         self._step_weight = 0.0
         self.answer_head = AnswerHead(model) if has_plain_head(model.config) else None
         self.items = Items(bundles, shortest, self.padded, draw, reference)
+        # Every process takes equally many, at the end a filler of no weight
+        self.held = Items(held, 0, -(-len(held) // args.world_size) * args.world_size, draw)
+        self.first = first
         super().__init__(model=model, args=args, train_dataset=self.items, data_collator=collate, **options)
         self.model_accepts_loss_kwargs = True
 
@@ -112,7 +118,9 @@ class SharedPrefixTrainer(RateSchedule, Trainer):
         passes = -(-self.padded // (self.args.per_device_train_batch_size * self.args.world_size))
         steps = max(1, -(-passes // self.args.gradient_accumulation_steps))
         # Read when an epoch begins, so that a resumed one is drawn as it was
-        return EpochOrder(self.count, self.padded, self.args.seed, lambda: self.state.global_step // steps)
+        return EpochOrder(
+            self.count, self.padded, self.args.seed, lambda: self.state.global_step // steps, self.first
+        )
 
     def batch_weight(self, batch: dict[str, Any]) -> float:
         """The branches (or answer tokens) of a forward pass, which it adds to the divisor of its step's loss."""
@@ -134,6 +142,24 @@ class SharedPrefixTrainer(RateSchedule, Trainer):
                 return model(**inputs, use_cache=False).logits[0]
         return token_logprobs(model(**inputs, use_cache=False).logits[0], targets)
 
+    def summed_loss(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+        """Summed loss of a forward pass."""
+        return self.batch_loss(self.logprobs(model, batch), batch)
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """Mean loss on the held-out bundles as the model is now, each weighing as in a training step."""
+        sums = torch.zeros(2, device=self.args.device)
+        with without_dropout(self.model_wrapped), self.accelerator.autocast():
+            for number in range(self.args.process_index, len(self.held), self.args.world_size):
+                batch = self._prepare_inputs(collate([self.held[number]]))
+                weight = self.batch_weight(batch)
+                loss = self.summed_loss(self.model_wrapped, batch)
+                sums += torch.stack([loss.float(), loss.new_tensor(weight, dtype=torch.float32)])
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, "sum")
+        return float(sums[0] / sums[1])
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The forward passes of one optimizer step, and the divisor of its loss over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -148,7 +174,7 @@ class SharedPrefixTrainer(RateSchedule, Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This forward pass's share of the step's loss."""
-        summed = self.batch_loss(self.logprobs(model, inputs), inputs)
+        summed = self.summed_loss(model, inputs)
         detached = summed.detach()
         self._step_loss = detached if self._step_loss is None else self._step_loss + detached
         divisor = num_items_in_batch or self.batch_weight(inputs)
@@ -172,13 +198,27 @@ class Prepared:
     model: Any
     data: Fitted
     shape: StepShape
+    held: Fitted | None = None
+    """What is not trained on: its loss is looked at on the way."""
+
+    def first(self, processes: int) -> list[int]:
+        """The bundles that training begins with: the longest ones, a forward pass full, where they are asked for."""
+        return self.data.longest(self.shape.micro * processes) if self.settings.longest_first else []
 
 
 def train_sft(
-    settings: TrainSettings, dataset: Sequence[EncodedBundle], tokenizer: Any, out: Path, ctx: Context
+    settings: TrainSettings,
+    dataset: Sequence[EncodedBundle],
+    tokenizer: Any,
+    out: Path,
+    ctx: Context,
+    held: Sequence[EncodedBundle] | None = None,
 ) -> StepResult:
-    """Train on the answers of all branches and save the model in `out/model`. Errors as `prepare` and `train`."""
-    prepared = prepare(settings, dataset, out, ctx)
+    """Train on the answers of all branches and save the model in `out/model`. Errors as `prepare` and `train`.
+
+    The loss of the bundles `held` is looked at on the way; they are not trained on.
+    """
+    prepared = prepare(settings, dataset, out, ctx, held=held)
     notes: list[str] = []
     trainer: Any
     with quiet():
@@ -200,6 +240,8 @@ def shared_prefix_trainer(prepared: Prepared, out: Path, ctx: Context) -> Shared
         prepared.data,
         shortest=prepared.data.shortest,
         weighting=settings.loss_weighting,
+        held=prepared.held or (),
+        first=prepared.first(ctx.world_size),
     )
 
 
@@ -211,6 +253,7 @@ def prepare(
     *,
     branches_count: bool = True,
     check: Callable[[EncodedBundle], None] | None = None,
+    held: Sequence[EncodedBundle] | None = None,
 ) -> Prepared:
     """Check the settings, bring every row within the window, and build the model.
 
@@ -222,25 +265,29 @@ def prepare(
     config = load_config(settings.model or "")
     set_rope(config, settings.rope_theta, settings.rope)
     refuse_engine(settings, config)
-    data = fit_all(
-        dataset,
-        window=window(config),
-        max_tokens=settings.max_tokens,
-        policy=settings.too_long,
-        check=check,
+    fitting = partial(
+        fit_all, window=window(config), max_tokens=settings.max_tokens, policy=settings.too_long, check=check
     )
+    data = fitting(dataset)
+    apart: Fitted | None = None
+    if held is not None:
+        apart = fitting(held)
+    elif settings.eval_share:
+        data, apart = data.apart(settings.eval_share, settings.seed)
     mean = sum(data.branches) / len(data) if branches_count else 1.0
     shape = step_shape(settings.batch, settings.micro_batch, ctx.world_size, mean)
     if unused := settings.unused_lora():
         ctx.log(unused)
     ctx.log(describe(data, shape, settings.batch, mean, window(config)))
+    if apart is not None:
+        ctx.log(f"{len(apart):,} contexts, {sum(apart.branches):,} answers held out")
     if ctx.force:
         start_over(out, ctx)
     set_seed(settings.seed)
     with quiet():
         model = build_model(settings, ctx)
     check_checkpoints(model, out, ctx)
-    return Prepared(settings, model, data, shape)
+    return Prepared(settings, model, data, shape, apart)
 
 
 def refuse_engine(settings: TrainSettings, config: Any) -> None:
@@ -283,6 +330,8 @@ def train(
         said.append(ADAPTER_ROPE.format(rope=", ".join(f"{key}={value}" for key, value in rope.items())))
     with quiet():
         trainer.add_callback(Checkpoints(trainer, tokenizer, settings, out))
+        if prepared.held is not None:
+            trainer.add_callback(HeldOut(trainer, settings.eval_steps, ctx))
         metrics, resumed = run_trainer(trainer, out, ctx)
         if hasattr(trainer, "release"):
             trainer.release()
@@ -293,6 +342,7 @@ def train(
     if settings.schedule != "constant" and settings.warmup >= 1 and settings.warmup > steps - 1:
         said.append(WARMUP_CUT.format(wanted=int(settings.warmup), left=steps - 1, steps=steps))
     points = curve(trainer)
+    held = [round(point["eval_loss"], 6) for point in points if "eval_loss" in point]
     # The trainer's own mean leaves out the steps before a resumption
     loss = metrics["train_loss"] if (mean := mean_loss(points)) is None else mean
     if trainer.is_world_process_zero():
@@ -305,11 +355,13 @@ def train(
             "branches": sum(data.branches),
             "tokens": sum(data.lengths),
             "steps": trainer.state.global_step,
+            **({"bundles held out": len(prepared.held)} if prepared.held is not None else {}),
             **data.counts,
         },
         metrics={
             "loss": round(loss, 6),
-            "last_loss": points[-1]["loss"] if points else None,
+            "last_loss": next((point["loss"] for point in points[::-1] if "loss" in point), None),
+            **({"held_out_loss": held[-1], "held_out_loss_before": held[0]} if held else {}),
             "seconds": round(metrics["train_runtime"], 2),
             "bundles_per_step": min(prepared.shape.bundles, len(data)),
             "longest_bundle": max(data.lengths),
@@ -387,6 +439,29 @@ class Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Look at the latest point of the curve."""
         check_finite((logs or {}).get("loss"), (logs or {}).get("grad_norm"), state.global_step)
+
+
+class HeldOut(TrainerCallback):
+    """Looks at the loss of the held-out bundles before the first step, every few steps and after the last."""
+
+    def __init__(self, trainer: Any, every: int, ctx: Context) -> None:
+        self.trainer, self.every, self.ctx = trainer, every, ctx
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look before anything is trained; a resumed training has done so."""
+        if not state.global_step:
+            self._look(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look, and let the step's own loss be logged beside it."""
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._look(state)
+            control.should_log = True
+
+    def _look(self, state: Any) -> None:
+        loss = self.trainer.held_out_loss()
+        self.trainer.log({"eval_loss": round(loss, 6)})
+        self.ctx.log(f"held-out loss {loss:.4f} at step {state.global_step:,}")
 
 
 class Interrupt(TrainerCallback):
@@ -467,17 +542,18 @@ class ShowProgress(TrainerCallback):
 
 
 def curve(trainer: Any) -> list[dict[str, float]]:
-    """Step, loss, grad_norm, learning_rate and a loss's metrics at every logged step, over resumes too."""
-    keys = ("step", "loss", "grad_norm", "learning_rate")
-    return [
-        {key: value for key, value in entry.items() if key in keys or "/" in key or key == "nll_loss"}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
+    """Step, loss, eval_loss, grad_norm, learning_rate and a loss's metrics at every logged step, over resumes too."""
+    keys = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "nll_loss")
+    points: dict[float, dict[str, float]] = {}
+    for entry in trainer.state.log_history:
+        if "loss" in entry or "eval_loss" in entry:
+            shown = {key: value for key, value in entry.items() if key in keys or "/" in key}
+            points[entry["step"]] = {**points.get(entry["step"], {}), **shown}
+    return list(points.values())
 
 
 PANELS = (
-    ("Loss", {"loss": "loss", "nll_loss": "cross-entropy of the chosen"}),
+    ("Loss", {"loss": "loss", "eval_loss": "held out", "nll_loss": "cross-entropy of the chosen"}),
     ("Rewards", {"rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards/margins": "margin"}),
     ("Chosen beats rejected", {"rewards/accuracies": "share of pairs"}),
 )

@@ -325,6 +325,8 @@ def mean_loss(points: Sequence[dict[str, float]]) -> float | None:
     """The mean loss over all steps of a training from its curve, whose points are means since the one before."""
     total, before = 0.0, 0.0
     for point in points:
+        if "loss" not in point:
+            continue
         total += point["loss"] * (point["step"] - before)
         before = point["step"]
     return total / before if before else None

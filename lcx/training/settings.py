@@ -127,6 +127,18 @@ class TrainSettings(Settings):
     save_total_limit: int = setting(
         2, ge=1, description="checkpoints that are kept", json_schema_extra=_VOLATILE
     )
+    eval_share: float = setting(
+        0.0, ge=0, lt=1, description="share of the contexts that is held out; its loss is in the curve"
+    )
+    eval_input: str | None = setting(
+        None, description="held-out data of its own, as input is given", json_schema_extra=FILE
+    )
+    eval_steps: int = setting(
+        100, ge=1, description="steps between held-out losses", json_schema_extra=_VOLATILE
+    )
+    longest_first: bool = setting(
+        False, description="begin with the longest rows, so that too little memory shows in the first step"
+    )
     keep_checkpoints: bool = setting(
         False, description="keep the checkpoints of a training that is done", json_schema_extra=_VOLATILE
     )
@@ -177,6 +189,10 @@ class TrainSettings(Settings):
             raise ValueError("max_steps: 0 steps train nothing; -1 takes as many as the epochs have")
         if self.rope_theta is not None and self.rope.get("rope_theta", self.rope_theta) != self.rope_theta:
             raise ValueError("rope_theta is given twice, inside rope too; give one")
+        if self.eval_share and self.eval_input:
+            raise ValueError("eval_share and eval_input both name what is held out; give one")
+        if self.engine == "trl" and (self.eval_share or self.eval_input or self.longest_first):
+            raise ValueError("eval_share, eval_input and longest_first need engine shared-prefix")
         kind = self.rope.get("rope_type")
         if self.engine == "shared-prefix" and kind in LENGTH_ROPE:
             raise ValueError(

@@ -6,13 +6,17 @@ Free of torch and numpy when it is imported: what a step lacks is said before se
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.context import StepResult
+from lcx.errors import MissingError
 
 if TYPE_CHECKING:
+    from lcx.data.assembly import Assembler
+    from lcx.records import Bundle
+    from lcx.run import Run
     from lcx.steps import StepWork
     from lcx.training.data import TrainingData
     from lcx.training.settings import PreferenceSettings, TrainSettings
@@ -40,7 +44,9 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
     found = training_bundles(data, step, run, ctx, supervised=True)
     dataset = EncodedDataset(found.bundles, assembler)
-    result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx)
+    held = held_out(settings, run, tokenizer, supervised=True)
+    apart = EncodedDataset(*held) if held is not None else None
+    result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx, apart)
     return _completed(result, assembler, found)
 
 
@@ -73,9 +79,29 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
         if len(rejects) and ctx.rank == 0:
             rejects.write(run.folder(step) / "rejected-short.jsonl")
         ctx.log(f"{mixed['short bundles mixed in']:,} short pairs mixed in from {settings.short}")
-    result = train_preference(settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx)
+    held = held_out(settings, run, tokenizer, supervised=False)
+    result = train_preference(
+        settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx, held
+    )
     result.counts.update(mixed)
     return _completed(result, assembler, found)
+
+
+def held_out(
+    settings: TrainSettings, run: Run, tokenizer: Any, *, supervised: bool
+) -> tuple[Sequence[Bundle], Assembler] | None:
+    """The bundles of `eval_input` and their encoder; None where it names nothing. Errors as of the training data."""
+    from lcx.data.assembly import open_assembler
+    from lcx.training.data import read_training_data
+
+    given = settings.eval_input
+    if not given:
+        return None
+    place = Path(given) if given.startswith("hf:") else run.resolve(given, "data")
+    if not given.startswith("hf:") and not place.exists():
+        raise MissingError(f"no held-out data at '{place}'", hint="--set train.eval_input=FILE of rows")
+    bundles = read_training_data(place, settings.fields, supervised=supervised).bundles
+    return bundles, open_assembler(tokenizer, settings.template, settings.chat, place)
 
 
 def _completed(result: StepResult, assembler: Any, found: TrainingData) -> StepResult:
@@ -141,6 +167,9 @@ def _steps(values: Mapping[str, Any], bundles: int, branches: int, processes: in
     """Optimizer steps in all, as the training will say; a batch of preferences counts bundles, like `branches`."""
     from lcx.training.settings import optimizer_steps, step_shape
 
+    if share := values.get("eval_share"):
+        left = 1 - max(1, round(share * bundles)) / max(1, bundles)
+        bundles, branches = round(left * bundles), round(left * branches)
     rows = values["engine"] == "trl" and "loss" not in values  # a row for each answer
     mean = 1.0 if rows else branches / max(1, bundles)
     shape = step_shape(values["batch"], 1 if rows else values["micro_batch"], processes, mean)

@@ -105,8 +105,11 @@ def test_epochs_are_permutations_that_fillers_do_not_change() -> None:
     first = list(order)
     assert sorted(first) == list(range(10))
     assert list(EpochOrder(10, 12, 3, lambda: 0)) == [*first, 10, 11]
+    longest = EpochOrder(10, 12, 3, lambda: epoch, [7, 2])
+    assert list(longest) == [7, 2, *(place for place in first if place not in (7, 2)), 10, 11]
     epoch = 1
     assert list(order) != first
+    assert [number - 12 for number in longest][:10] == [number - 10 for number in order]
     assert list(EpochOrder(10, 10, 4, lambda: 0)) != first
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -159,6 +160,20 @@ def test_cached_reference_is_found_again(
         train(
             settings(small_model(tmp_path / "other", 2), loss="dpo", max_steps=2), bundles(4), tmp_path / "d"
         )
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_the_held_out_loss_begins_where_model_and_reference_are_one(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str
+) -> None:
+    monkeypatch.setenv("LCX_CACHE", str(tmp_path / "cache"))
+    config = settings(small, loss="dpo", tuning=tuning, max_steps=1, eval_share=0.25, learning_rate=0.5)
+    result, curve = train(config, bundles(8), tmp_path / "a")
+    assert [point["step"] for point in curve] == [0, 1]
+    assert curve[0]["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert curve[1]["eval_loss"] != pytest.approx(math.log(2), abs=1e-5)
+    assert (result.counts["bundles"], result.counts["bundles held out"]) == (6, 2)
+    assert "rewards/margins" in curve[1]
 
 
 def test_adapter_reference_is_refused_where_it_is_not_the_start(small: Path, tmp_path: Path) -> None:

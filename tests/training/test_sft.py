@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,41 @@ def test_trl_gives_the_same_loss(tiny: Path, tmp_path: Path, answer: int | None)
     assert losses(mine) == pytest.approx(losses(reference), rel=1e-5)
     assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
     assert not theirs.notes
+
+
+def test_held_out_loss_is_the_mean_over_what_is_not_trained_on(tiny: Path, tmp_path: Path) -> None:
+    """Held-out rows change nothing that is trained; their loss is that of their branches one by one."""
+
+    def loss_of(model: Any, data: Sequence[EncodedBundle]) -> float:
+        means = []
+        for bundle in data:
+            for branch in bundle.branches:
+                ids = torch.tensor([[*bundle.prefix.tolist(), *branch.ids]])
+                first = len(bundle.prefix) + branch.answer_start
+                logp = model(ids).logits[0, first - 1 : -1].log_softmax(-1).gather(1, ids[0, first:, None])
+                means.append(-logp.mean().item())
+        return float(np.mean(means))
+
+    data = bundles(12)
+    config = settings(tiny, max_steps=4, logging_steps=9, eval_steps=2, longest_first=True)
+    given = train_sft(config, data[:9], load_tokenizer(tiny), tmp_path / "a", context(), data[9:])
+    told = json.loads((tmp_path / "a/curve.json").read_text())
+    assert [point["step"] for point in told] == [0, 1, 2, 4]
+    assert [point["step"] for point in told if "eval_loss" in point] == [0, 2, 4]
+    before = loss_of(load_model(tiny, device="cpu"), data[9:])
+    after = loss_of(load_model(tmp_path / "a/model", device="cpu"), data[9:])
+    assert [told[0]["eval_loss"], told[-1]["eval_loss"]] == pytest.approx([before, after], rel=1e-4)
+    assert given.metrics["held_out_loss"] == pytest.approx(after, rel=1e-4)
+    assert given.metrics["held_out_loss_before"] == pytest.approx(before, rel=1e-4)
+    assert (given.counts["bundles"], given.counts["bundles held out"]) == (9, 3)
+    train(settings(tiny, max_steps=4, longest_first=True), data[:9], tmp_path / "b")
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model", 1e-6)
+    shared, _ = train(settings(tiny, max_steps=1, eval_share=0.25), data, tmp_path / "c")
+    assert (shared.counts["bundles"], shared.counts["bundles held out"]) == (9, 3)
+    with pytest.raises(LcxError, match="leaves nothing to train on"):
+        train(settings(tiny, eval_share=0.9), data[:1], tmp_path / "d")
+    with pytest.raises(ValueError, match="need engine shared-prefix"):
+        settings(tiny, engine="trl", longest_first=True)
 
 
 def test_trl_says_that_it_weighs_tokens(tiny: Path, tmp_path: Path) -> None:
