@@ -17,7 +17,7 @@ import numpy as np
 from lcx.data.words import words
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.openai import find_endpoint, redact
-from lcx.storage import make_folder, sha256_json
+from lcx.storage import make_folder, read_json, sha256_json
 
 if TYPE_CHECKING:
     from lcx.plugins import Plugins
@@ -310,8 +310,9 @@ def open_sentence_transformers(model: str, options: Mapping[str, Any]) -> Dense:
         ) from None
     from lcx.hub import locate
 
-    device = options.get("device")
-    loaded = SentenceTransformer(locate(model), device=None if device in (None, "auto") else str(device))
+    device, place = options.get("device"), locate(model)
+    _refuse_modules(place)
+    loaded = SentenceTransformer(place, device=None if device in (None, "auto") else str(device))
     prompt = str(options.get("query_prompt") or "")
 
     def embed(texts: Sequence[str], queries: bool) -> np.ndarray:
@@ -320,6 +321,20 @@ def open_sentence_transformers(model: str, options: Mapping[str, Any]) -> Dense:
         return np.asarray(loaded.encode(shown, batch_size=size, show_progress_bar=False))
 
     return Dense(embed, {"retriever": "sentence-transformers", "model": model, "query_prompt": prompt})
+
+
+def _refuse_modules(place: str) -> None:
+    """Raise UsageError where a model's folder names parts that are not sentence-transformers' own: they are code."""
+    file = Path(place) / "modules.json"
+    parts = read_json(file) if file.is_file() else []
+    for part in parts if isinstance(parts, list) else []:
+        kind = str(part.get("type") if isinstance(part, Mapping) else part)
+        if not kind.startswith("sentence_transformers."):
+            raise UsageError(
+                f"the model '{place}' brings its own code, and lcx does not run a model's own code",
+                why=f"{file} names {kind!r}.",
+                hint="Take a model of sentence-transformers' own parts.",
+            )
 
 
 def _status(error: Exception) -> str:

@@ -138,7 +138,7 @@ class Run:
         with contextlib.suppress(LcxError, OSError, RecursionError):
             held = read_json(file)
             record = held.get("record") if isinstance(held, dict) else None
-            if isinstance(record, dict) and (held.get("recipe"), held.get("key")) == (self.recipe, key):
+            if _is_record(record) and (held.get("recipe"), held.get("key")) == (self.recipe, key):
                 return record
         return None
 
@@ -258,7 +258,7 @@ class Run:
                 hint="Remove the link; --force starts the step over and removes it, not what it leads to.",
             )
         folder = self.folder(key)
-        if how == "fresh" and folder.exists():
+        if how == "fresh" and folder.is_dir():
             # Each kill on the way leaves a folder that its record describes: the old one, begun and not done, until
             # all old files are out of the way, then the new one.
             if record is not None and key in self.manifest["steps"] and record.get("state") == "done":
@@ -319,7 +319,7 @@ class Run:
                     why="; ".join(changes),
                     hint="--force starts this step over; --run DIR keeps both.",
                 )
-            if same and record["state"] == "done" and self._complete(key):
+            if same and record.get("state") == "done" and self._complete(key):
                 return "done"
         return "resume" if same and not force else "fresh"
 
@@ -468,7 +468,18 @@ def _holds_other_things(path: Path) -> bool:
 
 def _is_manifest(found: Any) -> bool:
     steps = found.get("steps") if isinstance(found, dict) else None
-    return isinstance(steps, dict) and all(isinstance(record, dict) for record in steps.values())
+    return isinstance(steps, dict) and all(map(_is_record, steps.values()))
+
+
+def _is_record(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("state", ""), str):
+        return False
+    if not isinstance(found.get("made") or 0, int) or not isinstance(found.get("notes") or [], list):
+        return False
+    parts = [found.get(name) or {} for name in ("fingerprint", "files", "counts", "metrics", "extra")]
+    return all(isinstance(part, dict) for part in parts) and all(
+        isinstance(file, str) for file in parts[1].values()
+    )
 
 
 def _holds_only(path: Path, others: set[Path]) -> bool:

@@ -11,6 +11,7 @@ from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.errors import suggestion
 from lcx.llm.settings import Calling
 from lcx.settings import FILE, VOLATILE, setting
+from lcx_longreward.settings import OWN_FILE
 
 __all__ = ["TASKS", "LongRewardEval"]
 
@@ -185,7 +186,12 @@ class LongRewardEval(Calling):
         from lcx.evaluation.settings import EvalSettings
 
         own = EvalSettings.users_own()
-        return {"data.lm-eval": own["data.lm-eval"]} | {f"probing.{name}": why for name, why in own.items()}
+        files = {f"{place}retriever_options.cache": OWN_FILE for place in ("", "judging.")}
+        return (
+            files
+            | {"data.lm-eval": own["data.lm-eval"]}
+            | {f"probing.{name}": why for name, why in own.items()}
+        )
 
     def paths(self) -> Iterator[tuple[str, str]]:
         """Files that `probing` names: their contents change results as those of other settings do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -128,6 +129,9 @@ REPLY_TOKENS = {
 """Most tokens of a reply by part (the paper's)."""
 
 
+OWN_FILE = "It names a file that is written, wherever that lies."
+
+
 class LongRewardScore(Calling):
     """Who judges by which prompts and rules, what the judge sees of a document, and which answers become pairs."""
 
@@ -202,6 +206,10 @@ class LongRewardScore(Calling):
         "judge",
         json_schema_extra=VOLATILE,
     )
+
+    @classmethod
+    def users_own(cls) -> Mapping[str, str]:
+        return {"retriever_options.cache": OWN_FILE}
 
     @field_validator("no_statements", mode="before")
     @classmethod

@@ -133,7 +133,16 @@ def test_a_done_step_is_not_stopped(run: Run, steps: list[Step]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"recipe": "toy"}', '{"recipe": "toy", "steps": []}', "\x00\xff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"recipe": "toy", "steps": {"synth": {"files": [1]}}}',
+        '{"recipe": "toy"}',
+        '{"recipe": "toy", "steps": []}',
+        "\x00\xff",
+    ],
 )
 def test_a_damaged_manifest_is_said_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))

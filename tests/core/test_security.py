@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -148,6 +149,14 @@ def test_1_names_that_lead_elsewhere_are_refused(sandbox: Sandbox, cli: Callable
     for file in names[:2]:
         assert [cli(*words).code for words in commands(file)] == [2, 2, 2]
     assert tree(sandbox.box) == before
+
+
+def test_1_no_setting_of_a_file_names_a_file_that_is_written(sandbox: Sandbox, cli: Callable) -> None:
+    line = "retriever: 'openai:m'\n    retriever_options: {cache: ../victim/x.sqlite}\n"
+    text = f"method: longreward\nsteps:\n  - stage: score\n    input: rows\n    {line}"
+    ran = cli("recipes", "validate", sandbox.recipe(text))
+    assert ran.code == 2
+    assert "'retriever_options.cache' counts only from the command line" in ran.out
 
 
 @pytest.mark.parametrize("kind", BAD_YAML)
@@ -542,6 +551,7 @@ def test_11_no_module_is_taken_from_the_working_folder(sandbox: Sandbox) -> None
 # -- servers and models
 
 
+@pytest.mark.slow
 def test_12_a_server_is_not_followed_to_another(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chat endpoint's case is `test_3_a_run_says_what_was_withheld_and_how_to_name_it`; this is embeddings'."""
     pytest.importorskip("openai")
@@ -564,6 +574,14 @@ def test_13_a_model_folder_runs_no_code(sandbox: Sandbox) -> None:
     (sandbox.box / "config.json").write_text('{"auto_map": {"AutoModel": "code.Model"}}')
     assert pretrained(Kind, str(sandbox.box)) is False
     assert pretrained(Kind, str(sandbox.box), trust_remote_code=True) is False
+    from lcx.retrieval import _refuse_modules
+
+    modules = [{"type": "sentence_transformers.models.Pooling"}, {"type": "code.Model"}]
+    (sandbox.box / "modules.json").write_text(json.dumps(modules[:1]))
+    _refuse_modules(str(sandbox.box))
+    (sandbox.box / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UsageError, match="its own code"):
+        _refuse_modules(str(sandbox.box))
 
 
 def test_every_line_of_the_security_document_has_its_test() -> None:
