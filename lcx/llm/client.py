@@ -22,6 +22,7 @@ from lcx.errors import LcxError
 from lcx.llm.ledger import CallLedger, Row, call_key, dump_messages, load_prices, response_of
 from lcx.llm.limits import Backoff, Budget, BudgetSpent, RateLimiter, Spent, check_priced
 from lcx.llm.openai import FINAL, ChatServer, Failed, Good, open_openai, parameters_of
+from lcx.llm.prompts import begun_inside
 from lcx.llm.protocol import LLM, Made, Request, Response
 from lcx.llm.scheduler import Scheduler
 from lcx.llm.settings import Serving
@@ -56,6 +57,8 @@ class LLMClient:
         """What the manifest records: the opened backend's own words, or the spec where every reply was known."""
         self.used = Spent()
         """Requests that this client answered in this process, from the ledger or anew, and their tokens."""
+        self.inside = False
+        """Whether replies have shown that the model's prompt begins a thought: of some only its end was there."""
 
     @property
     def backend(self) -> LLM:
@@ -94,6 +97,7 @@ class LLMClient:
 
     def _counted(self, request: Request, response: Response) -> Response:
         self.used.add(Spent(1, response.usage.prompt_tokens, response.usage.completion_tokens))
+        self.inside = self.inside or begun_inside(response.completions)
         if request.usable is not None:
             self.ledger.weighed += 1
             self.ledger.useful += not response.error and any(map(request.usable, response.completions))

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from lcx.errors import LcxError
 from lcx.llm.openai import refused_fields
-from lcx.llm.prompts import fill, visible
+from lcx.llm.prompts import UNFINISHED, fill, said_in, visible
 from lcx.llm.protocol import Request, Response, Usage
 
 T = TypeVar("T")
@@ -138,13 +138,15 @@ async def ask_until_read(
             why = response.error
         else:
             text = response.text
-            value = parse(text)
+            inside = bool(getattr(client, "inside", False))
+            alone = bool(response.completions) and said_in(response.completions[0], inside).only_thought
+            value = Unreadable(UNFINISHED) if alone else parse(text)
             if not isinstance(value, Unreadable):
                 return Judgement(value, text, "", attempt + 1, tuple(unread), usage)
             cut = bool(response.completions) and response.completions[0].finish_reason == "length"
             thought = bool(response.completions) and response.completions[0].thought
             empty = f"{EMPTY}: all of its text is in reasoning_content" if thought else EMPTY
-            why = CUT if cut else value.why if text.strip() else empty
+            why = UNFINISHED if alone else CUT if cut else value.why if text.strip() else empty
         unread.append(why)
         if response.final:
             break

@@ -157,6 +157,8 @@ def read_thoughts(reply: str) -> Said:
     if _BARE.match(reply):
         _, found, said = reply.rpartition(_BARE_FINAL)
         return Said(said if found else "", thought=True, unfinished=not found)
+    if "<" not in reply and "◁" not in reply and "think]" not in reply.lower():
+        return Said(reply)  # as most are
     kept: list[str] = []
     place = 0
     inside = thought = opened = False

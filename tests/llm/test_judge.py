@@ -22,7 +22,7 @@ from lcx.llm.judge import (
     read_rating,
     read_word,
 )
-from lcx.llm.prompts import Said, fence, opening_thought, read_thoughts, visible
+from lcx.llm.prompts import UNFINISHED, Said, fence, opening_thought, read_thoughts, visible
 from lcx.llm.protocol import Completion, Request, Response, Usage
 
 
@@ -194,3 +194,17 @@ def test_a_judge_of_which_nothing_can_be_used_is_not_paid_to_the_end() -> None:
         assert caught.value.why == f"{said} (26 of 40)"
         assert hint in caught.value.hint
         assert ("omit" in caught.value.hint) == ("omit" in hint)
+
+
+def test_a_rating_in_a_thought_that_the_limit_cut_is_none() -> None:
+    """With its mark, or without where other replies have shown that the prompt begins a thought."""
+
+    def cut(text: str) -> Response:
+        return Response((Completion(text, "length"),))
+
+    client = Client(cut("<think>It may be [[8]]"), cut("It may be [[8]]"), cut("It is [[7]]"))
+    found = asyncio.run(judge(client, rubric(tries=2), question="q", answer="a"))
+    assert (found.value, found.unread) == (8.0, (UNFINISHED,))
+    client.inside = True  # type: ignore[attr-defined]
+    found = asyncio.run(judge(client, rubric(tries=1), question="q", answer="a"))
+    assert (found.value, found.why) == (None, UNFINISHED)
