@@ -248,7 +248,9 @@ class LocalAnswerer:
         if prompts.encoded is None or not getattr(self.tokenizer, "chat_template", None):
             return ""
         branch = prompts.encoded.branches[place]
-        return opening_thought(self.tokenizer.decode(list(branch.ids[: branch.answer_start][-TAIL:])))
+        asked = branch.ids[: branch.answer_start]
+        ids = [*map(int, prompts.encoded.prefix[-TAIL:]), *map(int, asked)][-TAIL:]
+        return opening_thought(self.tokenizer.decode(ids))
 
 
 def prompt_ids(prompts: ContextPrompts, place: int) -> list[int]:

@@ -294,7 +294,9 @@ def collect(
                 continue
             here = found.setdefault(model, {})
             name = task
-            if task in here and task.startswith(("needle", "ruler:")):
+            if task in here and _part(file) and _part(file) == _part(here[task].path):
+                rows = [*here[task].rows, *rows]  # OpenCompass cuts a set into files by number
+            elif task in here and task.startswith(("needle", "ruler:")):
                 name = f"{task} {file.stem}"  # RULER has several files of a kind
             elif task in here:
                 aside.append(here[task].path.name)  # an older run of the same
@@ -312,6 +314,12 @@ def collect(
             hint=f"Names are {own}, ... Or name it: {name}" if only else f"Name it: {name}",
         )
     return found, aside
+
+
+def _part(file: Path) -> str:
+    """What the numbered parts of one set are called alike; empty for a file that is none."""
+    found = re.fullmatch(r"(longbench_.+)_\d+", file.stem.lower())
+    return found[1] if found else ""
 
 
 def _of_file(file: Path, known: Sequence[str], alone: bool) -> dict[str, list[dict[str, Any]]]:

@@ -233,3 +233,20 @@ def test_prompts_that_are_too_long_lose_their_middle(model: Any, tokenizer: Any)
         answers = open_local(model, tokenizer, stops=()).answer([job], max_new_tokens=NEW)
         assert bare(answers) == expected(model, [job])
     assert isinstance(job.encoded.prefix, np.ndarray)
+
+
+def test_marks_of_thoughts_stay_in_the_text_special_tokens_or_opened_by_the_prompt(model: Any) -> None:
+    """Without them, nobody could tell a thought from an answer."""
+    own = as_transformers(byte_level(), bos_token="<s>", eos_token="</s>", padding_side="right")
+    own.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<pad2>"]})
+    answerer = open_local(model, own, stops=[own.eos_token_id])
+    assert isinstance(answerer, module.LocalAnswerer)
+    ids = own("[THINK]so[/THINK]7<pad2>", add_special_tokens=False)["input_ids"]
+    assert answerer._answer(ids, 99).text == "[THINK]so[/THINK]7"
+    own.chat_template = "{{ messages[0]['content'] }}<think>"
+    assembler = Assembler(own, TEMPLATE)
+    bundle = Bundle("b", (Branch("why", "", "query"),), context="A text.")
+    prompts = ContextPrompts(bundle, encode(assembler, bundle))
+    assert answerer._opened(prompts, 0) == "<think>"
+    [[answer]] = answerer.answer([prompts], max_new_tokens=3)
+    assert str(answer.text).startswith("<think>")

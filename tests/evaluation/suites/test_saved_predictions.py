@@ -375,6 +375,13 @@ def test_a_folder_of_models_and_a_file_of_sets(cli: Any, tmp_path: Path) -> None
         "longbench:qasper": 100.0,
         "longbench:musique": 100.0,
     }
+    (tmp_path / "oc").mkdir()
+    for part in range(2):
+        rows = {"0": {"prediction": "red", "gold": ["red"]}}
+        (tmp_path / "oc" / f"LongBench_qasper_{part}.json").write_text(json.dumps(rows))
+    (tmp_path / "oc" / "results.json").write_text("[1]")
+    made = cli("eval", "-p", str(tmp_path / "oc"), "--json").json
+    assert made["n"] == 2
     none = cli("eval", "-p", str(lines(tmp_path / "some.jsonl", [QA])))
     assert none.code == 2
     assert "--task TASK" in none.err
