@@ -351,9 +351,56 @@ class Run:
         return {self.folder(other) for other in self.manifest["steps"] if other != key}
 
     def _complete(self, key: str) -> bool:
-        """Whether the files that a done step reported are still there."""
+        """Whether the files that a done step reported, and all in the folders that it reported, are still there."""
         files = self.manifest["steps"][key].get("files") or {}
-        return all((self.folder(key) / path).exists() for path in files.values())
+        return all((self.folder(key) / path).exists() for path in files.values()) and not self.lost(key)
+
+    def lost(self, key: str) -> dict[str, str]:
+        """Files of a done step's data or model that are gone or were cut off, and which of the two."""
+        found = {}
+        for name, (size, *_) in self._outputs(key).items():
+            path = self.folder(key) / name
+            if not path.is_file():
+                found[name] = "gone"
+            elif path.stat().st_size != size:
+                found[name] = f"of {path.stat().st_size:,} bytes in place of {size:,}"
+        return found
+
+    def put_by(self, key: str) -> dict[str, str]:
+        """Rename what was cut off of a done step's files, so that the step makes it anew; what `lost` found."""
+        found = self.lost(key) if self.state(key) == "done" else {}
+        for name in found:
+            path = self.folder(key) / name
+            if path.is_file():
+                path.replace(path.with_name(f"unusable-{path.name}"))
+        return found
+
+    def _outputs(self, key: str) -> dict[str, list[Any]]:
+        """Size, time and digest of each file in the folders that a done step reported, by its path in the step's."""
+        held = self.manifest["steps"].get(key, {}).get("outputs")
+        return {
+            name: list(noted)
+            for name, noted in (held if isinstance(held, dict) else {}).items()
+            if isinstance(noted, list) and len(noted) == 3 and isinstance(noted[0], int)
+        }
+
+    def _changed(self, key: str, what: str) -> dict[str, str]:
+        """Digests of the files of a done step's folder `what` that are not those that it wrote."""
+        found = {}
+        for name, (size, time, written) in self._outputs(key).items():
+            path = self.folder(key) / name
+            if not name.startswith(f"{what}/"):
+                continue
+            if not path.is_file():
+                found[name] = ""
+                continue
+            now = path.stat()
+            # A copied run has other times and the same contents
+            if (now.st_size, now.st_mtime_ns) != (size, time) and (
+                digest_now := sha256_file(path)
+            ) != written:
+                found[name] = digest_now
+        return found
 
     def finish(self, step: Step, result: StepResult) -> None:
         record = self.manifest["steps"][self.key(step)]
@@ -364,6 +411,7 @@ class Run:
             metrics=result.metrics,
             files=result.files,
             notes=result.notes,
+            outputs=_written(self.folder(step), result.files),
             **({"extra": dict(result.extra)} if result.extra else {}),
         )
         self._keep_record(self.key(step))
@@ -391,10 +439,14 @@ class Run:
         record = self.manifest["steps"].get(self.key(step)) or {}
         return digest(_work(record["fingerprint"])) if record.get("fingerprint") else ""
 
-    def digest_of(self, key: str) -> str:
-        """What identifies a step's outputs: the hash of its fingerprint, and which making of it this is."""
+    def digest_of(self, key: str, what: str = "") -> str:
+        """What identifies a step's outputs: the hash of its fingerprint, and which making of it this is.
+
+        Where files of its folder `what` (data or model) are not what it wrote, their contents count too.
+        """
         record = self.manifest["steps"].get(key, {})
-        return digest([record.get("fingerprint"), record.get("made", 1)])
+        changed = self._changed(key, what) if what else {}
+        return digest([record.get("fingerprint"), record.get("made", 1), *([changed] if changed else [])])
 
     def _save(self) -> None:
         write_json(self.path / "manifest.json", self.manifest)
@@ -523,6 +575,21 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
+def _written(folder: Path, files: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Size, time and digest of each file in the folders among a step's files, by its path in the step's folder."""
+    found: dict[str, list[Any]] = {}
+    for reported in files.values():
+        place = folder / reported
+        if not place.is_dir() or Path(reported).name not in ("data", "model"):
+            continue
+        for path in sorted(place.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                now = path.stat()
+                name = path.relative_to(folder).as_posix()
+                found[name] = [now.st_size, now.st_mtime_ns, sha256_file(path)]
+    return found
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -548,10 +615,10 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
             continue
         if str(reference).startswith("step:"):
             run.resolve(reference, what)
-            inputs[key] = run.digest_of(str(reference).removeprefix("step:"))
+            inputs[key] = run.digest_of(str(reference).removeprefix("step:"), what)
         elif step_id := _named_step(reference):  # local:step:ID
             run.llm(str(reference))
-            inputs[key] = run.digest_of(step_id)
+            inputs[key] = run.digest_of(step_id, what)
         elif Path(str(reference)).expanduser().exists():
             inputs[key] = digest(_listing(Path(str(reference)).expanduser()))
         elif tiny_spec(str(reference)) is not None:  # trained here, by this version from this library's text

@@ -406,6 +406,9 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
         return run.result(step) if run.state(run.key(step)) == "done" else _call(hook, step, run, ctx)
     prints = fingerprint(step, run)
     with run.lock(ctx.log):
+        lost = run.put_by(run.key(step)) if not ctx.force else {}
+        for name, why in lost.items():
+            ctx.log(f"{step.id}: {name} is {why}; the step makes it again")
         how = run.begin(step, prints, force=ctx.force)
         ctx.wait()
         if how == "done":

@@ -402,6 +402,41 @@ def test_a_done_step_whose_files_are_gone_runs_again(run: Run, steps: list[Step]
     assert run.begin(step, {"a": 1}) == "resume"
 
 
+def test_a_lost_or_cut_file_of_a_done_step_is_made_again(run: Run, steps: list[Step]) -> None:
+    step, key = steps[0], run.key(steps[0])
+    run.begin(step, {"a": 1})
+    shards = [run.folder(step) / f"data/bundles-0000{n}-of-00002.parquet" for n in (0, 1)]
+    for shard in shards:
+        shard.parent.mkdir(exist_ok=True)
+        shard.write_text("rows")
+    run.finish(step, StepResult(files={"data": "data"}))
+    first = run.digest_of(key, "data")
+    assert again(run).begin(step, {"a": 1}) == "done"
+    assert first == run.digest_of(key)
+    shards[0].unlink()
+    shards[1].write_text("r")
+    found = run.put_by(key)
+    assert found == {f"data/{shards[0].name}": "gone", f"data/{shards[1].name}": "of 1 bytes in place of 4"}
+    assert [path.name for path in shards[0].parent.iterdir()] == [f"unusable-{shards[1].name}"]
+    assert run.digest_of(key, "data") != first
+    assert run.begin(step, {"a": 1}) == "resume"
+
+
+def test_a_model_that_was_changed_after_its_step_is_another_input(run: Run, steps: list[Step]) -> None:
+    step, key = steps[1], run.key(steps[1])
+    run.begin(step, {"a": 1})
+    weights = run.folder(step) / "model/model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    run.finish(step, StepResult(files={"model": "model"}))
+    first = run.digest_of(key, "model")
+    os.utime(weights, ns=(1, 1))  # copied
+    assert again(run).digest_of(key, "model") == first
+    weights.write_bytes(b"two")
+    assert run.digest_of(key, "model") != first
+    assert run.begin(step, {"a": 1}) == "done"  # the step itself made what it made
+
+
 def test_starting_over_changes_what_later_steps_stand_on(run: Run, steps: list[Step]) -> None:
     step = steps[0]
     run.begin(step, {"a": 1})
