@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from lcx.errors import LcxError, MissingError, UsageError
 
@@ -166,9 +166,13 @@ def _finite(value: Any) -> Any:
 
 def read_json(path: str | Path) -> Any:
     """Parse a JSON file. Raises LcxError for one that is damaged; a missing file raises FileNotFoundError."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"it holds {name}, which is no JSON value")
+
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as bad:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as bad:
         raise LcxError(
             f"{path} is not valid JSON", why=str(bad), hint="Remove it and run the step again."
         ) from bad

@@ -108,10 +108,10 @@ def _interrupted(argv: Sequence[str]) -> LcxError:
 
 def _explained(bad: Exception) -> LcxError:
     """An exception that nobody turned into words yet."""
-    if isinstance(bad, OSError) and bad.errno in _FULL:
+    if (isinstance(bad, OSError) and bad.errno in _FULL) or _says_full(bad):
         return LcxError(
             f"no space left{_on(bad)}",
-            why=bad.strerror or str(bad),
+            why=getattr(bad, "strerror", None) or str(bad),
             hint="Free some space or choose another folder, then run the same command: it resumes.",
         )
     if isinstance(bad, OSError) and bad.errno in _REFUSED:
@@ -119,6 +119,25 @@ def _explained(bad: Exception) -> LcxError:
             f"no permission{_on(bad)}",
             why=bad.strerror or str(bad),
             hint="Choose a folder you may write to (`--run DIR`, or LCX_RUNS and LCX_CACHE).",
+        )
+    if isinstance(bad, OSError) and bad.errno in (errno.EMFILE, errno.ENFILE):
+        return LcxError(
+            f"too many files are open{_on(bad)}",
+            why=bad.strerror or str(bad),
+            hint="Allow more with `ulimit -n 4096`, then run the same command: it resumes.",
+        )
+    if isinstance(bad, OSError) and bad.errno is not None and bad.strerror:
+        return LcxError(
+            f"the system does not allow what is to be done{_on(bad)}",
+            why=f"{type(bad).__name__}: {bad.strerror}",
+            hint="See to that place, then run the same command: it resumes.",
+        )
+    if kind := _UNREADABLE.get(f"{type(bad).__module__.partition('.')[0]}.{type(bad).__name__}"):
+        return LcxError(
+            f"{kind} cannot be read",
+            why=f"{type(bad).__name__}: {(str(bad).splitlines() or [''])[0]}",
+            hint="It may be cut or damaged: get it anew, or start the step that wrote it over with --force. "
+            "LCX_DEBUG=1 before the command shows where.",
         )
     if isinstance(bad, ModuleNotFoundError) and (bad.name or "lcx").split(".")[0] not in (
         "lcx",
@@ -146,8 +165,31 @@ def _explained(bad: Exception) -> LcxError:
     )
 
 
-def _on(bad: OSError) -> str:
-    return f": {bad.filename}" if bad.filename else ""
+_UNREADABLE = {
+    **dict.fromkeys(
+        ("safetensors.SafetensorError", "safetensors_rust.SafetensorError", "_pickle.UnpicklingError"),
+        "a file of weights",
+    ),
+    **dict.fromkeys(("pyarrow.ArrowInvalid", "pyarrow.ArrowException"), "a Parquet file"),
+    **dict.fromkeys(("sqlite3.DatabaseError", "sqlite3.OperationalError"), "a file of calls (calls.sqlite)"),
+    **dict.fromkeys(("zipfile.BadZipFile", "zlib.error", "gzip.BadGzipFile"), "a packed file"),
+    "json.JSONDecodeError": "a JSON file",
+}
+"""What libraries raise for files that are not whole, and what such a file is."""
+_SAY_FULL = ("no space left on device", "os error 28", "disk is full", "pytorchstreamwriter failed writing")
+
+
+def _says_full(bad: BaseException | None) -> bool:
+    """Whether an error, or what it came of, tells of a full disk in words: writers of weights give no number."""
+    while bad is not None:
+        if any(said in str(bad).lower() for said in _SAY_FULL):
+            return True
+        bad = bad.__cause__
+    return False
+
+
+def _on(bad: BaseException) -> str:
+    return f": {bad.filename}" if isinstance(bad, OSError) and bad.filename else ""
 
 
 def _report(error: LcxError, as_json: bool) -> int:

@@ -65,7 +65,7 @@ def compare(
     from lcx.cli import show
     from lcx.errors import UsageError
     from lcx.evaluation.compare import Options, checked_comparison
-    from lcx.evaluation.scores import find_sides
+    from lcx.evaluation.scores import as_written, find_sides
 
     for name, value in (("--alpha", alpha), ("--level", level)):
         if not 0 < value < 1:
@@ -73,21 +73,22 @@ def compare(
     names = [name.strip() for name in models.split(",") if name.strip()] if models is not None else []
     if models is not None and len(names) != 2:
         raise UsageError(f"--models takes two names, not {models!r}", hint="--models base,train")
-    sides = find_sides([a] if b is None else [a, b], names)
-    found = checked_comparison(*sides, Options(alpha, level, margin, seed=seed))
-    if html is not None:
-        from lcx.evaluation.show.page import write_comparison
-
-        write_comparison(Path(html).expanduser(), found.a, found.b, found.verdicts)
-    if json:
-        show.emit_json(found.as_dict())
-    else:
-        from lcx.evaluation.show.comparison import comparison_text
-        from lcx.formatting import printable
-
-        print(printable(comparison_text(found), sys.stdout.encoding))
+    with as_written(*filter(None, (a, b))):
+        sides = find_sides([a] if b is None else [a, b], names)
+        found = checked_comparison(*sides, Options(alpha, level, margin, seed=seed))
         if html is not None:
-            print(f"\nwrote {html}")
+            from lcx.evaluation.show.page import write_comparison
+
+            write_comparison(Path(html).expanduser(), found.a, found.b, found.verdicts)
+        if json:
+            show.emit_json(found.as_dict())
+        else:
+            from lcx.evaluation.show.comparison import comparison_text
+            from lcx.formatting import printable
+
+            print(printable(comparison_text(found), sys.stdout.encoding))
+            if html is not None:
+                print(f"\nwrote {html}")
     if fail_on_regression and found.regressions:
         more = f" by more than {margin:g} points" if margin else ""
         groups = [one.task if one.kind == "task" else f"{one.task} {one.group}" for one in found.regressions]
@@ -123,13 +124,15 @@ def report(
 ) -> None:
     """Write one HTML page of a run's evaluations: where each model loses information, and what training changed."""
     from lcx.cli import show
+    from lcx.evaluation.scores import as_written
     from lcx.evaluation.show.page import write_report
     from lcx.paths import runs_folder
 
     folder = Path(run).expanduser()
     if not folder.exists() and (runs_folder() / run).is_dir():
         folder = runs_folder() / run
-    path = write_report(folder, Path(out).expanduser() if out else None, step=step)
+    with as_written(folder):
+        path = write_report(folder, Path(out).expanduser() if out else None, step=step)
     if json:
         show.emit_json({"report": str(path), "bytes": path.stat().st_size})
     else:

@@ -12,9 +12,10 @@ eval step, and the report. What they do with its answer:
 from __future__ import annotations
 
 import json
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ __all__ = [
     "Difference",
     "EvalResult",
     "Side",
+    "as_written",
     "check_notes",
     "comparable",
     "eval_notes",
@@ -247,6 +249,23 @@ def load_result(folder: Path) -> EvalResult:
         raise MissingError(f"{folder / SCORES} is no result of lcx eval", hint="Run the evaluation again.")
     made = (folder / SCORES).stat().st_mtime_ns
     return EvalResult(folder, found, folder.name or "model", _trained(folder), made=made)
+
+
+@contextmanager
+def as_written(*places: str | Path) -> Iterator[None]:
+    """Call it by its place where results cannot be shown, which a file that was changed or cut may cause.
+
+    Raises MissingError for what a value of another shape than `lcx eval` writes leads to.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as bad:
+        frame = traceback.extract_tb(bad.__traceback__)[-1]
+        raise MissingError(
+            f"{' and '.join(str(place) for place in places)}: these results are not as lcx eval writes them",
+            why=f"{type(bad).__name__}: {bad} ({Path(frame.filename).name}, line {frame.lineno})",
+            hint=f"Run the evaluation again. Where nobody changed a {SCORES}, please report it, with the file.",
+        ) from bad
 
 
 def ordered(results: Iterable[EvalResult]) -> list[EvalResult]:

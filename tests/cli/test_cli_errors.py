@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lcx.cli.boundary import render
+from lcx.cli.boundary import _explained, render
 from lcx.errors import LcxError
 from lcx.plugins import Plugins
 from tests.conftest import Ran
@@ -215,3 +216,46 @@ def test_colours_only_where_wanted() -> None:
 def test_no_colour_off_a_terminal(shell_lcx: Callable[..., Ran]) -> None:
     ran = shell_lcx("train", "--recipe", "nothing", FORCE_COLOR="1")
     assert "\x1b" not in ran.err + ran.out
+
+
+def test_what_the_system_or_a_cut_file_causes_is_no_bug(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+    from safetensors import safe_open
+
+    def weights() -> None:
+        (tmp_path / "w.safetensors").write_bytes(b"\xff" * 40)
+        safe_open(tmp_path / "w.safetensors", "numpy").__enter__()
+
+    def table() -> None:
+        (tmp_path / "t.parquet").write_bytes(b"PAR1 cut")
+        pq.ParquetFile(tmp_path / "t.parquet")
+
+    def calls() -> None:
+        (tmp_path / "calls.sqlite").write_bytes(b"no database at all" * 99)
+        sqlite3.connect(tmp_path / "calls.sqlite").execute("SELECT * FROM calls")
+
+    def fail(bad: Exception) -> Callable[[], None]:
+        def raises() -> None:
+            raise bad
+
+        return raises
+
+    full = RuntimeError(
+        "[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file data/3"
+    )
+    for work, said in (
+        (weights, "a file of weights cannot be read"),
+        (table, "a Parquet file cannot be read"),
+        (calls, "a file of calls (calls.sqlite) cannot be read"),
+        (lambda: json.loads("{"), "a JSON file cannot be read"),
+        (fail(full), "no space left"),
+        (fail(OSError(errno.EMFILE, "Too many open files", "a.bin")), "too many files are open: a.bin"),
+        (fail(OSError(errno.EIO, "Input/output error", "b.bin")), "what is to be done: b.bin"),
+        (fail(ZeroDivisionError("division by zero")), "unexpected ZeroDivisionError"),
+    ):
+        with pytest.raises(Exception) as caught:
+            work()
+        error = _explained(caught.value)
+        assert said in error.what
+        assert ("bug" in error.why) == ("ZeroDivision" in said)
+        assert error.hint

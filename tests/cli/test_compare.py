@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +95,26 @@ def test_a_page_is_written(cli: Cli, run: Path, tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported(run: Path) -> None:
     assert heavy_after("compare", str(run)) == set()
+
+
+def test_results_of_another_shape_are_called_by_their_place(cli: Cli, run: Path, tmp_path: Path) -> None:
+    """Every 40th place of a scores.json holds something else: a page, a table, or an error that is no bug's."""
+    shutil.copytree(run, tmp_path / "run")
+    file = next((tmp_path / "run").rglob("scores.json"))
+    scores = json.loads(file.read_text())
+
+    def places(one: Any) -> list[tuple[Any, Any]]:
+        inner = one.items() if isinstance(one, dict) else enumerate(one) if isinstance(one, list) else ()
+        return [place for key, part in inner for place in ((one, key), *places(part))]
+
+    values = cycle(["NaN", "null", '"x"', "[]", '{"a": 1}', "1e308"])
+    for holder, key in places(scores)[::40]:
+        kept, holder[key] = holder[key], "@"
+        value = next(values)
+        file.write_text(json.dumps(scores).replace('"@"', value))
+        holder[key] = kept
+        for line in (("report", str(tmp_path / "run")), ("compare", str(tmp_path / "run"))):
+            ran = cli(*line)
+            assert "bug" not in ran.err
+            assert ran.code in (0, 2, 4)
+            assert ("NaN, which is no JSON value" in ran.err) == (value == "NaN")
