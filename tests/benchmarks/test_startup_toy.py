@@ -44,3 +44,11 @@ def test_toy_run_prints_json(startup: Any, capsys: pytest.CaptureFixture[str]) -
     assert {"cpu", "cores", "python", "typer"} <= set(result["machine"])
     assert result["settings"]["rounds"] == 1
     assert sys.version.startswith(result["machine"]["python"])
+
+
+def test_committed_result_is_no_slower_than_before() -> None:
+    result = json.loads((ROOT / "benchmarks/results/startup-cpu2.json").read_text())
+    assert result["commits"]["against"] == "772ffed"
+    assert result["settings"]["rounds"] >= 15
+    for name in ("help", "option by Tab", "recipe by Tab", "task by Tab"):
+        assert result["commands"][name]["here / against"]["cpu"] <= 1.05, name
