@@ -630,8 +630,7 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
     for key in sorted(type(step.settings).files() - {"input", "model", "corpus"}):
         given = values[key]
         several = isinstance(given, list | tuple | Mapping)
-        names = list(given.values()) if isinstance(given, Mapping) else list(given) if several else [given]
-        for name in names:
+        for name in _leaves(given):
             if step_id := _named_step(name):
                 if not name.startswith("step:"):
                     run.llm(name)
@@ -654,6 +653,15 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
     if not keeps:
         return found
     return found | {LOOSE: {k: values[k] for k in sorted(keeps)} | {"inputs": others}}
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Everything in a value that is no list or mapping itself."""
+    if isinstance(value, list | tuple | Mapping):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(one)
+    else:
+        yield value
 
 
 def _named_step(value: Any) -> str:

@@ -174,6 +174,12 @@ class StepWork(Generic[S]):
             self.service.check(name, options)
         return self.service.client(name, options)
 
+    @property
+    def spent(self) -> dict[str, int]:
+        """What was asked of models so far, as counts; empty where none was."""
+        found = {} if self._service is None else self._service.counts()
+        return {name: number for name, number in found.items() if isinstance(number, int) and number}
+
     # -- data
 
     def bundles(self, name: str = "bundles") -> BundleReader:

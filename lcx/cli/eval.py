@@ -197,8 +197,6 @@ def _score_saved(
             "--predictions takes one --task, or none where names and rows tell it",
             hint="--task val:document, val:code, val:database, needle, longbench:SET, longbench (a folder), csqa, ...",
         )
-    if compat == "longreward":
-        raise UsageError("--compat longreward is for judged tasks", hint="--compat film, or leave it out")
     score_file(
         tasks[0] if tasks else None,
         Path(predictions).expanduser(),

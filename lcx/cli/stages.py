@@ -307,7 +307,7 @@ def asks_servers(values: Mapping[str, Any]) -> bool:
 def warn_of_idle_server(job: RunJob, step: Step) -> None:
     """Say that a server is named which no setting asks: rules or local models would do the work unnoticed."""
     values = step.values()
-    if step.stage == "eval" and str(values.get("model")).startswith("step:") and "judge" not in values:
+    if step.stage == "eval" and str(values.get("model")).startswith("step:") and not values.get("judge"):
         return  # `lcx run` hands the server of other steps to every step that could ask one
     if job.request.flags.get("base_url") and "base_url" in values and not asks_servers(values):
         names = [name for name in ("llm", "writer", "judge", "model") if name in values]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,11 +28,16 @@ from lcx.context import Context
 from lcx.data.templates import Template, load_template
 from lcx.errors import UsageError
 from lcx.evaluation.encode import ContextPrompts, subset
+from lcx.evaluation.settings import ENDPOINT
+from lcx.evaluation.task import GREEDY, Sampling
+from lcx.llm.builtin import ANSWERING, GUESSING
 from lcx.llm.client import Service
+from lcx.llm.judge import together
 from lcx.llm.prompts import by_template, is_thought_mark, opening_thought
 from lcx.llm.protocol import Request, Response
 from lcx.llm.settings import Serving
 from lcx.records import Bundle
+from lcx.storage import sha256_text
 
 if TYPE_CHECKING:
     from lcx.modeling.decode import DecodeStrategy, Traced
@@ -60,7 +65,7 @@ class Answer:
 
     `text` is None where `error` says why there is none. `tokens` counts the new tokens, the end token left out;
     `ids` are these, where a model in this process made them. `thought` is what a server handed out apart from the text;
-    a model in this process has its thoughts in the text.
+    a model in this process has its thoughts in the text. `more` are the further samples of the same question.
     """
 
     text: str | None
@@ -69,6 +74,17 @@ class Answer:
     ids: tuple[int, ...] = ()
     error: str = ""
     thought: str = ""
+    more: tuple[Answer, ...] = ()
+
+    @property
+    def samples(self) -> tuple[Answer, ...]:
+        """Every answer to the question."""
+        return (self, *self.more)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every sample has its text."""
+        return all(one.text is not None for one in self.samples)
 
 
 OnAnswer = Callable[[int, int, Answer], None]
@@ -420,6 +436,7 @@ ERROR = "error"
 """The finish of an item whose call failed; the next run asks it again."""
 PART = "answers"
 """What the journal of calls says of them."""
+ORDERED = "requests are ordered by context, so that the server's own prefix cache is hit"
 CALLS_A_CONTEXT = 16
 """So many calls in flight a context is open: a server keeps few long ones."""
 MOST_OPEN = 4
@@ -437,8 +454,11 @@ def open_endpoint(
     options: Mapping[str, Any] | None = None,
     context_text: Callable[[Bundle], str] | None = None,
     service: Service | None = None,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
 ) -> Answerer:
-    """An answerer for `openai:NAME` at `calling.base_url`; replies are journalled in `folder`/calls.sqlite.
+    """An answerer for a text generator such as `openai:NAME` at `calling.base_url`; replies are journalled in
+    `folder`/calls.sqlite.
 
     `options` are the backend's own. `context_text` gives the context of bundles that have a plan. `service` is
     one that is open already: several answerers then share its budget, and whoever opened it closes it. Raises
@@ -446,7 +466,8 @@ def open_endpoint(
     """
     held = service or Service(Path(folder), calling, ctx)
     held.check(spec, options or {})
-    made = ServerAnswerer(spec, load_template(template), held, options or {}, context_text or _plain_context)
+    text = context_text or _plain_context
+    made = ServerAnswerer(spec, load_template(template), held, options or {}, text, sampling, seed)
     made.closes = service is None
     return made
 
@@ -461,11 +482,10 @@ def _plain_context(bundle: Bundle) -> str:
 
 
 class ServerAnswerer:
-    """Greedy answers of a model behind a server (temperature 0)."""
+    """Answers of a text generator: greedy ones (temperature 0), or samples."""
 
     name = "endpoint"
     reuse = True
-    reason = "requests are ordered by context, so that the server's own prefix cache is hit"
 
     def __init__(
         self,
@@ -474,10 +494,15 @@ class ServerAnswerer:
         service: Service,
         options: Mapping[str, Any],
         context_text: Callable[[Bundle], str],
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
     ) -> None:
         self.spec, self.service, self.options = spec, service, dict(options)
         self.template, self._context_text = template, context_text
-        self.closes = True
+        self.sampling, self.seed = sampling, seed
+        self.served = spec.startswith(ENDPOINT)
+        self.reason = ORDERED if self.served else f"{spec.partition(':')[0]} is asked a question at a time"
+        self.closes, self.chat = True, True
         self.failed: dict[str, int] = {}
         """Items without an answer, by reason."""
         self.cut: dict[str, Any] = {}
@@ -505,20 +530,23 @@ class ServerAnswerer:
             response = await exchange.ask(request, part=PART)
             # Some servers leave out of their counts what they hold in a cache: a context's first question tells all.
             reported[number] = max(reported.get(number, 0), response.usage.prompt_tokens)
-            answer = _read(response)
+            answer = _read(response, self.sampling.samples, self._end)
             found[number, place] = answer
             on_answer(number, place, answer)
 
         if asked:
+            if not self.served:  # a server's chat template is its own
+                self.chat = bool(exchange.describe().get("chat_template", True))
             calls = self.service.settings.concurrency
             sizes = [(number, len(contexts[number].bundle.branches)) for number in asked]
-            self.service.run(_by_context(sizes, one, calls))
+            self.service.run(_by_context(sizes, one, calls) if self.served else _at_once(sizes, one, calls))
         exact = bool(getattr(self.service.settings, "tokenizer", None))
         counted = [(_counted(contexts[number]), tokens) for number, tokens in reported.items()]
-        self.cut = cut_prompts(counted, exact=exact)
+        self.cut = cut_prompts(counted, exact=exact) if self.served else {}
         for answer in found.values():
-            if answer.error:
-                self.failed[answer.error] = self.failed.get(answer.error, 0) + 1
+            for sample in answer.samples:
+                if sample.error:
+                    self.failed[sample.error] = self.failed.get(sample.error, 0) + 1
         return [
             [
                 found[number, place]
@@ -528,17 +556,39 @@ class ServerAnswerer:
             for number, prompts in enumerate(contexts)
         ]
 
+    @property
+    def _end(self) -> str:
+        return self.template.end.strip()
+
     def request(self, bundle: Bundle, place: int, max_new_tokens: int) -> Request:
         """The request for a branch: one message, the context first and the question last."""
         template, context = self.template, self._context_text(bundle)
         question = bundle.branches[place].question
+        around = by_template(template, self.chat)
         if context:
-            text = by_template(template, chat=True)(context, question)
+            text = around(context, question)
         else:
-            text = template.bare_head + question + template.after
-        stop = (template.end,) if template.end.strip() else ()
+            text = (
+                template.bare_head + question + around("", "").removeprefix(template.head + template.between)
+            )
+        stop = (template.end,) if self._end and self.served else ()
         message = {"role": "user", "content": text}
-        return Request((message,), task=PART, max_tokens=max_new_tokens, stop=stop)
+        how = self.sampling
+        fields = {"question": question, "context": (context,)}
+        if how == GREEDY:
+            return Request((message,), task=ANSWERING, fields=fields, max_tokens=max_new_tokens, stop=stop)
+        about = sha256_text(f"{sha256_text(context)[:16]}\0{question}")[:24]
+        return Request(
+            (message,),
+            task=ANSWERING,
+            fields={**fields, "read": GUESSING} if how.temperature > 0 else fields,
+            n=how.samples,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            max_tokens=max_new_tokens,
+            stop=stop,
+            seed=int(sha256_text(f"{self.seed}:{about}")[:8], 16) >> 1,
+        )
 
     def describe(self) -> Mapping[str, Any]:
         found: dict[str, Any] = {"way": self.name, "reuse": self.reuse, "reason": self.reason}
@@ -635,25 +685,35 @@ async def _by_context(
             return
         async with opened:
             await ask(number, 0)
-            await _all([ask(number, place) for place in range(1, questions)])
+            await together([ask(number, place) for place in range(1, questions)])
 
-    await _all([context(*size) for size in sizes])
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
+    await together([context(*size) for size in sizes])
 
 
-def _read(response: Response) -> Answer:
-    if response.error or not response.completions:
-        return Answer(None, ERROR, 0, error=response.error or "the reply was empty")
-    first = response.completions[0]
-    known = first.finish_reason if first.finish_reason in ("stop", "length") else "stop"
-    return Answer(first.text, known, response.usage.completion_tokens, thought=first.thought)
+async def _at_once(
+    sizes: Sequence[tuple[int, int]], one: Callable[[int, int], Coroutine[Any, Any, None]], calls: int
+) -> None:
+    """Ask every question of every (context, questions), so many at a time: a model here answers what has gathered."""
+    ready = asyncio.Semaphore(calls)
+
+    async def ask(number: int, place: int) -> None:
+        async with ready:
+            await one(number, place)
+
+    await together([ask(number, place) for number, questions in sizes for place in range(questions)])
+
+
+def _read(response: Response, samples: int = 1, end: str = "") -> Answer:
+    """The answer in a reply with its further samples; what the template says ends an answer ends it."""
+    found = []
+    for one in response.completions[:samples]:
+        if one.finish_reason != ERROR:
+            text, ended, _ = one.text.partition(end) if end else (one.text, "", "")
+            finish = "length" if one.finish_reason == "length" and not ended else "stop"
+            tokens = response.usage.completion_tokens // samples
+            found.append(Answer(text, finish, tokens, thought=one.thought))
+    if samples == 1 and response.error:
+        found = []
+    lacking = response.error or ("fewer samples than asked for" if found else "the reply was empty")
+    found += [Answer(None, ERROR, 0, error=lacking)] * (samples - len(found))
+    return replace(found[0], more=tuple(found[1:]))

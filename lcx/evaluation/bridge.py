@@ -73,7 +73,7 @@ def run_bridge(
 
 
 def _mark(tested: Any, settings: EvalSettings) -> str:
-    folder = settings.data.get(FAMILY)
+    folder = next(iter(settings.places(FAMILY).get(FAMILY, ())), None)
     files = sorted(Path(folder).expanduser().rglob("*")) if folder else []
     own = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files if path.is_file()]
     return sha256_json([tested.weights, settings.limit, settings.chat, _version(), own])[:32]
@@ -92,7 +92,7 @@ def _evaluate(name: str, tested: Any, settings: EvalSettings, *, bars: bool) -> 
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
 
-        folder = settings.data.get(FAMILY)
+        folder = next(iter(settings.places(FAMILY).get(FAMILY, ())), None)
         own = str(Path(folder).expanduser()) if folder else None
         if own and not settings.lm_eval_code:
             _refuse_code(Path(own))

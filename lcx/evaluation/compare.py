@@ -33,6 +33,7 @@ __all__ = [
     "Pair",
     "Pairing",
     "Verdict",
+    "changes_from",
     "checked_comparison",
     "compare",
     "groups_of",
@@ -192,17 +193,21 @@ def _paired(
     rows_a, rows_b = _grouped(a, names_a), _grouped(b, names_b)
     shared = [name for name in rows_a if name in rows_b]
     pairs, changed, unscored, failed = [], 0, 0, 0
+    weights: list[tuple[float, float]] = []
     for name in shared:
         row, other = rows_a[name][0], rows_b[name][0]
         if any(row[field] != other[field] for field in ASKED if field in row and field in other):
             changed += 1
             continue
-        mean_a, mean_b = _mean(rows_a[name]), _mean(rows_b[name])
+        (mean_a, weight_a), (mean_b, weight_b) = _mean(rows_a[name]), _mean(rows_b[name])
         if mean_a is None or mean_b is None:
             unscored += 1
             failed += any(all(map(unanswered, of[name])) for of in (rows_a, rows_b))
         else:
             pairs.append(Pair(name, mean_a, mean_b, _context(row, name), row))
+            weights.append((weight_a, weight_b))
+    if any("weight" in row for row in (*a, *b)):
+        pairs = _pulled(pairs, weights)
     only_a, only_b = len(rows_a) - len(shared), len(rows_b) - len(shared)
     return Pairing(tuple(pairs), only_a, only_b, unscored, changed, by, failed)
 
@@ -214,9 +219,30 @@ def _grouped(rows: Sequence[Row], names: Sequence[Hashable]) -> dict[Hashable, l
     return found
 
 
-def _mean(rows: Sequence[Row]) -> float | None:
+def _mean(rows: Sequence[Row]) -> tuple[float | None, float]:
+    """The mean score of an item's rows, and what it weighs; a row that weighs nothing needs no score."""
+    if any("weight" in row for row in rows):
+        sizes = [row["weight"] for row in rows if row.get("weight") is not None]
+        amount = sum((row["score"] or 0.0) * row["weight"] for row in rows if row.get("weight"))
+        weight = float(sum(sizes))
+        return (None if not sizes else amount / weight if weight else 0.0), weight
     known = [row["score"] for row in rows if row["score"] is not None]
-    return sum(known) / len(known) if known else None
+    return (sum(known) / len(known) if known else None), 1.0
+
+
+def _pulled(pairs: Sequence[Pair], weights: Sequence[tuple[float, float]]) -> list[Pair]:
+    """The pairs with what each side's row gives to its weighted mean in place of its score: the plain mean of these
+    numbers is that mean, and varies as it does (to first order) when items are drawn again.
+    """
+    sides = []
+    for side, name in enumerate("ab"):
+        mass = [both[side] for both in weights]
+        values = [getattr(pair, name) for pair in pairs]
+        total = sum(mass)
+        mean = sum(w * v for w, v in zip(mass, values, strict=True)) / total if total else 0.0
+        scale = len(pairs) / total if total else 0.0
+        sides.append([mean + w * (v - mean) * scale for w, v in zip(mass, values, strict=True)])
+    return [replace(pair, a=one, b=other) for pair, one, other in zip(pairs, *sides, strict=True)]
 
 
 def _context(row: Row, name: Hashable) -> Hashable:
@@ -431,6 +457,11 @@ class Scale:
     """How far a score can move."""
 
 
+PLAIN = Scale("score", lambda x: x, lambda d: d, most=None)
+ALIKE = ("judge", "judging", "data", "compat", "prompt")
+"""What has to be alike for a change to be told of as the models' own."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What was found of one group. `a`, `b`, `difference`, `low`, `high` are in `unit`; b minus a.
@@ -543,6 +574,26 @@ def compare(a: Side, b: Side, options: Options = Options()) -> Comparison:
     about = [note for note in notes if note.startswith("the two were")]
     notes = [*about, *_model_notes(a, b), *[note for note in notes if note not in about]]
     return Comparison(a, b, options, tuple(judged), missing, tuple(dict.fromkeys(notes)))
+
+
+def changes_from(others: Sequence[EvalResult], mine: EvalResult, task: str) -> dict[str, dict[str, Any]]:
+    """The mean difference of a task from each of the other results that were asked and judged alike, by their names."""
+    found: dict[str, dict[str, Any]] = {}
+    for other in others:
+        if task not in other.scores["tasks"] or any(
+            one.questions or one.key in ALIKE for one in comparable(other.scores, mine.scores, task)
+        ):
+            continue
+        try:
+            pairing = pair_rows(load_rows(other, task), load_rows(mine, task))
+        except NotComparable:
+            continue
+        whole = groups_of(task, mine.scores["tasks"][task], pairing.pairs)[0]
+        inside = rows_stand([pair.context for pair in pairing.pairs])
+        one = _measured(task, whole, pairing, PLAIN, Options(), inside)
+        label = other.name if other.name not in (mine.name, *found) else f"{other.step} {other.name}"
+        found[label] = {"mean": one.difference, "low": one.low, "high": one.high, "n": one.n}
+    return found
 
 
 def _pairing_notes(task: str, pairing: Pairing, a: str, b: str) -> list[str]:

@@ -37,6 +37,7 @@ from lcx.evaluation.saved import own_rows, placed
 from lcx.evaluation.statistics.curves import Compat, span_curve
 from lcx.evaluation.task import Scored, Task
 from lcx.evaluation.text_metrics import contains, refuses
+from lcx.formatting import histogram
 from lcx.llm.prompts import read_thoughts
 from lcx.storage import sha256_json
 
@@ -51,6 +52,7 @@ __all__ = [
     "no_rows",
     "row_id",
     "score_benchmark",
+    "score_judged",
     "score_predictions",
     "score_probe",
     "score_rows",
@@ -513,12 +515,7 @@ def score_benchmark(
     Of several rows with one id the first counts, and of a file that was appended to, its rows once. A null prediction
     scores 0, or is left out with `film`.
     """
-    if compat is not None and compat not in task.compat:
-        modes = " or ".join(f"'{mode}'" for mode in task.compat)
-        raise UsageError(
-            f"there is no compat mode '{compat}' for {task.name}",
-            hint=f"Leave it out, or say {modes}." if modes else "Leave it out.",
-        )
+    _check_compat(task, compat)
     checked = hear(check_benchmark_row(task, row, f"{where} {number}") for number, row in enumerate(rows))
     if not checked:
         raise no_rows(task.name, where)
@@ -549,6 +546,15 @@ def score_benchmark(
         **_evidence(task, checked, values, contexts),
     }
     return scores, values
+
+
+def _check_compat(task: Task, compat: str | None) -> None:
+    if compat is not None and compat not in task.compat:
+        modes = " or ".join(f"'{mode}'" for mode in task.compat)
+        raise UsageError(
+            f"there is no compat mode '{compat}' for {task.name}",
+            hint=f"Leave it out, or say {modes}." if modes else "Leave it out.",
+        )
 
 
 def _values(task: Task, rows: Sequence[Row], compat: str | None, counts: Counter[str]) -> list[float | None]:
@@ -647,6 +653,87 @@ def length_bucket(length: float) -> str:
     return next((name for limit, name in BUCKETS if length < limit), LONGEST)
 
 
+# ---- scores of judged rows
+
+BINS = 20
+"""Parts of a scale, where it is no wider than 1; else two for each of its points."""
+
+
+JUDGED_COUNTS = ("nulls", "skipped", "refused", "truncated", "duplicates", "empty", "unjudged")
+
+
+def score_judged(
+    task: Task, rows: Sequence[Row], where: str, compat: str | None
+) -> tuple[dict[str, Any], list[float | None]]:
+    """The scores of a judged task's rows, and each row's own. Raises UsageError naming a row that lacks a field.
+
+    `mean`, with `low` and `high`, is on the task's own scale; a row counts its weight, where the task has weights. Rows
+    without an answer, or whose judge gave nothing to score, have none: `failed` counts them by reason.
+    """
+    from lcx.evaluation.statistics.intervals import estimate_mean
+
+    _check_compat(task, compat)
+    checked = hear(check_benchmark_row(task, row, f"{where} {number}") for number, row in enumerate(rows))
+    if not checked:
+        raise no_rows(task.name, where)
+    counts = count_rows(checked)
+    score = task.compat[compat] if compat is not None else task.score
+    assert callable(score)
+    seen: set[Hashable] = set()
+    values: list[float | None] = []
+    for row in checked:
+        name = (row_id(row), row.get("sample", 0))
+        again = name[0] is not None and name in seen
+        seen.add(name)
+        answered = row["pred"] is not None and not row.get("error")
+        counts["duplicates"] += again
+        counts["skipped"] += again or bool(row.get("skip"))
+        counts["nulls"] += row["pred"] is None and not (again or row.get("skip"))
+        counts["empty"] += answered and not str(row["pred"]).strip()
+        values.append(score(row) if answered and not again and not row.get("skip") else None)
+        counts["unjudged"] += answered and not again and bool(row.get("failed"))
+    weights = None if task.weight is None else [task.weight(row) or 0.0 for row in checked]
+    contexts = [_context(task, row, number) for number, row in enumerate(checked)]
+    found = estimate_mean(values, contexts, weights=weights, scale=task.scale).as_dict()
+    low, high = task.scale
+    parts = round(2 * (high - low)) if high - low > 1 else BINS
+    known = [value for value in values if value is not None]
+    scores = {
+        "task": task.name,
+        "view": task.view,
+        **found,
+        "score": None if found["mean"] is None or (low, high) != (0.0, 1.0) else 100 * found["mean"],
+        "average": found["mean"],
+        "estimate": found,
+        **{
+            name: counts[name] for name in ("nulls", "skipped", "refused", "truncated", "duplicates", "empty")
+        },
+        "failed": _reasons(checked),
+        "compat": compat,
+        **task.info,
+        "data": data_digest(checked, ("context", "question", *task.row_fields)),
+        "scale": [low, high],
+        **(task.summarize(list(zip(checked, values, strict=True))) if task.summarize is not None else {}),
+    }
+    if "shares" not in scores:  # which say it already
+        scores["histogram"] = histogram(known, parts, low, high)
+    return scores, values
+
+
+def _reasons(rows: Sequence[Row]) -> dict[str, int]:
+    """Why rows lack what they lack, and how often, the most frequent first."""
+    found: Counter[str] = Counter()
+    for row in rows:
+        failed = row.get("failed") or {}
+        if row.get("error"):
+            found[f"answer: {row['error']}"] += 1
+        elif isinstance(failed, Mapping):
+            found.update(f"{part}: {why}" for part, why in failed.items())
+        else:
+            found[str(failed)] += 1
+    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
 # ---- the way in
 
 Rows = Iterable[Mapping[str, Any]] | str | Path
@@ -704,7 +791,8 @@ def score_rows(
             raise UsageError(f"there are no {task.name} predictions to score", why=f"In {rows}.")
         name = references_name if place == "row" else place.removesuffix(", row")
         given, matched = match(task, given, known, where, name)
-    scores, values = score_benchmark(task, given, where, compat)
+    score = score_judged if task.judged else score_benchmark
+    scores, values = score(task, given, where, compat)
     return {**scores, **matched}, values
 
 

@@ -14,19 +14,22 @@ Torch-free.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.benchmarks.groups import expand, groups
 from lcx.evaluation.bridge import BRIDGE, require_lm_eval
 from lcx.evaluation.settings import EvalSettings, sized_file
-from lcx.evaluation.task import Task, TaskOptions, options_of
+from lcx.evaluation.task import Expected, Task, TaskOptions, options_of
 from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.settings import validate
+from lcx.storage import sha256_json
 from lcx.yamls import read_yaml_file
 
 if TYPE_CHECKING:
@@ -40,7 +43,9 @@ __all__ = [
     "eval_forecast",
     "find_task",
     "forecast_tasks",
+    "lacking",
     "left_out",
+    "makes_questions",
     "plan_tasks",
     "read_sized",
     "was_named",
@@ -82,6 +87,7 @@ def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[PlannedTask]:
             options = _options(task, settings, settings.options.get(name, {}))
             found.setdefault(name, PlannedTask(name, task, settings, options, name == entry, entry))
     _check_options(settings, list(found.values()), plugins)
+    _check_judging(settings, list(found.values()))
     _check_families(settings, list(found.values()), plugins)
     return list(found.values())
 
@@ -117,8 +123,39 @@ def _check_window(one: PlannedTask) -> None:
 def _options(task: Task | None, settings: EvalSettings, values: Mapping[str, Any]) -> TaskOptions:
     if task is None:
         return TaskOptions()
-    found: TaskOptions = options_of(task, values, settings.shared())
+    judging = settings.judging if task.judged else {}
+    found: TaskOptions = options_of(task, values, {**settings.shared(), **judging})
     return found
+
+
+def makes_questions(one: PlannedTask) -> bool:
+    """Whether a model is to write a task's questions, as nothing gives them."""
+    return (
+        one.task is not None and one.task.writes and not one.settings.places(one.task.family, *one.task.also)
+    )
+
+
+def lacking(one: PlannedTask) -> MissingError | None:
+    """What keeps a task from running as far as the settings tell, with the line that gives it."""
+    task, settings = one.task, one.settings
+    if settings.answers and (task is None or not (task.judged or task.answered)):
+        return MissingError(
+            f"saved answers are not to {one.name}'s questions",
+            hint=f"lcx eval --task {one.name} --predictions FILE scores them",
+        )
+    if task is None or not task.judged:
+        return None
+    if not settings.judge:
+        return MissingError(f"no judge is named for {one.name}", hint="--judge openai:MODEL")
+    if task.against and not settings.against:
+        return MissingError(
+            "nothing to compare with is given", hint="--set eval.against=MODEL, or a file of saved answers"
+        )
+    if settings.answers and makes_questions(one):
+        return MissingError(
+            "saved answers need the questions that they answer", hint=f"--set eval.data.{task.family}=FILE"
+        )
+    return None
 
 
 def _check_options(settings: EvalSettings, planned: Sequence[PlannedTask], plugins: Plugins) -> None:
@@ -133,10 +170,28 @@ def _check_options(settings: EvalSettings, planned: Sequence[PlannedTask], plugi
             )
 
 
+def _check_judging(settings: EvalSettings, planned: Sequence[PlannedTask]) -> None:
+    """Raises UsageError for what no judged task has as an option."""
+    known = {
+        name for one in planned if one.task and one.task.judged for name in one.task.options.model_fields
+    }
+    for name in settings.judging:
+        if known and name not in known:
+            raise UsageError(
+                f"judging: no judged task has the option '{name}'. {suggestion(name, known)}".rstrip(),
+                hint=f"Options: {', '.join(sorted(known))}.",
+            )
+
+
 def _check_families(settings: EvalSettings, planned: Sequence[PlannedTask], plugins: Plugins) -> None:
     """Raises UsageError where `data` or `prompts` seems to misspell a family: its benchmark would miss them."""
     known = {name.partition(":")[0] for name in plugins.probes.names()} | {BRIDGE.rstrip(":")}
-    known |= {one.task.family for one in planned if one.task is not None and one.task.published}
+    known |= {
+        family
+        for one in planned
+        if one.task is not None and one.task.published
+        for family in (one.task.family, *one.task.also)
+    }
     for setting, values in (("data", settings.data), ("prompts", settings.prompts)):
         for name in values:
             if name not in known and (near := suggestion(name, known)):
@@ -275,13 +330,15 @@ def _read_yaml(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
 
 
 def eval_forecast(work: StepWork[EvalSettings]) -> dict[str, Any]:
-    """Contexts and questions by task, and the tasks that would be left out with the line that gets their data."""
+    """Contexts and questions by task, calls where judges are asked, and what would be left out and why."""
     settings = work.settings
     asked = forecast_tasks(settings, work.plugins)
-    found: dict[str, Any] = {"model": settings.model}
+    found: dict[str, Any] = {"model": settings.answers or settings.model}
     if asked["contexts"] or not asked["unknown"]:
         found |= {"contexts": asked["contexts"], "queries": asked["queries"]}
-    if settings.served and "queries" in found:
+    if asked["expected"]:
+        found |= _costs(settings, asked["expected"])
+    elif settings.served and "queries" in found:
         found["calls"] = sum(asked["queries"].values())
     if asked["left out"]:
         found["left out"] = asked["left out"]
@@ -290,40 +347,112 @@ def eval_forecast(work: StepWork[EvalSettings]) -> dict[str, Any]:
     return found
 
 
+def _costs(settings: EvalSettings, expected: Mapping[str, Sequence[Expected]]) -> dict[str, Any]:
+    """Calls of judged tasks by task and by who is called, tokens, and cost where prices are known."""
+    from lcx.llm.ledger import load_prices
+
+    calls: dict[str, Any] = {}
+    sent: Counter[str] = Counter()
+    made: Counter[str] = Counter()
+    for task, these in expected.items():
+        by: Counter[str] = Counter()
+        for one in these:
+            by[one.who] += one.calls
+            sent[one.who] += round(one.calls * one.sent)
+            made[one.who] += round(one.calls * one.made)
+        calls[task] = {who: number for who, number in by.items() if number}
+    calls["all"] = sum(sum(by.values()) for by in calls.values())
+    models = {
+        "writer": str(getattr(settings, "writer", None) or settings.judge),
+        "model": str(settings.model),
+        "other": str(settings.against),
+        "judge": str(settings.judge),
+    }
+    prices = load_prices(settings.prices)
+    cost = {
+        who: round((sent[who] * prices[name][0] + made[who] * prices[name][1]) / 1e6, 4)
+        for who in sent
+        if (name := models[who].partition(":")[2]) in prices
+    }
+    found = {
+        "judge": settings.judge,
+        "calls": calls,
+        "prompt_tokens": dict(+sent),
+        "reply_tokens": dict(+made),
+    }
+    found |= {"cost": cost} if cost else {}
+    return found | {"assumes": "answers of at most 300 tokens, and that the judge's first reply can be read"}
+
+
 def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
-    """`contexts` in all, `queries` by task, `left out` with the reason, and the tasks that are `unknown`."""
-    found: dict[str, Any] = {"contexts": 0, "queries": {}, "left out": {}, "unknown": []}
+    """`contexts` in all, `queries` by task, calls `expected` by judged task, `left out` with the reason, and the tasks
+    that are `unknown`.
+    """
+    found: dict[str, Any] = {"contexts": 0, "queries": {}, "expected": {}, "left out": {}, "unknown": []}
     planned = plan_tasks(settings, plugins)
     check_windows(planned)
     lacks: dict[str, MissingError] = {}
+    asks: set[str] = set()
     for one in planned:
         try:
             counted = _counts(one)
         except MissingError as lack:
             lacks[one.name] = lack
             continue
-        if counted is None:
+        if counted is not None:
+            found["contexts"] += counted.contexts
+            if counted.questions:
+                found["queries"][one.name] = counted.questions
+        if one.task is not None and one.task.expect is not None:
+            size = (None, None) if counted is None else (counted.questions, counted.tokens)
+            calls = list(one.task.expect(one.options, settings, *size))
+            if counted is not None and counted.digest in asks:  # another task's answers serve
+                calls = [call for call in calls if call.who != "model"]
+            asks |= {counted.digest} if counted is not None else set()
+            found["expected"][one.name] = calls
+        elif counted is None:
             found["unknown"].append(one.name)
-            continue
-        found["contexts"] += counted[0]
-        if counted[1]:
-            found["queries"][one.name] = counted[1]
     found["left out"] = left_out(planned, lacks)
     return found
 
 
-def _counts(one: PlannedTask) -> tuple[int, int] | None:
-    """Contexts and questions of a task; None where only the model's window tells."""
+@dataclass(frozen=True)
+class _Size:
+    """How much a task asks: contexts, questions, and of judged tasks the mean context in tokens, and a digest."""
+
+    contexts: int
+    questions: int
+    tokens: float = 0.0
+    digest: str = ""
+
+
+MEASURED = 24
+"""Contexts whose tokens are counted."""
+
+
+def _counts(one: PlannedTask) -> _Size | None:
+    """How much a task asks; None where only the model's window, or who writes its questions, tells."""
     if one.task is None:
         require_lm_eval(one.name)
+        return None
+    if lack := lacking(one):
+        raise lack
+    if makes_questions(one):
         return None
     if one.task.published:
         from lcx.evaluation.samples import load_benchmark
 
         bundles = load_benchmark(one.name, one.task, one.settings, one.options).bundles
-        return len(bundles), sum(len(bundle.branches) for bundle in bundles)
+        asked = [(bundle.context, [branch.question for branch in bundle.branches]) for bundle in bundles]
+        count = sum(len(questions) for _, questions in asked)
+        if not one.task.judged:
+            return _Size(len(bundles), count)
+        texts = [text or "" for text, _ in asked[:: max(1, len(asked) // MEASURED)]]
+        tokens = [len(found) for found in open_span_tokenizer("simple").starts(texts)]
+        return _Size(len(bundles), count, sum(tokens) / len(tokens), sha256_json(asked))
     counted = one.task.count(one.options) if one.task.count is not None else None
     limit = one.settings.limit
-    if counted is None or limit is None:
-        return counted
-    return min(counted[0], limit), min(counted[1], limit)
+    if counted is None:
+        return None
+    contexts, questions = counted
+    return _Size(contexts, questions) if limit is None else _Size(min(contexts, limit), min(questions, limit))

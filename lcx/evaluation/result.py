@@ -44,6 +44,9 @@ NEEDS = {"curve": "spans", "grid": "cells", "lengths": "values", "perplexity": "
 GROUPED = ("dimensions", "columns", "sets")
 """Beside `by`: parts of a judged task's scores that each have a mean."""
 
+MEASURES = ("right", "supported", "statements", "words", "mean of sets")
+"""Parts of a judged task's scores that each are a mean on a scale of their own."""
+
 Pair = tuple[float, float]
 Values = tuple[float | None, ...]
 
@@ -190,6 +193,8 @@ class Result:
     """What places and cells without an interval have: `2-5 rows`."""
     most_tokens: int | None = None
     """`max_new_tokens`, after which an answer is cut."""
+    measures: Mapping[str, Mean] = field(default_factory=dict)
+    """Means on scales of their own: statements of an answer, its words, the share that names the reference."""
 
     @property
     def curve(self) -> Curve:
@@ -203,6 +208,11 @@ class Result:
     @property
     def bars(self) -> list[Bars]:
         return [panel for panel in self.panels if isinstance(panel, Bars)]
+
+    @property
+    def own_scale(self) -> bool:
+        """Whether scores do not go from 0 to 1."""
+        return self.scale not in (None, (0, 1))
 
     @property
     def nulls(self) -> int:
@@ -251,6 +261,7 @@ class Result:
 COUNTED = (
     *("nulls", "refused", "truncated", "dropped", "errors", "unfinished", "skipped", "duplicates", "missing"),
     *("thoughts", "unfinished_thoughts"),
+    *("empty", "unjudged"),
 )
 
 
@@ -281,6 +292,7 @@ def result_of(task: str, scores: Mapping[str, Any]) -> Result:
         percent=scores.get("score"),
         lacking=scores.get("lacking") or "",
         most_tokens=prompt.get("max_new_tokens") if isinstance(prompt, Mapping) else None,
+        measures={name: _mean(scores[name]) for name in MEASURES if isinstance(scores.get(name), Mapping)},
     )
 
 

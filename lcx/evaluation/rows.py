@@ -7,7 +7,7 @@ from typing import Any
 
 from lcx.evaluation.answer import Answer
 from lcx.evaluation.encode import ContextPrompts
-from lcx.evaluation.offline import hear, score_benchmark, score_probe
+from lcx.evaluation.offline import hear, score_benchmark, score_judged, score_probe
 from lcx.evaluation.samples import ITEM, TaskData
 from lcx.records import Branch
 
@@ -42,6 +42,8 @@ def make_row(one: TaskData, prompts: ContextPrompts, branch: Branch, answer: Ans
         row["error"] = answer.error
     if prompts.encoded is None:
         row["skip"] = True
+    if prompts.cut and one.task.judged:
+        row["truncated"] = True
     return row
 
 
@@ -52,7 +54,11 @@ def score_rows(
     task, settings = one.task, one.settings
     rows[:] = hear(rows)
     positions = max((prompts.bundle.meta.get("items", 0) for prompts in contexts), default=0)
-    if task.published:
+    if task.judged:
+        scored, values = score_judged(task, rows, "row", _compat(one))
+        for row in rows:
+            row |= {} if task.weight is None else {"weight": task.weight(row)}
+    elif task.published:
         scored, values = score_benchmark(task, rows, "row", _compat(one))
     else:
         scored, values = score_probe(task, rows, "row", _compat(one), span=settings.span, positions=positions)

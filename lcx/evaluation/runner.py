@@ -4,40 +4,67 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lcx.context import Context
 from lcx.errors import UsageError
 from lcx.evaluation.answer import Answer, Answerer, self_check
 from lcx.evaluation.encode import ContextPrompts, fit_text, prompt_fingerprints, subset, text_fingerprint
-from lcx.evaluation.model import LocalModel, ModelUnderTest
+from lcx.evaluation.model import LocalModel, ModelUnderTest, SavedAnswers
+from lcx.evaluation.offline import hear
 from lcx.evaluation.rows import make_row, score_rows
 from lcx.evaluation.samples import ITEM, TaskData
 from lcx.evaluation.scores import merge_answering
-from lcx.evaluation.task import TextSample
+from lcx.evaluation.task import GREEDY, Case, TextSample
 from lcx.paths import slug
 from lcx.progress import Progress
 from lcx.storage import Journal, make_folder, write_lines
 
+if TYPE_CHECKING:
+    from lcx.steps import StepWork
+
 __all__ = ["JOURNAL", "run_tasks"]
+
+SAVED = SavedAnswers.name
+NOT_ASKED = "its context is longer than the other model's window"
 
 JOURNAL = "journal.jsonl"
 EVERY = 0.5
 """Seconds after which answers go to the journal: a kill costs those of the last half second, not a context."""
 
 
+@dataclass
+class Answered:
+    """A task whose questions are answered: its prompts, and the rows of each of its contexts."""
+
+    one: TaskData
+    prompts: Sequence[ContextPrompts]
+    rows: list[list[dict[str, Any]]]
+    about: dict[str, Any]
+
+
 def run_tasks(
-    data: Sequence[TaskData], tested: ModelUnderTest, out: Path, ctx: Context
+    data: Sequence[TaskData],
+    tested: ModelUnderTest,
+    out: Path,
+    ctx: Context,
+    work: StepWork[Any] | None = None,
+    other: Callable[[], ModelUnderTest] | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Answer and score every task; returns the scores by task, and how the questions were answered.
 
-    Writes `predictions-TASK.jsonl` for tasks that ask, and a journal of single answers. Raises UsageError before
-    any decoding where something does not fit the window and may not be cut.
+    Writes `predictions-TASK.jsonl` for tasks that ask, and a journal of single answers. Samples are drawn last; then
+    the model rests, `other` answers what is compared, and a judge, of the step `work`, reads the rows of judged tasks.
+    Raises UsageError before any decoding where something does not fit the window and may not be cut.
     """
-    contexts = {one.name: _jobs(one, tested) for one in data if one.bundles and one.truncation == "error"}
+    contexts = {
+        one.name: _jobs(one, tested)
+        for one in data
+        if one.bundles and one.truncation == "error" and one.sampling == GREEDY and not one.task.answered
+    }
     texts = {
         one.name: [(text, fit_text(text, tested.window, one.truncation)) for text in one.texts]
         for one in data
@@ -45,28 +72,102 @@ def run_tasks(
     }
     make_folder(out)
     scores: dict[str, dict[str, Any]] = {}
-    spent: dict[str, Any] = {}
+    answered: list[Answered] = []
     with Journal(out / JOURNAL) as journal:
-        for one in data:
+        for one in sorted(data, key=lambda one: one.sampling != GREEDY):
             if one.task.reads:
                 scores[one.name] = _read(one, texts[one.name], tested, journal, ctx)
                 continue
-            asked = contexts.pop(one.name, None) or _jobs(one, tested)
-            runner = TaskRunner(one, tested, journal, ctx)
-            given = runner.answers(asked)
-            # Rows tell of the context as it was made: evidence has its places there, not in one that was cut to fit.
-            whole = [
-                replace(prompts, bundle=bundle) for prompts, bundle in zip(asked, one.bundles, strict=True)
+            who = SavedAnswers("", ctx) if one.task.answered else tested.drawing(one.sampling)
+            asked = contexts.pop(one.name, None) or _jobs(one, who)
+            answered.append(_answered(one, asked, who, journal, ctx))
+        judged = [task for task in answered if task.one.task.judged]
+        if judged:
+            from lcx.evaluation.judged import judge_tasks
+
+            assert work is not None
+            tested.rest()
+            if against := [task for task in judged if task.one.task.against]:
+                assert other is not None
+                _answer_again(against, other(), journal, ctx)
+            for task in judged:
+                _hear(task)
+            judge = judge_tasks([(task.one, _cases(task), task.rows) for task in judged], work, journal)
+            for task in judged:
+                task.about["judge"] = judge
+        for task in answered:
+            rows = [row for found in task.rows for row in found]
+            scores[task.one.name] = score_rows(task.one, task.prompts, rows) | task.about
+            write_lines(out / f"predictions-{slug(task.one.name)}.jsonl", rows)
+    ordered = {one.name: scores[one.name] for one in data}
+    calls: dict[str, Any] = {}
+    for found in ordered.values():
+        calls = (found.get("answering") or {}).pop("calls", calls)  # of all tasks so far
+    if calls and work is not None:
+        calls = work.service.counts()
+    return ordered, {**merge_answering(ordered), **({"calls": calls} if calls else {})}
+
+
+def _answered(
+    one: TaskData, asked: Sequence[ContextPrompts], who: ModelUnderTest, journal: Journal, ctx: Context
+) -> Answered:
+    runner = TaskRunner(one, who, journal, ctx)
+    given: Sequence[Sequence[Answer | None]] = (
+        [
+            [Answer(str(branch.meta["pred"]), "stop", 0) for branch in bundle.branches]
+            for bundle in one.bundles
+        ]
+        if one.task.answered
+        else runner.answers(asked)
+    )
+    # Rows tell of the context as it was made: evidence has its places there, not in one that was cut to fit.
+    whole = [replace(prompts, bundle=bundle) for prompts, bundle in zip(asked, one.bundles, strict=True)]
+    rows = [_rows(one, prompts, found) for prompts, found in zip(whole, given, strict=True)]
+    about = {} if one.task.answered else {"prompt": _prompt(one, who)}
+    about |= {"answering": runner.describe(asked, given)}
+    return Answered(one, asked, rows, about)
+
+
+def _hear(task: Answered) -> None:
+    """Leave thoughts out of what is judged, as scoring does: all rows tell how a thought begins."""
+    heard = iter(hear(row for rows in task.rows for row in rows))
+    task.rows = [[next(heard) for _ in rows] for rows in task.rows]
+
+
+def _answer_again(tasks: Sequence[Answered], other: ModelUnderTest, journal: Journal, ctx: Context) -> None:
+    """Have another model answer, too: every row gets its answer in `other`, and why there is none in `error`."""
+    for task in tasks:
+        runner = TaskRunner(task.one, other, journal, ctx)
+        for rows, answers in zip(task.rows, runner.answers(_jobs(task.one, other)), strict=True):
+            for row, answer in zip(rows, answers, strict=True):
+                row["other"] = None if answer is None else answer.text
+                if answer is None or answer.text is None:
+                    row["error"] = row.get("error") or (answer.error if answer else "") or NOT_ASKED
+        task.about["against"] = str(task.one.settings.against)
+    other.rest()
+
+
+def _cases(task: Answered) -> list[list[tuple[Case, list[int]]]]:
+    """What is judged of each context: a case for each question, with the places of its rows."""
+    found = []
+    for bundle, rows in zip(task.one.bundles, task.rows, strict=True):
+        by_item: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            by_item.setdefault(row["item"], []).append(place)
+        found.append(
+            [
+                (
+                    Case(
+                        bundle.context or "",
+                        rows[places[0]]["question"],
+                        tuple(rows[place] for place in places),
+                    ),
+                    places,
+                )
+                for places in by_item.values()
             ]
-            rows = [
-                row for prompts, found in zip(whole, given, strict=True) for row in _rows(one, prompts, found)
-            ]
-            scores[one.name] = score_rows(one, asked, rows) | {"prompt": _prompt(one, tested)}
-            how = runner.describe(asked, given)
-            spent |= {"calls": how.pop("calls")} if "calls" in how else {}  # of all tasks so far
-            scores[one.name]["answering"] = how
-            write_lines(out / f"predictions-{slug(one.name)}.jsonl", rows)
-    return scores, {**merge_answering(scores), **spent}
+        )
+    return found
 
 
 def _jobs(one: TaskData, tested: ModelUnderTest) -> list[ContextPrompts]:
@@ -74,13 +175,21 @@ def _jobs(one: TaskData, tested: ModelUnderTest) -> list[ContextPrompts]:
 
 
 def _prompt(one: TaskData, tested: ModelUnderTest) -> dict[str, Any]:
-    return {**tested.prompt(one.template), "max_new_tokens": one.max_new_tokens}
+    judging = {"judging": one.options.model_dump(mode="json")} if one.task.judged and one.options else {}
+    drawn = {"sampling": vars(one.sampling)} if one.sampling != GREEDY else {}
+    return {**tested.prompt(one.template), "max_new_tokens": one.max_new_tokens, **drawn, **judging}
 
 
 def _rows(one: TaskData, prompts: ContextPrompts, answers: Sequence[Answer | None]) -> list[dict[str, Any]]:
     branches = prompts.bundle.branches
     found = answers if prompts.encoded is not None else [None] * len(branches)
-    return [make_row(one, prompts, branch, answer) for branch, answer in zip(branches, found, strict=True)]
+    rows = []
+    for branch, answer in zip(branches, found, strict=True):
+        samples = (None,) if answer is None else answer.samples
+        for number, sample in enumerate(samples):
+            row = make_row(one, prompts, branch, sample)
+            rows.append(row | {"sample": number} if one.task.judged else row)
+    return rows
 
 
 class TaskRunner:
@@ -88,12 +197,12 @@ class TaskRunner:
 
     def __init__(self, one: TaskData, tested: ModelUnderTest, journal: Journal, ctx: Context) -> None:
         self.one, self.tested, self.journal, self.ctx = one, tested, journal, ctx
-        self.answer_key = tested.answer_key(one.template, one.max_new_tokens)
+        self.answer_key = tested.answer_key(one.template, one.max_new_tokens, one.sampling)
         self.fingerprints: list[list[str]] = []
 
     @property
     def answerer(self) -> Answerer:
-        return self.tested.answerer(self.one.template)
+        return self.tested.answerer(self.one.template, self.one.sampling)
 
     def answers(self, contexts: Sequence[ContextPrompts]) -> list[list[Answer | None]]:
         """An answer for every branch of every context; None for those of a context that was dropped."""
@@ -135,12 +244,10 @@ class TaskRunner:
         def on_answer(number: int, place: int, answer: Answer) -> None:
             context, places = todo[number]
             found[context][places[place]] = answer
-            unit = self._unit(contexts[context], places[place])
             fingerprint = self.fingerprints[context][places[place]]
-            if answer.text is not None:
-                said = {"text": answer.text, "finish": answer.finish, "tokens": answer.tokens}
-                said |= {"ids": answer.ids} if answer.ids else {}  # so that these are what is checked
-                said |= {"thought": answer.thought} if answer.thought else {}
+            unit = self._unit(contexts[context], places[place], fingerprint)
+            if answer.whole and self.answerer.name != SAVED:
+                said = _said(answer) | ({"more": [_said(one) for one in answer.more]} if answer.more else {})
                 buffer.add({"unit": unit, "fingerprint": fingerprint, **said})
             left[number] -= 1
             done = len(contexts) - sum(count > 0 for count in left)
@@ -149,20 +256,19 @@ class TaskRunner:
         asked = [subset(contexts[number], places) for number, places in todo]
         self.answerer.answer(asked, max_new_tokens=self.one.max_new_tokens, on_answer=on_answer)
 
-    def _unit(self, prompts: ContextPrompts, place: int) -> str:
+    def _unit(self, prompts: ContextPrompts, place: int, fingerprint: str) -> str:
+        """The name of an answer; judged tasks that ask the same share it."""
+        if self.one.task.judged:
+            return f"answer {fingerprint}"
         return f"{self.one.name} {prompts.bundle.branches[place].meta[ITEM]}"
 
     def _held(self, prompts: ContextPrompts, place: int, fingerprints: Sequence[str]) -> Answer | None:
-        entry = self.journal.get(self._unit(prompts, place)) if prompts.encoded is not None else None
+        if prompts.encoded is None:
+            return None
+        entry = self.journal.get(self._unit(prompts, place, fingerprints[place]))
         if entry is None or entry["fingerprint"] != fingerprints[place]:
             return None
-        return Answer(
-            entry["text"],
-            entry["finish"],
-            entry["tokens"],
-            tuple(entry.get("ids", ())),
-            thought=entry.get("thought", ""),
-        )
+        return _heard(entry, more=tuple(_heard(one) for one in entry.get("more", ())))
 
     def describe(
         self, contexts: Sequence[ContextPrompts], given: Sequence[Sequence[Answer | None]]
@@ -193,11 +299,24 @@ class TaskRunner:
             self.ctx.log(f"warning: {self.one.name}: {warning}")
         if cut := entry["how"].get("cut"):
             self.ctx.log(f"warning: {self.one.name}: {cut['warning']}")
-        failed = Counter(one.error for answers in given for one in answers if one is not None and one.error)
+        failed = Counter(one.error for answers in given for one in _all_of(answers) if one.error)
         # An answerer counts failures of all tasks that it was asked.
         how = {key: value for key, value in entry["how"].items() if key != "failed"}
         found = {**how, "check": entry["check"]}
         return found | {"failed": dict(sorted(failed.items()))} if failed else found
+
+
+def _said(answer: Answer) -> dict[str, Any]:
+    """An answer as the journal has it; with its tokens, so that these are what is checked."""
+    said: dict[str, Any] = {"text": answer.text, "finish": answer.finish, "tokens": answer.tokens}
+    said |= {"ids": answer.ids} if answer.ids else {}
+    return said | ({"thought": answer.thought} if answer.thought else {})
+
+
+def _heard(said: Mapping[str, Any], more: tuple[Answer, ...] = ()) -> Answer:
+    ids = tuple(said.get("ids", ()))
+    thought = said.get("thought", "")
+    return Answer(said["text"], said["finish"], said["tokens"], ids, thought=thought, more=more)
 
 
 class _AnswerBuffer:
@@ -222,6 +341,10 @@ class _AnswerBuffer:
     def write(self) -> None:
         self.journal.extend(self.held)
         self.held, self.last = [], self.clock()
+
+
+def _all_of(answers: Sequence[Answer | None]) -> list[Answer]:
+    return [sample for one in answers if one is not None for sample in one.samples]
 
 
 def _digest(text: str) -> str:

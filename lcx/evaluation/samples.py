@@ -8,14 +8,18 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lcx.data.documents import read_corpus
 from lcx.data.files import Rejects
-from lcx.data.templates import Template
+from lcx.data.templates import Template, load_template
+from lcx.errors import UsageError
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.task import Samples, Source, Task, TextSample
+from lcx.evaluation.task import GREEDY, Samples, Sampling, Source, Task, TextSample
 from lcx.records import Bundle, EncodedBundle
+
+if TYPE_CHECKING:
+    from lcx.steps import StepWork
 
 __all__ = [
     "ITEM",
@@ -142,6 +146,8 @@ class TaskData:
     texts: list[TextSample] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     samples_hash: str = ""
+    options: Any = None
+    sampling: Sampling = GREEDY
 
 
 @dataclass(frozen=True)
@@ -154,22 +160,49 @@ class TokenCounter:
     window: int | None
 
 
-def load_benchmark(name: str, task: Task, settings: EvalSettings, options: Any) -> TaskData:
-    """A benchmark's published questions. Raises MissingError with the line that gets them where they are not there."""
-    source = Source(data=settings.data.get(task.family), prompts=settings.prompts.get(task.family))
+def load_benchmark(
+    name: str, task: Task, settings: EvalSettings, options: Any, work: StepWork[Any] | None = None
+) -> TaskData:
+    """A benchmark's published questions. Raises MissingError with the line that gets them where they are not there.
+
+    `work` is the step, where a task may ask a model for its questions.
+    """
+    places = settings.places(task.family, *task.also)
+    if work is not None:
+        places = {
+            family: tuple(
+                str(work.run.resolve(one, "data")) if one.startswith("step:") else one for one in of
+            )
+            for family, of in places.items()
+        }
+    own = places.get(task.family, ())
+    if not (task.judged or task.answered) and len(own) > 1:
+        raise UsageError(
+            f"data.{task.family} names {len(own)} places, and {name} reads one", hint="A folder may hold all."
+        )
+    source = Source(
+        seed=settings.seed,
+        data=own[0] if own else None,
+        prompts=settings.prompts.get(task.family),
+        places=places,
+        fields=settings.fields,
+        work=work,
+    )
     loaded = task.samples(source, options)
     assert isinstance(loaded, Samples)
-    assert loaded.template is not None
+    drawn = Sampling(settings.samples, settings.temperature, settings.top_p)
     return TaskData(
         name,
         task,
         settings,
-        loaded.template,
+        loaded.template or load_template(settings.template),
         settings.answer_tokens(task.max_new_tokens),
         settings.too_long or "truncate-middle",  # as published
         bundles=limited(with_items(loaded.bundles), settings.limit, settings.sample_seed, task.name),
         counts=loaded.counts,
         samples_hash=loaded.data_hash,
+        options=options,
+        sampling=drawn if task.drawn and not settings.answers else GREEDY,
     )
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from lcx import __version__
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.result import Result, result_of
+from lcx.formatting import sparkline
 from lcx.paths import runs_folder
 from lcx.run import versions
 from lcx.storage import read_json
@@ -41,10 +42,12 @@ __all__ = [
     "eval_notes",
     "find_results",
     "find_sides",
+    "judged_metrics",
     "label_results",
     "load_result",
     "merge_answering",
     "overlay",
+    "own_scale",
     "run_of",
     "summary",
 ]
@@ -55,7 +58,7 @@ SCORES = "scores.json"
 
 COUNTED = (
     *("texts", "joined", "nulls", "refused", "skipped", "duplicates", "ambiguous", "dropped", "truncated"),
-    *("unfinished", "errors", "thoughts", "unfinished_thoughts"),
+    *("unfinished", "errors", "empty", "unjudged", "thoughts", "unfinished_thoughts"),
 )
 """Counts of a task that a step shows where they are not 0."""
 
@@ -76,11 +79,14 @@ def summary(
     """
     means: dict[str, float | None] = {}
     for key in ("average", "gap"):
-        known = [score[key] for score in tasks.values() if score.get(key) is not None]
+        known = [
+            score[key] for score in tasks.values() if score.get(key) is not None and not own_scale(score)
+        ]
         means[key] = sum(known) / len(known) if known else None
     from lcx.evaluation.benchmarks.groups import FAMILIES, summarize
 
     families = {family: summarize(tasks, family) for family in FAMILIES}
+    judge = next((one["judge"] for one in tasks.values() if one.get("judge")), None)
     return {
         "lcx": __version__,
         "versions": versions(),
@@ -88,6 +94,7 @@ def summary(
         "asked": settings.model,
         "weights": weights,
         **prompt,
+        **({"judge": judge, "judging": settings.judging} if judge else {}),
         "corpus": settings.corpus,
         "seed": settings.seed,
         "style": settings.style,
@@ -99,6 +106,54 @@ def summary(
         "families": {family: found for family, found in families.items() if found["sets"]},
         **means,
     }
+
+
+def own_scale(scores: Mapping[str, Any]) -> bool:
+    """Whether a task's scores do not go from 0 to 1, so that they have no mean with others'."""
+    return list(scores.get("scale") or (0, 1)) != [0, 1]
+
+
+PARTS = ("right", "supported", "statements", "mean of sets")
+"""Numbers of a judged task beside its groups that are worth a line."""
+
+
+def judged_metrics(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The headlines of judged tasks, as {task: {mean, low, high, n, failed}}, and of their parts."""
+    found: dict[str, Any] = {}
+    for task, scores in tasks.items():
+        if "failed" not in scores:
+            continue
+        found[task] = {name: scores[name] for name in ("mean", "low", "high", "n")}
+        found[task]["failed"] = sum(scores["failed"].values())
+        parts = {**scores.get("dimensions", {}), **scores.get("columns", {})}
+        parts |= {name: scores[name] for name in PARTS if name in scores and scores[name]["n"]}
+        found |= {f"{task} {name}": numbers for name, numbers in parts.items()}
+        for name, shares in scores.get("shares", {}).items():
+            found[f"{task} {name}"] = {one: _with_ends(numbers) for one, numbers in shares.items()}
+        if "histogram" in scores:
+            low, high = scores["scale"]
+            found[f"{task} {low:g} to {high:g}"] = sparkline(scores["histogram"])
+    return found
+
+
+def _with_ends(found: Mapping[str, Any]) -> Any:
+    if found["low"] is None:
+        return found["mean"]
+    return f"{found['mean']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def judged_notes(task: str, scores: Mapping[str, Any]) -> list[str]:
+    """What to know of a judged task's numbers."""
+    notes = []
+    if not scores["n"]:
+        notes.append(f"{task}: nothing could be scored; the counts say why")
+    elif scores["low"] is None:
+        notes.append(f"{task}: no interval: {scores.get('lacking') or 'too few contexts'}")
+    elif str(scores["drawn"]).startswith("rows of"):
+        notes.append(f"{task}: its intervals hold for these {scores['contexts']} contexts only")
+    if scores.get("empty"):
+        notes.append(f"{task}: answers that are empty: {scores['empty']}")
+    return notes
 
 
 def eval_notes(
@@ -116,6 +171,9 @@ def eval_notes(
                 counts[f"{task} {what.replace('_', ' ')}"] = found[what]
         for reason, count in (found.get("set aside") or {}).items():
             counts[f"{task} set aside: {reason}"] = count
+        if "failed" in found:
+            notes += judged_notes(task, found)
+            counts |= {f"{task} failed: {reason}": count for reason, count in found["failed"].items()}
         if found.get("worst"):
             metrics[f"{task} worst cell"] = found["worst"]
         for what in ("perplexity", "decoys"):
@@ -319,6 +377,7 @@ DRAWN = ("corpus", "seed", "style")
 SHAPE = (
     *("positions", "contexts", "span", "view"),  # of any task; those that it lacks are alike
     *("unit", "lengths", "depths"),  # of a grid
+    *("scale", "against"),  # of judged tasks
     *("content", "edges"),  # of texts that were read: other tokens have other probabilities
 )
 """What two results of a task must share to be drawn over or beside one another."""

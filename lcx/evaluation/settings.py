@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
-from lcx.llm.settings import Serving
+from lcx.llm.settings import Calling
 from lcx.modeling.rope import check_rope
 from lcx.settings import FILE, KEEPS, VOLATILE, setting
 
-__all__ = ["DEFAULT_TASKS", "ENDPOINT", "EvalSettings", "Numbers", "Style", "sized_file"]
+__all__ = ["DEFAULT_TASKS", "ENDPOINT", "EvalSettings", "Numbers", "Style", "asked_as_llm", "sized_file"]
 
 DEFAULT_TASKS = ("val:document", "val:code", "val:database")
 """What is asked where nothing is named: the published probes, about 32K tokens a context."""
@@ -45,19 +45,56 @@ Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers), AfterValidator(_
 """Lengths in ascending order, each once."""
 
 
+def asked_as_llm(model: str | None) -> bool:
+    """Whether a model is asked as a text generator and is no local one: `openai:MODEL`, `builtin`, a plugin's."""
+    from lcx.plugins import loaded
+
+    name, colon, _ = str(model or "").partition(":")
+    return str(model).startswith(ENDPOINT) or (
+        name not in ("", "local") and bool(colon or name == "builtin") and name in loaded().llms
+    )
+
+
 def sized_file(task: str) -> bool:
     """Whether a task is the YAML file of a probe with a size of its own."""
     return task.endswith((".yaml", ".yml"))
 
 
-class EvalSettings(Serving):
+class EvalSettings(Calling):
     """What to evaluate, on which corpus, and how much of it."""
 
     model: str | None = setting(
         None,
         description="the model to evaluate: tiny, a path, a hub id, step:ID, or openai:MODEL at a server",
     )
-    model_options: dict[str, Any] = setting({}, description="options of the server's backend")
+    model_options: dict[str, Any] = setting(
+        {}, description="options of its backend, where a server answers or samples are drawn"
+    )
+    answers: str | None = setting(
+        None,
+        description="saved answers in place of the model's, for judged tasks: rows with id (or question) and answer",
+        json_schema_extra=FILE,
+    )
+    judge: str | None = setting(
+        None,
+        description="rates the answers of judged tasks: openai:MODEL, local:PATH_OR_ID, or builtin (overlap of words)",
+        json_schema_extra=FILE,
+    )
+    judge_options: dict[str, Any] = setting({}, description="options of that backend")
+    judging: dict[str, Any] = setting(
+        {},
+        description="options of all judged tasks, such as {attempts: 3, language: zh}",
+        json_schema_extra=FILE,
+    )
+    against: str | None = setting(
+        None,
+        description="the other side of tasks that compare two models: a model, or a file of saved answers",
+        json_schema_extra=FILE,
+    )
+    against_options: dict[str, Any] = setting({}, description="options of its backend")
+    samples: int = setting(4, ge=1, description="answers to each question, in tasks that draw several")
+    temperature: float = setting(1.0, ge=0, description="of these answers; all other tasks decode greedily")
+    top_p: float = setting(1.0, gt=0, le=1, description="nucleus that they are drawn from")
     tokenizer: str | None = setting(
         None, description="the tokenizer, where it is not the model's own", json_schema_extra=FILE
     )
@@ -75,7 +112,7 @@ class EvalSettings(Serving):
         description="probes, benchmarks, perplexity, groups of them (longbench), lm-eval:TASK, or a probe's YAML file",
         json_schema_extra=KEEPS,
     )
-    data: dict[str, str] = setting(
+    data: dict[str, str | tuple[str, ...]] = setting(
         {},
         description="where a benchmark's rows are, by its family: {longbench: FOLDER, FILE or hf:NAME}",
         json_schema_extra={**FILE, **KEEPS},
@@ -93,6 +130,7 @@ class EvalSettings(Serving):
     options: dict[str, dict[str, Any]] = setting(
         {},
         description='options of tasks, by their names: {"ruler:multikey": {keys: 8}, "val:code": {size: 200}}',
+        json_schema_extra=FILE,
     )
     sets: int = setting(
         4, ge=1, description="contexts a task, or of each of its lengths; texts of perplexity"
@@ -150,8 +188,10 @@ class EvalSettings(Serving):
     check: int = setting(
         4, ge=0, description="answers a task that a full computation checks", json_schema_extra=KEEPS
     )
-    compat: Literal["film", "longbench"] | None = setting(
-        None, description="film, longbench: published arithmetic, where it differs", json_schema_extra=KEEPS
+    compat: Literal["film", "longbench", "longreward"] | None = setting(
+        None,
+        description="film, longbench, longreward: published arithmetic, where it differs",
+        json_schema_extra=KEEPS,
     )
     batch: int = setting(64, ge=1, description="answers decoded at a time", json_schema_extra=VOLATILE)
 
@@ -216,6 +256,11 @@ class EvalSettings(Serving):
             "lm_eval_code": "It lets task files run code.",
         }
 
+    def places(self, *families: str) -> dict[str, tuple[str, ...]]:
+        """What `data` names for some families, a tuple each."""
+        found = {family: self.data[family] for family in families if self.data.get(family)}
+        return {family: (one,) if isinstance(one, str) else tuple(one) for family, one in found.items()}
+
     def paths(self) -> Iterator[tuple[str, str]]:
         """Files of sized probes: their contents change results."""
         for task in self.tasks:
@@ -224,8 +269,8 @@ class EvalSettings(Serving):
 
     @property
     def served(self) -> bool:
-        """Whether a server answers."""
-        return bool(self.model) and str(self.model).startswith(ENDPOINT)
+        """Whether something else than a model in this process answers: a server, rules, a plugin's backend, a file."""
+        return bool(self.answers) or asked_as_llm(self.model)
 
     def answer_tokens(self, published: int | None = None) -> int:
         """Tokens an answer may have: as set, as published, or the default."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError
-from lcx.evaluation.planning import PlannedTask, left_out, plan_tasks, was_named
-from lcx.evaluation.settings import EvalSettings
+from lcx.evaluation.planning import PlannedTask, lacking, left_out, makes_questions, plan_tasks, was_named
+from lcx.evaluation.settings import EvalSettings, asked_as_llm
 from lcx.recipe import Step
 from lcx.storage import read_json, write_json
 
@@ -67,41 +67,60 @@ def eval_step(work: StepWork[EvalSettings]) -> StepResult:
     command line names it, and where no task is left.
     """
     step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
-    spec = run.model(step)
-    prepared = prepare_eval(settings, ctx.plugins, named=was_named(step))
+    first = [one.task for one in plan_tasks(settings, ctx.plugins)]
+    if not settings.answers and any(task is None or not (task.judged or task.answered) for task in first):
+        run.model(step)  # said before anything is loaded
+    prepared = prepare_eval(settings, ctx.plugins, named=was_named(step), work=work)
     if not prepared.left:
         raise _nothing(step, prepared.found)
+    asks = any(one.task is None or not one.task.answered for one in prepared.left)
+    spec = run.model(step) if asks and not settings.answers else ""
     for note in prepared.found.notes:
         ctx.log(f"warning: {note}")
-    folder = run.folder(step)
-    answer_eval(prepared, spec, folder, ctx)
-    return finish(prepared.found, settings, folder, ctx)
+    _check_models(prepared, work)
+    answer_eval(prepared, spec, work)
+    return finish(prepared.found, work)
 
 
-def prepare_eval(settings: EvalSettings, plugins: Plugins, *, named: bool) -> Prepared:
+def prepare_eval(
+    settings: EvalSettings, plugins: Plugins, *, named: bool, work: StepWork[EvalSettings] | None = None
+) -> Prepared:
     """Find the tasks and load the benchmarks' rows. `named`: the command line named the tasks, not a recipe.
 
     Raises UsageError for an unknown task, and MissingError for what a named one lacks.
     """
     planned = plan_tasks(settings, plugins)
     found = Findings()
-    ready = _published(planned, settings, found, named)
+    ready = _published(planned, settings, found, named, work)
     found.left_out = left_out(planned, found.skipped)
     return Prepared(settings, planned, ready, found)
 
 
-def answer_eval(prepared: Prepared, spec: str, folder: Path, ctx: Context) -> Findings:
-    """Ask the model `spec` everything; rows and the journal go into `folder`."""
-    settings, ready, found = prepared.settings, dict(prepared.ready), prepared.found
-    tested = _open_model(spec, settings, folder, ctx)
+def _check_models(prepared: Prepared, work: StepWork[EvalSettings]) -> None:
+    """Say what judges and the other side lack before anything is made or asked. Raises typed errors."""
+    judged = [one.task for one in prepared.left if one.task is not None and one.task.judged]
+    if judged:
+        work.service.check(*work.spec("judge"))
+    for one in prepared.left:
+        if one.task is not None and one.task.judge is not None:
+            with one.task.judge(work, one.options):
+                pass  # its prompts are read
+    if any(task.against for task in judged):
+        _open_model(str(work.settings.against), work, against=True)
+
+
+def answer_eval(prepared: Prepared, spec: str, work: StepWork[EvalSettings]) -> Findings:
+    """Ask the model `spec` everything; rows and the journal go into the step's folder."""
+    ready, found = dict(prepared.ready), prepared.found
+    tested = _open_model(spec, work)
     try:
         for one in [one for one in prepared.left if one.name not in ready and one.task is not None]:
-            ready[one.name] = _make_samples(one, tested, found)
+            ready[one.name] = _make_samples(one, tested, found, work)
         data = [ready[one.name] for one in prepared.left if one.name in ready]
-        _answer(data, [one for one in prepared.left if one.task is None], tested, found, folder, ctx)
+        _answer(data, [one for one in prepared.left if one.task is None], tested, found, work)
         _check_answered(found)
         found.weights = tested.weights
-        found.prompt = tested.prompt(_template(settings))
+        found.prompt = tested.prompt(_template(work.settings))
     finally:
         tested.close()
     return found
@@ -112,17 +131,20 @@ def _answer(
     bridged: Sequence[PlannedTask],
     tested: ModelUnderTest,
     found: Findings,
-    folder: Path,
-    ctx: Context,
+    work: StepWork[EvalSettings],
 ) -> None:
     from lcx.evaluation.runner import run_tasks
 
     if data:
-        found.scores, found.answering = run_tasks(data, tested, folder, ctx)
+
+        def other() -> ModelUnderTest:
+            return _open_model(str(work.settings.against), work, against=True)
+
+        found.scores, found.answering = run_tasks(data, tested, work.folder, work.ctx, work, other)
     if bridged:
         from lcx.evaluation.bridge import run_bridge
 
-        found.scores |= run_bridge(bridged, tested, folder, ctx)
+        found.scores |= run_bridge(bridged, tested, work.folder, work.ctx)
 
 
 def _check_answered(found: Findings) -> None:
@@ -142,7 +164,11 @@ def _check_answered(found: Findings) -> None:
 
 
 def _published(
-    planned: Sequence[PlannedTask], settings: EvalSettings, found: Findings, named: bool
+    planned: Sequence[PlannedTask],
+    settings: EvalSettings,
+    found: Findings,
+    named: bool,
+    work: StepWork[EvalSettings] | None,
 ) -> dict[str, TaskData]:
     """The benchmarks' questions; those whose data is not there, and what a server cannot do, are left out by name."""
     from lcx.evaluation.samples import load_benchmark
@@ -150,8 +176,10 @@ def _published(
     ready: dict[str, TaskData] = {}
     for one in planned:
         try:
-            if one.task is not None and one.task.published:
-                ready[one.name] = load_benchmark(one.name, one.task, one.settings, one.options)
+            if lack := lacking(one):
+                raise lack
+            if one.task is not None and one.task.published and not makes_questions(one):
+                ready[one.name] = load_benchmark(one.name, one.task, one.settings, one.options, work)
             elif settings.served and (one.task is None or one.task.reads):
                 raise MissingError(
                     f"{one.name} needs the model in this process, not behind a server", hint="--model PATH"
@@ -186,20 +214,34 @@ def _template(settings: EvalSettings) -> Any:
     return load_template(settings.template)
 
 
-def _open_model(spec: str, settings: EvalSettings, folder: Path, ctx: Context) -> ModelUnderTest:
-    from lcx.evaluation.model import LocalModel, ServedModel
+def _open_model(spec: str, work: StepWork[EvalSettings], *, against: bool = False) -> ModelUnderTest:
+    """The model under evaluation, or the one that it is compared with."""
+    from lcx.evaluation.model import LocalModel, SavedAnswers, ServedModel
 
-    if settings.served:
-        return ServedModel(spec, settings, folder, ctx)
-    return LocalModel(ctx.ready_model(spec), settings, ctx)
+    settings, ctx = work.settings, work.ctx
+    if against:
+        if Path(spec).expanduser().is_file():
+            return SavedAnswers(spec, ctx)
+        spec = str(work.run.resolve(spec, "model")) if spec.startswith("step:") else work.run.llm(spec)
+    elif settings.answers or not spec:
+        return SavedAnswers(settings.answers or "", ctx)
+    if asked_as_llm(spec):
+        options = settings.against_options if against else settings.model_options
+        return ServedModel(spec, settings, work.service, ctx, options=options)
+    folder = ctx.ready_model(spec.removeprefix("local:"))
+    return LocalModel(folder, settings, ctx, lambda: work.service)
 
 
-def _make_samples(one: PlannedTask, tested: ModelUnderTest, found: Findings) -> TaskData:
-    from lcx.evaluation.samples import make_samples
+def _make_samples(
+    one: PlannedTask, tested: ModelUnderTest, found: Findings, work: StepWork[EvalSettings]
+) -> TaskData:
+    from lcx.evaluation.samples import load_benchmark, make_samples
 
     assert one.task is not None
-    template = _template(one.settings)
     tested.ctx.log(f"{one.name}: making its questions from {one.settings.corpus}")
+    if one.task.published:
+        return load_benchmark(one.name, one.task, one.settings, one.options, work)
+    template = _template(one.settings)
     made, rejects = make_samples(
         one.name, one.task, one.settings, one.options, template, tested.token_counter(template)
     )
@@ -208,10 +250,11 @@ def _make_samples(one: PlannedTask, tested: ModelUnderTest, found: Findings) -> 
     return made
 
 
-def finish(found: Findings, settings: EvalSettings, folder: Path, ctx: Context) -> StepResult:
+def finish(found: Findings, work: StepWork[EvalSettings]) -> StepResult:
     """Write `scores.json`, then pictures and the report: where these fail, the results are there all the same."""
-    from lcx.evaluation.scores import check_notes, eval_notes, merge_answering, summary
+    from lcx.evaluation.scores import check_notes, eval_notes, judged_metrics, merge_answering, summary
 
+    settings, folder, ctx = work.settings, work.folder, work.ctx
     tasks = {**_kept(folder, found), **found.scores}
     answering = {**found.answering, **merge_answering(tasks)}
     total = summary(
@@ -225,19 +268,40 @@ def finish(found: Findings, settings: EvalSettings, folder: Path, ctx: Context) 
     )
     write_json(folder / SCORES, total)
     counts, metrics, notes = eval_notes(found.scores, settings.sets)
-    notes = [*found.notes, *notes, *check_notes(answering)]
+    notes = [*found.notes, *notes, *check_notes(answering), *work.notes]
+    metrics |= judged_metrics(found.scores) | _changes(found, folder, work)
     if any("average" in scores for scores in tasks.values()):
         metrics = {"average": total["average"], "gap": total["gap"], **metrics}
-    files = {"scores": SCORES, **_drawn(folder, found, ctx, notes)}
+    files = {"scores": SCORES, **work.files, **_drawn(folder, found, ctx, notes)}
     rejects = {f"set aside: {reason}": count for reason, count in found.rejects.items()}
     left_out = {"tasks left out": len(found.skipped)} if found.skipped else {}
     return StepResult(
-        counts={**rejects, **left_out, **counts},
+        counts={**rejects, **left_out, **counts, **work.counts, **work.spent},
         metrics={**metrics, "tasks": tasks},
         files=files,
         notes=notes,
         extra={"prompt": found.prompt, "answering": answering, "skipped": total["skipped"]},
     )
+
+
+def _changes(found: Findings, folder: Path, work: StepWork[EvalSettings]) -> dict[str, Any]:
+    """By how much judged tasks moved from the run's other models to this one, question by question.
+
+    They may come from other eval steps: what counts is that the same was asked, and judged alike.
+    """
+    from lcx.evaluation.compare import changes_from
+    from lcx.evaluation.scores import find_results, load_result
+
+    judged = [task for task, scores in found.scores.items() if "failed" in scores]
+    if not judged:
+        return {}
+    mine = load_result(folder)
+    others = [one for one in find_results(work.run.path) if one.folder != folder]
+    return {
+        f"{task} change from {label}": numbers
+        for task in judged
+        for label, numbers in changes_from(others, mine, task).items()
+    }
 
 
 def _kept(folder: Path, found: Findings) -> dict[str, dict[str, Any]]:

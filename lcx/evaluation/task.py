@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lcx.evaluation.settings import Numbers, Style
+from lcx.llm.prompts import visible
 from lcx.records import Branch, Bundle, Document
 from lcx.settings import Settings, setting, validate
 
 if TYPE_CHECKING:
     from lcx.data.templates import Template
+    from lcx.steps import StepWork
 
 __all__ = [
+    "GREEDY",
+    "AskJudge",
+    "Case",
+    "Expected",
     "GridOptions",
     "LengthOptions",
     "Numbers",
     "ProbeOptions",
     "Row",
     "Samples",
+    "Sampling",
     "Score",
     "Scored",
     "Source",
@@ -30,6 +38,7 @@ __all__ = [
     "TextSample",
     "options_of",
     "row_of",
+    "said",
 ]
 
 Row = Mapping[str, Any]
@@ -97,7 +106,8 @@ class Source:
     text's token ids, `opening` are the tokens that come before any text, `prompt_tokens` says how many tokens a
     bundle's longest prompt takes with its answer, and `window` how many the model can read (None: unknown). A
     benchmark takes `data` (a folder, a file or hf:NAME) and `prompts` (a JSON file of prompts by set) instead; None
-    takes what is bundled, where there is anything.
+    takes what is bundled, where there is anything. `places` are all that the setting `data` names, by family; `work` is
+    the step, for a task that has its questions written by a model.
     """
 
     documents: Iterable[Document] = ()
@@ -108,6 +118,9 @@ class Source:
     window: int | None = None
     data: str | None = None
     prompts: str | None = None
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    work: StepWork[Any] | None = None
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has for the model under evaluation."""
@@ -136,6 +149,55 @@ class Samples:
     template: Template | None = None
     counts: Counter[str] = field(default_factory=Counter)
     data_hash: str = ""
+
+
+# ---- answers that are drawn, and judged
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many answers a question gets, and how they are drawn; at temperature 0 it is the likeliest one."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question about one context, and the rows of its answers, as a judge gets them."""
+
+    context: str
+    question: str
+    rows: tuple[Row, ...]
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What the model said in each row."""
+        return tuple(said(row) for row in self.rows)
+
+
+def said(row: Row, field: str = "pred") -> str:
+    """What a model said in a row, without its thoughts and the blanks around it."""
+    return visible(str(row[field] or "")).strip()
+
+
+AskJudge = Callable[[Case], Awaitable[tuple[Sequence[Mapping[str, Any]], bool]]]
+"""Asks a judge: the fields that it gives to each row, and whether they are settled. What is not is kept out of the
+journal, and asked for again when the step goes on."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Calls that a judged task will make: to whom, how many, and about how many tokens each sends and gets."""
+
+    who: str
+    calls: int
+    sent: float
+    made: float
 
 
 @dataclass(frozen=True)
@@ -182,6 +244,19 @@ class Task:
     and a published score is rounded to `digits` decimals. `shots`: the context is only examples, the same for all
     questions, so that it says nothing of how alike their answers are. `info` is recorded with the scores.
 
+    **Judges.** A task with `judge` is a benchmark whose rows a judge model reads after all tasks are answered:
+    `judge(work, options)` opens what asks it (`lcx.evaluation.judged.rated`, where it is one rubric a row), and every
+    row gets the fields that it gives. `failed` in a row says why something is missing, as a text or by part.
+    `score(row)` reads those fields, and goes over `scale`; `weight(row)` is what a row counts, or None where that is
+    not known; `drawn` tasks get the step's `samples` of each question, a row each. `summarize(scored)` adds to the
+    result. What `data` has for the families in `also` serves as well. `against` tasks have a second model's answer in
+    `other`. A task that `writes` has a model make its questions where `data` names none.
+    `expect(options, settings, questions, tokens)` forecasts calls, by the questions and their mean context in tokens
+    (None: not read yet).
+
+    **Saved predictions.** The branches of an `answered` benchmark have their answers in `meta["pred"]`, and no model is
+    asked.
+
     **Texts.** A task with `measure` asks nothing: its `samples` are `TextSample`s, `measure(model, text, on_done)`
     gives the JSON-able result of one (`on_done` is told how many tokens were read each time some were), and
     `summarize_texts(texts, results)` the whole: `n`, and whatever the view draws.
@@ -212,6 +287,16 @@ class Task:
     shots: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    judge: Callable[[StepWork[Any], Any], AbstractContextManager[AskJudge]] | None = None
+    scale: tuple[float, float] = (0.0, 1.0)
+    weight: Callable[[Row], float | None] | None = None
+    drawn: bool = False
+    also: tuple[str, ...] = ()
+    against: bool = False
+    writes: bool = False
+    answered: bool = False
+    expect: Callable[[Any, Any, int | None, float | None], Sequence[Expected]] | None = None
+
     measure: Callable[[Any, TextSample, Callable[[int], None]], dict[str, Any]] | None = None
     summarize_texts: Callable[[Sequence[TextSample], Sequence[Mapping[str, Any]]], dict[str, Any]] | None = (
         None
@@ -221,6 +306,11 @@ class Task:
     def published(self) -> bool:
         """Whether its questions are published ones, with contexts of their own."""
         return bool(self.family)
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge rates the answers."""
+        return self.judge is not None
 
     @property
     def reads(self) -> bool:

@@ -31,6 +31,10 @@ _KEY_VALUE = re.compile(r"^[^\S\n]*+[-*]?[^\S\n]*+([A-Za-z][\w ./-]{2,40}?):[ \t
 _STATEMENT = re.compile(r"(if|elif|else|for|while|try|except|with|return|lambda|case)\b")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]{4,}|\d[\d.,]{2,}|[一-鿿]{2,6}")
+ANSWERING = "answer_question"
+"""The task of a request that asks a question about a context."""
+GUESSING = 0.6
+"""Share of a context's lines that are read for a sampled answer: reading all, the rules would always say the same."""
 TRIES = 16
 """Lines of a document that are tried for a task."""
 BLANK = "____"

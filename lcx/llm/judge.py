@@ -7,10 +7,11 @@ IN2's checks, LOGO's filter and LongReward's dimensions are rubrics.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -151,6 +152,36 @@ async def ask_until_read(
         if response.final:
             break
     return Judgement(None, text, why, len(unread), tuple(unread), usage)
+
+
+@dataclass(frozen=True)
+class Asking(Generic[T]):
+    """One thing to ask a judge: a rubric with the texts for its places, and what rules get of them."""
+
+    rubric: Rubric[T]
+    texts: Mapping[str, str]
+    fields: Mapping[str, Any]
+    ready: tuple[str, ...] = ()
+    """Texts that are fenced already."""
+
+    def request(self, attempt: int = 0) -> Request:
+        return self.rubric.request(self.texts, fields=self.fields, ready=self.ready, attempt=attempt)
+
+    async def ask(self, client: Asks) -> Judgement[T]:
+        """Ask until a reply can be read. Raises LcxError only for what every call would meet."""
+        return await judge(client, self.rubric, fields=self.fields, ready=self.ready, **self.texts)
+
+
+async def together(jobs: Iterable[Coroutine[Any, Any, T] | asyncio.Task[T]]) -> list[T]:
+    """Results of all jobs, in order. Where one raises, the others are cancelled, and that error is raised."""
+    tasks = [job if isinstance(job, asyncio.Task) else asyncio.create_task(job) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 @dataclass

@@ -15,9 +15,8 @@ from lcx import hookimpl
 
 @hookimpl
 def lcx_register_methods(register: Callable[..., None]) -> None:
-    from lcx.steps import PREFERENCE, Method, Stage
-    from lcx_longreward.eval_settings import LongRewardEval
-    from lcx_longreward.settings import LongRewardScore, LongRewardSynth, LongRewardTrain
+    from lcx.steps import EVAL, PREFERENCE, Method, Stage
+    from lcx_longreward.settings import LongRewardEval, LongRewardScore, LongRewardSynth, LongRewardTrain
 
     register(
         Method(
@@ -35,12 +34,14 @@ def lcx_register_methods(register: Callable[..., None]) -> None:
                     "lcx_longreward.score:forecast",
                 ),
                 "train": replace(PREFERENCE, settings=LongRewardTrain),
-                "eval": Stage(
-                    LongRewardEval,
-                    "lcx_longreward.evaluation.evaluate:evaluate",
-                    "lcx_longreward.evaluation.evaluate:forecast_eval",
-                ),
+                "eval": replace(EVAL, settings=LongRewardEval),
             },
             paper="https://arxiv.org/abs/2410.21252",
         )
     )
+
+
+@hookimpl
+def lcx_register_probes(register: Callable[..., None]) -> None:
+    for name in ("reward", "chat", "qa", "summary", "versus", "support", "short"):
+        register(name, f"lcx_longreward.judged:{name.upper()}_TASK")

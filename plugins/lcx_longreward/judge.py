@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise, zip_longest
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from lcx.context import Context
 from lcx.data.table import safe_cut
 from lcx.data.tokens import SpanTokenizer
-from lcx.llm.judge import Asks, Health, Judgement
+from lcx.llm.judge import Asking, Asks, Health, Judgement, together
 from lcx.llm.prompts import UNFINISHED
 from lcx.retrieval import Index, Retriever
 from lcx_longreward.early import Standing, first, needed
@@ -26,7 +26,6 @@ from lcx_longreward.rubrics import (
     NO_INFORMATION,
     PARTS,
     STATEMENTS,
-    Asking,
     Rubrics,
     language_of,
     range_labels,
@@ -360,18 +359,6 @@ def kind(why: str) -> str:
     """A reason as it is counted: which part and what went wrong, without a server's further words."""
     words = why.split(": ")
     return ": ".join(words[: 2 if words[0] in PARTS else 1])
-
-
-async def together(jobs: Iterable[Coroutine[Any, Any, T] | asyncio.Task[T]]) -> list[T]:
-    """Results of all jobs, in order. Where one raises, the others are cancelled, and that error is raised."""
-    tasks = [job if isinstance(job, asyncio.Task) else asyncio.create_task(job) for job in jobs]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 # -- from settings to a judge

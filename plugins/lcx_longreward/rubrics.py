@@ -11,14 +11,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
-from lcx.llm.judge import Asks, Judgement, Rubric, Unreadable, judge, marked, read_rating
+from lcx.llm.judge import Asking, Rubric, Unreadable, marked, read_rating
 from lcx.llm.prompts import fence, load_prompt, tagged, visible
-from lcx.llm.protocol import Request
 from lcx_longreward.settings import REPLY_TOKENS, LongRewardScore
-
-T = TypeVar("T")
 
 HELPFULNESS, LOGICALITY, STATEMENTS, SUPPORT, EXTRACT, COMPLETENESS = PARTS = (
     "helpfulness",
@@ -134,24 +131,6 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 
 # -- what is asked
-
-
-@dataclass(frozen=True)
-class Asking(Generic[T]):
-    """One thing to ask a judge: a rubric with the texts for its places, and what rules get of them."""
-
-    rubric: Rubric[T]
-    texts: Mapping[str, str]
-    fields: Mapping[str, Any]
-    ready: tuple[str, ...] = ()
-    """Texts that are fenced already."""
-
-    def request(self, attempt: int = 0) -> Request:
-        return self.rubric.request(self.texts, fields=self.fields, ready=self.ready, attempt=attempt)
-
-    async def ask(self, client: Asks) -> Judgement[T]:
-        """Ask until a reply can be read. Raises LcxError only for what every call would meet."""
-        return await judge(client, self.rubric, fields=self.fields, ready=self.ready, **self.texts)
 
 
 @dataclass(frozen=True)

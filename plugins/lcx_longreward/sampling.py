@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lcx.data.table import SegmentTable
+from lcx.llm.builtin import ANSWERING, GUESSING
 from lcx.llm.client import LLMClient
 from lcx.llm.prompts import UNFINISHED, Render, begun_inside, raw, said_in, thought_meta
 from lcx.llm.protocol import Request, Response
@@ -71,8 +72,6 @@ def text_of(table: SegmentTable, window: Window) -> str:
 
 ROLE = "candidate"
 EMPTY = "empty"
-GUESSING = 0.6
-"""Share of a context's lines that the builtin rules read for an answer: reading all, they would always say the same."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Policy:
     def _request(self, render: Render, context: str, question: str, seed: int) -> Request:
         return Request(
             messages=({"role": "user", "content": render(context, question)},),
-            task="answer_question",
+            task=ANSWERING,
             fields={"question": question, "context": (context,), "read": GUESSING},
             n=self.samples,
             temperature=self.temperature,

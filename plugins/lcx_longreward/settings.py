@@ -9,8 +9,9 @@ from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.data.settings import CorpusSettings
+from lcx.evaluation.settings import EvalSettings
 from lcx.llm.settings import THOUGHTS, Calling
-from lcx.settings import FILE, VOLATILE, setting
+from lcx.settings import FILE, KEEPS, VOLATILE, Settings, setting
 from lcx.training.settings import PreferenceSettings
 
 KINDS = (
@@ -132,21 +133,9 @@ REPLY_TOKENS = {
 OWN_FILE = "It names a file that is written, wherever that lies."
 
 
-class LongRewardScore(Calling):
-    """Who judges by which prompts and rules, what the judge sees of a document, and which answers become pairs."""
+class Judging(Settings):
+    """How a judge is asked, and what it sees of a document."""
 
-    input: str | None = setting(
-        None,
-        description="what is scored: step:ID, a folder of bundles, or a file of rows with context, query and "
-        "answer or answers",
-    )
-    fields: RowFields = setting({}, description=FIELDS_HELP)
-    judge: str = setting(
-        "builtin",
-        description="rates answers: openai:MODEL, local:PATH_OR_ID, or builtin (overlap of words)",
-        json_schema_extra=FILE,
-    )
-    judge_options: dict[str, Any] = setting({}, description="options of that backend")
     prompts: str | None = setting(None, description=PROMPTS, json_schema_extra=FILE)
     language: Literal["auto", "en", "zh"] = setting(
         "auto",
@@ -183,6 +172,38 @@ class LongRewardScore(Calling):
     extract_tokens: int = setting(
         4096, ge=16, description="tokens of a part that facts are extracted from (paper: 4096)"
     )
+
+    @field_validator("no_statements", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+    @field_validator("reply_tokens")
+    @classmethod
+    def _parts(cls, value: dict[str, int]) -> dict[str, int]:
+        for part, tokens in value.items():
+            if part not in REPLY_TOKENS:
+                raise ValueError(f"no such part: {part}; there are {', '.join(REPLY_TOKENS)}")
+            if tokens < 1:
+                raise ValueError(f"{part}: a reply needs at least one token")
+        return value
+
+
+class LongRewardScore(Judging, Calling):
+    """Who judges by which prompts and rules, what the judge sees of a document, and which answers become pairs."""
+
+    input: str | None = setting(
+        None,
+        description="what is scored: step:ID, a folder of bundles, or a file of rows with context, query and "
+        "answer or answers",
+    )
+    fields: RowFields = setting({}, description=FIELDS_HELP)
+    judge: str = setting(
+        "builtin",
+        description="rates answers: openai:MODEL, local:PATH_OR_ID, or builtin (overlap of words)",
+        json_schema_extra=FILE,
+    )
+    judge_options: dict[str, Any] = setting({}, description="options of that backend")
     least_scored: int = setting(
         5, ge=2, description="answers to a question that must have a reward for a pair (paper: 5)"
     )
@@ -211,21 +232,6 @@ class LongRewardScore(Calling):
     def users_own(cls) -> Mapping[str, str]:
         return {"retriever_options.cache": OWN_FILE}
 
-    @field_validator("no_statements", mode="before")
-    @classmethod
-    def _text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value
-
-    @field_validator("reply_tokens")
-    @classmethod
-    def _parts(cls, value: dict[str, int]) -> dict[str, int]:
-        for part, tokens in value.items():
-            if part not in REPLY_TOKENS:
-                raise ValueError(f"no such part: {part}; there are {', '.join(REPLY_TOKENS)}")
-            if tokens < 1:
-                raise ValueError(f"{part}: a reply needs at least one token")
-        return value
-
 
 class LongRewardTrain(PreferenceSettings):
     """The paper's training: DPO with a tenth of the chosen answer's cross-entropy."""
@@ -241,3 +247,67 @@ class LongRewardTrain(PreferenceSettings):
         0.1, ge=0, description="lambda: weight of the chosen answer's cross-entropy (paper: 0.1)"
     )
     learning_rate: float = setting(1e-6, gt=0, description="peak learning rate (paper: 1e-6)")
+
+
+TASKS = ("reward", "chat", "qa", "summary", "versus", "support", "short")
+"""The method's own tasks."""
+MADE = ("questions", "asking", "writer", "writer_options")
+_DATA = "it is data of a task now: --set eval.data.{}=FILE"
+_JUDGING = "it is an option of all judged tasks now: --set eval.judging.{}=VALUE"
+MOVED = {
+    **{name: _DATA.format(name) for name in (*TASKS, "longbench")},
+    **{name: _JUDGING.format(name) for name in ("language", "attempts", "retriever", "retriever_options")},
+    "prompts": _JUDGING.format("prompts"),
+    "answer_tokens": "it is called max_new_tokens now",
+    "probing": "its settings are the step's own now: --set eval.NAME=VALUE",
+    "level": "intervals are of 95%",
+    "resamples": "intervals are by 10,000 resamples",
+}
+"""What settings of earlier versions are called now."""
+
+
+class LongRewardEval(EvalSettings):
+    """The core's eval step with LongReward's tasks. One whose data is not given is left out by name."""
+
+    tasks: tuple[str, ...] = setting(
+        TASKS,
+        description=f"{', '.join(TASKS)}, and any of the core such as csqa, gsm8k, needle",
+        json_schema_extra=KEEPS,
+    )
+    judge: str | None = setting(
+        "builtin",
+        description="rates answers: openai:MODEL, local:PATH_OR_ID, or builtin (overlap of words)",
+        json_schema_extra=FILE,
+    )
+    questions: int = setting(64, ge=1, description="questions of reward, where none are given")
+    asking: dict[str, Any] = setting(
+        {}, description="further settings of the synth step for reward's questions, such as context_tokens"
+    )
+    writer: str | None = setting(
+        None, description="writes reward's questions; the judge, where none is given", json_schema_extra=FILE
+    )
+    writer_options: dict[str, Any] = setting({}, description="options of that backend")
+
+    def shared(self) -> dict[str, Any]:
+        return super().shared() | {
+            name: getattr(self, name) for name in MADE if name in self.model_fields_set
+        }
+
+    @classmethod
+    def names_elsewhere(cls) -> Mapping[str, str]:
+        return MOVED
+
+    @classmethod
+    def users_own(cls) -> Mapping[str, str]:
+        places = ("judging", *(f"options.{name}" for name in TASKS))
+        return {**super().users_own()} | {f"{place}.retriever_options.cache": OWN_FILE for place in places}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, data: Any) -> Any:
+        """Two settings of earlier versions have the names of others now."""
+        if isinstance(data, Mapping):
+            for name, mine in (("chat", ("auto", "always", "never")), ("prompts", ())):
+                if isinstance(given := data.get(name), str) and given not in mine:
+                    raise ValueError(f"{name}: {MOVED[name]}")
+        return data

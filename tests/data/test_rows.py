@@ -311,7 +311,7 @@ OWN = [name for name, case in FORMATS.items() if has_own_context(case)]
 def test_synthesis_score_and_evaluation_read_the_same_row(name: str, tmp_path: Path) -> None:
     from lcx_in2.synth import general_bundles
     from lcx_longreward.data import read_answer_rows
-    from lcx_longreward.evaluation.answers import read_items
+    from lcx_longreward.judged import read_questions
 
     case = FORMATS[name]
     path = write(tmp_path / "rows.jsonl", [case.row])
@@ -325,9 +325,9 @@ def test_synthesis_score_and_evaluation_read_the_same_row(name: str, tmp_path: P
     assert judged.branches[0].answer == case.learnt.strip()
     assert case.seen[-1] in judged.branches[0].question
     if not case.rejected:
-        [item] = read_items(path, needs_reference=True, task="chat")
+        [item] = read_questions(path, "chat", needs_reference=True)
         assert case.context.strip() in item.context
-        assert item.references[0] == case.learnt.strip()
+        assert item.fields["answers"][0] == case.learnt.strip()
     [general] = general_bundles(str(path), 1, Counter())
     assert not general.context
     assert case.context in general.branches[0].question

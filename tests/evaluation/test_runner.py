@@ -145,7 +145,7 @@ def test_a_killed_run_goes_on_inside_a_context(
     real, made = LocalModel.answerer, []
 
     def answerer(after: int | None) -> Any:
-        def get(self: LocalModel, template: Any) -> Any:
+        def get(self: LocalModel, template: Any, *_: Any) -> Any:
             if not made:
                 made.append(Stops(real(self, template), after))
             return made[0]

@@ -67,6 +67,8 @@ ODD = {
     "cut_prompts": "cut by the server",
     "skipped": "not counted",
     "duplicates": "twice",
+    "empty": "empty",
+    "unjudged": "not judged",
 }
 """Counts of a task's rows in a reader's words."""
 
@@ -195,6 +197,20 @@ def _scaled(one: Result) -> dict[str, Any]:
     return {"scale": one.scale} if one.scale else {}
 
 
+def _measured(given: Sequence[tuple[str, Result]]) -> list[Line]:
+    """A line a model of the means that have scales of their own."""
+    lines: list[Line] = []
+    for who, one in given:
+        parts = [
+            f"{name} {mean.mean:.2f}" + ("" if mean.ends is None else f" ({mean.low:.2f} to {mean.high:.2f})")
+            for name, mean in one.measures.items()
+            if mean.mean is not None
+        ]
+        if parts:
+            lines.append({"tone": "flat", "text": f"{who}: {', '.join(parts)}."})
+    return lines
+
+
 def _drawn(panels: Iterable[Panel]) -> Iterable[dict[str, Any]]:
     """The panels that the script draws, as JSON holds them."""
     for panel in panels:
@@ -270,7 +286,8 @@ def _all_tasks(summary: PageSummary, labels: Sequence[str]) -> dict[str, Any]:
 def _task_row(one: TaskSummary, number: int) -> list[Cell]:
     task, line = one.task, one.change
     results: list[Result | None] = task["results"]
-    shares = task["view"] not in ("perplexity", "other")
+    own = any(result.own_scale for result in results if result)
+    shares = task["view"] not in ("perplexity", "other") and not own
     row = [Cell(task["title"], "" if shares else _scale(task), link=one.target, name=True)]
     row += [_mean(None if result is None else result.estimate, model) for model, result in enumerate(results)]
     if len(results) > 1:
@@ -312,7 +329,7 @@ def _whiskers(results: Sequence[Result | None]) -> list[dict[str, Any]]:
 def _scale(task: Mapping[str, Any]) -> str:
     if task["view"] == "perplexity":
         return "perplexity: lower is better"
-    scale = next((one.scale for one in task["results"] if one and one.scale), None)
+    scale = next((one.scale for one in task["results"] if one and one.own_scale), None)
     return f"from {scale[0]:g} to {scale[1]:g}" if scale else ""
 
 
@@ -342,7 +359,7 @@ def _section(one: TaskSummary, labels: Sequence[str]) -> dict[str, Any]:
         "target": one.target,
         "title": task["title"],
         "asks": asks_of(task["name"]),
-        "lines": one.lines,
+        "lines": [*one.lines, *_measured(given)],
         "view": task["view"],
         "items": task["items"],
         "shapes": [words for who, result in given if curve and (words := shape_line(result, who))],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcx.evaluation.result import result_of
+from lcx.evaluation.result import Histogram, Table, result_of
 from lcx.evaluation.scores import EvalResult, Side, check_notes, comparable, label_results
 from lcx.evaluation.show.sentences import (
     NOTHING,
@@ -522,7 +522,9 @@ def _weight(task: Mapping[str, Any]) -> float:
 
 
 def _has_section(task: Mapping[str, Any]) -> bool:
-    return task["view"] in CHARTED or bool(groups_of(task))
+    panels = [panel for one in task["results"] if one is not None for panel in one.panels]
+    shown = any(isinstance(panel, Histogram | Table) for panel in panels)
+    return task["view"] in CHARTED or bool(groups_of(task)) or shown
 
 
 def groups_of(task: Mapping[str, Any]) -> list[str]:

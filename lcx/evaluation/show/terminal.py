@@ -328,7 +328,8 @@ def table_text(results: Results, *, title: str = "", **options: Any) -> str:
     """
     screen = Screen.of(**options)
     rows = [(name, [_cell_of(one)]) for name, one in results.items()]
-    lines = [*([title] if title else []), *_table(rows, [""], screen)]
+    own = any(one.own_scale for one in results.values())
+    lines = [*([title] if title else []), *_table(rows, [""], screen, bars=not own)]
     names = list(results) if len(results) > 1 else [""]
     for by in dict.fromkeys(bars.by for one in results.values() for bars in one.bars):
         found = [next((bars for bars in one.bars if bars.by == by), None) for one in results.values()]
@@ -343,7 +344,13 @@ def table_text(results: Results, *, title: str = "", **options: Any) -> str:
         ]
         groups = dict.fromkeys(group for of in cells for group in of)
         of_group = [(group, [of.get(group, _Cell(Mean())) for of in cells]) for group in groups]
-        lines += ["", *_table(of_group, names, screen, head=f"by {by}")]
+        lines += ["", *_table(of_group, names, screen, head=f"by {by}", bars=not own)]
+    measures = dict.fromkeys(name for one in results.values() for name in one.measures)
+    if measures:
+        of_each = [
+            (name, [_Cell(one.measures.get(name, Mean())) for one in results.values()]) for name in measures
+        ]
+        lines += ["", *_table(of_each, names, screen, head="beside it", bars=False)]
     for name, one in results.items():
         for panel in one.panels:
             who = f"  {cut(name, screen.width - 4, screen.ellipsis)}, " if len(results) > 1 else "  "
@@ -411,7 +418,11 @@ def _share(percent: float | None) -> float | None:
 
 
 def _table(
-    rows: Sequence[tuple[str, Sequence[_Cell | None]]], heads: Sequence[str], screen: Screen, head: str = ""
+    rows: Sequence[tuple[str, Sequence[_Cell | None]]],
+    heads: Sequence[str],
+    screen: Screen,
+    head: str = "",
+    bars: bool = True,
 ) -> list[str]:
     """Lines of a table: name, a mean ± half its interval for each head, a bar where one is alone, answers, nulls."""
     means = [[Mean() if cell is None else cell.mean for cell in of] for _, of in rows]
@@ -428,7 +439,7 @@ def _table(
     fixed = 2 + sum(part + 2 for part in wide) + right + 2 + (last + 2 if some else 0)
     label = min(max([len(name) for name, _ in rows] + [len(head)]), max(8, screen.width - fixed))
     spare = screen.width - fixed - label - 4
-    bar = min(BAR, spare) if len(heads) == 1 and spare >= LEAST_BAR else 0
+    bar = min(BAR, spare) if bars and len(heads) == 1 and spare >= LEAST_BAR else 0
     names = [cut(name, 12, screen.ellipsis) or "score" for name in heads]
     title = "".join(f"  {name:>{part}}" for name, part in zip(names, wide, strict=True))
     scale = f"  0{'1':>{bar + 1}}" if bar else ""
@@ -623,7 +634,11 @@ def caution_lines(tasks: Mapping[str, Results], **options: Any) -> list[str]:
 
 def tasks_text(tasks: Mapping[str, Results], **options: Any) -> list[str]:
     """A step's results for a terminal, a text a task; those without a curve share a table."""
-    suites = {task: results for task, results in tasks.items() if view_of(results) == "table"}
+    suites = {
+        task: results
+        for task, results in tasks.items()
+        if view_of(results) == "table" and not any(one.scale for one in results.values())
+    }
     texts = [task_text(task, results, **options) for task, results in tasks.items() if task not in suites]
     if len(suites) == 1:
         texts += [task_text(task, results, **options) for task, results in suites.items()]

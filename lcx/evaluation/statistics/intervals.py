@@ -42,6 +42,7 @@ __all__ = [
     "Floats",
     "Ints",
     "Table",
+    "brief",
     "cell_intervals",
     "estimate_mean",
     "group_evidence",
@@ -343,6 +344,17 @@ def estimate_mean(
     first, last = (None if end is None else low + end * (high - low) for end in (ends.low, ends.high))
     mean = low + float(table.means[0]) * (high - low)
     return Estimate(mean, first, last, len(kept), table.contexts, table.drawn, ends.lacking)
+
+
+def brief(
+    scores: Sequence[float | None],
+    contexts: Sequence[Hashable],
+    weights: Sequence[float] | None = None,
+    scale: tuple[float, float] | None = (0.0, 1.0),
+) -> dict[str, Any]:
+    """`estimate_mean` as a result has it of a part: mean, low, high, n."""
+    found = estimate_mean(scores, contexts, weights=weights, scale=scale)
+    return {name: getattr(found, name) for name in ("mean", "low", "high", "n")}
 
 
 def group_evidence(

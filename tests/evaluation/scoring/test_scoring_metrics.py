@@ -298,10 +298,10 @@ def test_metrics_by_name(metric: Any, pred: str, row: dict[str, Any], score: flo
 
 
 def test_every_registered_metric_loads_and_serves_the_short_task(tmp_path: Path) -> None:
-    from lcx_longreward.eval_settings import LongRewardEval
-    from lcx_longreward.evaluation.judged import short_lacking
+    from lcx_longreward.judged import SHORT_TASK
 
     from lcx.builtin import METRICS
+    from lcx.evaluation.task import Source, TaskOptions
     from lcx.plugins import loaded
 
     known = loaded().metrics
@@ -309,7 +309,12 @@ def test_every_registered_metric_loads_and_serves_the_short_task(tmp_path: Path)
         assert known.load(name) is getattr(metrics, name)
     file = tmp_path / "rows.jsonl"
     file.write_text('{"pred": "B", "answer": "q", "candidates": ["p", "q"]}\n')
-    assert short_lacking(LongRewardEval(short=(f"csqa:{file}", f"gsm8k:{file}"))) == ""
+    source = Source(places={"short": (f"csqa:{file}", f"gsm8k:{file}")})
+    made = SHORT_TASK.samples(source, TaskOptions())
+    rows = [branch.meta for bundle in made.bundles for branch in bundle.branches]  # type: ignore[union-attr]
+    assert callable(SHORT_TASK.score)
+    assert SHORT_TASK.score(rows[0]) == 1.0
+    assert [row["metric"] for row in rows] == ["csqa", "gsm8k"]
 
 
 def test_lines_paragraphs_and_refusals() -> None:

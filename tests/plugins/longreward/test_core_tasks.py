@@ -8,12 +8,9 @@ from pathlib import Path
 
 import lcx_longreward
 import pytest
-from lcx_longreward.eval_settings import LongRewardEval
-from lcx_longreward.evaluation.evaluate import core_settings
 
 from lcx import plugins
 from lcx.modeling import decode_kv
-from lcx.recipe import Step
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
 from tests.plugins.longreward.eval_scripts import recipe
@@ -24,12 +21,13 @@ stage: eval
 model: model
 judge: builtin
 tasks: [gsm8k, chat, csqa, needle]
-chat: chat.jsonl
-answer_tokens: 8
+data: {gsm8k: gsm8k.jsonl, chat: chat.jsonl}
+max_new_tokens: 4
 window: 4000
-data: {gsm8k: gsm8k.jsonl}
 corpus: texts
-probing: {lengths: [600], depths: 3, sets: 2, max_new_tokens: 4}
+lengths: [600]
+depths: 3
+sets: 2
 """
 
 
@@ -58,29 +56,31 @@ def lcx(cli: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lcx:
 def test_both_kinds_stand_in_one_result(lcx: Lcx, tmp_path: Path) -> None:
     path = recipe(tmp_path, STEP)
     planned = lcx(f"eval --recipe {path} --run out --dry-run --json").json["steps"][0]["forecast"]
-    assert planned["queries"] == {"gsm8k": 5, "needle": 6}
+    assert planned["queries"] == {"gsm8k": 5, "chat": 2, "needle": 6}
     assert "csqa" in planned["left out"]
     ran = lcx(f"eval --recipe {path} --run out --json")
     assert ran.code == 0, ran.err
     report = ran.json
-    assert any("csqa was left out" in note and "eval.data.csqa=" in note for note in report["notes"])
+    assert any("left out: csqa" in note and "eval.data.csqa=" in note for note in report["notes"])
     folder = Path(report["folder"])
     tasks = json.loads((folder / "scores.json").read_text())["tasks"]
-    assert list(tasks) == ["chat", "gsm8k", "needle"]
+    assert list(tasks) == ["gsm8k", "chat", "needle"]
+    assert tasks["chat"]["judge"]["backend"] == "builtin"
     gsm8k = tasks["gsm8k"]
     assert (gsm8k["n"], gsm8k["view"]) == (5, "table")
-    assert gsm8k["mean"] == pytest.approx(gsm8k["average"])
     assert tasks["needle"]["cells"]
     rows = [json.loads(line) for line in (folder / "predictions-gsm8k.jsonl").read_text().splitlines()]
     assert len({row["item"] for row in rows}) == 5
-    assert report["metrics"]["gsm8k"]["n"] == 5
+    assert report["metrics"]["tasks"]["gsm8k"]["n"] == 5
+    others = [one["average"] for name, one in tasks.items() if name != "chat"]  # chat's goes from 1 to 10
+    assert report["metrics"]["average"] == pytest.approx(sum(others) / 2)
 
 
-def test_the_core_needs_a_model_that_it_can_ask(lcx: Lcx, tmp_path: Path) -> None:
+def test_rules_may_be_asked_any_question(lcx: Lcx, tmp_path: Path) -> None:
     path = recipe(tmp_path, STEP.replace("model: model\n", "model: builtin\n"))
     ran = lcx(f"eval --recipe {path} --run out --json")
     assert ran.code == 0, ran.err
-    assert any(note.startswith("gsm8k was left out: 'builtin' is no model") for note in ran.json["notes"])
+    assert ran.json["metrics"]["tasks"]["needle"]["n"] == 6
 
 
 def test_a_named_task_without_data_is_missing(lcx: Lcx, tmp_path: Path) -> None:
@@ -106,28 +106,14 @@ def test_a_failed_self_check_is_told(lcx: Lcx, tmp_path: Path, monkeypatch: pyte
     assert found["answering"]["check"]["different"]
 
 
-def test_files_that_probing_names_are_watched(lcx: Lcx, tmp_path: Path) -> None:
-    """A step that is done is handed back as it is: not where the prompts it asked with are others now."""
-    prompts = tmp_path / "prompts.json"
-    prompts.write_text('{"gsm8k": {"question": "{input} Think. The answer is"}}')
-    text = STEP.replace("[gsm8k, chat, csqa, needle]", "[gsm8k]")
-    text = text.replace(
-        "probing: {lengths: [600], depths: 3, sets: 2,", "probing: {prompts: {gsm8k: prompts.json},"
-    )
-    path = recipe(tmp_path, text)
-    ran = lcx(f"eval --recipe {path} --run out --json")
-    assert ran.code == 0, ran.err
-    assert lcx(f"eval --recipe {path} --run out --json").code == 0
-    prompts.write_text('{"gsm8k": {"question": "{input} The answer is"}}')
-    ran = lcx(f"eval --recipe {path} --run out --json")
-    assert ran.code == 2
-    assert "prompts.json" in ran.err
-
-
-def test_options_of_a_server_go_with_the_model() -> None:
-    step = Step("eval", "eval", "longreward", "r", LongRewardEval())
-    options = {"temperature": 0.5}
-    served = LongRewardEval(tasks=("needle",), model="openai:m", model_options=options)
-    assert core_settings(served, step).model_options == options
-    local = LongRewardEval(tasks=("needle",), model="local:m", model_options={"batch": 8})
-    assert core_settings(local, step).model_options == {}
+def test_settings_of_earlier_versions_are_told(lcx: Lcx, tmp_path: Path) -> None:
+    path = recipe(tmp_path, STEP)
+    for given, said in (
+        ("eval.probing={sets: 2}", "the step's own now"),
+        ("eval.qa=[a.jsonl]", "eval.data.qa=FILE"),
+        ("eval.chat=chat.jsonl", "eval.data.chat=FILE"),
+        ("eval.attempts=3", "eval.judging.attempts=VALUE"),
+        ("eval.answer_tokens=3", "max_new_tokens"),
+    ):
+        ran = lcx("eval --recipe", str(path), "--set", given)
+        assert (ran.code, said in ran.err) == (2, True), (given, ran.err)

@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lcx_longreward.evaluation.answers import (
-    Fitter,
-    Item,
-    middle_cut,
-    read_items,
-    read_longbench,
-    render_of,
-    saved_answers,
-    thinned,
-)
+from lcx_longreward.judged import CHAT_TASK, QA_TASK, SUMMARY_TASK, JudgedOptions, read_questions
 
-from lcx.data.templates import load_template
-from lcx.data.tokens import BUILTIN
 from lcx.errors import MissingError, UsageError
-from lcx.llm.prompts import by_template
+from lcx.evaluation.model import read_answers
+from lcx.evaluation.task import Source, Task
+
+
+def asked(task: Task, **places: str) -> list[tuple[str, str, str]]:
+    """Ids, questions and sets of a task's samples."""
+    found = task.samples(Source(places={name: (place,) for name, place in places.items()}), JudgedOptions())
+    branches = [branch for bundle in found.bundles for branch in bundle.branches]  # type: ignore[union-attr]
+    return [(branch.meta["id"], branch.question, branch.meta["dataset"]) for branch in branches]
 
 
 def write(path: Path, *rows: Any) -> str:
@@ -44,16 +41,22 @@ def test_longbench_rows(tmp_path: Path) -> None:
     write(tmp_path / "vcsum.jsonl", longbench("vcsum", 5, input="", language="zh"))
     write(tmp_path / "trec.jsonl", longbench("trec", 6))
     (tmp_path / "notes.txt").write_text("not data")
-    qa = read_longbench("qa", [str(tmp_path)], [])
-    assert [item.id for item in qa] == ["hotpotqa3", "qasper1", "qasper2"]
-    assert qa[1] == Item("qasper1", "text 1", "Q1", ("a1", "b"), "qasper", {"language": "en", "length": 2})
-    summaries = read_longbench("summary", [str(tmp_path)], [])
-    assert [item.dataset for item in summaries] == ["gov_report", "vcsum"]
-    assert summaries[0].question.startswith("Write a summary")
-    assert summaries[1].question.startswith("请")
+    folder = str(tmp_path)
+    qa = [("hotpotqa3", "Q3", "hotpotqa"), ("qasper1", "Q1", "qasper"), ("qasper2", "Q2", "qasper")]
+    assert asked(QA_TASK, longbench=folder) == qa
+    [item, _] = read_questions(tmp_path / "qasper.jsonl", "qa", needs_reference=True)
+    assert (item.context, item.fields["answers"]) == ("text 1", ["a1", "b"])
+    summaries = asked(SUMMARY_TASK, longbench=folder)
+    assert [dataset for _, _, dataset in summaries] == ["gov_report", "vcsum"]
+    assert summaries[0][1].startswith("Write a summary")
+    assert summaries[1][1].startswith("请")
     own = write(tmp_path / "mine.jsonl", {"context": "c", "question": "q", "answer": "a"})
-    assert [item.id for item in read_longbench("qa", [], [own])] == ["mine-00001"]
-    assert read_longbench("qa", [str(tmp_path / "trec.jsonl")], []) == []
+    mine = ("mine-00001", "q", "mine")
+    assert asked(QA_TASK, qa=own) == [mine]
+    assert asked(QA_TASK, qa=own, longbench=folder) == [mine, *qa]  # both are asked
+    assert asked(CHAT_TASK, chat=own) == [mine]
+    with pytest.raises(MissingError, match="none of its sets"):
+        asked(QA_TASK, longbench=str(tmp_path / "trec.jsonl"))
 
 
 def test_what_a_row_must_have(tmp_path: Path) -> None:
@@ -61,23 +64,22 @@ def test_what_a_row_must_have(tmp_path: Path) -> None:
         tmp_path / "rows.jsonl", {"context": "c", "query": "q", "answer": "a"}, {"context": "c", "query": "q"}
     )
     with pytest.raises(UsageError, match=r"rows.jsonl, row 2: chat needs answer"):
-        read_items(file, needs_reference=True, task="chat")
-    assert len(read_items(file, needs_reference=False, task="support")) == 2
+        read_questions(file, "chat", needs_reference=True)
+    assert len(read_questions(file, "support", needs_reference=False)) == 2
     with pytest.raises(UsageError, match="needs context and query"):
-        read_items(write(tmp_path / "empty.jsonl", {"answer": "a"}), needs_reference=True, task="chat")
+        read_questions(write(tmp_path / "empty.jsonl", {"answer": "a"}), "chat", needs_reference=True)
     with pytest.raises(MissingError, match="no file"):
-        read_items(tmp_path / "none.jsonl", needs_reference=True, task="chat")
+        read_questions(tmp_path / "none.jsonl", "chat", needs_reference=True)
     (tmp_path / "broken.jsonl").write_text('{"context": "c"\n')
     with pytest.raises(UsageError, match="line 1: not JSON"):
-        read_items(tmp_path / "broken.jsonl", needs_reference=True, task="chat")
+        read_questions(tmp_path / "broken.jsonl", "chat", needs_reference=True)
     twice = {"id": "x", "context": "c", "query": "q", "answer": "a"}
-    with pytest.raises(UsageError, match="two rows have the id 'x'"):
-        read_items(write(tmp_path / "twice.jsonl", twice, twice), needs_reference=True, task="chat")
+    assert len(asked(CHAT_TASK, chat=write(tmp_path / "twice.jsonl", twice, twice))) == 1  # and it is counted
     (tmp_path / "nothing.jsonl").write_text("\n")
     with pytest.raises(UsageError, match="no row"):
-        read_items(tmp_path / "nothing.jsonl", needs_reference=True, task="chat")
+        read_questions(tmp_path / "nothing.jsonl", "chat", needs_reference=True)
     with pytest.raises(MissingError, match="LongBench"):
-        read_longbench("qa", [str(tmp_path / "nowhere")], [])
+        asked(QA_TASK, longbench=str(tmp_path / "nowhere"))
 
 
 def test_json_lists_and_parquet(tmp_path: Path) -> None:
@@ -88,8 +90,8 @@ def test_json_lists_and_parquet(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     for name in ("rows.json", "rows.parquet"):
-        [item] = read_items(tmp_path / name, needs_reference=True, task="chat")
-        assert (item.context, item.references) == ("c", ("a", "b"))
+        [item] = read_questions(tmp_path / name, "chat", needs_reference=True)
+        assert (item.context, item.fields["answers"]) == ("c", ["a", "b"])
 
 
 def test_saved_answers_by_id_and_question(tmp_path: Path) -> None:
@@ -99,50 +101,6 @@ def test_saved_answers_by_id_and_question(tmp_path: Path) -> None:
         {"id": 7, "question": "Q7", "answer": "other", "sample": 1},
         {"query": "Q8", "pred": None},
     )
-    assert saved_answers(file) == {"7": "seven", "question:Q7": "seven", "question:Q8": ""}
+    assert read_answers(file) == {"7": "seven", "question:Q7": "seven", "question:Q8": ""}
     with pytest.raises(UsageError, match="row 1: a saved answer needs"):
-        saved_answers(write(tmp_path / "bad.jsonl", {"id": 1}))
-
-
-def test_thinned_spreads_evenly() -> None:
-    items = [Item(str(n), "c", "q") for n in range(10)]
-    assert [item.id for item in thinned(items, 3)] == ["1", "5", "8"]
-    assert thinned(items, None) == thinned(items, 10) == items
-
-
-def test_keys_follow_context_and_question() -> None:
-    one = Item("1", "c", "q", ("a",))
-    assert one.key == Item("2", "c", "q").key
-    assert one.key != Item("1", "c", "p").key
-    assert one.group != Item("1", "d", "q").group
-
-
-def test_a_context_loses_its_middle() -> None:
-    words = BUILTIN["words"]
-    text = "one two three four five six seven"
-    assert middle_cut(text, words.spans(text), 4) == "one two six seven"
-    assert middle_cut(text, words.spans(text), 3) == "one two seven"
-    render = render_of(load_template("plain"), False)
-    item = Item("1", text, "why?")
-    whole = len(words.spans(render(text, "why?")))
-    assert Fitter(words, whole, "error", render).fit(item) == (text, "")
-    short, why = Fitter(words, whole - 3, "truncate-middle", render).fit(item)
-    assert (short, why) == ("one two six seven", "")
-    assert len(words.spans(render(short, "why?"))) == whole - 3
-    assert Fitter(words, whole - 3, "drop", render).fit(item)[1].startswith("the prompt is longer")
-    with pytest.raises(UsageError, match="1: the prompt has"):
-        Fitter(words, whole - 3, "error", render).fit(item)
-    with pytest.raises(UsageError):
-        Fitter(words, 2, "truncate-middle", render).fit(item)
-
-
-@pytest.mark.parametrize("name", ["in2", "plain", "tiny"])
-@pytest.mark.parametrize("chat", [True, False])
-def test_prompts_read_as_in_training(name: str, chat: bool) -> None:
-    template = load_template(name)
-    render = render_of(template, chat)
-    assert render("the text", "why?") == by_template(template, chat)("the text", "why?")
-    bare = render("", "why?")
-    assert bare.startswith(template.bare_head + "why?")
-    assert "Context" not in bare
-    assert bare.endswith(template.cue) == (not chat or not template.cue)
+        read_answers(write(tmp_path / "bad.jsonl", {"id": 1}))

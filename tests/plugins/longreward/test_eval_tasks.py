@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lcx_longreward.evaluation.judged import Statistics
-from lcx_longreward.evaluation.output import _pulls
 
+from lcx.evaluation.compare import pair_rows
+from lcx.evaluation.statistics.paired import paired_difference
 from lcx.llm.protocol import Request
 from tests.conftest import Ran
 from tests.plugins.longreward.eval_scripts import Scripted, load_with, recipe
@@ -69,13 +69,15 @@ def test_chat_rates_against_the_reference(lcx: Lcx, tmp_path: Path, monkeypatch:
     model = Scripted(lambda request: None if asked(request) == 4 else f" answer {asked(request)}\n")
     load_with(monkeypatch, model=model, judge=Scripted(judge))
     write(tmp_path / "chat.jsonl", *questions(5))
-    report, folder = run(lcx, tmp_path, "tasks: [chat]\nchat: chat.jsonl\nattempts: 3\ntemplate: plain")
+    report, folder = run(
+        lcx, tmp_path, "tasks: [chat]\ndata: {chat: chat.jsonl}\njudging: {attempts: 3}\ntemplate: plain"
+    )
     found = report["metrics"]["chat"]
     assert found["mean"] == pytest.approx((8 + 5 + 3.5) / 3)
     assert (found["low"], found["high"]) == (None, None), "three contexts are too few for an interval"
     assert (found["n"], found["failed"]) == (3, 2)
     assert report["counts"]["chat failed: a rating outside 1 to 10"] == 1
-    assert report["counts"]["chat failed: the server said 500"] == 1
+    assert report["counts"]["chat failed: answer: the server said 500"] == 1
     rows = rows_of(folder, "chat")
     assert [row["score"] for row in rows] == [8.0, 5.0, None, 3.5, None]
     assert rows[1]["analysis"] == "[[5]]"
@@ -85,7 +87,7 @@ def test_chat_rates_against_the_reference(lcx: Lcx, tmp_path: Path, monkeypatch:
     assert scores["judge"]["backend"] == "scripted"
     assert scores["tasks"]["chat"]["scale"] == [1.0, 10.0]
     assert sum(scores["tasks"]["chat"]["histogram"]) == 3
-    assert (folder / "histograms.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "histogram-chat.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("compat", ["null", "longreward"])
@@ -110,7 +112,7 @@ def test_qa_and_summary_of_longbench(
     write(data / "qasper.jsonl", row(0, "qasper"), row(1, "qasper"), row(2, "qasper"))
     write(data / "hotpotqa.jsonl", row(3, "hotpotqa"))
     write(data / "multi_news.jsonl", row(4, "multi_news"), row(5, "multi_news"), row(6, "multi_news"))
-    step = f"tasks: [qa, summary]\nlongbench: [longbench]\nattempts: 2\ncompat: {compat}"
+    step = f"tasks: [qa, summary]\ndata: {{longbench: longbench}}\njudging: {{attempts: 2}}\ncompat: {compat}"
     report, folder = run(lcx, tmp_path, step)
     tasks = json.loads((folder / "scores.json").read_text())["tasks"]
     half = compat == "longreward"
@@ -162,10 +164,10 @@ def test_reward_is_the_mean_of_four(lcx: Lcx, tmp_path: Path, monkeypatch: pytes
     model = Scripted(lambda request: samples[asked(request)])
     load_with(monkeypatch, model=model, judge=Scripted(dimension_judge(table)))
     write(tmp_path / "questions.jsonl", *questions(3))
-    step = "tasks: [reward]\nreward: questions.jsonl\nsamples: 2\nattempts: 2\ntemperature: 0.8"
+    step = "tasks: [reward]\ndata: {reward: questions.jsonl}\nsamples: 2\njudging: {attempts: 2}\ntemperature: 0.8"
     report, folder = run(lcx, tmp_path, step)
     rows = rows_of(folder, "reward")
-    assert [row["reward"] for row in rows] == [7.875, 3.0, 6.0, None, 0.0, 3.0]
+    assert [row["score"] for row in rows] == [7.875, 3.0, 6.0, None, 0.0, 3.0]
     assert [row["faithfulness"] for row in rows] == [7.5, 0.0, 10.0, 10.0, 0.0, 0.0]
     assert [row["right"] for row in rows] == [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
     assert rows[3]["failed"] == {"helpfulness": "no [[rating]] in the reply"}
@@ -210,9 +212,9 @@ def test_versus_counts_what_both_orders_say(
         judge=Scripted(judge),
     )
     write(tmp_path / "chat.jsonl", *questions(5))
-    report, folder = run(lcx, tmp_path, "tasks: [versus]\nchat: chat.jsonl\nagainst: 'other:y'")
+    report, folder = run(lcx, tmp_path, "tasks: [versus]\ndata: {chat: chat.jsonl}\nagainst: 'other:y'")
     scores = json.loads((folder / "scores.json").read_text())["tasks"]["versus"]
-    assert [row["overall"] for row in rows_of(folder, "versus")] == ["win", "loss", "tie", "tie", None]
+    assert [row.get("overall") for row in rows_of(folder, "versus")] == ["win", "loss", "tie", "tie", None]
     assert scores["mean"] == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
     assert [scores["shares"]["overall"][one]["mean"] for one in ("win", "tie", "loss")] == [0.25, 0.5, 0.25]
     assert [scores["shares"]["completeness"][one]["mean"] for one in ("win", "tie", "loss")] == [
@@ -237,11 +239,12 @@ def test_versus_of_two_files_needs_no_model(
     write(tmp_path / "b.jsonl", *({"question": f"What is {n}?", "answer": "bad"} for n in range(2)))
     path = recipe(
         tmp_path,
-        "stage: eval\njudge: judge:x\ntasks: [versus]\nversus: rows.jsonl\nanswers: a.jsonl\nagainst: b.jsonl",
+        "stage: eval\njudge: judge:x\ntasks: [versus]\ndata: {versus: rows.jsonl}\nanswers: a.jsonl\nagainst: b.jsonl",
     )
     ran = lcx(f"eval --recipe {path} --run out --json")
     assert ran.code == 0, ran.err
     assert ran.json["metrics"]["versus"] == {"mean": 1.0, "low": None, "high": None, "n": 2, "failed": 1}
+    assert ran.json["metrics"]["tasks"]["versus"]["against"] == "b.jsonl"
     assert ran.json["counts"]["versus failed: answer: the saved answers have none"] == 1
 
 
@@ -250,7 +253,7 @@ def test_support_counts_statements(lcx: Lcx, tmp_path: Path, monkeypatch: pytest
     judge = Scripted(dimension_judge(table))
     load_with(monkeypatch, model=Scripted(lambda request: f"a{asked(request)}"), judge=judge)
     write(tmp_path / "rows.jsonl", *questions(3))
-    report, folder = run(lcx, tmp_path, "tasks: [support]\nsupport: rows.jsonl")
+    report, folder = run(lcx, tmp_path, "tasks: [support]\ndata: {support: rows.jsonl}")
     scores = json.loads((folder / "scores.json").read_text())["tasks"]["support"]
     assert scores["mean"] == pytest.approx(3 / 6)
     assert scores["statements"]["mean"] == pytest.approx(2.0)
@@ -269,7 +272,7 @@ def test_the_change_of_support_is_that_of_its_headline(
     served = {name: Scripted(lambda r, name=name: f"{name}{asked(r)}") for name in ("old", "new")}
     load_with(monkeypatch, judge=judge, model=served["old"], other=served["new"])
     write(tmp_path / "rows.jsonl", *questions(3))
-    path = recipe(tmp_path, "stage: eval\njudge: judge:x\ntasks: [support]\nsupport: rows.jsonl")
+    path = recipe(tmp_path, "stage: eval\njudge: judge:x\ntasks: [support]\ndata: {support: rows.jsonl}")
     before = lcx(f"eval --recipe {path} --run out --json --model model:x").json["metrics"]
     after = lcx(f"eval --recipe {path} --run out --json --model other:y").json["metrics"]
     moved = after["support change from model-x"]
@@ -287,14 +290,24 @@ def test_the_change_of_a_share_varies_as_pairs_drawn_again_do() -> None:
     drawn = rng.integers(300, size=(20_000, 300))
     moves = [full[k][drawn].sum(1) / sizes[k][drawn].sum(1) for k in (0, 1)]
     wanted = np.quantile(moves[1] - moves[0], [0.025, 0.975])
-    pulls = [_pulls(list(zip(full[k].tolist(), sizes[k].tolist(), strict=True))) for k in (0, 1)]
-    found = Statistics().brief([b - a for a, b in zip(*pulls, strict=True)], list(range(300)))
+    rows = [
+        [
+            {"item": n, "score": float(f / s) if s else None, "weight": float(s)}
+            for n, (f, s) in enumerate(zip(full[k].tolist(), sizes[k].tolist(), strict=True))
+        ]
+        for k in (0, 1)
+    ]
+    pairs = pair_rows(*rows).pairs
+    found = paired_difference(
+        [pair.b - pair.a for pair in pairs], [pair.context for pair in pairs], most=None
+    )
     shares = full.sum(1) / sizes.sum(1)
-    assert found["mean"] == pytest.approx(shares[1] - shares[0])
-    assert [found["low"], found["high"]] == pytest.approx(wanted, abs=0.05 * (wanted[1] - wanted[0]))
+    assert found.mean == pytest.approx(shares[1] - shares[0])
+    assert [found.low, found.high] == pytest.approx(wanted, abs=0.05 * (wanted[1] - wanted[0]))
 
 
 def test_short_scores_saved_predictions(lcx: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is asked, so none is named."""
     load_with(monkeypatch)
     write(
         tmp_path / "csqa.jsonl",
@@ -303,21 +316,24 @@ def test_short_scores_saved_predictions(lcx: Lcx, tmp_path: Path, monkeypatch: p
         {"pred": None, "answer": "c"},
         {"pred": "Cat", "answer": "C"},
     )
+    step = "stage: eval\ntasks: [short]\ndata: {short: %s}"
     path = recipe(
         tmp_path,
-        "stage: eval\ntasks: [short]\nshort: ['exact:csqa.jsonl']",
-        "id: other\nstage: eval\ntasks: [short]\nshort: ['first-letter:csqa.jsonl']",
-        "id: none\nstage: eval\ntasks: [short]\nshort: ['rouge:csqa.jsonl']",
+        step % "['exact:csqa.jsonl', 'first-letter:csqa.jsonl']",
+        "id: other\n" + step % "'first-letter:csqa.jsonl'",
+        "id: none\n" + step % "'rouge:csqa.jsonl'",
     )
-    found = lcx(f"eval --recipe {path} --step eval --run out --json").json
-    assert found["metrics"]["short:csqa"]["mean"] == 0.25
-    assert found["counts"]["short:csqa nulls"] == 1
-    found = lcx(f"eval --recipe {path} --step other --run out --json").json
-    assert found["metrics"]["short:csqa"]["mean"] == pytest.approx(
-        1 / 3
-    )  # b is not B, A is not C, none, C is C
-    assert found["metrics"]["short:csqa"]["failed"] == 1
+    ran = lcx(f"eval --recipe {path} --step eval --run both --json")
+    assert ran.code == 0, ran.err
+    assert ran.json["metrics"]["tasks"]["short"]["n"] == 7
+    ran = lcx(f"eval --recipe {path} --step other --run out --json")
+    assert ran.code == 0, ran.err
+    found = ran.json["metrics"]["tasks"]["short"]
+    # b is not B, A is not C, none, C is C
+    assert (found["average"], found["n"], found["skipped"]) == (pytest.approx(1 / 3), 3, 1)
+    assert found["by"]["dataset"]["csqa"]["mean"] == pytest.approx(1 / 3)
+    assert (tmp_path / "out/other/no-model/predictions-short.jsonl").is_file()
     ran = lcx(f"eval --recipe {path} --step none --run out --json")
     assert ran.code == 4
-    assert "no metric 'rouge' (known: exact, contains, " in ran.err + ran.out
+    assert "no metric 'rouge'" in ran.err + ran.out
     assert "first-letter" in ran.err

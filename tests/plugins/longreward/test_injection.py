@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from lcx_longreward import judge
+from lcx_longreward import judged as ratings
 from lcx_longreward import tasks as asking
-from lcx_longreward.evaluation import judged as ratings
 from lcx_longreward.judge import Case, Judge
 from lcx_longreward.rubrics import (
     LANGUAGES,

@@ -1,1 +1,0 @@
-"""The eval step: judged tasks, their data, numbers and pictures."""
