@@ -297,12 +297,19 @@ def collect(
             if task in here and _part(file) and _part(file) == _part(here[task].path):
                 rows = [*here[task].rows, *rows]  # OpenCompass cuts a set into files by number
             elif task in here and task.startswith(("needle", "ruler:")):
-                name = f"{task} {file.stem}"  # RULER has several files of a kind
+                name = file.stem  # RULER has several files of a kind
+                here[here[task].path.stem] = here[task]
             elif task in here:
                 aside.append(here[task].path.name)  # an older run of the same
             here[name] = Saved(QA if task == QA.name else find(task), file, rows)
         if not any(one.path == file for of in found.values() for one in of.values()):
             aside.append(file.name)
+    for here in found.values():
+        for name in [
+            name for name, one in here.items() if any(o is one for n, o in here.items() if n != name)
+        ]:
+            if name == here[name].task.name:
+                del here[name]  # it goes by its file's name, as the others of its kind do
     if not found:
         own = ", ".join(f"{task.partition(':')[2] or task}.jsonl" for task in only[:4])
         name = f"--task TASK --predictions {path if path.is_file() else f'{path}/FILE'}"
@@ -332,7 +339,12 @@ def _of_file(file: Path, known: Sequence[str], alone: bool) -> dict[str, list[di
         and not re.search(r"pred|sample|output|result|response", str(file).lower())
     ):
         return {}  # a file of something else
-    rows = own_rows(strict_rows(file))
+    try:
+        rows = own_rows(strict_rows(file))
+    except UsageError:
+        if named is None and not alone:
+            return {}
+        raise
     if named is not None:
         return {named: rows}
     found: dict[str, list[dict[str, Any]]] = {}

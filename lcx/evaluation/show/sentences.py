@@ -81,6 +81,8 @@ def loss_line(result: Result, who: str) -> Line:
     line = tell.get(result.view, _plain)(result)
     if result.cautions:
         line |= {key: f"{line[key]} {_sentence(result.cautions)}" for key in ("text", "brief") if key in line}
+    if result.beside and line["tone"] == "good":
+        line |= {"tone": "flat"}
     if result.cut:
         line |= {"tone": "flat" if line["tone"] == "good" else line["tone"], "cut": result.cut}
     if result.average is not None and NOTHING <= result.average < HALF:

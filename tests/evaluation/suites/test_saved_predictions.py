@@ -382,6 +382,15 @@ def test_a_folder_of_models_and_a_file_of_sets(cli: Any, tmp_path: Path) -> None
     (tmp_path / "oc" / "results.json").write_text("[1]")
     made = cli("eval", "-p", str(tmp_path / "oc"), "--json").json
     assert made["n"] == 2
+    (tmp_path / "ruler").mkdir()
+    for name, said in (("niah_multikey_1", "ABCDE"), ("niah_multikey_2", "x"), ("qa_1", "klmno")):
+        lines(tmp_path / "ruler" / f"{name}.jsonl", [{**RULER, "pred": said, "outputs": [CHAIN[0], "KLMNO"]}])
+    made = cli("eval", "-p", str(tmp_path / "ruler"), "--json").json
+    assert {name: one["score"] for name, one in made["tasks"].items()} == {
+        "niah_multikey_1": 50.0,
+        "niah_multikey_2": 0.0,
+        "ruler:qa": 100.0,  # any of the answers will do
+    }
     none = cli("eval", "-p", str(lines(tmp_path / "some.jsonl", [QA])))
     assert none.code == 2
     assert "--task TASK" in none.err
