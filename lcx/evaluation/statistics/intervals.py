@@ -235,14 +235,14 @@ class Table:
         mass = np.where(self.masses > 0, self.masses, 1.0)
         pulls = over[cells] * self.weights[rows] / mass[cells]
         units, cells, scores, pulls = (part[pulls != 0] for part in (units, cells, scores, pulls))
-        counted = len(np.unique(units))
+        counted = int(np.count_nonzero(np.bincount(units)))
         alone = counted == len(units)  # one row a context: rows are the contexts
         what = "row" if self.inside else "context"
         count = len(units) if self.inside else counted
         if count < LEAST_UNITS:
             return Ends(lacking=several(count, what))
-        value = float(pulls @ scores)
-        size = float(np.abs(pulls).sum() ** 2 / (pulls @ pulls))  # so many rows of equal weight
+        value = float((pulls * scores).sum())
+        size = float(np.abs(pulls).sum() ** 2 / (pulls * pulls).sum())  # so many rows of equal weight
         if self.inside or alone:
             variance, freedom = _among_rows(units * self.width + cells, (cells, units), scores, pulls)
         else:
@@ -282,13 +282,14 @@ def _among_rows(blocks: Ints, coarser: Sequence[Ints], scores: Floats, pulls: Fl
     """
     size = len(scores)
     for groups in (blocks, *coarser, np.zeros(size, dtype=np.int64)):
-        _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
-        if 2 * len(counts) <= size:
+        counts = np.bincount(groups)
+        held = int(np.count_nonzero(counts))
+        if 2 * held <= size:
             break
-    off = scores - (np.bincount(place, scores) / counts)[place]
-    of = counts[place]
+    of = counts[groups]
+    off = scores - np.bincount(groups, scores)[groups] / of
     enlarged = np.where(of > 1, of / np.maximum(of - 1, 1), 0.0)
-    return float((pulls * pulls * off * off * enlarged).sum()), float(size - len(counts))
+    return float((pulls * pulls * off * off * enlarged).sum()), float(size - held)
 
 
 def _among_contexts(
@@ -301,16 +302,17 @@ def _among_contexts(
     strength = np.abs(pulls)
     for around in (cells, np.zeros(len(cells), dtype=np.int64)):
         mean = np.bincount(around, strength * scores) / np.maximum(np.bincount(around, strength), 1e-300)
-        place, block = np.unique(units * width + around, return_inverse=True)
-        unit, cell = place // width, place % width
-        mass = np.bincount(block, strength)
+        block = units * width + around
+        masses = np.bincount(block, strength)
+        place = np.flatnonzero(masses)
+        unit, cell, mass = place // width, place % width, masses[place]
         held = mass / np.bincount(cell, mass)[cell]  # the part of a cell that is this context's own
-        off = np.bincount(block, pulls * (scores - mean[around]))
+        off = np.bincount(block, pulls * (scores - mean[around]))[place]
         free = held < 1 - 1e-9
         off = np.where(free, off / np.sqrt(np.where(free, 1 - held, 1.0)), 0.0)
-        sums, masses = np.bincount(unit, off), np.bincount(unit, mass)
+        sums, whole = np.bincount(unit, off), np.bincount(unit, mass)
         parts = np.bincount(unit, mass * held)
-        freedom = float((1 - parts[masses > 0] / masses[masses > 0]).sum())
+        freedom = float((1 - parts[whole > 0] / whole[whole > 0]).sum())
         if freedom >= LEAST_UNITS - 1.5:
             break
     return float(sums @ sums), freedom
