@@ -47,7 +47,6 @@ class Assembler:
         self.counts: Counter[str] = Counter()
         self._tokenizer = tokenizer
         self._names = control_names(tokenizer, self.pieces.backend)
-        self._special = set(getattr(tokenizer, "all_special_tokens", None) or [])
         self._scripts: dict[tuple[str, ...], Script] = {}
         self._eos: int | None = getattr(tokenizer, "eos_token_id", None)
         self._bos = _opening_token(tokenizer)
@@ -69,6 +68,26 @@ class Assembler:
     def info(self) -> dict[str, Any]:
         """What a manifest records about the prompt: template, its hash, and whether a chat turn wraps it."""
         return {"template": self.template.name, "template_hash": self.template.hash, "chat": self.chat}
+
+    @property
+    def end_note(self) -> str:
+        """A sentence where what answers learn to end with is not the tokenizer's end token; empty where it is."""
+        if not self.template.eos and not self.turn.close:  # the template ends answers in its own way
+            return ""
+        last = self._close[-1] if self._close else None
+        name = self.pieces.backend.id_to_token(last) if last is not None else None
+        if last is None or (name not in self._names and last != self._eos):
+            return (
+                "answers end without an end token, which neither tokenizer nor chat template has: the model will not "
+                "learn to stop"
+            )
+        if last == self._eos:
+            return ""
+        own = self.pieces.backend.id_to_token(self._eos) if self._eos is not None else "none"
+        return (
+            f"answers end with {name}, as the chat template closes a turn; the tokenizer's own end token is {own}: "
+            f"a server has to stop at {name} too"
+        )
 
     def encode(
         self, bundle: Bundle, *, max_tokens: int | None = None, too_long: str = "error"
@@ -240,7 +259,8 @@ class Assembler:
         if not self.turn.close:
             return eos
         ids = self.pieces.special_later(self.turn.close)
-        special = {self.pieces.backend.token_to_id(name) for name in self._special}
+        # Any added token ends a turn, also one that the tokenizer does not call special: two ends are never learnt
+        special = {self.pieces.backend.token_to_id(name) for name in self._names}
         for place, token in enumerate(ids):
             if token in special:
                 return ids[: place + 1]  # what follows the end token belongs to the next turn

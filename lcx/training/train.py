@@ -15,6 +15,7 @@ from lcx.errors import MissingError
 
 if TYPE_CHECKING:
     from lcx.data.assembly import Assembler
+    from lcx.recipe import Step
     from lcx.records import Bundle
     from lcx.run import Run
     from lcx.steps import StepWork
@@ -32,6 +33,8 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
     """Supervised fine-tuning on the bundles of `settings.input`; the model is saved in `STEP/model`."""
     step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
+    if slow := slow_adapters(step):
+        ctx.log(slow)
 
     from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
@@ -42,11 +45,14 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
         settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
+    if assembler.end_note:
+        ctx.log(assembler.end_note)
     found = training_bundles(data, step, run, ctx, supervised=True)
     dataset = EncodedDataset(found.bundles, assembler)
     held = held_out(settings, run, tokenizer, supervised=True)
     apart = EncodedDataset(*held) if held is not None else None
     result = train_sft(settings, dataset, tokenizer, run.folder(step), ctx, apart)
+    result.notes += filter(None, [slow])
     return _completed(result, assembler, found)
 
 
@@ -54,6 +60,8 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     """Preference optimisation on the bundles of `settings.input`; the model is saved in `STEP/model`."""
     step, run, ctx, settings = work.step, work.run, work.ctx, work.settings
     model, data = run.model(step), run.bundles(step)
+    if slow := slow_adapters(step):
+        ctx.log(slow)
 
     from lcx.data.assembly import open_assembler
     from lcx.modeling.load import load_tokenizer
@@ -68,6 +76,8 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
         settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
+    if assembler.end_note:
+        ctx.log(assembler.end_note)
     found = training_bundles(data, step, run, ctx)
     bundles = found.bundles
     mixed: dict[str, int] = {}
@@ -84,6 +94,7 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
         settings, loss, options, bundles, assembler, tokenizer, run.folder(step), ctx, held
     )
     result.counts.update(mixed)
+    result.notes += filter(None, [slow])
     return _completed(result, assembler, found)
 
 
@@ -104,10 +115,26 @@ def held_out(
     return bundles, open_assembler(tokenizer, settings.template, settings.chat, place)
 
 
+LOW_RATE = 1e-5
+"""A learning rate below this is one of full training; LoRA's weights begin at zero and need more."""
+
+
+def slow_adapters(step: Step) -> str:
+    """A sentence where adapters would be trained at a rate that nobody chose for them; else empty."""
+    settings: Any = step.settings
+    same = step.origins.get("tuning") == step.origins.get("learning_rate")
+    if settings.tuning == "full" or settings.learning_rate >= LOW_RATE or same:
+        return ""
+    return (
+        f"learning_rate {settings.learning_rate:g} was made for full training, and tuning is {settings.tuning}: "
+        "adapters hardly move at it (1e-4 is usual: --set train.learning_rate=1e-4)"
+    )
+
+
 def _completed(result: StepResult, assembler: Any, found: TrainingData) -> StepResult:
     """The result with what was set aside, how the prompt was made, and what its tokens lost."""
     result.counts.update(found.counts)
-    result.notes += found.notes
+    result.notes += [*found.notes, *filter(None, [assembler.end_note])]
     if len(found.rejects):
         result.files["rejected"] = "rejected.jsonl"
     result.extra = {**result.extra, "prompt": assembler.info}

@@ -131,6 +131,38 @@ def test_chatml_ends_the_answer_with_its_end_token(table: SegmentTable, tmp_path
     )  # the user's turn ends as one token
 
 
+def test_one_end_is_learnt_and_another_than_the_tokenizers_is_said(
+    table: SegmentTable, tmp_path: Path
+) -> None:
+    from tokenizers import AddedToken, Tokenizer
+
+    bundle = Bundle("b", (Branch("q", "answer"),), plan=(0, 1))
+
+    def made(eos: str | None, chat: str | None, *, special: bool = True) -> tuple[str, str]:
+        core = Tokenizer.from_str(kinds.byte_level().to_str())
+        core.add_special_tokens([AddedToken("<|im_start|>"), AddedToken("</s>")])
+        end = AddedToken("<|im_end|>", special=special)
+        (core.add_special_tokens if special else core.add_tokens)([end])
+        tokenizer = kinds.as_transformers(core, **({"eos_token": eos} if eos else {}))
+        tokenizer.chat_template = chat
+        one = Assembler(tokenizer, "plain", table, open_token_store(tokenizer, table, tmp_path))
+        encoded = one.encode(bundle)
+        assert encoded is not None
+        row = encoded.branches[0]
+        return one.pieces.decode(row.ids[row.answer_start :]).strip(), one.end_note
+
+    assert made("<|im_end|>", CHATML) == ("answer<|im_end|>", "")
+    for special in (True, False):
+        text, note = made("</s>", CHATML, special=special)
+        assert text == "answer<|im_end|>"
+        assert "answers end with <|im_end|>" in note
+        assert "own end token is </s>" in note
+    assert made("</s>", None) == ("answer</s>", "")
+    text, note = made(None, None)
+    assert text == "answer"
+    assert "will not learn to stop" in note
+
+
 def test_tiny_template_follows_the_catalogues_lines(tmp_path: Path) -> None:
     from lcx.data.stdlib import load_entities, record_text, vocabulary
 

@@ -25,11 +25,13 @@ from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.modeling.load import load_config, load_model, load_tokenizer
 from lcx.modeling.tiny import build_tokenizer
+from lcx.recipe import Step
 from lcx.records import EncodedBranch, EncodedBundle
 from lcx.training import arguments
 from lcx.training.runner import train_sft
 from lcx.training.saving import for_other_readers, last_checkpoint
 from lcx.training.settings import TrainSettings
+from lcx.training.train import slow_adapters
 
 VOCAB = 64
 ROOT = Path(__file__).parents[2]
@@ -219,6 +221,17 @@ def test_held_out_loss_is_the_mean_over_what_is_not_trained_on(tiny: Path, tmp_p
         train(settings(tiny, eval_share=0.9), data[:1], tmp_path / "d")
     with pytest.raises(ValueError, match="need engine shared-prefix"):
         settings(tiny, engine="trl", longest_first=True)
+
+
+def test_a_rate_of_full_training_is_said_where_adapters_are_asked_for(tiny: Path) -> None:
+    def said(rate: float, tuning: str, origins: dict[str, str]) -> str:
+        given = settings(tiny, learning_rate=rate, tuning=tuning)
+        return slow_adapters(Step("train", "train", "sft", "in2", given, origins=origins))
+
+    flag = {"tuning": "--set", "learning_rate": "recipes/in2.yaml"}
+    assert "learning_rate 1e-06 was made for full training, and tuning is lora" in said(1e-6, "lora", flag)
+    assert said(1e-6, "full", flag) == said(1e-4, "qlora", flag) == ""
+    assert said(1e-6, "lora", {"tuning": "--set", "learning_rate": "--set"}) == ""  # both were chosen
 
 
 def test_trl_says_that_it_weighs_tokens(tiny: Path, tmp_path: Path) -> None:
