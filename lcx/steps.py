@@ -333,11 +333,16 @@ class StepWork(Generic[S]):
     ) -> StepResult:
         """The step's result: what was counted and noted, what calls cost, and what was set aside and why."""
         if self._service is not None:
-            from lcx.llm.ledger import paid
+            from lcx.llm.ledger import THOUGHTS, paid
 
             others, cost = paid(self._service.counts())
             self.counts.update(others)
             self.metrics |= cost
+            if alone := self.counts[THOUGHTS[1]]:
+                self.notes.append(
+                    f"{alone:,} replies are only a thought that never ends: allow more tokens for replies, or turn "
+                    "thinking off"
+                )
         if len(self.rejects):
             # What a corpus lost is in rejected.jsonl already, written when its table was made.
             name = (

@@ -392,7 +392,8 @@ def _foreseen(settings: LogoSynth) -> tuple[int, int, bool]:
     )
     if table is None:
         return examples, 0 if settings.qa == "corpus" else examples, False
-    asking, own = set(), 0
+    asking: set[int] = set()
+    own = 0
     for number in range(table.document_count if settings.qa != "written" else 0):
         for _, answer in table.document(number).meta.get("qa", ()):
             asking.add(number)

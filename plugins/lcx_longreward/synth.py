@@ -285,8 +285,9 @@ def _foreseen(settings: LongRewardSynth) -> tuple[int, int]:
     least, most = settings.context_tokens
     pieces = windows(table, least, most, Counter())
     own = 0
-    asking = set()
-    for document in {piece.document for piece in pieces if piece.whole} if settings.qa != "written" else ():
+    asking: set[int] = set()
+    whole = {piece.document for piece in pieces if piece.whole and settings.qa != "written"}
+    for document in whole:
         if asked := table.document(document).meta.get("qa"):
             asking.add(document)
             own += len(asked)
