@@ -148,6 +148,9 @@ def test_questions_that_no_server_answered_count_as_nothing(cli: Callable[..., R
         assert "2 of 8 questions unanswered" in (folder / "model-card.md").read_text()
         shown = cli(*LINES.removesuffix(" --json").split(), "--base-url", stub.url).out
         assert "2 of 8 questions unanswered" in shown
+        samples = next((folder / "export-lm-eval").rglob("samples_needle_*.jsonl"))
+        again = cli("eval", "--predictions", str(samples), "--json").json
+        assert (again["task"], again["score"], again["errors"]) == ("needle", needle["score"], 2)
     with Stub(reads) as stub:
         cli(*LINES.split(), "--base-url", stub.url, "--run", "good")
         told = cli("compare", str(folder), "good")
@@ -215,6 +218,28 @@ def test_thoughts_of_a_served_model_are_no_answers(cli: Callable[..., Ran], plac
     assert (needle["thoughts"], needle["unfinished_thoughts"]) == (8, 2)
     rows = [json.loads(line) for line in (folder / "predictions-needle.jsonl").open()]
     assert all(row["raw"].startswith("<think>") and "<think>" not in row["pred"] for row in rows)
+
+
+def test_a_thought_that_comes_apart_is_kept_and_no_answer(cli: Callable[..., Ran], place: Path) -> None:
+    def apart(body: dict[str, Any]) -> Reply:
+        asked = re.search(r"What is the .+ code of the (.+)\?", prompt_of(body))
+        assert asked
+        first, *others = FACT.finditer(prompt_of(body))
+        done = first[2] != asked[1]
+        value = next(found[3] for found in (first, *others) if found[2] == asked[1])
+        message = {"role": "assistant", "content": value if done else None, "reasoning_content": f"{value}?"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop" if done else "length"}
+        return Reply(body=json.dumps({"choices": [choice], "usage": {}}).encode())
+
+    with Stub(apart) as stub:
+        ran = cli(*LINES.split(), "--set", "sets=1", "--base-url", stub.url)
+        assert ran.code == 0, ran.err
+    folder = Path(ran.json["folder"])
+    needle = json.loads((folder / "scores.json").read_text())["tasks"]["needle"]
+    assert needle["by_depth"] == [0.0, 1.0, 1.0, 1.0]
+    assert (needle["thoughts"], needle["unfinished_thoughts"]) == (4, 1)
+    rows = [json.loads(line) for line in (folder / "predictions-needle.jsonl").open()]
+    assert all(row["reasoning"].endswith("?") for row in rows)
 
 
 def test_without_a_key_nothing_is_built(
