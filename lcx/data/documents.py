@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import html
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from lcx.data.files import (
     list_files,
     opened,
     shown_name,
+    stream_rows,
+    unpacked,
 )
 from lcx.data.rows import Tally, document_text
 from lcx.data.words import stacked
@@ -53,8 +57,9 @@ CODE = frozenset(
     vue zig nim d dart m mm f90 f v sv vhd proto cmake tex
     """.split()  # noqa: SIM905
 )
-ENCODINGS = ("utf-8", "auto")
-"""How the bytes of text files are read; `auto` takes those that are no UTF-8 for Windows' Western encoding."""
+PLAIN = frozenset({".txt", ".text", ".md", ".markdown", ".rst"})
+"""Endings that promise text. What a file of any other ending holds is told by its first bytes."""
+_PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html)\b", re.I)
 ACCEPTED = (
     "text, Markdown, HTML and code files, PDF (with the extra pdf), JSONL, JSON, Parquet and CSV, "
     "and .gz and .zst of them"
@@ -164,11 +169,21 @@ def _of_file(
         return
     kind = ending(path)
     try:
+        with opened(path) as file:
+            data = file.read()
+        if data.startswith(b"\x1f\x8b"):
+            data = unpacked(data)
+        kind = _kind(kind, data)
+        if kind == ".jsonl":
+            yield from _of_rows(stream_rows(name, io.BytesIO(data), tally.rejects), tally, questions)
+            return
         if kind == ".pdf":
-            text = _pdf(name, path, tally.rejects)
+            text = _pdf(name, data, tally.rejects, named=named)
+        elif data.startswith(b"{\\rtf"):
+            tally.rejects.add(name, "RTF, which is not read", detail="save it as text")
+            return
         else:
-            with opened(path) as file:
-                text = _text(name, file.read(), tally.rejects, encoding, kind if not named else "")
+            text = _text(name, data, tally.rejects, encoding, kind if not named else "")
     except OSError as bad:
         what = "broken archive" if path.suffix.lower() in PACKED else "unreadable file"
         tally.rejects.add(name, what, detail=bad.strerror or str(bad))
@@ -182,6 +197,22 @@ def _of_file(
     document = usable(Document(name, text, meta), name, "", tally.rejects)
     if document is not None:
         yield document
+
+
+def _kind(kind: str, data: bytes) -> str:
+    """A file's kind by its ending, and by its first bytes where this promises nothing: rows, a page, a PDF."""
+    if kind == ".pdf" or data.startswith(b"%PDF-"):
+        return ".pdf"
+    if kind in PLAIN | CODE | HTML:
+        return kind
+    if _PAGE.match(data, 0, 1 << 12):
+        return ".html"
+    first = data.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0].strip()
+    if first.startswith(b"{"):
+        with suppress(ValueError, RecursionError):
+            if isinstance(json.loads(first), dict):
+                return ".jsonl"
+    return kind
 
 
 def _text(name: str, data: bytes, rejects: Rejects, encoding: str, kind: str) -> str | None:
@@ -200,14 +231,18 @@ def _text(name: str, data: bytes, rejects: Rejects, encoding: str, kind: str) ->
     return decoded(data, name, "", rejects)
 
 
-def _pdf(name: str, path: Path, rejects: Rejects) -> str | None:
+def _pdf(name: str, data: bytes, rejects: Rejects, *, named: bool) -> str | None:
     try:
         import pypdf
     except ImportError:
+        if named:
+            raise MissingError(
+                f"{name} is a PDF, and nothing to read it is installed", hint="pip install 'lcx[pdf]'"
+            ) from None
         rejects.add(name, "PDF, which needs the extra pdf", detail="pip install 'lcx[pdf]'")
         return None
     try:
-        return "\n\n".join(page.extract_text() for page in pypdf.PdfReader(path).pages)
+        return "\n\n".join(page.extract_text() for page in pypdf.PdfReader(io.BytesIO(data)).pages)
     except Exception as bad:  # whatever its parser raises for a broken file
         rejects.add(name, "broken PDF", detail=(str(bad).splitlines() or [type(bad).__name__])[0])
         return None

@@ -237,6 +237,17 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield io.BytesIO(stream.read())  # the stream itself can neither seek nor be read by lines
 
 
+def unpacked(data: bytes) -> bytes:
+    """What gzip has packed, whatever the file is called. Raises OSError for what is broken."""
+    import gzip
+    import zlib
+
+    try:
+        return gzip.decompress(data)
+    except (EOFError, zlib.error) as bad:
+        raise OSError(None, str(bad)) from bad
+
+
 def encoding_of(data: bytes) -> tuple[str, int]:
     """The encoding that a text's first bytes tell, and how many of them are its mark."""
     for mark, encoding in _MARKS:

@@ -12,7 +12,7 @@ import random
 import time
 from bisect import bisect_left, insort
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from lcx.errors import LcxError
 from lcx.llm.ledger import CallLedger, Row, dump_messages
 from lcx.llm.limits import Backoff, RateLimiter, Spent
 from lcx.llm.openai import FATAL, FINAL, UNUSABLE, Failed, Good
-from lcx.llm.protocol import LLM, Request
+from lcx.llm.protocol import Request
 
 STREAK = 10
 """Calls in a row whose tries are all used up, after which it is asked whether the server still answers at all."""
@@ -84,22 +84,6 @@ class PrefixQueue(Generic[K]):
 
 def _order(item: Keyed) -> tuple[bytes, int]:
     return item.order
-
-
-class Sender(LLM, Protocol):
-    """What a server's backend offers besides an LLM's methods. `lcx.llm.openai.ChatServer` is one."""
-
-    concurrency: int
-    extra: Mapping[str, Any]
-    omit: Collection[str]
-
-    def body(self, request: Request, messages: bytes, sample: int, count: int) -> bytes: ...
-
-    async def send(self, body: bytes) -> Good: ...
-
-    async def aclose(self) -> None: ...
-
-    def stop_error(self, failed: Failed) -> LcxError: ...
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -304,14 +305,24 @@ def test_html_packed_text_and_western_bytes(tmp_path: Path) -> None:
     (tmp_path / "b.html.gz").write_bytes(gzip.compress(page.encode()))
     (tmp_path / "c.txt").write_bytes(b"caf\xe9")
     (tmp_path / "NOTES").write_text("no ending")
+    (tmp_path / "page").write_text("\n<!DOCTYPE html>" + page)
+    (tmp_path / "packed.dat").write_bytes(gzip.compress(b"packed under another name"))
+    (tmp_path / "rows.log").write_text('{"text": "row one"}\n{"text": "row two"}\n')
+    (tmp_path / "braces.dat").write_text("{not json}\nwords")
+    (tmp_path / "letter.rtf").write_text("{\\rtf1\\ansi hello}")
     documents, rejected = read(tmp_path)
     words = "Mill\n\nThe code is 4711 & more."
     assert {key: one.text for key, one in documents.items()} == {
         "a.html": words,
         "b.html.gz": words,
         "NOTES": "no ending",
+        "page": words,
+        "packed.dat": "packed under another name",
+        "rows.log:1": "row one",
+        "rows.log:2": "row two",
+        "braces.dat": "{not json}\nwords",
     }
-    assert [entry[0] for entry in rejected] == ["c.txt"]
+    assert [entry[0] for entry in rejected] == ["c.txt", "letter.rtf"]
     assert read(tmp_path, encoding="auto")[0]["c.txt"].text == "café"
 
 
@@ -359,3 +370,30 @@ def test_a_path_that_is_not_there_has_only_near_names_beside_it(tmp_path: Path) 
         with pytest.raises(UsageError, match="there is no corpus") as caught:
             read_corpus(tmp_path / name)
         assert caught.value.hint.startswith(near or "Give a file")
+
+
+def test_a_pdf_is_read_by_its_extra_and_asks_for_it_where_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7 one")
+    (tmp_path / "scan").write_bytes(b"%PDF-1.7 two")
+    (tmp_path / "good.txt").write_text("good")
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    documents, rejected = read(tmp_path)
+    assert list(documents) == ["good.txt"]
+    assert [entry[3] for entry in rejected] == ["pip install 'lcx[pdf]'"] * 2
+    with pytest.raises(MissingError) as caught:
+        read(tmp_path / "a.pdf")
+    assert caught.value.hint == "pip install 'lcx[pdf]'"
+
+    class Page(str):
+        extract_text = str.__str__
+
+    def reader(file: Any) -> Any:
+        return SimpleNamespace(
+            pages=[Page(word) for word in file.read().decode().split()[1:]] + [Page("end")]
+        )
+
+    monkeypatch.setitem(sys.modules, "pypdf", SimpleNamespace(PdfReader=reader))
+    documents, rejected = read(tmp_path)
+    assert (documents["a.pdf"].text, documents["scan"].text, rejected) == ("one\n\nend", "two\n\nend", [])
