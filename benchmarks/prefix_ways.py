@@ -17,7 +17,7 @@ from random_models import random_model, shape_of
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from lcx.evaluation.answer import open_local
-from lcx.evaluation.encode import ContextPrompts
+from lcx.evaluation.samples import ContextPrompts
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

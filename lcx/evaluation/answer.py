@@ -27,7 +27,7 @@ import numpy as np
 from lcx.context import Context
 from lcx.data.templates import Template, load_template
 from lcx.errors import UsageError
-from lcx.evaluation.encode import ContextPrompts, subset
+from lcx.evaluation.samples import ContextPrompts, subset
 from lcx.evaluation.settings import ENDPOINT
 from lcx.evaluation.task import GREEDY, Sampling
 from lcx.llm.builtin import ANSWERING, GUESSING

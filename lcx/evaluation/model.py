@@ -27,8 +27,7 @@ from lcx.evaluation.answer import (
     open_endpoint,
     open_local,
 )
-from lcx.evaluation.encode import ContextPrompts, encode, fit, stop_ids
-from lcx.evaluation.samples import TokenCounter
+from lcx.evaluation.samples import ContextPrompts, TokenCounter, encode, fit, stop_ids
 from lcx.evaluation.settings import EvalSettings
 from lcx.evaluation.task import GREEDY, Sampling
 from lcx.llm.client import LOCAL, Service

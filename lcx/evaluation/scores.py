@@ -1,4 +1,4 @@
-"""scores.json: what an eval step writes, where results lie, which of them may be compared, which two are meant.
+"""scores.json: what became of all answers, where results lie, which of them may be compared, which two are meant.
 
 `comparable` is asked by all who put two results beside one another: `lcx compare`, the pictures and the terminal of an
 eval step, and the report. What they do with its answer:
@@ -18,18 +18,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lcx import __version__
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.result import Result, result_of
-from lcx.formatting import sparkline
 from lcx.paths import runs_folder
-from lcx.run import versions
 from lcx.storage import read_json
-
-if TYPE_CHECKING:
-    from lcx.evaluation.settings import EvalSettings
 
 __all__ = [
     "ROLES",
@@ -39,168 +33,24 @@ __all__ = [
     "as_written",
     "check_notes",
     "comparable",
-    "eval_notes",
     "find_results",
     "find_sides",
-    "judged_metrics",
     "label_results",
     "load_result",
     "merge_answering",
     "overlay",
     "own_scale",
     "run_of",
-    "summary",
 ]
 
 SCORES = "scores.json"
 
-# ---- what a step writes
-
-COUNTED = (
-    *("texts", "joined", "nulls", "refused", "skipped", "duplicates", "ambiguous", "dropped", "truncated"),
-    *("unfinished", "errors", "empty", "unjudged", "thoughts", "unfinished_thoughts"),
-)
-"""Counts of a task that a step shows where they are not 0."""
-
-
-def summary(
-    name: str,
-    tasks: Mapping[str, Mapping[str, Any]],
-    settings: EvalSettings,
-    *,
-    weights: str,
-    prompt: Mapping[str, Any],
-    answering: Mapping[str, Any],
-    skipped: Mapping[str, str],
-) -> dict[str, Any]:
-    """`scores.json`: every task, what the numbers depend on, and means over the tasks that have them.
-
-    `name` is the model's, as its folder is called; `prompt` says which template was around probes' questions.
-    """
-    means: dict[str, float | None] = {}
-    for key in ("average", "gap"):
-        known = [
-            score[key] for score in tasks.values() if score.get(key) is not None and not own_scale(score)
-        ]
-        means[key] = sum(known) / len(known) if known else None
-    from lcx.evaluation.benchmarks.groups import FAMILIES, summarize
-
-    families = {family: summarize(tasks, family) for family in FAMILIES}
-    judge = next((one["judge"] for one in tasks.values() if one.get("judge")), None)
-    return {
-        "lcx": __version__,
-        "versions": versions(),
-        "model": name,
-        "asked": settings.model,
-        "weights": weights,
-        **prompt,
-        **({"judge": judge, "judging": settings.judging} if judge else {}),
-        "corpus": settings.corpus,
-        "seed": settings.seed,
-        "style": settings.style,
-        "limit": settings.limit,
-        "sample_seed": settings.sample_seed,
-        "answering": dict(answering),
-        "skipped": dict(skipped),
-        "tasks": dict(tasks),
-        "families": {family: found for family, found in families.items() if found["sets"]},
-        **means,
-    }
+# ---- how tasks were answered
 
 
 def own_scale(scores: Mapping[str, Any]) -> bool:
     """Whether a task's scores do not go from 0 to 1, so that they have no mean with others'."""
     return list(scores.get("scale") or (0, 1)) != [0, 1]
-
-
-PARTS = ("right", "supported", "statements", "mean of sets")
-"""Numbers of a judged task beside its groups that are worth a line."""
-
-
-def judged_metrics(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The headlines of judged tasks, as {task: {mean, low, high, n, failed}}, and of their parts."""
-    found: dict[str, Any] = {}
-    for task, scores in tasks.items():
-        if "failed" not in scores:
-            continue
-        found[task] = {name: scores[name] for name in ("mean", "low", "high", "n")}
-        found[task]["failed"] = sum(scores["failed"].values())
-        parts = {**scores.get("dimensions", {}), **scores.get("columns", {})}
-        parts |= {name: scores[name] for name in PARTS if name in scores and scores[name]["n"]}
-        found |= {f"{task} {name}": numbers for name, numbers in parts.items()}
-        for name, shares in scores.get("shares", {}).items():
-            found[f"{task} {name}"] = {one: _with_ends(numbers) for one, numbers in shares.items()}
-        if "histogram" in scores:
-            low, high = scores["scale"]
-            found[f"{task} {low:g} to {high:g}"] = sparkline(scores["histogram"])
-    return found
-
-
-def _with_ends(found: Mapping[str, Any]) -> Any:
-    if found["low"] is None:
-        return found["mean"]
-    return f"{found['mean']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
-
-
-def judged_notes(task: str, scores: Mapping[str, Any]) -> list[str]:
-    """What to know of a judged task's numbers."""
-    notes = []
-    if not scores["n"]:
-        notes.append(f"{task}: nothing could be scored; the counts say why")
-    elif scores["low"] is None:
-        notes.append(f"{task}: no interval: {scores.get('lacking') or 'too few contexts'}")
-    elif str(scores["drawn"]).startswith("rows of"):
-        notes.append(f"{task}: its intervals hold for these {scores['contexts']} contexts only")
-    if scores.get("empty"):
-        notes.append(f"{task}: answers that are empty: {scores['empty']}")
-    return notes
-
-
-def eval_notes(
-    tasks: Mapping[str, Mapping[str, Any]], sets: int
-) -> tuple[dict[str, int], dict[str, Any], list[str]]:
-    """Counts, headline numbers and warnings of an eval step's results, by task. `sets` texts were asked for."""
-    counts: dict[str, int] = {}
-    metrics: dict[str, Any] = {}
-    notes = []
-    for task, found in tasks.items():
-        read = "texts" in found
-        counts[f"{task} {'tokens' if read else 'queries'}"] = found["n"]
-        for what in COUNTED:
-            if found.get(what):
-                counts[f"{task} {what.replace('_', ' ')}"] = found[what]
-        for reason, count in (found.get("set aside") or {}).items():
-            counts[f"{task} set aside: {reason}"] = count
-        if "failed" in found:
-            notes += judged_notes(task, found)
-            counts |= {f"{task} failed: {reason}": count for reason, count in found["failed"].items()}
-        if found.get("worst"):
-            metrics[f"{task} worst cell"] = found["worst"]
-        for what in ("perplexity", "decoys"):
-            if found.get(what) is not None:
-                metrics[task if what == task else f"{task} {what}"] = found[what]
-        if found.get("truncated"):
-            how = "texts were cut at the end" if read else "contexts were cut in the middle"
-            notes.append(f"{task}: {found['truncated']} {how} to fit the window")
-        if found.get("errors"):
-            failed = Counter((found.get("answering") or {}).get("failed") or {})
-            why = f" ({failed.most_common(1)[0][0]})" if failed else ""
-            notes.append(
-                f"{task}: {found['errors']} of {found['errors'] + found['n']} questions got no answer{why} and count "
-                "as nothing; --force asks these again, and takes the others' replies from calls.sqlite"
-            )
-        if found.get("unfinished_thoughts"):
-            notes.append(
-                f"{task}: {found['unfinished_thoughts']} of {found['n']} answers are thoughts that never end, "
-                "and nothing is said: set max_new_tokens higher"
-            )
-        if cut := (found.get("answering") or {}).get("cut"):
-            notes.append(f"{task}: {cut['warning']}")
-        if read and found["texts"] + found.get("dropped", 0) < sets:
-            notes.append(
-                f"{task}: the corpus gave {found['texts'] + found.get('dropped', 0)} texts, not {sets}"
-            )
-    return counts, metrics, notes
 
 
 def merge_answering(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lcx.data.assembly import Assembler
 from lcx.data.templates import Template
-from lcx.evaluation import encode as module
-from lcx.evaluation.encode import encode
+from lcx.evaluation import samples as module
+from lcx.evaluation.samples import encode
 from lcx.records import Branch, Bundle, EncodedBundle
 from tests.data.tokenizers_for_tests import KINDS, PROSE, as_transformers, prompt_text, word_level
 

@@ -15,7 +15,7 @@ from lcx.data.templates import Template
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.evaluation import answer as module
 from lcx.evaluation.answer import Answer, Answerer, open_endpoint, self_check
-from lcx.evaluation.encode import ContextPrompts
+from lcx.evaluation.samples import ContextPrompts
 from lcx.llm.settings import Calling
 from lcx.records import Branch, Bundle, EncodedBundle
 from tests.llm.models import tiny_llama
@@ -212,7 +212,7 @@ def test_a_real_server_gives_the_answers_of_the_same_model_here(
 
     from lcx.data.assembly import Assembler
     from lcx.evaluation.answer import open_local
-    from lcx.evaluation.encode import encode
+    from lcx.evaluation.samples import encode
 
     folder = tiny_llama(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -15,7 +15,7 @@ from lcx.data.templates import Template
 from lcx.errors import UsageError
 from lcx.evaluation import answer as module
 from lcx.evaluation.answer import Answer, open_local, self_check, verdict
-from lcx.evaluation.encode import ContextPrompts, encode, fit
+from lcx.evaluation.samples import ContextPrompts, encode, fit
 from lcx.modeling import decode_kv
 from lcx.modeling.decode import Traced
 from lcx.records import Branch, Bundle

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lcx.evaluation.rows import excerpt
+from lcx.evaluation.runner import excerpt
 from lcx.evaluation.statistics.curves import curve_evidence, span_curve
 from lcx.evaluation.statistics.grids import grid, grid_evidence
 from lcx.evaluation.statistics.intervals import group_evidence

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lcx.evaluation.rows import CLOSE, OPEN, excerpt
+from lcx.evaluation.runner import CLOSE, OPEN, excerpt
 
 TEXT = " ".join(f"word{n}" for n in range(2000))
 
