@@ -71,7 +71,7 @@ def cut(begun: Start, run: Path, number: int, *words: str) -> subprocess.Complet
     go = run.with_name("go")
     environment = saboteur(run.with_name("plugin"), str(go))
     process = started(begun, run, *words, environment=environment)
-    until((run / "train/checkpoints/checkpoint-4/trainer_state.json").is_file, process)
+    until((run / "train/checkpoints/checkpoint-4/files.json").is_file, process)
     process.send_signal(number)
     seen = ""
     if number != signal.SIGKILL:  # nobody ends who has not heard it: the step goes on only then
@@ -108,7 +108,7 @@ def all_gone(run: Path) -> None:
     ],
 )
 def test_equal_to_one_process(begun: Start, whole: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
-    done = begun.train(tmp_path / "run", *words, "--json")
+    done = begun.train(tmp_path / "run", *words, "--json", keep_checkpoints="true")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["counts"]["steps"] == 20
     equal(tmp_path / "run", whole)

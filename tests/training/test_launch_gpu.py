@@ -72,7 +72,7 @@ def test_checkpoints_resume(begun: Start, tmp_path: Path, strategy: tuple[str, .
     settings = {"tuning": tuning, "lora_r": "4", "schedule": "constant", "warmup": "0", "precision": "bf16"}
     whole = begun.train(tmp_path / "whole", *words, max_steps="8", **settings)
     assert whole.returncode == 0, whole.stderr
-    half = begun.train(tmp_path / "half", *words, max_steps="4", **settings)
+    half = begun.train(tmp_path / "half", *words, max_steps="4", keep_checkpoints="true", **settings)
     assert half.returncode == 0, half.stderr
     manifest = tmp_path / "half/manifest.json"  # as if it had been killed after step 4 of 8
     record = json.loads(manifest.read_text())

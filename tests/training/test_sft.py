@@ -606,7 +606,7 @@ from test_sft import bundles, settings
 rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 assert world == 2
 ctx = Context(console=Console(file=io.StringIO()), device="cpu", rank=rank, world_size=world)
-config = settings(Path({model!r}), batch=8, epochs=2, optimizer="sgd", learning_rate=0.5)
+config = settings(Path({model!r}), batch=8, epochs=2, optimizer="sgd", learning_rate=0.5, save_steps=2)
 train_sft(config, bundles(11), load_tokenizer(config.model), Path({out!r}), ctx)
 if world > 1:  # a process that just ended could abort in its exit
     import torch.distributed as dist
