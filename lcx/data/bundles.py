@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.records import Branch, Bundle
-from lcx.storage import ShardReader, write_parquet
+from lcx.storage import ShardReader, json_text, write_parquet
 
 BUNDLES_A_GROUP = 256
 GROUP_CHARACTERS = 4 << 20
@@ -91,7 +91,7 @@ def read_bundles(folder: str | Path, name: str = "bundles", *, cache_bytes: int 
 
 
 def _dump(meta: Mapping[str, Any]) -> str:
-    return json.dumps(dict(meta), ensure_ascii=False)
+    return json_text(dict(meta))
 
 
 def _schema() -> Any:

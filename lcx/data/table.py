@@ -20,7 +20,7 @@ from lcx.data.documents import ACCEPTED, Rejects, read_corpus
 from lcx.data.tokens import BUILTIN, SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError, UsageError
 from lcx.records import Document, Segment
-from lcx.storage import link_file, make_folder, read_json, write_json, write_lines
+from lcx.storage import json_text, link_file, make_folder, read_json, write_json, write_lines
 
 Span = tuple[int, int, int]
 """(start, end, tokens): a segment's characters `[start, end)` and how many tokens start in them."""
@@ -316,7 +316,7 @@ class SegmentTable:
         return {
             "id": document.id,
             "text": document.text,
-            "meta": json.dumps(document.meta, ensure_ascii=False, default=str),
+            "meta": json_text(document.meta, default=str),
         }
 
     def _arrow(self, first: int, last: int) -> Iterator[Any]:

@@ -171,6 +171,21 @@ def test_2_a_file_of_settings_holds_plain_values_only(kind: str, sandbox: Sandbo
     assert tree(sandbox.box) == before
 
 
+@pytest.mark.parametrize(
+    "line",
+    [f"seed = {'9' * 5000}", f"seed = {'9' * 30}", "temperature = inf", "llm_options = {x = nan}", 'llm = "a\\u0000b"',
+     f"llm_options = {{x = {'[' * 5000}{']' * 5000}}}", f"llm_options = {{x = {'[' * 90}{']' * 90}}}",
+     "seed = 1\nseed = 2"],
+    ids=lambda line: line[:20],
+)  # fmt: skip
+def test_2_so_does_a_project_file(line: str, sandbox: Sandbox, cli: Callable) -> None:
+    (sandbox.box / "lcx.toml").write_text(f"[steps.synth]\n{line}\n")
+    ran = cli("recipes", "show", sandbox.recipe(SYNTH))
+    assert ran.code == 2, ran
+    assert "bug" not in ran.err
+    assert len(ran.err) < 1500
+
+
 def test_2_values_are_what_they_look_like(sandbox: Sandbox, cli: Callable) -> None:
     text = (
         "name: no\nmethod: in2\nsteps:\n  - stage: synth\n    id: yes\n    corpus: 2001-01-01\n    seed: 010\n"

@@ -48,6 +48,16 @@ def test_lone_surrogates_survive_a_json_line(tmp_path: Path) -> None:
     assert "é".encode() in path.read_bytes()
 
 
+def test_no_json_file_holds_what_is_no_number(tmp_path: Path) -> None:
+    value = {"loss": float("nan"), "by": [1.5, (float("inf"), {"x": -float("inf")})], "text": "NaN \ud800"}
+    right = {"loss": None, "by": [1.5, [None, {"x": None}]], "text": "NaN \ud800"}
+    write_lines(tmp_path / "rows.jsonl", [value])
+    assert list(files.read_jsonl(tmp_path / "rows.jsonl")) == [right]
+    value["text"] = right["text"] = "NaN"
+    files.write_json(tmp_path / "one.json", value)
+    assert files.read_json(tmp_path / "one.json") == right
+
+
 def test_a_killed_writer_leaves_only_what_is_swept_up(tmp_path: Path) -> None:
     code = f"""
         import os, signal
