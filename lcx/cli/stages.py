@@ -231,31 +231,34 @@ def next_command(
     return shlex.join(words + served)
 
 
-NOT_ASKED = (
-    *("model", "device", "batch", "gpus", "base_url"),
-    *("concurrency", "max_calls", "max_tokens", "max_cost"),
+ASKED = (
+    *("corpus", "encoding", "documents", "fields", "tasks", "data", "options", "input", "samples"),
+    *("sets", "context_tokens", "lengths", "records", "depths", "span", "limit", "sample_seed", "seed"),
+    *("style", "template", "chat", "max_new_tokens", "window", "too_long", "compat"),
 )
-"""Settings of an eval step that say who answers and how, not what is asked."""
+"""Settings of an eval step that say what is asked, and not who answers or who judges."""
 
 
 def _as_evaluated(run: Run, after: Step, steps: Sequence[Step], given: AbstractSet[str]) -> list[str]:
     """What the command line said when another model was asked the same in this run, in words for the next eval."""
-    import yaml
-
     from lcx.evaluation.export import yaml_text
     from lcx.recipe import flag_of
+    from lcx.yamls import read_yaml_file
 
     alike = [one.id for one in steps if one.stage == "eval" and _asks(one) == _asks(after)]
     files = [file for name in alike for file in (run.path / name).glob("*/settings.yaml")]
     if not files:
         return []
     newest = max(files, key=lambda file: file.stat().st_mtime)
+    settings: Any = {}
+    with contextlib.suppress(OSError, LcxError):
+        settings = read_yaml_file(newest).value
     words: list[str] = []
-    for key, one in (yaml.safe_load(newest.read_text(encoding="utf-8")) or {}).items():
+    for key, one in settings.items() if isinstance(settings, Mapping) else ():
         origin = str(one.get("from", "")) if isinstance(one, Mapping) else ""
-        if not origin.startswith("--") or key in NOT_ASKED or given & {flag_of(key), f"{after.id}.{key}"}:
+        if not origin.startswith("--") or key not in ASKED or given & {flag_of(key), f"{after.id}.{key}"}:
             continue
-        value = one["value"]
+        value = one.get("value")
         if origin == flag_of(key) and isinstance(value, str | int | float) and not isinstance(value, bool):
             words += [origin, str(value)]
         elif origin == flag_of(key) and isinstance(value, list):

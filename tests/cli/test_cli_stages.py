@@ -285,7 +285,7 @@ def test_the_next_command_repeats_what_has_to_be_the_same(
     before.write_text(
         "model: {value: base, from: --model}\nsample_seed: {value: 9, from: --sample-seed}\n"
         "tasks: {value: [a, b], from: --task}\noptions: {value: {x: 1}, from: --set}\n"
-        "limit: {value: 3, from: recipe toy}\n"
+        "limit: {value: 3, from: recipe toy}\nlm_eval_code: {value: true, from: --set}\n"
     )
     again = lcx("train --recipe ./toy.yaml --set train.batch=3 --json").json
     wanted = "lcx eval --recipe ./toy.yaml --sample-seed 9 --task a,b --set 'eval.options={x: 1}'"
