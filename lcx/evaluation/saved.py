@@ -83,7 +83,7 @@ def own_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def _by_number(row: Row) -> bool:
     """Whether an object holds rows by their numbers, as OpenCompass writes them."""
     return bool(row) and all(
-        str(key).isdigit() and isinstance(one, Mapping) and "prediction" in one for key, one in row.items()
+        str(key).isdecimal() and isinstance(one, Mapping) and "prediction" in one for key, one in row.items()
     )
 
 
@@ -105,7 +105,7 @@ def _renamed(row: Row) -> dict[str, Any]:
         given = next((name for name in PREDS if name in found and _is_said(found[name])), None)
         if given is not None:
             value = found.pop(given)
-            found["pred"] = value[0] if isinstance(value, list) and value else value or None
+            found["pred"] = next(iter(value), None) if isinstance(value, list) else value
     elif found["pred"] is None and isinstance(found.get("response"), str):
         found["pred"] = found["response"]  # no letter could be read out of it
     if found.get("answers") is None and found.get("answer") is None:

@@ -359,6 +359,11 @@ def test_files_of_other_tools_score_as_our_own(
         assert ran.json["lengths"] == truth["lengths"]
 
 
+def test_an_empty_prediction_is_none_that_is_missing() -> None:
+    made, _ = score_rows("longbench:qasper", [{**LB, "output": ""}, {**LB, "samples": [None]}])
+    assert (made["n"], made["nulls"]) == (2, 1)
+
+
 def test_a_folder_of_models_and_a_file_of_sets(cli: Any, tmp_path: Path) -> None:
     for model, said in (("a", "red"), ("b", "blue")):
         (tmp_path / "pred" / model).mkdir(parents=True)
