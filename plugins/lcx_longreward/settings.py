@@ -261,7 +261,7 @@ MOVED = {
     "answer_tokens": "it is called max_new_tokens now",
     "probing": "its settings are the step's own now: --set eval.NAME=VALUE",
     "level": "intervals are of 95%",
-    "resamples": "intervals are by 10,000 resamples",
+    "resamples": "intervals are computed now, nothing is drawn again",
 }
 """What settings of earlier versions are called now."""
 
