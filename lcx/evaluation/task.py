@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.evaluation.settings import Numbers, Style
 from lcx.llm.prompts import visible
-from lcx.records import Branch, Bundle, Document
+from lcx.records import Bundle, Document
 from lcx.settings import Settings, setting, validate
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ __all__ = [
     "TaskOptions",
     "TextSample",
     "options_of",
-    "row_of",
     "said",
 ]
 
@@ -316,9 +315,3 @@ class Task:
     def reads(self) -> bool:
         """Whether it reads texts in place of asking questions."""
         return self.measure is not None
-
-
-def row_of(branch: Branch, pred: str | None) -> dict[str, Any]:
-    """The row of predictions for a query branch: its place, question, reference and prediction."""
-    meta = dict(branch.meta)
-    return {"set_id": meta.pop("set"), "position_id": meta.pop("position"), **meta, "pred": pred}

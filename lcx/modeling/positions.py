@@ -32,7 +32,6 @@ __all__ = [
     "bundle_rng",
     "check_room",
     "draw_mode",
-    "needed_target",
     "place",
     "slot_positions",
     "split_chunks",
@@ -124,12 +123,6 @@ def place(
     placed = replace(encoded, positions=positions)
     _check(placed, target)
     return placed
-
-
-def needed_target(encoded: EncodedBundle, slot_tokens: int | None = None) -> int:
-    """The smallest target length at which `place` can spread the bundle: every slot as wide as its longest piece."""
-    head, context, _, tail = _parts(encoded)
-    return _needed(head, context, tail, slot_tokens)
 
 
 def check_room(encoded: EncodedBundle, target: int, slot_tokens: int | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from lcx.evaluation import offline
 from lcx.evaluation.task import Samples, Source, Task, options_of
 from lcx.plugins import CORE, loaded
-from lcx.records import Document
+from lcx.records import Branch, Document
 
 SOURCE = ("tokenize", "opening", "prompt_tokens", "window")
 """What belongs to the model, among what `build` is given."""
@@ -45,3 +45,9 @@ def score_predictions(name: str | Task, *rows: Any, **more: Any) -> dict[str, An
 
 def score_rows(name: str | Task, *rows: Any, **more: Any) -> tuple[dict[str, Any], list[float | None]]:
     return offline.score_rows(task(name), *rows, **more)
+
+
+def row_of(branch: Branch, pred: str | None) -> dict[str, Any]:
+    """The row of predictions for a query branch: its place, question, reference and prediction."""
+    meta = dict(branch.meta)
+    return {"set_id": meta.pop("set"), "position_id": meta.pop("position"), **meta, "pred": pred}

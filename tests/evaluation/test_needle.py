@@ -14,10 +14,9 @@ from lcx.errors import UsageError
 from lcx.evaluation.probes import haystack as filler
 from lcx.evaluation.probes.needle import NEEDLE, draw_needles
 from lcx.evaluation.statistics.grids import default_lengths, depth_points
-from lcx.evaluation.task import row_of
 from lcx.records import Bundle, Document
 from tests.data.tokenizers_for_tests import byte_level
-from tests.evaluation.tasks import build, score_predictions
+from tests.evaluation.tasks import build, row_of, score_predictions
 
 FACT = re.compile(r"The storage code of the (\w+ \w+) is (\d+)\.")
 ANSWER = 16

@@ -13,9 +13,8 @@ from lcx.errors import UsageError
 from lcx.evaluation.probes import val as items
 from lcx.evaluation.probes.needle import NEEDLE
 from lcx.evaluation.statistics.grids import band
-from lcx.evaluation.task import row_of
 from lcx.records import Document
-from tests.evaluation.tasks import build, score_predictions, task
+from tests.evaluation.tasks import build, row_of, score_predictions, task
 
 
 def stale_document(number: int, facts: int = 12, decoys: int = 4) -> Document:
@@ -128,7 +127,7 @@ def test_decoys_are_counted_beside_the_score() -> None:
     for bundle in bundles:
         for branch in bundle.branches:
             decoy = branch.meta.get("decoy")
-            pred = rng.choice([branch.answer, f"{branch.question} {decoy}", f"it is {decoy}x", None, ""])
+            pred = rng.choice([branch.answer, f"{branch.question} {decoy}", f"it is {decoy}0x", None, ""])
             rows.append(row_of(branch, pred))
             carrying += decoy is not None
             named += decoy is not None and pred == f"{branch.question} {decoy}"

@@ -13,12 +13,12 @@ from lcx.errors import UsageError
 from lcx.evaluation.planning import plan_tasks
 from lcx.evaluation.probes import val as items
 from lcx.evaluation.settings import EvalSettings
-from lcx.evaluation.task import Task, options_of, row_of
+from lcx.evaluation.task import Task, options_of
 from lcx.plugins import loaded
 from lcx.records import Bundle, Document
 from lcx.settings import validate
 from tests.evaluation.tasks import build as built
-from tests.evaluation.tasks import probes, task
+from tests.evaluation.tasks import probes, row_of, task
 
 # fmt: off
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath",

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from lcx.errors import LcxError, UsageError
 from lcx.modeling import positions as module
 from lcx.modeling.positions import (
+    _needed,
+    _parts,
     bundle_rng,
     check_room,
     draw_mode,
-    needed_target,
     place,
     slot_positions,
     split_chunks,
@@ -59,6 +60,12 @@ def places(encoded: EncodedBundle) -> list[list[int]]:
         found.append([*row.position_ids[:prefix].tolist(), *row.position_ids[at : at + rows].tolist()])
         at += rows
     return found
+
+
+def needed_target(encoded: EncodedBundle, slot_tokens: int | None = None) -> int:
+    """The smallest target at which a bundle can be spread: every slot as wide as its longest piece."""
+    head, context, _, tail = _parts(encoded)
+    return _needed(head, context, tail, slot_tokens)
 
 
 @given(bundles(), st.one_of(st.none(), st.integers(1, 50)), st.integers(0, 500), MODES, st.integers(0, 99))

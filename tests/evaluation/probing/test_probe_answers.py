@@ -114,7 +114,7 @@ def _older(context: str, branch: Any) -> str:
 
 
 def _score_of(name: str, branch: Any, pred: str) -> float:
-    from lcx.evaluation.task import row_of
+    from tests.evaluation.tasks import row_of
 
     score = task(name).score
     assert score is not None

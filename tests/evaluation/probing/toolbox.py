@@ -101,7 +101,7 @@ def build(name: str, seed: int = 0, **more: Any) -> tuple[Bundle, ...]:
 
 def rows_of(bundles: tuple[Bundle, ...], answer: Callable[[Bundle, Any], str | None]) -> list[dict[str, Any]]:
     """Rows of predictions as a run writes them: `answer(bundle, branch)` is what the model said."""
-    from lcx.evaluation.task import row_of
+    from tests.evaluation.tasks import row_of
 
     return [
         {**row_of(branch, answer(bundle, branch)), "context": bundle.id, "item": f"{bundle.id}#{place}"}
