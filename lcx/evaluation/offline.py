@@ -705,9 +705,8 @@ def score_judged(
         "score": None if found["mean"] is None or (low, high) != (0.0, 1.0) else 100 * found["mean"],
         "average": found["mean"],
         "estimate": found,
-        **{
-            name: counts[name] for name in ("nulls", "skipped", "refused", "truncated", "duplicates", "empty")
-        },
+        **{name: counts[name] for name in JUDGED_COUNTS},
+        **_thoughts(checked),
         "failed": _reasons(checked),
         "compat": compat,
         **task.info,
