@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, DivisionByZero, InvalidOperation
 from typing import Any
 
+from lcx.data.words import nfkc
 from lcx.evaluation import text_metrics
 
 __all__ = [
@@ -236,7 +236,7 @@ def chosen(pred: str, candidates: Sequence[str]) -> int | None:
 
 def _narrow(text: str) -> str:
     """The text with letters and punctuation of full width as those of ASCII."""
-    return unicodedata.normalize("NFKC", text)
+    return nfkc(text)
 
 
 def _is_choice(text: str, opening: re.Match[str]) -> bool:

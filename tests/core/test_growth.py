@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 from lcx_in2 import checks
 from lcx_logo import filter as sifting
-from lcx_longreward import pairs, rubrics, tasks
-from lcx_longreward.evaluation import judged
+from lcx_longreward import judged, pairs, rubrics, tasks
 
 from lcx.data import decontaminate, documents, files, rows, table, tokens, words
 from lcx.evaluation import metrics, text_metrics
@@ -179,7 +178,7 @@ def patterns() -> dict[str, re.Pattern[str]]:
             if "re.compile(" in file.read_text(encoding="utf-8"):
                 name = ".".join(file.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
                 for key, value in vars(importlib.import_module(name)).items():
-                    if isinstance(value, re.Pattern):
+                    if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
                         found[f"{name}.{key}"] = value
     return found
 
