@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
-from lcx.evaluation.result import Curve, Grid, Mean, Result, result_of
-from lcx.formatting import level_bars
+from lcx.evaluation.result import Curve, Grid, Histogram, Mean, Result, Table, result_of
+from lcx.formatting import bar_lines, level_bars
 from lcx.paths import slug
 from lcx.storage import is_inside, make_folder, read_json, read_jsonl, write_json, write_lines, write_text
 
@@ -250,11 +250,17 @@ def markdown_block(
     lines += [_row(HEAD), "|---|---:|---|---:|---|"]
     results = {task: result_of(task, found) for task, found in scores["tasks"].items()}
     for task, one in results.items():
-        lines.append(_row((f"`{task}`", _score(one), _interval(one.estimate), f"{one.n:,}", _shape(one))))
+        lines.append(
+            _row(
+                (f"`{task}`", _score(one), _interval(one.estimate, one.own_scale), f"{one.n:,}", _shape(one))
+            )
+        )
     for family, found in (scores.get("families") or {}).items():
         some = f"{found['sets']} of {found['of']} sets"
         lines.append(_row((f"**{family}**", _percent(found["average"]), "", some, "")))
     lines.append("")
+    for one in results.values():
+        lines += _parts(one) if one.scale else []
     lines += [f"- {note}" for note in _notes(scores)]
     command = _command(scores, recipe, given or {})
     lines += ["", "Again:", "", "```bash", command, "```", ""]
@@ -272,13 +278,50 @@ def _percent(value: float | None) -> str:
 def _score(one: Result) -> str:
     if one.view == "perplexity" and one.estimate.mean is not None:
         return f"perplexity {one.estimate.mean:.3f}"
-    return _percent(one.percent) + (f" ({'; '.join(one.beside)})" if one.beside else "")
+    shown = _own(one.estimate.mean) if one.own_scale else _percent(one.percent)
+    return shown + (f" ({'; '.join(one.beside)})" if one.beside else "")
 
 
-def _interval(one: Mean) -> str:
+def _interval(one: Mean, own_scale: bool = False) -> str:
     if one.ends is None:
         return one.no_interval or "-"
+    if own_scale:
+        return f"{one.ends[0]:.3f} to {one.ends[1]:.3f}"
     return f"{100 * one.ends[0]:.1f} to {100 * one.ends[1]:.1f}"
+
+
+def _own(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _parts(one: Result) -> list[str]:
+    """A judged task's groups, shares and other means on their own scales, and how its scores are distributed."""
+    rows = [
+        (f"{panel.by} {name}", mean)
+        for panel in one.bars
+        for name, mean in zip(panel.names, panel.means, strict=True)
+    ]
+    for panel in one.panels:
+        if isinstance(panel, Table):
+            rows += [
+                (f"{name}: {column}", mean)
+                for name, means in panel.rows
+                for column, mean in zip(panel.columns, means, strict=True)
+            ]
+    rows += one.measures.items()
+    low, high = one.scale or (0.0, 1.0)
+    lines = [f"### {one.task}", "", f"Scores go from {low:g} to {high:g}.", ""]
+    if rows:
+        lines += [_row(("part", "mean", "95% interval", "n")), "|---|---:|---|---:|"]
+        lines += [
+            _row((name, _own(mean.mean), _interval(mean, True), f"{mean.n or 0:,}")) for name, mean in rows
+        ]
+        lines.append("")
+    for panel in one.panels:
+        if isinstance(panel, Histogram):
+            names = [f"{edge:.2f}" for edge in panel.edges[:-1]]
+            lines += ["```text", *bar_lines(names, panel.counts), "```", ""]
+    return lines
 
 
 def _shape(one: Result) -> str:

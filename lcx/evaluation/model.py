@@ -98,6 +98,7 @@ class LocalModel:
         self.window = settings.window or getattr(config, "max_position_embeddings", None)
         self._model: Any = None
         self._weights = ""
+        self._drawing: ServedModel | None = None
         self._assemblers: dict[str, Assembler] = {}
         self._answerers: dict[str, Answerer] = {}
 
@@ -108,7 +109,7 @@ class LocalModel:
         made.spec, made.settings, made.ctx, made._service = settings.model or "model", settings, ctx, None
         made.tokenizer, made._model, made._weights = tokenizer, model, ""
         made.window = settings.window or getattr(model.config, "max_position_embeddings", None)
-        made._assemblers, made._answerers = {}, {}
+        made._assemblers, made._answerers, made._drawing = {}, {}, None
         return made
 
     @property
@@ -125,6 +126,8 @@ class LocalModel:
 
     @property
     def weights(self) -> str:
+        if not self._weights and self._model is None and self._drawing is not None:
+            self._weights = self._drawing.weights  # by its files: it is not loaded to be named
         if not self._weights:
             from lcx.modeling.load import digest_of_weights
 
@@ -136,8 +139,11 @@ class LocalModel:
             return self
         assert self._service is not None
         self.rest()
-        options = {"batch": self.settings.batch, **self.settings.model_options}
-        return ServedModel(f"{LOCAL}:{self.spec}", self.settings, self._service(), self.ctx, options=options)
+        if self._drawing is None:
+            options = {"batch": self.settings.batch, **self.settings.model_options}
+            spec = f"{LOCAL}:{self.spec}"
+            self._drawing = ServedModel(spec, self.settings, self._service(), self.ctx, options=options)
+        return self._drawing
 
     def rest(self) -> None:
         if self._model is not None and self._service is not None:
@@ -249,7 +255,7 @@ class ServedModel:
             return self.spec
         from lcx.llm.local import weights_fingerprint
 
-        return f"{self.spec} {weights_fingerprint(self.spec.removeprefix(f'{LOCAL}:'))}".strip()
+        return weights_fingerprint(self.spec.removeprefix(f"{LOCAL}:")) or self.spec
 
     def drawing(self, sampling: Sampling) -> ModelUnderTest:
         return self

@@ -274,9 +274,13 @@ def test_before_and_after_stand_side_by_side(
 
 def test_builtin_writer_model_and_judge(lcx: Lcx, tmp_path: Path, builtin: None) -> None:
     path = recipe(tmp_path, RECORDS + "model: builtin")
-    ran = lcx(f"eval --recipe {path} --run out --json")
+    ran = lcx(f"eval --recipe {path} --run out --json --export markdown")
     assert ran.code == 0, ran.err
     folder = tmp_path / "out" / "eval" / "builtin"
+    page, card = (tmp_path / "out/eval/report.html").read_text(), (folder / "model-card.md").read_text()
+    for said in ("helpfulness", "completeness", "statements", "supported"):
+        assert (said in page, said in card) == (True, True), said
+    assert ("from 0 to 10" in page, "go from 0 to 10" in card) == (True, True)
     rows = rows_of(folder, "reward")
     assert len(rows) == 18
     assert 0 < ran.json["metrics"]["reward right"]["mean"] < 1  # its rules guess
