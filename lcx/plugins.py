@@ -138,11 +138,18 @@ class Registry:
         return claims[0][1]
 
     def load(self, name: str) -> Any:
-        """As `get`, importing a lazy `module:attribute`."""
+        """As `get`, importing a lazy `module:attribute`. Raises PluginError where a plugin's cannot be imported."""
         value = self.get(name)
-        if isinstance(value, str):
+        if not isinstance(value, str):
+            return value
+        try:
             return load_function(value)
-        return value
+        except (ImportError, AttributeError) as failure:
+            if (owner := self.owner(name)) == CORE:
+                raise
+            raise PluginError(
+                f"the {self.kind} '{name}' of '{owner}' cannot be imported", why=str(failure)
+            ) from failure
 
 
 @dataclass

@@ -420,6 +420,14 @@ def resolve(
     return steps
 
 
+def check_names(step: Step, plugins: Plugins) -> None:
+    """Raise the error of a setting that names what there is not, with the step's id. Imports no torch."""
+    try:
+        step.settings.check_names(plugins)
+    except UsageError as bad:
+        raise UsageError(f"step '{step.id}': {bad.what}", why=bad.why, hint=bad.hint) from None
+
+
 def _refuse_users_own(
     schema: type[Settings], values: Mapping[str, Any], by_user: Collection[str], step_id: str, where: str
 ) -> None:

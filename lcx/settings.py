@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic import Field as setting
@@ -15,6 +15,9 @@ from pydantic.config import JsonDict
 
 from lcx.errors import UsageError, suggestion
 from lcx.formatting import cut_middle, shown
+
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
 
 __all__ = ["FILE", "KEEPS", "VOLATILE", "Settings", "setting", "validate"]
 
@@ -74,6 +77,13 @@ class Settings(BaseModel):
     def names_elsewhere(cls) -> Mapping[str, str]:
         """Names that other tools have for these settings, each with the sentence that leads to ours."""
         return {}
+
+    def check_names(self, plugins: Plugins) -> None:
+        """Raise a typed error where a setting names what there is not, such as a loss or a backend, or an option of it.
+
+        Asked before a step runs, by dry runs and by `lcx recipes validate`: it imports no torch and opens no model.
+        Settings that name things of their own widen it, and call this one first.
+        """
 
     @classmethod
     def _marked(cls, mark: str) -> frozenset[str]:

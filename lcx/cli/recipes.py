@@ -199,6 +199,7 @@ def _checked(place: str, loaded: Plugins) -> dict[str, Any]:
 
     try:
         for step in recipe.resolve(recipe.load(place, loaded), loaded, project={}):
+            recipe.check_names(step, loaded)
             _check_tasks(step, loaded)
     except LcxError as bad:
         return {"recipe": place, "ok": False, "error": bad.what, "why": bad.why, "exit_code": bad.exit_code}

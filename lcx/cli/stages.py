@@ -406,11 +406,15 @@ def chosen_step(
     stage: str, step_id: str | None, request: Request
 ) -> tuple[RunJob, Step, list[Step], dict[str, Any]]:
     """The job of a request, the step of it that a stage's command means, all steps resolved, and the step's flags."""
+    from lcx.recipe import check_names
+
     job = open_job(request)
     chosen = pick_step(job.recipe, stage, step_id)
     flags = flags_of(job, chosen)
     steps = resolve(job, {chosen: flags}, chosen)
-    return job, next(one for one in steps if one.id == chosen), steps, flags
+    step = next(one for one in steps if one.id == chosen)
+    check_names(step, job.plugins)
+    return job, step, steps, flags
 
 
 def run_stage(

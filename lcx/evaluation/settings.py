@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.data.templates import load_template
 from lcx.llm.settings import Calling
 from lcx.modeling.rope import check_rope
 from lcx.settings import FILE, KEEPS, VOLATILE, setting
+
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
 
 __all__ = ["DEFAULT_TASKS", "ENDPOINT", "EvalSettings", "Numbers", "Style", "asked_as_llm", "sized_file"]
 
@@ -194,6 +198,11 @@ class EvalSettings(Calling):
         json_schema_extra=KEEPS,
     )
     batch: int = setting(64, ge=1, description="answers decoded at a time", json_schema_extra=VOLATILE)
+
+    def check_names(self, plugins: Plugins) -> None:
+        """The template, too."""
+        super().check_names(plugins)
+        load_template(self.template)
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -7,11 +7,14 @@ speed or a larger budget. Torch-free.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import model_validator
 
 from lcx.settings import DEFAULT_SOURCE, VOLATILE, Settings, setting, wrong_key_source
+
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
 
 
 class Serving(Settings):
@@ -63,6 +66,19 @@ class Serving(Settings):
         description="cost of a million prompt and completion tokens by model: {MODEL: [2.5, 10]}, or a YAML file of it",
         json_schema_extra=VOLATILE,
     )
+
+    def check_names(self, plugins: Plugins) -> None:
+        """The backends of the roles: every setting ROLE that has ROLE_options beside it, as `StepWork.spec` has it."""
+        super().check_names(plugins)
+        registries = {"retriever": plugins.retrievers}
+        for name, spec in self:
+            if (
+                name != "model"
+                and f"{name}_options" in type(self).model_fields
+                and isinstance(spec, str)
+                and spec
+            ):
+                registries.get(name, plugins.llms).get(spec.partition(":")[0])
 
     @model_validator(mode="after")
     def _urls(self) -> Self:

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lcx.errors import PluginError, UsageError, suggestion
+from lcx.errors import PluginError, UsageError
 from lcx.modeling.logprobs import token_logprobs
 from lcx.plugins import Registry
+from lcx.training.settings import LOSSES, NotNegative, Positive, checked_options, option_hints
 
 __all__ = [
     "DPO",
@@ -48,9 +48,6 @@ __all__ = [
     "summed_sft_loss",
     "token_logprobs",
 ]
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def branch_means(logprobs: torch.Tensor, branch: torch.Tensor, branches: int) -> torch.Tensor:
@@ -326,21 +323,21 @@ def _with_sft(preference: Tensor, nll: Tensor, weight: float, rewards: Tensor, l
 LOGO = Loss(
     name="logo",
     compute=logo_loss,
-    defaults={"beta": 10.0, "gamma": 3.0, "sft_weight": 0.1},
+    defaults=LOSSES["logo"][1],
     summary="one chosen against the mean of any number of rejected answers, by length, with a margin",
     paper="https://arxiv.org/abs/2410.18533",
 )
 SIMPO = Loss(
     name="simpo",
     compute=simpo_loss,
-    defaults={"beta": 2.0, "gamma": 1.0, "sft_weight": 0.0},
+    defaults=LOSSES["simpo"][1],
     summary="pairs by length-normalised log-probability, with a margin, no reference",
     paper="https://arxiv.org/abs/2405.14734",
 )
 DPO = Loss(
     name="dpo",
     compute=dpo_loss,
-    defaults={"beta": 0.1, "sft_weight": 0.0, "ce": "token"},
+    defaults=LOSSES["dpo"][1],
     reference=True,
     summary="pairs by log-ratio to a reference model, with a cross-entropy term by choice",
     paper="https://arxiv.org/abs/2305.18290",
@@ -348,7 +345,7 @@ DPO = Loss(
 ORPO = Loss(
     name="orpo",
     compute=orpo_loss,
-    defaults={"beta": 0.1},
+    defaults=LOSSES["orpo"][1],
     summary="cross-entropy of the chosen answer plus the odds ratio of each pair, no reference",
     paper="https://arxiv.org/abs/2403.07691",
 )
@@ -359,13 +356,7 @@ def find_loss(losses: Registry, name: str) -> Loss:
 
     Raises UsageError where there is none, PluginError where its plugin gives something else or fails.
     """
-    losses.get(name)  # an unknown name is the user's error, whatever fails after it is the plugin's
-    try:
-        loss = losses.load(name)
-    except (ImportError, AttributeError) as failure:
-        raise PluginError(
-            f"the loss '{name}' of '{losses.owner(name)}' cannot be imported", why=str(failure)
-        ) from failure
+    loss = losses.load(name)
     if not isinstance(loss, Loss):
         raise PluginError(
             f"the loss '{name}' of '{losses.owner(name)}' is a {type(loss).__name__}, not a Loss",
@@ -379,36 +370,5 @@ def loss_options(loss: Loss, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises UsageError for an option that the loss does not have, or a value that it cannot take.
     """
-    options = dict(loss.defaults)
-    try:
-        hints = get_type_hints(loss.compute, include_extras=True)
-    except (NameError, TypeError):  # a stranger's annotations need not resolve
-        hints = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name not in loss.defaults:
-            near = suggestion(name, loss.defaults)
-            raise UsageError(
-                f"the loss '{loss.name}' has no option '{name}'{'. ' if near else ''}{near}",
-                why=f"it has: {', '.join(sorted(loss.defaults)) or 'none'}",
-                hint="`lcx recipes show NAME --origin` prints where the value comes from.",
-            )
-        options[name] = _checked(loss, name, value, hints.get(name))
-    return options
-
-
-def _checked(loss: Loss, name: str, value: Any, hint: Any) -> Any:
-    """An option's value by its annotation, or by the type of its default. Numbers may come as strings."""
-    default = loss.defaults[name]
-    if hint is None:
-        hint = Any if default is None else type(default)
-    try:
-        if isinstance(value, bool) and isinstance(default, int | float) and not isinstance(default, bool):
-            raise UsageError(f"the loss '{loss.name}': '{name}' is a number, not {value!r}")
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as bad:
-        message = bad.errors()[0]["msg"]
-        raise UsageError(
-            f"the loss '{loss.name}': '{name}': {message[:1].lower()}{message[1:]}, not {value!r}"
-        ) from None
+    given = {name: value for name, value in given.items() if value is not None}
+    return checked_options(loss.name, loss.defaults, option_hints(loss.compute), given)

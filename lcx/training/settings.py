@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
+from lcx.data.templates import load_template
+from lcx.errors import UsageError, suggestion
 from lcx.modeling.rope import check_rope
 from lcx.modeling.support import LENGTH_ROPE
+from lcx.plugins import CORE
 from lcx.settings import FILE, Settings, setting
+
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
 
 _VOLATILE: dict[str, Any] = {"volatile": True}
 
@@ -54,6 +60,36 @@ NAMES_ELSEWHERE = {
     "output_dir": "Here it is the flag --run.",
 }
 """Settings of other trainers, and the sentence that leads to ours."""
+OPTIMIZERS_ELSEWHERE = {
+    "adam": "adamw_torch",
+    "adamw": "adamw_torch",
+    "adamw_hf": "adamw_torch",
+    "adamw_fused": "adamw_torch_fused",
+    "adam8bit": "adamw_8bit",
+    "adamw8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "paged_adamw8bit": "paged_adamw_8bit",
+    "lion": "lion_32bit",
+}
+"""What other trainers call optimizers that transformers has under another name."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "logo": (
+        {"beta": Positive, "gamma": NotNegative, "sft_weight": NotNegative},
+        {"beta": 10.0, "gamma": 3.0, "sft_weight": 0.1},
+    ),
+    "simpo": (
+        {"beta": Positive, "gamma": NotNegative, "sft_weight": NotNegative},
+        {"beta": 2.0, "gamma": 1.0, "sft_weight": 0.0},
+    ),
+    "dpo": (
+        {"beta": Positive, "sft_weight": NotNegative, "ce": Literal["token", "sum"]},
+        {"beta": 0.1, "sft_weight": 0.0, "ce": "token"},
+    ),
+    "orpo": ({"beta": Positive}, {"beta": 0.1}),
+}
+"""Options of the core's losses, what each may be, and its default: here, since dry runs check them without torch."""
 LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets", "lora_whole")
 
 
@@ -168,6 +204,13 @@ class TrainSettings(Settings):
             return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
         return value
 
+    def check_names(self, plugins: Plugins) -> None:
+        """The template, and other trainers' names of optimizers. Which others there are, transformers knows alone."""
+        super().check_names(plugins)
+        load_template(self.template)
+        if ours := OPTIMIZERS_ELSEWHERE.get(self.optimizer.lower()):
+            raise UsageError(f"unknown optimizer '{self.optimizer}'. Did you mean '{ours}'?")
+
     def unused_lora(self) -> str:
         """A sentence on LoRA's settings that full training does not read, where they were changed; else empty."""
         fields = type(self).model_fields
@@ -239,11 +282,69 @@ class PreferenceSettings(TrainSettings):
         512, ge=1, description="real tokens a position slot holds at most; longer chunks take several"
     )
 
+    def given_options(self) -> dict[str, Any]:
+        """The loss's options that are set, by name."""
+        named = {"beta": self.beta, "gamma": self.gamma, "sft_weight": self.sft_weight}
+        return {name: value for name, value in named.items() if value is not None} | self.loss_options
+
+    def check_names(self, plugins: Plugins) -> None:
+        """The loss and its options too. A plugin's loss is imported where options are set for it, the core's is not."""
+        super().check_names(plugins)
+        plugins.losses.get(self.loss)
+        given = self.given_options()
+        if self.loss in LOSSES and plugins.losses.owner(self.loss) == CORE:
+            hints, defaults = LOSSES[self.loss]
+            checked_options(self.loss, defaults, hints, given)
+        elif given and hasattr(loss := plugins.losses.load(self.loss), "compute"):
+            checked_options(self.loss, loss.defaults, option_hints(loss.compute), given)
+
     @model_validator(mode="after")
     def _lengths(self) -> PreferenceSettings:
         if self.real_length and self.max_tokens and self.real_length != self.max_tokens:
             raise ValueError("real_length and max_tokens are the same limit; give one")
         return self
+
+
+def option_hints(compute: Any) -> dict[str, Any]:
+    """What a function's annotations say that its options may be; empty where a stranger's do not resolve."""
+    try:
+        return get_type_hints(compute, include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
+def checked_options(
+    loss: str, defaults: Mapping[str, Any], hints: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A loss's defaults with the given options, each checked by its hint or its default's type; None is no value.
+
+    Raises UsageError for an option that the loss does not have, or a value that it cannot take.
+    """
+    options = dict(defaults)
+    for name, value in given.items():
+        if name not in defaults:
+            near = suggestion(name, defaults)
+            raise UsageError(
+                f"the loss '{loss}' has no option '{name}'{'. ' if near else ''}{near}",
+                why=f"it has: {', '.join(sorted(defaults)) or 'none'}",
+                hint="`lcx recipes show NAME --origin` prints where the value comes from.",
+            )
+        default = defaults[name]
+        if value is None:
+            continue
+        if isinstance(value, bool) and isinstance(default, int | float) and not isinstance(default, bool):
+            raise UsageError(f"the loss '{loss}': '{name}' is a number, not {value!r}")
+        hint = hints.get(name)
+        if hint is None:
+            hint = Any if default is None else type(default)
+        try:
+            options[name] = TypeAdapter(hint).validate_python(value)
+        except ValidationError as bad:
+            message = bad.errors()[0]["msg"]
+            raise UsageError(
+                f"the loss '{loss}': '{name}': {message[:1].lower()}{message[1:]}, not {value!r}"
+            ) from None
+    return options
 
 
 class StepShape(NamedTuple):

@@ -70,8 +70,7 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
     from lcx.training.preference import train_preference
 
     loss = find_loss(ctx.plugins.losses, settings.loss)
-    named = {"beta": settings.beta, "gamma": settings.gamma, "sft_weight": settings.sft_weight}
-    options = loss_options(loss, {**named, **settings.loss_options})
+    options = loss_options(loss, settings.given_options())
     with ctx.main_first():
         settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")

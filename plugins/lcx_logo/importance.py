@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from lcx.data.words import Word, clean, scan, tells, without_function_words, words
 from lcx.errors import MissingError, UsageError
+from lcx_logo.settings import pipeline_of
 
 Item = tuple[str, ...]
 """One entity or content word of a question: the words that a chunk must all hold to hold it."""
@@ -129,12 +130,8 @@ def open_extractor(spec: str, sample: Iterable[str] = ()) -> Extractor:
 
     Raises MissingError where spaCy or its pipeline is not there, UsageError for another spec.
     """
-    if spec == "builtin":
-        return Builtin(common_words(sample))
-    kind, _, path = spec.partition(":")
-    if kind != "spacy" or not path:
-        raise UsageError(f"unknown importance '{spec}'", hint="Choose builtin or spacy:PATH.")
-    return Spacy(path)
+    path = pipeline_of(spec)
+    return Spacy(path) if path else Builtin(common_words(sample))
 
 
 def common_words(texts: Iterable[str]) -> frozenset[str]:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from lcx.data.settings import CorpusSettings
+from lcx.data.templates import load_template
+from lcx.errors import UsageError, suggestion
 from lcx.llm.settings import THOUGHTS, Calling
 from lcx.settings import FILE, setting
 from lcx.training.settings import PreferenceSettings
 
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
+
 JOINT_CHUNKS = 3
 """Most neighbouring chunks that a joint question is written from."""
 PROMPTS = "a folder whose answer.txt, judge.txt, fine.txt or integration.txt replace the bundled ones"
+
+
+def pipeline_of(importance: str) -> str:
+    """The path of the spaCy pipeline that the setting names; empty for `builtin`. Raises UsageError for others."""
+    kind, _, path = importance.partition(":")
+    if importance != "builtin" and (kind != "spacy" or not path):
+        raise UsageError(
+            f"unknown importance '{importance}'. {suggestion(kind, ('builtin', 'spacy'))}".rstrip(),
+            hint="Choose builtin or spacy:PATH.",
+        )
+    return path
 
 
 class Filtering(Calling):
@@ -54,6 +70,11 @@ class Filtering(Calling):
             except ValueError:
                 raise ValueError("a number, or auto") from None
         return value
+
+    def check_names(self, plugins: Plugins) -> None:
+        """What tells chunks apart, too."""
+        super().check_names(plugins)
+        pipeline_of(self.importance)
 
 
 class LogoSynth(Filtering, CorpusSettings):
@@ -120,6 +141,12 @@ class LogoSynth(Filtering, CorpusSettings):
     filter: bool = setting(
         True, description="judge the answers and keep what passes; off: only sound examples"
     )
+
+    def check_names(self, plugins: Plugins) -> None:
+        """The template, too."""
+        super().check_names(plugins)
+        if self.template:
+            load_template(self.template)
 
     @model_validator(mode="after")
     def _fits(self) -> LogoSynth:

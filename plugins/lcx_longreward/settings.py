@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.data.settings import CorpusSettings
+from lcx.data.templates import load_template
 from lcx.evaluation.settings import EvalSettings
 from lcx.llm.settings import THOUGHTS, Calling
 from lcx.settings import FILE, KEEPS, VOLATILE, Settings, setting
 from lcx.training.settings import PreferenceSettings
+
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
 
 KINDS = (
     "summary",
@@ -96,6 +100,12 @@ class LongRewardSynth(Calling, CorpusSettings):
         if isinstance(data, dict) and data.get("candidates_file"):
             return {**data, "llm": "builtin", "writer": None}
         return data
+
+    def check_names(self, plugins: Plugins) -> None:
+        """The template, too."""
+        super().check_names(plugins)
+        if self.template:
+            load_template(self.template)
 
     @field_validator("context_tokens")
     @classmethod

@@ -86,6 +86,50 @@ def test_validate_all_bundled(cli: Callable[..., Ran]) -> None:
     assert ran.out.count("ok  ") >= 3
 
 
+@pytest.mark.parametrize(
+    ("method", "step", "error"),
+    [
+        ("logo", "stage: train, loss: lgo", "unknown loss 'lgo'. Did you mean 'logo'?"),
+        ("logo", "stage: train, loss_options: {gama: 3}", "has no option 'gama'. Did you mean 'gamma'?"),
+        ("logo", "stage: train, loss_options: {gama}", "has no option 'gama'"),
+        ("preference", "stage: train, loss: dpo, loss_options: {ce: tokens}", "'dpo': 'ce': input should be"),
+        ("preference", "stage: train, gamma: 1", "the loss 'dpo' has no option 'gamma'"),
+        ("sft", "stage: train, template: in3", "there is no template 'in3'"),
+        ("sft", "stage: train, optimizer: adamw", "Did you mean 'adamw_torch'?"),
+        ("sft", "stage: eval, template: plane", "there is no template 'plane'"),
+        ("sft", "stage: eval, judge: 'opnai:some'", "unknown text generator 'opnai'. Did you mean 'openai'?"),
+        ("logo", "stage: synth, importance: spcy", "unknown importance 'spcy'. Did you mean 'spacy'?"),
+        ("logo", "stage: synth, template: tinny", "there is no template 'tinny'"),
+        ("logo", "stage: score, judge: buildin", "unknown text generator 'buildin'. Did you mean 'builtin'?"),
+        ("longreward", "stage: score, retriever: bm24", "unknown retriever 'bm24'. Did you mean 'bm25'?"),
+        (
+            "longreward",
+            "stage: synth, writer: locl:x",
+            "unknown text generator 'locl'. Did you mean 'local'?",
+        ),
+        ("in2", "stage: synth, llm: opena:x", "unknown text generator 'opena'. Did you mean 'openai'?"),
+    ],
+)
+def test_names_are_resolved_before_anything_runs(
+    cli: Callable[..., Ran], method: str, step: str, error: str
+) -> None:
+    stage = step.split(",")[0].removeprefix("stage: ")
+    Path("wrong.yaml").write_text(f"method: {method}\nsteps:\n  - {{{step}}}\n")
+    row = cli("recipes", "validate", "wrong.yaml", "--json")
+    assert row.code == 2
+    assert error in row.json["recipes"][0]["error"]
+    assert row.json["recipes"][0]["error"].startswith(f"step '{stage}': ")
+    for command in ("run", stage):
+        ran = cli(command, "--recipe", "./wrong.yaml", "--dry-run")
+        assert (ran.code, error in ran.err) == (2, True), command
+
+
+def test_a_wrong_name_in_a_later_step_stops_the_first_one(cli: Callable[..., Ran]) -> None:
+    ran = cli("run", "--recipe", "logo-tiny", "--run", "r", "--set", "train.loss=lgo")
+    assert (ran.code, "step 'train': unknown loss 'lgo'" in ran.err) == (2, True)
+    assert not Path("r").exists()
+
+
 def test_validate_searches_folders_in_depth_and_names_each_error(
     cli: Callable[..., Ran], toy_plugins: Plugins, toy_recipe: Path
 ) -> None:

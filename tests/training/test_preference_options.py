@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -26,8 +26,17 @@ from lcx.training.losses import (
     metric_means,
     preference_metrics,
 )
+from lcx.training.settings import LOSSES as CORE_LOSSES
 
 LOSSES = [LOGO, SIMPO, DPO, ORPO]
+
+
+def test_what_dry_runs_check_is_what_the_losses_take() -> None:
+    for loss in LOSSES:
+        hints = get_type_hints(loss.compute, include_extras=True)
+        wanted, defaults = CORE_LOSSES[loss.name]
+        assert loss.defaults == defaults
+        assert {name: hints[name] for name in defaults} == wanted
 
 
 def test_options() -> None:
