@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["LINE_SECONDS", "Display", "Progress", "duration", "short_count"]
+__all__ = ["LINE_SECONDS", "Display", "Pace", "Progress", "duration", "short_count"]
 
 LINE_SECONDS = 10.0
 """Seconds between two plain lines of one piece of work."""
@@ -35,6 +35,36 @@ def short_count(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return f"{number:.0f}"
+
+
+FEW = 3
+"""Units behind the first ones from which on a speed is told,"""
+LONG = 60.0
+"""or seconds that one of them took."""
+RECENT = 20.0
+"""A speed is that of the last so many seconds at least, twice as many at most where units are short."""
+
+
+class Pace:
+    """How fast units are done of late. What the first ones took is no part of it, since loading is in there."""
+
+    def __init__(self, now: float, done: int = 0) -> None:
+        self._since = self._next = (now, done)
+        self._begun = False
+
+    def see(self, now: float, done: int) -> None:
+        """Note that so many units are done by now."""
+        if not self._begun:
+            self._begun = done > self._since[1]
+            self._since = self._next = (now, done) if self._begun else self._since
+        elif now - self._next[0] >= RECENT and done - self._next[1] >= FEW:
+            self._since, self._next = self._next, (now, done)
+
+    def speed(self, now: float, done: int) -> float | None:
+        """Units a second; None before a few are done."""
+        seconds, units = now - self._since[0], done - self._since[1]
+        known = self._begun and seconds > 0 and (units >= FEW or (units > 0 and seconds >= LONG))
+        return units / seconds if known else None
 
 
 class Display:
@@ -102,9 +132,11 @@ class Progress:
         self._display, self._clock = display, clock
         self._bar: Any = None
         self._began = self._said = clock()
+        self._pace = Pace(self._began)
 
     def __enter__(self) -> Progress:
         self._began = self._said = self._clock()
+        self._pace = Pace(self._began)
         if not self._silent and self._display.draws:
             self._bar = self._display.open(self.label, self.total, self.done)
         return self
@@ -140,6 +172,7 @@ class Progress:
         """Set how many units are done in all; move the bar, or print a line where the last one is old enough."""
         self.done = done
         self.note = self.note if note is None else note
+        self._pace.see(self._clock(), done - self._before)
         if self._silent:
             return
         if self._bar is not None:
@@ -148,19 +181,25 @@ class Progress:
             self._say()
 
     def text(self) -> str:
-        """`2,100 of 3,000 answers, 88.1 answers/s, 10s left`, with the note behind the counts; at the end `in 35s`."""
+        """`2,100 of 3,000 answers, 88.1 answers/s, 10s left`, with the note behind the counts; at the end `in 35s`.
+
+        The speed is that of late, at the end that of all; no time left is told before a few units are done.
+        """
         spent = max(1e-9, self.seconds)
         fresh, left = self.done - self._before, self.total - self.done
         parts = [f"{self.done:,} of {self.total:,} {self.unit}".rstrip()]
         if self.note:
             parts.append(self.note)
         if fresh > 0:
+            of_late = self._pace.speed(self._clock(), fresh) if left > 0 else None
+            speed = of_late or fresh / spent
             parts.append(
-                f"{fresh / spent:.1f} {self.unit}".rstrip() + "/s"
-                if fresh > spent
-                else f"{duration(spent / fresh)} each"
+                f"{speed:.1f} {self.unit}".rstrip() + "/s" if speed > 1 else f"{duration(1 / speed)} each"
             )
-            parts.append(f"{duration(left * spent / fresh)} left" if left > 0 else f"in {duration(spent)}")
+            if left <= 0:
+                parts.append(f"in {duration(spent)}")
+            elif of_late is not None:
+                parts.append(f"{duration(left / of_late)} left")
         return ", ".join(parts)
 
     def _say(self) -> None:

@@ -26,6 +26,7 @@ from lcx.llm.prompts import begun_inside
 from lcx.llm.protocol import LLM, Made, Request, Response
 from lcx.llm.scheduler import Scheduler
 from lcx.llm.settings import Serving
+from lcx.progress import Pace
 from lcx.storage import sha256_json
 
 T = TypeVar("T")
@@ -499,7 +500,7 @@ class Service:
         self._held: dict[str, LLMClient] = {}
         self._runner: asyncio.Runner | None = None
         self._heard: set[tuple[str, str]] = set()
-        self._mark = self._now()
+        self._begin()
 
     def check(self, spec: str, options: Mapping[str, Any]) -> None:
         """Say what is missing for a spec (a model, a key, a price) before anything is done. Raises typed errors."""
@@ -604,7 +605,7 @@ class Service:
         while True:
             await asyncio.sleep(_TICK)
             if self.ledger.done or self.ledger.in_flight.calls or self.ledger.own.calls or self._busy:
-                self.ctx.pulse("    " + self.progress())
+                self.ctx.pulse("    " + self.progress(working=True))
 
     @property
     def _busy(self) -> int:
@@ -613,35 +614,47 @@ class Service:
     def _told(self, spec: str, what: str) -> None:
         """What a model in this process tells: that it begins, and each padded batch. The first of each is a line."""
         if what == "began":
-            self._mark = self._now()
+            self._begin()
         if (spec, what) in self._heard:
-            self.ctx.pulse("    " + self.progress())
+            self.ctx.pulse("    " + self.progress(working=True))
             return
         self._heard.add((spec, what))
         self.ctx.log(
-            f"    {spec} answers, {self._busy:,} in work" if what == "began" else f"    {self.progress()}"
+            f"    {spec} answers, {self._busy:,} in work"
+            if what == "began"
+            else f"    {self.progress(working=True)}"
         )
 
     def _now(self) -> tuple[float, int, int]:
         """The time, and what was answered and made anew so far: speed counts from there on."""
         return time.monotonic(), self.ledger.done - self.ledger.known, self.ledger.fresh
 
+    def _begin(self) -> None:
+        """Count speed from now on."""
+        self._mark = self._now()
+        self._pace = Pace(self._mark[0], self._mark[1])
+
     def begin(self, requests: int) -> None:
         """Say that a part of the step begins, of so many requests: progress counts them, and tells the time left."""
         self.ledger.expected = self.ledger.done + requests
-        self._mark = self._now()
+        self._begin()
 
     def expect(self, requests: int) -> None:
         """Say that so many more requests will come: progress then tells the time left."""
         self.ledger.expected += requests
 
-    def progress(self) -> str:
-        """How far the calls are: calls, tokens, cost, failures, and the time left where the total is known."""
+    def progress(self, *, working: bool = False) -> str:
+        """How far the calls are: calls, tokens, cost, failures, and the time left where the total is known.
+
+        A total is an estimate where a reply decides what is asked next. While `working`, one that is reached says
+        nothing, and is left out.
+        """
         ledger = self.ledger
-        total = f" of {max(ledger.expected, ledger.done):,}" if ledger.expected else ""
+        known = ledger.done < ledger.expected or (ledger.done == ledger.expected and not working)
+        total = f" of {ledger.expected:,}" if known and ledger.expected else ""
         spent = ledger.spent
         tokens = spent.tokens + ledger.own.tokens + ledger.free.tokens
-        began, before, made = self._mark
+        began, _, made = self._mark
         seconds = time.monotonic() - began
         parts = [f"{ledger.done:,}{total} calls"]
         if ledger.weighed:
@@ -658,9 +671,10 @@ class Service:
         for number, name in ((ledger.retries, "sent again"), (ledger.failed.total(), "failed")):
             if number:
                 parts.append(f"{number:,} {name}")
-        new, left = ledger.done - ledger.known - before, ledger.expected - ledger.done
-        if new and left > 0:
-            parts.append(f"about {_duration(seconds / new * left)} left")
+        now, done, _ = self._now()
+        self._pace.see(now, done)
+        if (speed := self._pace.speed(now, done)) and (left := ledger.expected - ledger.done) > 0:
+            parts.append(f"about {_duration(left / speed)} left")
         return ", ".join(parts)
 
     def counts(self) -> dict[str, int | float]:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lcx.context import Context, stderr_console
-from lcx.progress import Display, Progress, duration, short_count
+from lcx.progress import Display, Pace, Progress, duration, short_count
 
 
 def lines_of(terminal: bool = False) -> tuple[Console, io.StringIO]:
@@ -43,7 +43,31 @@ def test_slow_units_are_told_by_their_time() -> None:
     with Progress(Display(lines_of()[0]), "training", 10, "steps", done=4, clock=lambda: now[0]) as shown:
         now[0] = 90.0
         shown.update(5)
-        assert shown.text() == "5 of 10 steps, 1m30s each, 7m30s left"
+        assert shown.text() == "5 of 10 steps, 1m30s each"
+        now[0] = 150.0  # the first step warms up, and says nothing of the others
+        shown.update(6)
+        assert shown.text() == "6 of 10 steps, 1m00s each, 4m00s left"
+
+
+def test_a_slow_beginning_is_no_part_of_the_time_left() -> None:
+    now = [0.0]
+    with Progress(Display(lines_of()[0]), "training", 60, "steps", clock=lambda: now[0]) as shown:
+        for seconds, expected in ((37, ""), (1, ""), (1, ""), (1, "56s left")):
+            now[0] += seconds
+            shown.advance()
+            assert shown.text().partition(" steps")[2].rpartition(", ")[2].endswith(expected)
+            assert ("left" in shown.text()) == bool(expected)
+        for _ in range(16):  # of late each takes longer
+            now[0] += 10
+            shown.advance()
+        assert shown.text() == "20 of 60 steps, 10s each, 6m40s left"
+
+
+def test_units_that_come_many_at_a_time_have_a_speed() -> None:
+    pace = Pace(0.0)
+    for now, done, speed in ((30.0, 64, None), (31.0, 64, None), (40.0, 128, 6.4), (50.0, 192, 6.4)):
+        pace.see(now, done)
+        assert pace.speed(now, done) == speed
 
 
 def test_bars_inside_bars_share_one_display_which_ends_with_the_last() -> None:

@@ -199,6 +199,9 @@ def test_progress_tells_calls_tokens_cost_failures_and_the_time_left(
             service.expect(30)
             service.client("openai:m", {}).generate([request(str(i)) for i in range(30)])
             assert service.progress() == "30 of 30 calls, 300 tokens, cost 0.27"
+            assert service.progress(working=True).startswith("30 calls, ")  # more may come
+            service.expect(-5)
+            assert service.progress().startswith("30 calls, ")
     lines = [line.strip() for line in heard.getvalue().splitlines()]
     assert any(
         " of 30 calls, " in line and "2 in flight" in line and line.endswith("s left") for line in lines
