@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lcx.plugins import Plugins
 
 
+EVALUATED = ("model", "against")
+"""Settings that name a model by its path or id too, and not a text generator alone."""
+
+
 class Serving(Settings):
     """How calls to servers (`openai:MODEL`) are made."""
 
@@ -73,7 +77,7 @@ class Serving(Settings):
         registries = {"retriever": plugins.retrievers}
         for name, spec in self:
             if (
-                name != "model"
+                name not in EVALUATED
                 and f"{name}_options" in type(self).model_fields
                 and isinstance(spec, str)
                 and spec
