@@ -349,11 +349,18 @@ def train(
         write_json(out / CURVE, points)
         if points:
             training_png(out / PICTURE, points)
+    seen = trained_numbers(trainer, len(data))
+    if left := len(data) - len(seen):
+        said.append(
+            f"{len(seen):,} of {several(len(data), 'bundle')} trained: {several(steps, 'step')} of "
+            f"{several(prepared.shape.bundles, 'bundle')} end before all were seen (max_steps, epochs)"
+        )
     return StepResult(
         counts={
-            "bundles": len(data),
-            "branches": sum(data.branches),
-            "tokens": sum(data.lengths),
+            "bundles": len(seen),
+            **({"bundles not trained": left} if left else {}),
+            "branches": sum(data.branches[number] for number in seen),
+            "tokens": sum(data.lengths[number] for number in seen),
             "steps": trainer.state.global_step,
             **({"bundles held out": len(prepared.held)} if prepared.held is not None else {}),
             **data.counts,
@@ -371,6 +378,20 @@ def train(
         extra={"engine": settings.engine, "processes": ctx.world_size},
         spent=() if settings.keep_checkpoints else (CHECKPOINTS,),
     )
+
+
+def trained_numbers(trainer: Any, count: int) -> Sequence[int]:
+    """Numbers of the `count` bundles that a training saw, each once: all, unless it ended within the first epoch.
+
+    Engine trl has rows of its own in an order of its own: there only how many they are is right, and that nearly.
+    """
+    args = trainer.args
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seen = trainer.state.global_step * rows
+    if isinstance(trainer, SharedPrefixTrainer):
+        order = EpochOrder(trainer.count, trainer.padded, args.seed, lambda: 0, trainer.first)
+        return sorted(number for number in list(order)[:seen] if number < count)
+    return range(max(1, round(min(1.0, seen / len(trainer.train_dataset)) * count)))
 
 
 def run_trainer(trainer: Any, out: Path, ctx: Context) -> tuple[dict[str, Any], list[str]]:

@@ -216,7 +216,14 @@ def test_held_out_loss_is_the_mean_over_what_is_not_trained_on(tiny: Path, tmp_p
     train(settings(tiny, max_steps=4, longest_first=True), data[:9], tmp_path / "b")
     assert_same_weights(tmp_path / "a/model", tmp_path / "b/model", 1e-6)
     shared, _ = train(settings(tiny, max_steps=1, eval_share=0.25), data, tmp_path / "c")
-    assert (shared.counts["bundles"], shared.counts["bundles held out"]) == (9, 3)
+    seen = shared.metrics["bundles_per_step"]
+    assert 1 < seen < 9  # one step has not seen all, and says so
+    assert [shared.counts[name] for name in ("bundles", "bundles not trained", "bundles held out")] == [
+        seen,
+        9 - seen,
+        3,
+    ]
+    assert f"{seen} of 9 bundles trained: 1 step of" in shared.notes[-1]
     with pytest.raises(LcxError, match="leaves nothing to train on"):
         train(settings(tiny, eval_share=0.9), data[:1], tmp_path / "d")
     with pytest.raises(ValueError, match="need engine shared-prefix"):
