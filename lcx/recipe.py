@@ -421,11 +421,16 @@ def resolve(
 
 
 def check_names(step: Step, plugins: Plugins) -> None:
-    """Raise the error of a setting that names what there is not, with the step's id. Imports no torch."""
+    """Raise the error of a setting that names what there is not, or is given and switched off. Imports no torch."""
     try:
         step.settings.check_names(plugins)
     except UsageError as bad:
         raise UsageError(f"step '{step.id}': {bad.what}", why=bad.why, hint=bad.hint) from None
+    for key, (why, use) in step.settings.unused().items():
+        if step.origins.get(key, "").startswith("--"):
+            raise UsageError(
+                f"step '{step.id}': '{key}' would not be used", why=why, hint=f"--set {step.id}.{use}"
+            )
 
 
 def _refuse_users_own(

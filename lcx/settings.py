@@ -85,6 +85,13 @@ class Settings(BaseModel):
         Settings that name things of their own widen it, and call this one first.
         """
 
+    def unused(self) -> Mapping[str, tuple[str, str]]:
+        """Settings that another one's value switches off: why, and the `key=value` that uses them.
+
+        One that the command line gives is an error then, since its user believes that it does something.
+        """
+        return {}
+
     @classmethod
     def _marked(cls, mark: str) -> frozenset[str]:
         extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}

@@ -211,6 +211,11 @@ class TrainSettings(Settings):
         if ours := OPTIMIZERS_ELSEWHERE.get(self.optimizer.lower()):
             raise UsageError(f"unknown optimizer '{self.optimizer}'. Did you mean '{ours}'?")
 
+    def unused(self) -> Mapping[str, tuple[str, str]]:
+        """LoRA's settings where all weights are trained."""
+        why = "tuning is full: all weights are trained, and there are no adapters."
+        return dict.fromkeys(LORA, (why, "tuning=lora")) if self.tuning == "full" else {}
+
     def unused_lora(self) -> str:
         """A sentence on LoRA's settings that full training does not read, where they were changed; else empty."""
         fields = type(self).model_fields

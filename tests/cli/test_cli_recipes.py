@@ -124,6 +124,34 @@ def test_names_are_resolved_before_anything_runs(
         assert (ran.code, error in ran.err) == (2, True), command
 
 
+def test_a_given_setting_that_another_switches_off_is_an_error(cli: Callable[..., Ran]) -> None:
+    words = ("train", "--recipe", "in2", "--dry-run", "--set")
+    for given in ("lora_r=64", "lora_targets=q_proj"):
+        ran = cli(*words, f"train.{given}")
+        assert (ran.code, f"'{given.partition('=')[0]}' would not be used" in ran.err) == (2, True)
+        assert "hint: --set train.tuning=lora" in ran.err
+        assert cli(*words, f"train.{given}", "--set", "train.tuning=lora").code == 0
+    assert cli("train", "--recipe", "in2-qlora", "--dry-run", "--set", "train.tuning=full").code == 0
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("lr=1", "'learning_rate'"),
+        ("num_train_epochs=1", "'epochs'"),
+        ("per_device_train_batch_size=1", "'micro_batch' counts contexts"),
+        ("gradient_accumulation_steps=1", "'batch' counts a whole optimizer step"),
+        ("load_in_4bit=true", "qlora trains adapters"),
+        ("optim=adamw", "'optimizer'"),
+        ("optimizer=adamw", "'adamw_torch'"),
+        ("optimizer=AdamW", "'adamw_torch'"),
+    ],
+)
+def test_the_words_of_other_trainers_lead_to_ours(cli: Callable[..., Ran], theirs: str, ours: str) -> None:
+    ran = cli("train", "--recipe", "logo", "--dry-run", "--set", f"train.{theirs}")
+    assert (ran.code, ours in ran.err) == (2, True), ran.err
+
+
 def test_a_wrong_name_in_a_later_step_stops_the_first_one(cli: Callable[..., Ran]) -> None:
     ran = cli("run", "--recipe", "logo-tiny", "--run", "r", "--set", "train.loss=lgo")
     assert (ran.code, "step 'train': unknown loss 'lgo'" in ran.err) == (2, True)
