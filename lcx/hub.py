@@ -87,7 +87,8 @@ def adapter_base(found: str) -> str | None:
     file = Path(found) / ADAPTER
     if not file.is_file():
         return None
-    base = read_json(file).get("base_model_name_or_path")
+    held = read_json(file)
+    base = held.get("base_model_name_or_path") if isinstance(held, dict) else None
     if not base:
         raise LcxError(
             f"{file} does not name the adapter's base", hint="Write base_model_name_or_path into it."

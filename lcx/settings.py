@@ -183,7 +183,7 @@ def wrong_key_source(name: str, value: Any) -> str:
     """
     text = str(value)
     if name == "api_key_file":
-        looks = "/" not in text.strip("/") and _KEY.fullmatch(text) and not Path(text).expanduser().exists()
+        looks = "/" not in text.strip("/") and _KEY.fullmatch(text) and not os.path.exists(text)
         return "is the path of a file that holds the key, and this looks like the key itself" if looks else ""
     if not _VARIABLE.fullmatch(text):
         return "is the name of a variable that holds the key, and this is no name of one"

@@ -129,7 +129,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_json(path: str | Path, value: Any) -> Path:
     """Write indented JSON with a final newline atomically. Raises LcxError for a full or read-only disk."""
-    return write_text(path, json_text(value, indent=2) + "\n")
+    return write_bytes(path, json_line(value, indent=2))
 
 
 def write_lines(path: str | Path, rows: Iterable[Any]) -> Path:
@@ -140,12 +140,12 @@ def write_lines(path: str | Path, rows: Iterable[Any]) -> Path:
     return Path(path)
 
 
-def json_line(row: Any) -> bytes:
+def json_line(row: Any, **options: Any) -> bytes:
     """One JSON value as a line of UTF-8; keys keep their order, so the same row gives the same bytes."""
     try:
-        return json_text(row).encode() + b"\n"
+        return json_text(row, **options).encode() + b"\n"
     except UnicodeEncodeError:  # a lone surrogate, as a model's reply may hold: only an escape can carry it
-        return json_text(row, ensure_ascii=True).encode() + b"\n"
+        return json_text(row, ensure_ascii=True, **options).encode() + b"\n"
 
 
 def json_text(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
@@ -476,7 +476,7 @@ class Journal:
                         end += len(line)
                         continue
                     unit = str(entry["unit"])
-                except (ValueError, KeyError, TypeError) as bad:
+                except (ValueError, KeyError, TypeError, RecursionError) as bad:
                     rest = file.read(1)
                     if not rest:  # pages of a last line may reach the disk out of order in a power cut
                         self.torn = len(line)
@@ -673,7 +673,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             try:
                 yield json.loads(line)
-            except ValueError as bad:
+            except (ValueError, RecursionError) as bad:
                 raise LcxError(
                     f"{path}: line {number} is not JSON", why=str(bad), hint="Remove the shard; run again."
                 ) from bad

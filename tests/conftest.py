@@ -56,6 +56,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the fuzz targets tried, as a table, from whichever worker ran them."""
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, ())]
+    tried = [value for one in reports for name, value in one.user_properties if name == "tried"]
+    if tried:
+        total = ("all", *(sum(row[place] for row in tried) for place in (1, 2, 3)))
+        terminalreporter.section("inputs tried")
+        for name, *counts in [("", "tried", "refused", "set aside"), *tried, total]:
+            numbers = [one if isinstance(one, str) else f"{one:,}" for one in counts]
+            terminalreporter.write_line(f"{name:26}" + "".join(f"{one:>12}" for one in numbers))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test touches the user's cache, asks the network, or depends on the caller's LCX_ variables."""

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO, cast
 
-from lcx.errors import LcxError, MissingError, suggestion
+from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.formatting import Shown, shown
 from lcx.process import ended_gently
 
@@ -131,6 +131,12 @@ def _explained(bad: Exception) -> LcxError:
             f"the system does not allow what is to be done{_on(bad)}",
             why=f"{type(bad).__name__}: {bad.strerror}",
             hint="See to that place, then run the same command: it resumes.",
+        )
+    if isinstance(bad, RuntimeError) and "home directory" in str(bad):  # of Path.expanduser
+        return UsageError(
+            "a path begins with `~` and the name of a user that there is not",
+            why=str(bad),
+            hint="Write the whole path.",
         )
     if kind := _UNREADABLE.get(f"{type(bad).__module__.partition('.')[0]}.{type(bad).__name__}"):
         return LcxError(

@@ -139,7 +139,7 @@ def _items(source: Iterable[str] | str | Path) -> Iterator[list[str]]:
         if line.strip():
             try:
                 yield list(_strings(json.loads(line)))
-            except ValueError as bad:
+            except (ValueError, RecursionError) as bad:
                 raise UsageError(f"{path}: line {number} is not JSON", why=str(bad)) from bad
 
 

@@ -239,7 +239,7 @@ def chat_turns(value: Sequence[Mapping[str, Any]]) -> list[Turn]:
         if one.get("tool_calls") or one.get("function_call"):
             raise ValueError("tool calls in a turn")
         role = _role(one["role"] if "role" in one else one["from"])
-        text = _content(one["content"] if "role" in one else one["value"])
+        text = _content(one.get("content", one.get("value")))
         weight = next((one[key] for key in ("weight", "train", "trainable", "loss") if key in one), None)
         turns.append(Turn(role, text, weight is None or bool(weight)))
     return turns

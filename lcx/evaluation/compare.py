@@ -309,7 +309,7 @@ def _read(result: EvalResult, task: str) -> dict[str, tuple[list[float], list[in
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a line that a kill tore
         held = entry.get("result") if isinstance(entry, Mapping) else None
         if isinstance(held, Mapping) and {"sums", "counts"} <= set(held):

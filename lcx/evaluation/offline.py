@@ -25,7 +25,6 @@ ambiguous, and neither counts. A live run scores its own rows by the same functi
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from typing import Any
 
 from lcx.data.files import strict_rows
 from lcx.errors import UsageError
-from lcx.evaluation.saved import own_rows, placed
+from lcx.evaluation.saved import is_number, own_rows, placed
 from lcx.evaluation.statistics.curves import Compat, span_curve
 from lcx.evaluation.task import Scored, Task
 from lcx.evaluation.text_metrics import contains, refuses
@@ -97,7 +96,7 @@ def check_probe_row(task: Task, row: Mapping[str, Any], where: str) -> dict[str,
         )
     for name in task.number_fields:
         value = row[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value):
             raise UsageError(f"{where} {COUNTED}: '{name}' is a number, not {_short(value)}")
     _texts(row, task.row_fields, where)
     _texts(row, [name for name in ("pred", task.key_field) if name and row.get(name) is not None], where)
@@ -162,11 +161,7 @@ def _is_list_of_texts(value: Any) -> bool:
 
 
 def _is_length(value: Any) -> bool:
-    if isinstance(value, str):
-        return True
-    return (
-        not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value) and value >= 0
-    )
+    return isinstance(value, str) or (is_number(value) and value >= 0)
 
 
 def _short(value: Any) -> str:

@@ -17,6 +17,7 @@ A folder of such files, or of a folder a model, is read as a whole.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,13 +171,27 @@ def _by_length(task: Task) -> Task:
     )
 
 
-def _nominal(row: Row) -> int:
-    """The length that a row was made for: prompts are a little shorter than the power of two that was asked for."""
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that arithmetic can go on with: no NaN, and none that no float can hold."""
+    return (
+        not isinstance(value, bool)
+        and isinstance(value, int | float)
+        and abs(value) <= sys.float_info.max  # an int of 400 digits is compared, but not converted
+    )
+
+
+def _nominal(row: Row) -> Any:
+    """The length that a row was made for: prompts are a little shorter than the power of two that was asked for.
+
+    One that is no number at all stays as it is, to be refused.
+    """
     length = row.get("max_length", row.get("length", row.get("input_len", 0)))
-    if isinstance(length, bool) or not isinstance(length, int | float) or length < 1:
+    if not is_number(length):
+        return length if isinstance(length, float | int) else 0
+    if length < 1:
         return 0
     power = 1 << (int(length) - 1).bit_length()
-    return power if length > 0.75 * power else int(length)
+    return power if 4 * length > 3 * power else int(length)
 
 
 QA = Task(

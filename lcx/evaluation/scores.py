@@ -200,7 +200,7 @@ def _trained(folder: Path) -> int:
     step = model.removeprefix("step:")
     run = run_of(folder)
     if run is not None:
-        with suppress(OSError, json.JSONDecodeError, AttributeError):
+        with suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
             steps = json.loads((run / "manifest.json").read_text(encoding="utf-8")).get("steps", {})
             if step in steps:
                 return list(steps).index(step)

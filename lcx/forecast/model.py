@@ -309,7 +309,7 @@ def _read(spec: str, network: bool, seen: tuple[str, ...]) -> dict[str, Any]:
     path = _find(spec, network)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as bad:
+    except (OSError, ValueError, RecursionError) as bad:
         raise LcxError(f"{path} cannot be read as JSON", why=str(bad)) from None
     if not isinstance(found, dict):
         raise LcxError(f"{path} is no model's config", why="It does not hold a mapping.")

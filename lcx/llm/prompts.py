@@ -16,8 +16,8 @@ from lcx.llm.protocol import Completion
 def load_prompt(name: str, folder: str | None, *, package: str = "lcx.llm", needs: Sequence[str] = ()) -> str:
     """A prompt file: the user's where the folder has `NAME.txt`, else the one in the package's `prompts`.
 
-    `needs` are the places that a user's file must have. Raises UsageError for a file without one, and for a
-    folder that is not there.
+    `needs` are the places that a user's file must have. Raises UsageError for a file without one or that
+    cannot be read, and for a folder that is not there.
     """
     if folder is not None:
         place = Path(folder).expanduser()
@@ -25,7 +25,10 @@ def load_prompt(name: str, folder: str | None, *, package: str = "lcx.llm", need
             raise UsageError(f"no folder of prompts at '{folder}'", hint="--set synth.prompts=FOLDER")
         own = place / f"{name}.txt"
         if own.is_file():
-            text = own.read_text(encoding="utf-8")
+            try:
+                text = own.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as bad:
+                raise UsageError(f"cannot read the prompt {own}", why=str(bad)) from None
             for needed in needs:
                 if needed not in text:
                     raise UsageError(f"{own} has no {needed}, so the model would never see the text for it")

@@ -250,7 +250,7 @@ def damage(folder: Path, training: str) -> str:
                 return f"{name} was changed"
     except FileNotFoundError:
         return f"it has no {FILES}, so it was not written to its end, or not by this version of lcx"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as bad:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as bad:
         return f"{FILES} cannot be read ({type(bad).__name__})"
     return ""
 

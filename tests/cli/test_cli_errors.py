@@ -248,6 +248,7 @@ def test_what_the_system_or_a_cut_file_causes_is_no_bug(tmp_path: Path) -> None:
         (table, "a Parquet file cannot be read"),
         (calls, "a file of calls (calls.sqlite) cannot be read"),
         (lambda: json.loads("{"), "a JSON file cannot be read"),
+        (lambda: Path("~no such user/x").expanduser(), "a path begins with `~`"),
         (fail(full), "no space left"),
         (fail(OSError(errno.EMFILE, "Too many open files", "a.bin")), "too many files are open: a.bin"),
         (fail(OSError(errno.EIO, "Input/output error", "b.bin")), "what is to be done: b.bin"),

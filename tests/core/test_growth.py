@@ -47,7 +47,7 @@ HEADS = ["Question: ", "answer", '{"rating": ', "### Human: ", "* ", "<b", "0"]
 
 
 def _rows(text: str) -> None:
-    list(files.stream_rows("a.jsonl", io.BytesIO(text.encode()), files.Rejects()))
+    list(files.stream_rows("a.jsonl", io.BytesIO(text.encode("utf-8", "surrogatepass")), files.Rejects()))
 
 
 def _table_of(text: str) -> None:
@@ -83,7 +83,7 @@ def _server(text: str) -> None:
     server = openai.ChatServer("m", openai.Endpoint("http://localhost/v1", "none"), {})
     for read in (server._read, openai._message):
         with suppress(openai.Failed):
-            read(text.encode())
+            read(text.encode("utf-8", "surrogatepass"))
 
 
 READERS: dict[str, Callable[[str], object]] = {

@@ -27,6 +27,7 @@ from lcx.errors import LcxError, MissingError, UsageError
 from lcx.plugins import Plugins
 from lcx.recipe import Step
 from lcx.run import Run
+from lcx.settings import wrong_key_source
 
 SYNTH = "method: in2\nsteps:\n  - stage: synth\n    corpus: stdlib:records:2\n    tokenizer: words\n"
 
@@ -262,6 +263,10 @@ def test_3_no_key_goes_to_a_server_that_a_file_names(kind: str, secrets: Path) -
     assert asked(ASKS + STRANGE[kind], "llm_options.extra={}")[0] == "none"
     with pytest.raises(UsageError, match="gets no key of yours"):
         asked(ASKS + STRANGE[kind], "llm_options.api_key_env=HF_TOKEN")
+
+
+def test_a_key_longer_than_any_file_name_is_told_from_a_file() -> None:
+    assert "the key itself" in wrong_key_source("api_key_file", "a" * 300)
 
 
 @pytest.mark.parametrize("line", ["api_key_env: HF_TOKEN", "api_key_file: key.txt"])

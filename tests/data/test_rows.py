@@ -432,6 +432,7 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
         ({"messages": [user([{"type": "image_url", "image_url": {}}]), bot("A")]}, "'image_url'"),
         ({"messages": [user("Q"), {"role": "tool", "content": "x"}, bot("A")]}, "role 'tool'"),
         ({"messages": [user("Q"), {**bot(None), "tool_calls": [{}]}]}, "tool calls"),
+        ({"messages": [user("Q"), {"role": "assistant", "tool_calls": []}]}, "no answer"),
         ({"messages": [user("Q"), user("Q2"), bot("A")]}, "two turns of the user"),
         ({"messages": [bot(TEXT), user("Q"), bot("A")]}, "begins with the assistant"),
         ({"messages": [bot("Hello"), bot("You"), user("Q"), bot("A")]}, "begins with the assistant"),

@@ -57,6 +57,9 @@ def test_prompts_are_ours_or_the_users(tmp_path: Path) -> None:
     (tmp_path / "fine.txt").write_text("Mine")
     with pytest.raises(UsageError, match="never see the text"):
         writer_prompts(str(tmp_path))
+    (tmp_path / "fine.txt").write_bytes(b"\xff{segment}")
+    with pytest.raises(UsageError, match="cannot read the prompt"):
+        writer_prompts(str(tmp_path))
     with pytest.raises(UsageError, match="no folder of prompts"):
         load_prompt("fine", str(tmp_path / "none"))
 

@@ -55,9 +55,10 @@ def test_a_garbled_last_line_counts_as_torn(tmp_path: Path) -> None:
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    path.write_bytes(b'{"unit": "a"}\n{"unit": \n{"unit": "c"}\n')
-    with pytest.raises(LcxError, match="line 2 is damaged"):
-        Journal(path)
+    for line in (b'{"unit": ', b"[" * 3000):
+        path.write_bytes(b'{"unit": "a"}\n' + line + b'\n{"unit": "c"}\n')
+        with pytest.raises(LcxError, match="line 2 is damaged"):
+            Journal(path)
 
 
 def test_reading_only_changes_nothing(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def load_prompts(family: str, path: str | None) -> dict[str, Any]:
         if place.suffix.lower() == ".txt":
             return {family: text}
         found = json.loads(text)
-    except (OSError, ValueError) as bad:
+    except (OSError, ValueError, RecursionError) as bad:
         raise UsageError(f"cannot read the prompts in {path}", why=str(bad)) from None
     if not isinstance(found, dict):
         raise UsageError(f"the prompts in {path} are no JSON object of set and prompt")

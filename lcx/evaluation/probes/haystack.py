@@ -582,4 +582,4 @@ def misled(scored: Sequence[Scored]) -> float | None:
 
 
 def _unit(scored: Sequence[Scored]) -> str:
-    return str(min((row.get("unit", "tokens") for row, _ in scored), default="tokens"))
+    return min((str(row.get("unit", "tokens")) for row, _ in scored), default="tokens")

@@ -302,7 +302,7 @@ def read_predictions(path: Path, score: Callable[[Row], float | None] | None = N
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             if "score" not in row and "reward" not in row:

@@ -115,6 +115,11 @@ def test_groups_and_places_that_are_none_are_refused() -> None:
     row = {"set_id": 0, "position_id": 0, "name": "f", "pred": "f"}
     with pytest.raises(UsageError, match=r"row 1 .*'position_id'"):
         score_predictions("val:code", [row, {**row, "position_id": 10**18}])
+    ruler = {"pred": "77", "outputs": ["77"], "length": 100}
+    for length in (float("nan"), 10**400):
+        with pytest.raises(UsageError, match=r"row 1 .*'length'"):
+            score_predictions("ruler:multikey", [ruler, {**ruler, "length": length}])
+    assert score_predictions("ruler:multikey", [ruler, {**ruler, "unit": ["words"]}])["n"] == 2
 
 
 def test_paths_that_are_no_file(cli: Any, tmp_path: Path) -> None:
