@@ -244,11 +244,11 @@ def elsewhere_line(found: Forecast) -> str:
     return f"at other moments: {', '.join(parts)}" if parts else ""
 
 
-def memory_line(values: Mapping[str, Any], device: str = "auto", context: int | None = None) -> str:
+def memory_line(values: Mapping[str, Any], device: str = "auto", **row: int) -> str:
     """A train step's memory on this machine in a line, from its settings; empty where that cannot be told.
 
-    `context` are the tokens of the longest context, where they are known. No network is asked for the model's
-    config.
+    `row` is the longest row where it is known, by fields of `Launch`: `tokens` of its context, `answer`, `question`,
+    and how many of them. No network is asked for the model's config.
     """
     from lcx.errors import LcxError
     from lcx.forecast.model import is_adapter, read_config, shape_of_config
@@ -260,7 +260,7 @@ def memory_line(values: Mapping[str, Any], device: str = "auto", context: int | 
     card = None if device != "cpu" and has_gpu() else find_card("cpu")
     try:
         shape = shape_of_config(read_config(spec, network=False))
-        launch = Launch(tokens=context)
+        launch = Launch(**row)
         plan, about = plan_step(values, shape, launch, card=card, adapter_given=is_adapter(spec))
     except LcxError:
         return ""

@@ -219,6 +219,17 @@ def screen(bundles: Iterable[Bundle]) -> Screened:
     return found
 
 
+def no_pairs(found: Screened) -> None:
+    """Raise LcxError where no bundle can be compared."""
+    if not found.kept:
+        raise LcxError(
+            "there is no pair to learn from",
+            why="; ".join(f"{reason} ({count})" for reason, count in found.counts.most_common(3))
+            or "The data is empty.",
+            hint="Each bundle needs one branch of role chosen, and others of role rejected.",
+        )
+
+
 class PairDataset(Made[EncodedBundle]):
     """Comparable bundles as token ids, made on access: context and question are the prefix of all answers."""
 

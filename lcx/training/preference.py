@@ -39,7 +39,7 @@ from lcx.storage import atomic_path, write_lines
 from lcx.training import sharding
 from lcx.training.arguments import compute_precision, training_arguments
 from lcx.training.collate import Draw, Item, collate
-from lcx.training.data import Encoder, PairDataset, Spread, screen
+from lcx.training.data import Encoder, PairDataset, Spread, no_pairs, screen
 from lcx.training.losses import Answers, Loss, branch_sums, metric_means, preference_metrics
 from lcx.training.runner import Prepared, SharedPrefixTrainer, prepare, train
 from lcx.training.settings import PreferenceSettings
@@ -74,14 +74,7 @@ def train_preference(
     found = screen(bundles)
     if found.aside and ctx.rank == 0:
         write_lines(out / ASIDE, found.aside)
-    if not found.kept:
-        raise LcxError(
-            "there is no pair to learn from",
-            why="; ".join(f"{reason} ({count})" for reason, count in found.counts.most_common(3))
-            or "The data is empty.",
-            hint="Each bundle needs one branch of role chosen, and others of role rejected.",
-        )
-
+    no_pairs(found)
     dataset = PairDataset(bundles, encoder, found.kept)
     apart = PairDataset(*held, screen(held[0]).kept) if held is not None else None
     if apart is not None and not len(apart):
@@ -149,13 +142,7 @@ def spread(settings: PreferenceSettings, source: str) -> Spread | None:
         return None
     config = load_config(settings.model or "")
     set_rope(config, settings.rope_theta, settings.rope)
-    if settings.target_length > window(config):
-        raise UsageError(
-            f"the target length {settings.target_length:,} lies beyond the model's window of {window(config):,}",
-            why="Synthetic positions go up to the target length, and the rotary settings end at the window.",
-            hint=f"--set train.rope='{{max_position_embeddings: {settings.target_length}}}' (with a larger "
-            "rope_theta, or rope_type yarn), or a lower target_length",
-        )
+    settings.check_target(window(config))
     if settings.engine == "trl":
         raise UsageError(
             "engine trl cannot train with synthetic positions",

@@ -13,8 +13,8 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.data.templates import load_template
-from lcx.errors import UsageError, suggestion
-from lcx.modeling.rope import check_rope
+from lcx.errors import LcxError, UsageError, suggestion
+from lcx.modeling.rope import WINDOW, check_rope
 from lcx.modeling.support import LENGTH_ROPE
 from lcx.plugins import CORE
 from lcx.settings import FILE, Settings, setting
@@ -287,14 +287,29 @@ class PreferenceSettings(TrainSettings):
         512, ge=1, description="real tokens a position slot holds at most; longer chunks take several"
     )
 
+    def check_target(self, window: int) -> None:
+        """Raise UsageError where the target length lies beyond the model's window."""
+        if self.target_length and self.target_length > window:
+            raise UsageError(
+                f"the target length {self.target_length:,} lies beyond the model's window of {window:,}",
+                why="Synthetic positions go up to the target length, and the rotary settings end at the window.",
+                hint=f"--set train.rope='{{max_position_embeddings: {self.target_length}}}' (with a larger "
+                "rope_theta, or rope_type yarn), or a lower target_length",
+            )
+
     def given_options(self) -> dict[str, Any]:
         """The loss's options that are set, by name."""
         named = {"beta": self.beta, "gamma": self.gamma, "sft_weight": self.sft_weight}
         return {name: value for name, value in named.items() if value is not None} | self.loss_options
 
     def check_names(self, plugins: Plugins) -> None:
-        """The loss and its options too. A plugin's loss is imported where options are set for it, the core's is not."""
+        """The loss, its options, and the target length where the model's config is here.
+
+        A plugin's loss is imported where options are set for it, the core's is not.
+        """
         super().check_names(plugins)
+        if self.target_length and self.model and (known := known_window(self.model, self.rope)):
+            self.check_target(known)
         plugins.losses.get(self.loss)
         given = self.given_options()
         if self.loss in LOSSES and plugins.losses.owner(self.loss) == CORE:
@@ -308,6 +323,23 @@ class PreferenceSettings(TrainSettings):
         if self.real_length and self.max_tokens and self.real_length != self.max_tokens:
             raise ValueError("real_length and max_tokens are the same limit; give one")
         return self
+
+
+def known_window(model: str, rope: Mapping[str, Any]) -> int | None:
+    """The window of a model whose config is on this machine, or what `rope` makes it; None where neither says."""
+    if WINDOW in rope:
+        return int(rope[WINDOW])
+    if model.startswith("step:") or rope.keys() - {"rope_theta"}:
+        return None
+    from lcx.forecast.model import read_config  # most commands look at no model
+
+    try:
+        config = read_config(model, network=False)
+    except LcxError:
+        return None
+    text = config.get("text_config")
+    found = config.get(WINDOW) or (text.get(WINDOW) if isinstance(text, Mapping) else None)
+    return int(found) if isinstance(found, int | float) and found > 0 else None
 
 
 def option_hints(compute: Any) -> dict[str, Any]:

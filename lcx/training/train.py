@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.context import StepResult
-from lcx.errors import MissingError
+from lcx.errors import LcxError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from lcx.data.assembly import Assembler
@@ -171,8 +171,11 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
             found["optimizer_steps"] = _steps(values, contexts, questions, ctx.world_size)
         if mean := tokens.get("mean"):
             found["context_tokens"] = round(mean * metrics["contexts"])
-        if (most := tokens.get("most")) and (memory := memory_line(values, ctx.device, context=int(most))):
+        if (most := tokens.get("most")) and (memory := memory_line(values, ctx.device, tokens=int(most))):
             found["memory"] = memory
+        target = values.get("target_length")
+        if target and most and most > target:
+            found["note"] = f"contexts have up to {int(most):,} tokens, more than target_length {target:,}"
         return found
     data = Path(reference).expanduser()
     if (data / "table.json").is_file():
@@ -181,12 +184,101 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
         from lcx.training.data import read_training_data
 
         bundles = read_training_data(data, values.get("fields"), supervised="loss" not in values).bundles
+        if "loss" in values:
+            bundles = comparable_bundles(bundles)
+        row, counted = longest_row(bundles, str(values["model"] or ""))
+        if row:
+            tokens = row["tokens"] + row["question"] + row["answer"]
+            found["longest_row"] = f"{'' if counted else 'about '}{tokens:,} tokens without the template"
+            if counted:
+                check_longest(work.step, tokens)
+            if memory := memory_line(values, ctx.device, **row):
+                found["memory"] = memory
         found["contexts"] = len(bundles)
         branches = len(bundles) if "loss" in values else sum(len(bundle.branches) for bundle in bundles)
         found["optimizer_steps"] = _steps(values, len(bundles), branches, ctx.world_size)
     elif values["max_steps"] > 0:
         found["optimizer_steps"] = values["max_steps"]
     return found
+
+
+def comparable_bundles(bundles: Sequence[Bundle]) -> Sequence[Bundle]:
+    """The bundles that can be compared. Raises LcxError where there is none."""
+    from lcx.training.data import comparable, no_pairs, screen
+
+    found = screen(bundles)
+    no_pairs(found)
+    return [kept for number in found.kept if (kept := comparable(bundles[number])[0]) is not None]
+
+
+ASKED_ROWS = 8
+"""Of so many rows with the most characters the tokens are counted, to find the longest."""
+
+
+def longest_row(bundles: Sequence[Bundle], model: str) -> tuple[dict[str, int], bool]:
+    """The row of the most tokens, by fields of `Launch`, and whether its tokens were counted.
+
+    They are where the model's tokenizer is on this machine; four characters are taken for a token elsewhere. Empty
+    for bundles of segments, whose texts lie elsewhere.
+    """
+    from lcx.data.tokens import load_backend
+    from lcx.hub import folder_of, tiny_folder, tiny_spec
+
+    rows = [bundle for bundle in bundles if bundle.context is not None]
+    if not rows or len(rows) < len(bundles):
+        return {}, False
+
+    def most(bundle: Bundle, part: str) -> str:
+        return max((str(getattr(branch, part)) for branch in bundle.branches), key=len)
+
+    def characters(bundle: Bundle) -> int:
+        return len(bundle.context or "") + len(most(bundle, "question")) + len(most(bundle, "answer"))
+
+    named = tiny_spec(model)
+    spec = "" if model.startswith("step:") else model
+    folder = tiny_folder(*named) if named else folder_of(spec, ("tokenizer.json",))
+    backend = load_backend(folder) if folder is not None and (folder / "tokenizer.json").is_file() else None
+
+    def tokens(text: str) -> int:
+        return len(text) // 4 if backend is None else len(backend.encode(text, add_special_tokens=False).ids)
+
+    found = []
+    for bundle in sorted(rows, key=characters, reverse=True)[:ASKED_ROWS]:
+        question, answer = tokens(most(bundle, "question")), tokens(most(bundle, "answer"))
+        several = len(bundle.branches)
+        found.append(
+            {
+                "tokens": max(2, tokens(bundle.context or "")),
+                "question": question,
+                "answer": max(1, answer),
+                "questions": several,
+                "rejected": max(1, several - 1),
+            }
+        )
+    return max(found, key=lambda row: row["tokens"] + row["question"] + row["answer"]), backend is not None
+
+
+def check_longest(step: Step, tokens: int) -> None:
+    """Raise what training would raise of a row of so many tokens: one too long, or beyond the target length."""
+    from lcx.training.settings import known_window
+
+    settings: Any = step.settings
+    limits = {name: getattr(settings, name, None) for name in ("max_tokens", "real_length")}
+    limits["the model's window"] = known_window(str(settings.model or ""), settings.rope)
+    name, limit = min(((n, at) for n, at in limits.items() if at), key=lambda one: one[1], default=("", 0))
+    if limit and tokens > limit:
+        if settings.too_long == "error":
+            raise LcxError(
+                f"the longest row has {tokens:,} tokens and its template's, more than {name} of {limit:,}",
+                hint="Make shorter contexts, or set too_long to drop or truncate-middle.",
+            )
+        tokens = limit
+    target = getattr(settings, "target_length", None)
+    if target and tokens > target:
+        raise UsageError(
+            f"a target length of {target:,} has no room for the longest row of {tokens:,} tokens and its template's",
+            hint=f"--set {step.id}.target_length=N, with N above that, or a lower real_length and too_long: drop",
+        )
 
 
 def _steps(values: Mapping[str, Any], bundles: int, branches: int, processes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,54 @@ def test_names_are_resolved_before_anything_runs(
     for command in ("run", stage):
         ran = cli(command, "--recipe", "./wrong.yaml", "--dry-run")
         assert (ran.code, error in ran.err) == (2, True), command
+
+
+def test_a_dry_run_counts_the_rows_that_are_there(cli: Callable[..., Ran], tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128}
+    config = {"model_type": "llama", "vocab_size": 99, "max_position_embeddings": 4096, **sizes}
+    model = tmp_path / "model"
+    model.mkdir()
+    words.save(str(model / "tokenizer.json"))
+    (model / "config.json").write_text(json.dumps(config))
+    rows = [
+        {"context": "w " * length, "question": "x y", "chosen": "a b c", "rejected": "d"}
+        for length in (30, 300, 20)
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+
+    def plan(recipe: str, *sets: str) -> Ran:
+        given = [word for one in sets for word in ("--set", f"train.{one}")]
+        words = ("--recipe", recipe, "--model", str(model), "--input", str(data), "--device", "cpu")
+        return cli("train", *words, "--dry-run", "--json", *given)
+
+    for recipe in ("in2", "logo"):
+        found = plan(recipe, *(["target_length=4096"] if recipe == "logo" else [])).json
+        cost = found["steps"][0]["forecast"]
+        assert cost["longest_row"] == "305 tokens without the template"
+        assert " at 300 context tokens" in cost["memory"]
+    for ran, error in (
+        (
+            plan("in2", "max_tokens=200"),
+            "the longest row has 305 tokens and its template's, more than max_tokens",
+        ),
+        (
+            plan("logo", "target_length=200"),
+            "a target length of 200 has no room for the longest row of 305 tokens",
+        ),
+        (plan("logo"), "the target length 65,536 lies beyond the model's window of 4,096"),
+    ):
+        assert ran.code in (1, 2)
+        assert error in ran.err
+    assert plan("logo", "rope={max_position_embeddings: 65536}").code == 0
+    Path("mine.yaml").write_text(f"method: logo\nsteps:\n  - {{stage: train, model: {model}}}\n")
+    assert "lies beyond the model's window" in cli("recipes", "validate", "mine.yaml").out
+    data.write_text(json.dumps({"context": "c", "question": "q", "answer": "a"}))
+    assert "there is no pair to learn from" in plan("logo", "target_length=4096").err
 
 
 def test_a_given_setting_that_another_switches_off_is_an_error(cli: Callable[..., Ran]) -> None:
