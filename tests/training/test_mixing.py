@@ -90,7 +90,7 @@ def test_both_kinds_are_trained_on_in_one_order(tmp_path: Path, monkeypatch: pyt
         seen.extend(item.bundle.id for item in items if item.weight)
         return whole(items)
 
-    monkeypatch.setattr("lcx.training.trainer.collate", watched)
+    monkeypatch.setattr("lcx.training.runner.collate", watched)
     monkeypatch.setenv("LCX_CACHE", str(tmp_path / "cache"))
     model = small_model(tmp_path / "model")
     short = write_short(tmp_path / "short.jsonl")
