@@ -184,7 +184,7 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
         from lcx.training.data import read_training_data
 
         bundles = read_training_data(data, values.get("fields"), supervised="loss" not in values).bundles
-        if "loss" in values:
+        if "loss" in values and not values.get("short"):
             bundles = comparable_bundles(bundles)
         row, counted = longest_row(bundles, str(values["model"] or ""))
         if row:
