@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test slow fuzz nightly lint format completions clean
+.PHONY: help venv demo test slow fuzz faults nightly lint format completions clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,8 +31,12 @@ test: venv  ## the quick tests (under 5 minutes on 2 cores)
 slow: venv  ## real processes, servers, wheels, kills, and each demo once (under 15 minutes)
 	$(PYTEST) -m slow
 
-fuzz: venv  ## odd and damaged inputs: a table of what was tried (LCX_FUZZ=50 draws more than make slow does)
-	LCX_FUZZ=$${LCX_FUZZ:-50} $(PYTEST) --dist load -m slow tests/fuzz
+fuzz: venv  ## odd and damaged inputs: a table of what was tried (LCX_FUZZ=1000 draws more)
+	LCX_FUZZ=$${LCX_FUZZ:-200} $(PYTEST) --dist load -m slow tests/fuzz
+
+faults: venv  ## kills at named points, cuts, flipped bits, full disks, servers that fail: a table of what was lost
+	$(PYTEST) -m "not nightly" tests/slow/test_kill.py tests/slow/test_kill_eval.py tests/work tests/llm/test_faults.py \
+		tests/core/test_run_folder.py
 
 nightly: venv  ## every seed of the demos, and what takes longest
 	$(PYTEST) -m nightly

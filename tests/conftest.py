@@ -56,16 +56,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+Fault = Callable[[str, int, int], None]
+"""Type of the fixture `fault`."""
+TABLES = {
+    "tried": ("inputs tried", "refused", "set aside"),
+    "faults": ("kills, cuts and faults tried", "lost or changed"),
+}
+"""Tables at the end of a session: the property of tests that makes a row, and the columns; rows of one name are added."""
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What the fuzz targets tried, as a table, from whichever worker ran them."""
+    """What was tried and what was lost, from whichever worker ran it."""
     reports = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, ())]
-    tried = [value for one in reports for name, value in one.user_properties if name == "tried"]
-    if tried:
-        total = ("all", *(sum(row[place] for row in tried) for place in (1, 2, 3)))
-        terminalreporter.section("inputs tried")
-        for name, *counts in [("", "tried", "refused", "set aside"), *tried, total]:
-            numbers = [one if isinstance(one, str) else f"{one:,}" for one in counts]
-            terminalreporter.write_line(f"{name:26}" + "".join(f"{one:>12}" for one in numbers))
+    for kind, (title, *columns) in TABLES.items():
+        rows: dict[str, list[int]] = {}
+        for name, *counts in (value for one in reports for key, value in one.user_properties if key == kind):
+            for row in (name, "all"):
+                rows[row] = [a + b for a, b in zip(rows.get(row, [0] * len(counts)), counts, strict=True)]
+        if rows:
+            terminalreporter.section(title)
+            rows["all"] = rows.pop("all")  # last
+            for name, numbers in {"": ["tried", *columns], **rows}.items():
+                shown = (one if isinstance(one, str) else f"{one:,}" for one in numbers)
+                terminalreporter.write_line(f"{name:48}" + "".join(f"{one:>16}" for one in shown))
+
+
+@pytest.fixture
+def fault(record_property: Callable[[str, Any], None]) -> Fault:
+    """`fault(name, tried, lost)` counts faults for the table, and fails where anything was lost or changed unsaid."""
+
+    def count(name: str, tried: int, lost: int) -> None:
+        record_property("faults", (name, tried, lost))
+        assert not lost
+
+    return count
 
 
 @pytest.fixture(scope="session", autouse=True)

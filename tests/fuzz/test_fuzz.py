@@ -53,7 +53,7 @@ from tests.evaluation.golden.golden_views import predictions, write_run
 from tests.evaluation.tasks import score_rows, task
 from tests.toy import TOY_RECIPE, Toy
 
-DRAWS = int(os.environ.get("LCX_FUZZ", "20"))
+DRAWS = int(os.environ.get("LCX_FUZZ", "55"))
 NIGHTLY = 25
 """How many times as many draws `make nightly` makes."""
 

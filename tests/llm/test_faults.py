@@ -21,6 +21,7 @@ from lcx.llm.client import Service
 from lcx.llm.ledger import CallLedger
 from lcx.llm.limits import Backoff, BudgetSpent
 from lcx.llm.settings import Calling
+from tests.conftest import Fault
 from tests.llm.senders import request
 from tests.llm.stub_server import Reply, Stub, prompt_of
 
@@ -56,16 +57,16 @@ def answer(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "kind",
     [
         pytest.param(fault, marks=[] if fault in QUICK else [pytest.mark.slow])
         for fault in (*FAULTS, "mixed", "none")
     ],
 )
-def test_nothing_is_lost_or_paid_twice(tmp_path: Path, fault: str) -> None:
+def test_nothing_is_lost_or_paid_twice(tmp_path: Path, kind: str, fault: Fault) -> None:
     """Every request gets the reply of a fault-free run, from one usable answer, and every fault is on record."""
-    rng = random.Random(fault)
-    shares = {"mixed": dict.fromkeys(FAULTS, 0.03), "none": {}}.get(fault, {fault: 0.2})
+    rng = random.Random(kind)
+    shares = {"mixed": dict.fromkeys(FAULTS, 0.03), "none": {}}.get(kind, {kind: 0.2})
     sent: Counter[str] = Counter()
 
     def script(body: dict[str, Any]) -> Reply | str:
@@ -85,7 +86,10 @@ def test_nothing_is_lost_or_paid_twice(tmp_path: Path, fault: str) -> None:
         with Service(tmp_path, settings, Context(), backoff=Backoff(0.001, 0.05)) as service:
             replies = service.client("openai:m", {}).generate([request(text) for text in texts])
             counts = service.counts()
-    assert [(reply.text, reply.error) for reply in replies] == [(answer(text), "") for text in texts]
+    right = [
+        (reply.text, reply.error) == (answer(text), "") for reply, text in zip(replies, texts, strict=True)
+    ]
+    fault("faults of a server: replies", sum(sent.values()), right.count(False))
     assert sum(sent.values()) > (8 if shares else -1)
     journal = CallLedger(tmp_path)
     reasons = Counter({REASONS[name]: 0 for name in sent})
@@ -189,7 +193,7 @@ with Service(folder, Calling(base_url=url, concurrency=8), Context()) as service
 
 
 @pytest.mark.nightly
-def test_a_killed_job_asks_again_only_what_was_in_flight(tmp_path: Path) -> None:
+def test_a_killed_job_asks_again_only_what_was_in_flight(tmp_path: Path, fault: Fault) -> None:
     rng = random.Random(5)
     count = 120
 
@@ -219,5 +223,5 @@ def test_a_killed_job_asks_again_only_what_was_in_flight(tmp_path: Path) -> None
     lines = (tmp_path / "result.txt").read_text().split("\n")
     assert lines == [f"{i}/{i + s}" for i in range(count) for s in range(1 + i % 3)]
     journal = CallLedger(tmp_path)
-    assert len(journal) == samples
+    fault("kills of a job that asks a server: replies", kills, samples - len(journal))
     assert json.dumps(journal.reasons()) == "{}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Fault
 from tests.llm.models import tiny_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -38,7 +39,9 @@ def answers(journal: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.is_file() else 0
 
 
-def test_killed_inside_a_context_it_goes_on_from_there(lcx_program: str, tmp_path: Path) -> None:
+def test_killed_inside_a_context_it_goes_on_from_there(
+    lcx_program: str, tmp_path: Path, fault: Fault
+) -> None:
     tiny_llama(tmp_path / "model")
     run, whole = tmp_path / "killed", tmp_path / "whole"
     journal = run / "eval" / "model" / "journal.jsonl"
@@ -60,4 +63,5 @@ def test_killed_inside_a_context_it_goes_on_from_there(lcx_program: str, tmp_pat
     assert len(units) == len(set(units)), "no question was answered twice"
     subprocess.run(command(lcx_program, tmp_path, whole), capture_output=True, check=True)
     one, two = ((place / "eval" / "model" / NAME).read_bytes() for place in (run, whole))
+    fault("kills of eval inside a context: answers", 2, len(set(one.splitlines()) ^ set(two.splitlines())))
     assert one == two

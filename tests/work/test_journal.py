@@ -13,6 +13,7 @@ import pytest
 
 from lcx.errors import LcxError
 from lcx.storage import Journal
+from tests.conftest import Fault
 
 
 def test_units_are_found_again_and_the_last_entry_wins(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_units_are_found_again_and_the_last_entry_wins(tmp_path: Path) -> None:
         again.append({"unit": "x"})
 
 
-def test_any_torn_last_line_is_cut_off(tmp_path: Path) -> None:
+def test_any_torn_last_line_is_cut_off(tmp_path: Path, fault: Fault) -> None:
     path = tmp_path / "j"
     with Journal(path) as journal:
         journal.append({"unit": "a", "text": "é\n漢"}, {"unit": "b"})
@@ -44,6 +45,7 @@ def test_any_torn_last_line_is_cut_off(tmp_path: Path) -> None:
             assert journal.torn == length - first
             journal.append({"unit": "b"})
         assert path.read_bytes() == whole
+    fault("journals cut inside their last line: entries", len(whole) - first, 0)
 
 
 def test_a_garbled_last_line_counts_as_torn(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_reading_only_changes_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"unit": "a"}\n{"un'
 
 
-def test_nothing_appended_is_lost_to_sigkill(tmp_path: Path) -> None:
+def test_nothing_appended_is_lost_to_sigkill(tmp_path: Path, fault: Fault) -> None:
     path = tmp_path / "j"
     code = f"""
         from lcx.storage import Journal
@@ -86,7 +88,9 @@ def test_nothing_appended_is_lost_to_sigkill(tmp_path: Path) -> None:
             os.kill(child.pid, signal.SIGKILL)
     child.wait()
     with Journal(path) as journal:
-        assert {str(number) for number in range(seen + 1)} <= journal.done
+        fault(
+            "kills of a journal's writer: entries", 1, len({str(n) for n in range(seen + 1)} - journal.done)
+        )
         assert len(journal) <= seen + 2
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from lcx import storage as shards
 from lcx.errors import LcxError, MissingError
+from tests.conftest import Fault
 
 SCHEMA = pa.schema([("n", pa.int32()), ("text", pa.string())])
 
@@ -46,18 +47,20 @@ def test_two_sets_are_refused_and_other_names_ignored(tmp_path: Path) -> None:
         shards.list_shards(tmp_path, "x")
 
 
-def test_a_flipped_bit_is_never_read_as_other_rows(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_never_read_as_other_rows(tmp_path: Path, fault: Fault) -> None:
     """Every 23rd byte with one bit turned over: the rows are as written, or the shard is called damaged."""
     path = shards.write_parquet(tmp_path, "x", rows(0, 40), SCHEMA)
     whole, damaged = path.read_bytes(), 0
-    for place in range(0, len(whole), 23):
+    places, other = range(0, len(whole), 23), 0
+    for place in places:
         flipped = bytearray(whole)
         flipped[place] ^= 1 << place % 8
         path.write_bytes(flipped)
         try:
-            assert list(shards.ShardReader(tmp_path, "x")) == rows(0, 40)
+            other += list(shards.ShardReader(tmp_path, "x")) != rows(0, 40)
         except LcxError as bad:
             damaged += "x-00000-of-00001.parquet is damaged" in bad.what
+    fault("bits flipped in shards: read as other rows", len(places), other)
     assert damaged > len(whole) / 23 * 0.7
 
 
