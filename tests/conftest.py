@@ -62,7 +62,7 @@ TABLES = {
     "tried": ("inputs tried", "refused", "set aside"),
     "faults": ("kills, cuts and faults tried", "lost or changed"),
 }
-"""Tables at the end of a session: the property of tests that makes a row, and the columns; rows of one name are added."""
+"""Tables at the end of a session: the property that makes a row, title and columns; rows of one name are added."""
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
