@@ -122,6 +122,11 @@ def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -
             elif error["type"] == "value_error":  # a validator's own words
                 message = error["msg"].removeprefix("Value error, ")
                 lines.append(f"'{key}': {message}" if key else message)
+            elif error["type"] in ("tuple_type", "list_type") and isinstance(
+                error.get("input"), str | int | float
+            ):
+                listed = cut_middle(str(error["input"]), 60).replace(",", ", ").replace(",  ", ", ")
+                lines.append(f"'{key}' is a list: write [{listed}], not {listed}")
             elif "api_key" in key:  # may be a key
                 lines.append(f"'{key}': {_lower(error['msg'])}")
             else:

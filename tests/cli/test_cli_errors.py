@@ -32,6 +32,10 @@ from tests.toy import Toy
         ("train --recipe in2-tyni", "unknown recipe 'in2-tyni'. Did you mean 'in2-tiny'?"),
         ("train --recipe ./none.yaml", "no recipe file './none.yaml'"),
         ("train --recipe in2 --set train.bach=1", "unknown key 'bach'. Did you mean 'batch'?"),
+        (
+            "synth --recipe in2 --corpus x --set synth.context_tokens=4000,32000",
+            "is a list: write [4000, 32000]",
+        ),
         ("train --recipe in2 --corpus x", "step 'train' of recipe 'in2' takes no --corpus"),
         ("eval --recipe in2 --llm builtin", "step 'eval' of recipe 'in2' takes no --llm"),
         ("train --recipe in2 --step synth", "step 'synth' of recipe 'in2' belongs to the stage synth"),
