@@ -142,6 +142,10 @@ class Run:
                 return record
         return None
 
+    def _record(self, key: str) -> dict[str, Any] | None:
+        """What the manifest says of a step; where it says nothing, what the step's folder does."""
+        return self.manifest["steps"].get(key) or self._kept_record(key)
+
     # -- places
 
     def key(self, step: Step) -> str:
@@ -244,7 +248,7 @@ class Run:
         Raises UsageError naming what differs.
         """
         key = self.key(step)
-        record = self.manifest["steps"].get(key) or self._kept_record(key)
+        record = self._record(key)
         how = self.standing(step, fingerprint, force=force)
         if how == "done":
             if key not in self.manifest["steps"]:
@@ -293,7 +297,7 @@ class Run:
     def standing(self, step: Step, fingerprint: Mapping[str, Any], *, force: bool = False) -> str:
         """What `begin` would return, without beginning. Raises UsageError as it does."""
         key = self.key(step)
-        record = self.manifest["steps"].get(key) or self._kept_record(key)
+        record = self._record(key)
         if record is None and not force and (strange := self._work_in(key)):
             raise UsageError(
                 f"{self.folder(key)} holds files that are no record's of this run: {', '.join(strange[:5])}"
@@ -352,7 +356,7 @@ class Run:
 
     def _complete(self, key: str) -> bool:
         """Whether the files that a done step reported, and all in the folders that it reported, are still there."""
-        files = self.manifest["steps"][key].get("files") or {}
+        files = (self._record(key) or {}).get("files") or {}
         return all((self.folder(key) / path).exists() for path in files.values()) and not self.lost(key)
 
     def lost(self, key: str) -> dict[str, str]:
@@ -377,7 +381,7 @@ class Run:
 
     def _outputs(self, key: str) -> dict[str, list[Any]]:
         """Size, time and digest of each file in the folders that a done step reported, by its path in the step's."""
-        held = self.manifest["steps"].get(key, {}).get("outputs")
+        held = (self._record(key) or {}).get("outputs")
         return {
             name: list(noted)
             for name, noted in (held if isinstance(held, dict) else {}).items()

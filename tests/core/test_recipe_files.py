@@ -150,3 +150,9 @@ def test_two_plugins_claim_one_recipe(tmp_path: Path, toy_recipe: Path) -> None:
 def test_folder_in_place_of_a_file_is_a_user_error(tmp_path: Path, toy_plugins: Plugins) -> None:
     with pytest.raises(LcxError):
         recipe.load(str(tmp_path) + "/", toy_plugins)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~no such user/a.yaml"])
+def test_a_name_that_no_file_can_have_is_no_recipe(name: str, toy_plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match=r"unknown recipe|no recipe file"):
+        recipe.find(name, toy_plugins)

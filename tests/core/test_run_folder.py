@@ -239,8 +239,15 @@ def test_a_step_folder_whose_record_was_lost_is_taken_up(run: Run, steps: list[S
     (run.path / "manifest.json").write_text('{"recipe": "toy", "steps": {}}')
     with pytest.raises(UsageError, match="other settings"):
         again(run).begin(steps[0], {**PRINT, "settings": {"examples": 9}})
-    assert again(run).begin(steps[0], PRINT) == "resume"
+    found = again(run)
+    assert found.begin(steps[0], PRINT) == "resume"
     assert (run.folder("synth") / "journal.jsonl").exists()
+    found.finish(steps[0], StepResult(files={"rows": "journal.jsonl"}))
+    (run.path / "manifest.json").write_text('{"recipe": "toy", "steps": {}}')
+    assert again(run).begin(steps[0], PRINT) == "done"
+    (run.path / "manifest.json").write_text('{"recipe": "toy", "steps": {}}')
+    (run.folder("synth") / "journal.jsonl").unlink()
+    assert again(run).begin(steps[0], PRINT) == "resume"
 
 
 class Killed(BaseException):
