@@ -33,6 +33,17 @@ def runs_folder() -> Path:
     return Path(os.environ.get("LCX_RUNS") or "runs")
 
 
+def named_file(name: str | Path) -> Path | None:
+    """The file of that name; None where there is none, as for a name that no file can have."""
+    from pathlib import Path
+
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError):  # too long, or `~` and the name of no user
+        return None
+
+
 MOST_NAME = 120
 """Bytes of a name that others are put around."""
 

@@ -8,7 +8,6 @@ A recipe file can never run code: it is plain YAML whose keys are checked agains
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.errors import PluginError, UsageError, suggestion
 from lcx.formatting import cut_middle, shown
+from lcx.paths import named_file
 from lcx.plugins import STAGES
 from lcx.settings import DEFAULT_SOURCE, Settings, validate, wrong_key_source
 from lcx.yamls import MOST_BYTES, NotYaml, read_yaml, read_yaml_file
@@ -108,13 +108,13 @@ def recipe_files(plugins: Plugins) -> dict[str, list[tuple[Path, str]]]:
 def find(name: str, plugins: Plugins) -> Path:
     """The file of a recipe: a path if it looks like one, else a name among the registered folders."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        found = _file(name)
+        found = named_file(name)
         if found is None:
             raise UsageError(f"no recipe file '{name}'", hint="`lcx recipes list` shows the recipes by name.")
         return found
     files = recipe_files(plugins)
     if name not in files:
-        local = _file(f"{name}.yaml")
+        local = named_file(f"{name}.yaml")
         if local is not None:
             return local
         why = f"known recipes: {', '.join(files)}"
@@ -134,14 +134,6 @@ def find(name: str, plugins: Plugins) -> Path:
             hint="Give the file's path instead, or leave one plugin out with LCX_PLUGINS.",
         )
     return places[0][0]
-
-
-def _file(name: str) -> Path | None:
-    """The file of that name; None where there is none, as for a name that no file can have."""
-    with contextlib.suppress(OSError, RuntimeError):  # too long; `~` of nobody
-        path = Path(name).expanduser()
-        return path if path.is_file() else None
-    return None
 
 
 def load(name: str, plugins: Plugins, _seen: tuple[Path, ...] = ()) -> Recipe:

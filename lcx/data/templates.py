@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.errors import UsageError, suggestion
+from lcx.paths import named_file
 from lcx.storage import sha256_json
 
 _USER, _ANSWER = "lcxUserSentinel7c1", "lcxAnswerSentinel7c1"
@@ -82,8 +83,8 @@ def load_template(spec: str | Path | Template) -> Template:
         return spec
     if str(spec) in TEMPLATES:
         return TEMPLATES[str(spec)]
-    path = Path(spec).expanduser()
-    if not path.is_file():
+    path = named_file(spec)
+    if path is None:
         known = ", ".join(TEMPLATES)
         raise UsageError(
             f"there is no template '{spec}'",

@@ -98,6 +98,7 @@ def test_validate_all_bundled(cli: Callable[..., Ran]) -> None:
         ("sft", "stage: train, template: in3", "there is no template 'in3'"),
         ("sft", "stage: train, optimizer: adamw", "Did you mean 'adamw_torch'?"),
         ("sft", "stage: eval, template: plane", "there is no template 'plane'"),
+        ("sft", "stage: eval, template: ~0", "there is no template '~0'"),
         ("sft", "stage: eval, judge: 'opnai:some'", "unknown text generator 'opnai'. Did you mean 'openai'?"),
         ("logo", "stage: synth, importance: spcy", "unknown importance 'spcy'. Did you mean 'spacy'?"),
         ("logo", "stage: synth, template: tinny", "there is no template 'tinny'"),
