@@ -244,7 +244,7 @@ def elsewhere_line(found: Forecast) -> str:
     return f"at other moments: {', '.join(parts)}" if parts else ""
 
 
-def memory_line(values: Mapping[str, Any], device: str = "auto", **row: int) -> str:
+def memory_line(values: Mapping[str, Any], device: str = "auto", **row: Any) -> str:
     """A train step's memory on this machine in a line, from its settings; empty where that cannot be told.
 
     `row` is the longest row where it is known, by fields of `Launch`: `tokens` of its context, `answer`, `question`,

@@ -152,12 +152,12 @@ def test_steps_that_settings_name_enter_the_fingerprint(
     named: list[tuple[dict[str, Any], str]] = [
         ({"against": "step:sft"}, "sft"),
         ({"against": "local:step:sft"}, "sft"),
-        ({"reward": "step:synth"}, "synth"),
+        ({"data": {"reward": "step:synth"}}, "synth"),
         ({"judge": "local:step:sft"}, "sft"),
         ({"model": "local:step:sft"}, "sft"),
         ({"model": "step:sft"}, "sft"),
-        ({"qa": ["step:synth", "step:sft"]}, "sft"),
-        ({"qa": ["step:synth", "step:sft"]}, "synth"),
+        ({"data": {"qa": ["step:synth", "step:sft"]}}, "sft"),
+        ({"data": {"qa": ["step:synth", "step:sft"]}}, "synth"),
     ]
     plain = prints()
     monkeypatch.chdir(tmp_path)

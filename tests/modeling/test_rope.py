@@ -277,7 +277,7 @@ def test_a_second_original_window_outside_the_parameters_follows() -> None:
         ({"rope_type": "yarn", "factor": 0.5}, "'factor' is a number from 1 on, not 0.5"),
         ({"rope_type": "yarn", "factor": "much"}, "'factor' is a number from 1 on, not 'much'"),
         ({"rope_type": "yarn", "factor": True}, "'factor' is a number"),
-        ({"rope_type": "yarn", "factor": float("nan")}, "'factor' is a number"),
+        ({"rope_type": "yarn", "factor": float("nan")}, "nan is no number"),
         ({"rope_theta": 0}, "'rope_theta' is a number above 0, not 0"),
         ({"max_position_embeddings": 1000.5}, "'max_position_embeddings' is a whole number of tokens"),
         ({"rope_type": "longrope", "short_factor": 3, "long_factor": [1]}, "'short_factor' is a list"),
