@@ -475,8 +475,8 @@ def _segment_schema() -> Any:
     return pa.schema([*numbers, ("key", pa.string())])
 
 
-SMALL = 4 << 20
-"""Characters of a corpus that a forecast reads: of a larger one it takes for granted that there is enough."""
+SMALL = 1 << 20
+"""Bytes of a corpus that a forecast reads: of a larger one it takes for granted that there is enough."""
 
 
 def small_table(settings: Any, *, min_tokens: int, mode: str, questions: bool = False) -> SegmentTable | None:
@@ -486,6 +486,11 @@ def small_table(settings: Any, *, min_tokens: int, mode: str, questions: bool = 
     """
     corpus, tokenizer = str(settings.corpus), str(settings.tokenizer)
     if corpus.startswith("hf:") or not (tokenizer in BUILTIN or Path(tokenizer).expanduser().exists()):
+        return None
+    # The standard library is large, and its sources take ten seconds to parse; records are made at once
+    if corpus == "stdlib" and settings.documents is None:
+        return None
+    if not corpus.startswith("stdlib") and _bytes_of(Path(corpus).expanduser()) > SMALL:
         return None
     held: list[Document] = []
     size = 0
@@ -505,6 +510,17 @@ def small_table(settings: Any, *, min_tokens: int, mode: str, questions: bool = 
         return build_table(held, open_span_tokenizer(tokenizer), min_tokens=min_tokens, mode=mode)
     except (LcxError, OSError):
         return None
+
+
+def _bytes_of(place: Path) -> int:
+    """The bytes of a file or of all files of a folder, as far as `SMALL` goes."""
+    total = 0
+    for file in [place] if place.is_file() else place.rglob("*"):
+        if file.is_file():
+            total += file.stat().st_size
+        if total > SMALL:
+            break
+    return total
 
 
 DOUBLE = "dropped: same text as an earlier document"

@@ -153,7 +153,9 @@ def test_the_tiny_recipe_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytes
     assert list(results) == ["sft-data", "sft", "synth", "score", "dpo", "before", "eval"]
     pairs = results["score"].counts["pairs"]
     assert 5 < pairs <= 24
-    assert results["dpo"].counts["bundles"] == pairs
+    trained = results["dpo"].counts
+    assert trained["bundles"] == 8
+    assert trained["bundles"] + trained["bundles not trained"] == pairs
     for name, folder in (("before", "before/sft"), ("eval", "eval/dpo")):
         scores = json.loads((tmp_path / "run" / folder / "scores.json").read_text())["tasks"]["reward"]
         assert scores["n"] == 16
