@@ -22,8 +22,8 @@ GUIDES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 TRAINS = {"compare.md", "eval.md", "in2.md", "report.md"}
 """Guides whose commands need the trained tiny model."""
-LONG = TRAINS | {"longreward.md", "longreward-eval.md"}
-"""Guides with more than a few commands, each a process."""
+QUICK = {"preference.md", "recipes.md"}
+"""Guides whose commands run in the quick tier too; those of all others are processes enough for the slow one."""
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -37,7 +37,7 @@ def commands(path: Path) -> list[str]:
 
 
 CASES = [
-    pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in LONG else [])
+    pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name not in QUICK else [])
     for path in GUIDES
     if commands(path)
 ]

@@ -270,8 +270,14 @@ PRICES = {"m": (0.0, 1_000_000.0)}
 """A reply's token costs 1."""
 
 
-@pytest.mark.parametrize("concurrency", [1, 16, 256])
-@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize(
+    ("n", "concurrency"),
+    [
+        (1, 16),
+        (4, 256),
+        *(pytest.param(*way, marks=pytest.mark.slow) for way in [(1, 1), (1, 256), (4, 1), (4, 16)]),
+    ],
+)
 @pytest.mark.parametrize(
     ("budget", "of"),
     [

@@ -41,6 +41,14 @@ EXTRA = {
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "glm4")
 """Those that every way of training is held to; the other model types share their layers' interface."""
+TRAINED = [
+    pytest.param(
+        kind, some, marks=[] if (kind, some) in {("llama", True), ("glm4", False)} else [pytest.mark.slow]
+    )
+    for kind in FAMILIES
+    for some in (False, True)
+]
+"""Families without and with checkpointing; the quick tier sees one of each."""
 
 
 @contextmanager
@@ -186,8 +194,7 @@ def test_the_last_layer_may_leave_the_prefix_out(
     assert seen.count(6 + 5) == alone
 
 
-@pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(("kind", "reentrant"), TRAINED)
 def test_gradient_checkpointing(kind: str, reentrant: bool, path: str) -> None:
     model = build(kind)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
@@ -219,14 +226,12 @@ def adapt(model: torch.nn.Module, checkpointing: bool) -> torch.nn.Module:
     return adapted
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(("kind", "checkpointing"), TRAINED)
 def test_lora(kind: str, checkpointing: bool, path: str) -> None:
     assert_same(adapt(build(kind), checkpointing), [bundle(), bundle("other", 11)])
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(("kind", "checkpointing"), TRAINED)
 def test_4_bit_weights(kind: str, tmp_path: Path, checkpointing: bool, path: str) -> None:
     build(kind).save_pretrained(tmp_path)
     model = adapt(load_model(tmp_path, quantize="nf4", device="cpu"), checkpointing)

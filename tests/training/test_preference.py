@@ -56,8 +56,22 @@ CASES: list[tuple[str, int | None, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("loss", "rejected", "options"), CASES)
-@pytest.mark.parametrize("way", [{"micro_batch": 8}, {"micro_batch": 2, "gradient_checkpointing": True}])
+AT_ONCE: dict[str, Any] = {"micro_batch": 8}
+IN_PARTS: dict[str, Any] = {"micro_batch": 2, "gradient_checkpointing": True}
+OFTEN = (1, 5, 9)
+"""Cases of which the quick tier sees both ways."""
+
+
+@pytest.mark.parametrize(
+    ("loss", "rejected", "options", "way"),
+    [
+        *((*case, AT_ONCE) for case in CASES),
+        *(
+            pytest.param(*case, IN_PARTS, marks=[] if number in OFTEN else [pytest.mark.slow])
+            for number, case in enumerate(CASES)
+        ),
+    ],
+)
 def test_full_training_equals_separate_rows(
     small: Path, tmp_path: Path, loss: str, rejected: int | None, options: dict[str, Any], way: dict[str, Any]
 ) -> None:

@@ -152,7 +152,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path,
     assert a["table.json"] == c["table.json"]
 
 
-@pytest.mark.parametrize("stop_after", [0, 2, 7, 11, 14])
+@pytest.mark.parametrize(
+    "stop_after", [2, 11, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 7, 14))]
+)
 def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
     tmp_path: Path, corpus: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

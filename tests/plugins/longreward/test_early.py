@@ -68,7 +68,7 @@ def judged(plans: list[dict[str, Any]], rules: Rules | None, jumble: Any = None)
     return asyncio.run(judge.judge(case)), exchange.calls, case
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(ANSWERS, st.integers(2, 4), st.sampled_from([0.0, 0.5, 2.5]), st.integers(1, 3), st.randoms())
 def test_the_pairs_are_those_of_the_full_computation(plans, least, margin, rejected, rng) -> None:
     rules = Rules(least, margin, rejected)

@@ -16,6 +16,8 @@ from tests.plugins.longreward import scripted_judge as judge
 DOCUMENTS, ANSWERS = 2, 6
 WAITS = ("timeout", "hang")
 """Faults that are over only when the client gives up."""
+QUICK = ("500", "truncated", "missing")
+"""One fault of the server, one of the line and one of the judge for the quick tier."""
 CASES = {kind: {kind: 0.2} for kind in judge.FAULTS} | {"mixed": dict.fromkeys(judge.FAULTS, 0.03)}
 
 
@@ -39,7 +41,7 @@ def judged(cli: Any, tmp_path: Path, script: judge.Faulty, name: str, **values: 
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[pytest.mark.slow] if kind in (*WAITS, "mixed") else []) for kind in CASES],
+    [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in CASES],
 )
 def test_faults_change_no_reward(kind: str, cli: Any, tmp_path: Path) -> None:
     faults = CASES[kind]
