@@ -884,6 +884,7 @@ class Tally:
         self.rejects, self.fields = rejects, split_fields(fields)
         self.counts: Counter[str] = Counter()
         self.examples = 0
+        self._bare = 0
         self._unread: dict[str, _Unread] = {}
         self._seen: set[bytes] = set()
         self._first = ""
@@ -921,6 +922,7 @@ class Tally:
                     self._count(str(key), value, bare=False)
             return
         self.counts.update(found.notes)
+        self._bare += not found.context
         said = (found.context, found.turns, found.question, found.answers, found.chosen, found.rejected)
         digest = hashlib.blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=12).digest()
         if digest in self._seen:
@@ -952,6 +954,10 @@ class Tally:
             f"field '{key}' ({plural(mean, 'character')} a row) is not used"
             for key, mean in self.unread().items()
         ]
+        if 0 < self._bare < self.examples:
+            lines.append(
+                f"{self._bare:,} of {plural(self.examples, 'row')} without a context, which the others have"
+            )
         return lines + [f"{count:,} {what}" for what, count in sorted(self.counts.items())]
 
     def check(self, source: str | Path) -> None:

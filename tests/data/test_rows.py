@@ -472,6 +472,18 @@ def test_rows_that_must_not_be_used_are_set_aside_with_the_reason(
         )
 
 
+def test_rows_without_a_context_among_others_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"context": text, "question": f"Q{n}?", "answer": "A"}
+        for n, text in enumerate([TEXT, None, TEXT, ""])
+    ]
+    found, notes = read_bundles_of_rows(write(tmp_path / "some.jsonl", rows), Rejects())
+    assert [bool(bundle.context) for bundle in found] == [True, False, True, False]
+    assert notes == ["2 of 4 rows without a context, which the others have"]
+    _, notes = read_bundles_of_rows(write(tmp_path / "none.jsonl", [rows[1], rows[3]]), Rejects())
+    assert notes == []
+
+
 def test_a_long_field_that_nobody_reads_is_an_error_where_it_may_be_the_context(tmp_path: Path) -> None:
     rows = [{"lore": TEXT, "question": "Q?", "answer": "A"}] * 2
     path = write(tmp_path / "lore.jsonl", rows)
