@@ -154,12 +154,14 @@ def backend_of(tokenizer: Any) -> Any:
     return backend
 
 
-_CONTROL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|<[|｜][^\s]*[|｜]>")
-
-
 def is_control(name: str) -> bool:
-    """Whether an added token is a command by its looks (`<tool_call>`, `[INST]`), and not a run of spaces or a word."""
-    return _CONTROL.fullmatch(name) is not None
+    """Whether an added token is a command by its looks and not a run of spaces, an arrow or a word.
+
+    Commands are such as `<tool_call>`, `[INST]`, `<|im_end|>`, and DeepSeek's `｜DSML｜` and `<dsml:`.
+    """
+    if any(sign.isspace() for sign in name) or not any(sign.isalnum() for sign in name):
+        return False
+    return any(sign in name for sign in "<>|｜") or (name[0] == "[" and name[-1] == "]")
 
 
 def plain_backend(backend: Any) -> Any:
