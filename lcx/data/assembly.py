@@ -267,6 +267,27 @@ class Assembler:
         return ids + eos
 
 
+def check_embedding(ids: Any, config: Any, model: str) -> None:
+    """Raises UsageError where a token id (of a sequence or an array) lies beyond the embedding of a model's config."""
+    size = getattr(
+        config.get_text_config() if hasattr(config, "get_text_config") else config, "vocab_size", None
+    )
+    largest = int(max(ids, default=0)) if isinstance(ids, list) else int(np.max(ids, initial=0))
+    if size and largest >= size:
+        raise UsageError(
+            f"token {largest:,} of the tokenizer lies beyond the {size:,} tokens of the model '{model}'",
+            why="Tokenizer and weights do not belong together, or tokens were added and the embedding was not resized.",
+            hint="Name the folder whose tokenizer belongs to the weights, or call `resize_token_embeddings` and save.",
+        )
+
+
+def check_bundle(encoded: EncodedBundle, config: Any, model: str) -> None:
+    """Raises UsageError as `check_embedding` does for a bundle's prefix and branches."""
+    check_embedding(encoded.prefix, config, model)
+    for branch in encoded.branches:
+        check_embedding(branch.ids, config, model)
+
+
 def fit(
     encoded: EncodedBundle, max_tokens: int, policy: str = "error", counts: Counter[str] | None = None
 ) -> EncodedBundle | None:

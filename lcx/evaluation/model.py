@@ -182,7 +182,11 @@ class LocalModel:
     def encode(
         self, bundle: Bundle, template: Template, max_new_tokens: int, too_long: str
     ) -> ContextPrompts:
-        return fit(bundle, encode(self.assembler(template), bundle), self.window, max_new_tokens, too_long)
+        from lcx.data.assembly import check_bundle
+
+        encoded = encode(self.assembler(template), bundle)
+        check_bundle(encoded, self.model.config, self.settings.model or "")
+        return fit(bundle, encoded, self.window, max_new_tokens, too_long)
 
     def stops(self, template: Template) -> list[int]:
         """Tokens that end an answer under a template."""

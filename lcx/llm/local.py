@@ -374,7 +374,11 @@ class Local:
         self, requests: Sequence[Request], lacking: Sequence[Sequence[int]] | None = None
     ) -> Iterator[Made]:
         """What each padded batch makes, as soon as it is decoded; the prompt's tokens count with its first sample."""
+        from lcx.data.assembly import check_embedding
+
         prompts = [self._encode(request) for request in requests]
+        for prompt in prompts:
+            check_embedding(prompt, self.model.config, self.name)
         for number, request in enumerate(requests):
             if error := self.composer.refusal(prompts[number], request):
                 yield Made(number, error=error)

@@ -22,6 +22,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from lcx.context import Context, StepResult, Stopped
+from lcx.data.assembly import check_bundle
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.formatting import several
 from lcx.modeling.load import few_threads, load_config, quiet, set_rope, window, without_dropout
@@ -265,8 +266,18 @@ def prepare(
     config = load_config(settings.model or "")
     set_rope(config, settings.rope_theta, settings.rope)
     refuse_engine(settings, config)
+
+    def checked(bundle: EncodedBundle) -> None:
+        check_bundle(bundle, config, settings.model or "")
+        if check is not None:
+            check(bundle)
+
     fitting = partial(
-        fit_all, window=window(config), max_tokens=settings.max_tokens, policy=settings.too_long, check=check
+        fit_all,
+        window=window(config),
+        max_tokens=settings.max_tokens,
+        policy=settings.too_long,
+        check=checked,
     )
     data = fitting(dataset)
     apart: Fitted | None = None

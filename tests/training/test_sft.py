@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -646,3 +647,15 @@ def test_two_processes_equal_one(tiny: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(json.loads((out / "curve.json").read_text())) == pytest.approx(losses(curve), rel=1e-5)
     assert_same_weights(out / "model", tmp_path / "one/model")
+
+
+def test_tokens_beyond_the_embedding_are_told(tiny: Path, tmp_path: Path) -> None:
+    """torch would say `index out of range in self`, and a GPU nothing that anybody understands."""
+    folder = Path(shutil.copytree(tiny, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    data, beyond = bundles(), config["vocab_size"]
+    odd = replace(data[0], prefix=np.array([*data[0].prefix, beyond]))
+    with pytest.raises(
+        UsageError, match=f"token {beyond:,} of the tokenizer lies beyond the {beyond:,} tokens"
+    ):
+        train(settings(folder, max_steps=1), [*data, odd], tmp_path / "run")
