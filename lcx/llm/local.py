@@ -377,8 +377,8 @@ class Local:
         from lcx.data.assembly import check_embedding
 
         prompts = [self._encode(request) for request in requests]
-        for prompt in prompts:
-            check_embedding(prompt, self.model.config, self.name)
+        for ids in prompts:
+            check_embedding(ids, self.model.config, self.name)
         for number, request in enumerate(requests):
             if error := self.composer.refusal(prompts[number], request):
                 yield Made(number, error=error)
