@@ -377,8 +377,9 @@ class Local:
         from lcx.data.assembly import check_embedding
 
         prompts = [self._encode(request) for request in requests]
+        config = self._open_model().config
         for ids in prompts:
-            check_embedding(ids, self.model.config, self.name)
+            check_embedding(ids, config, self.name)
         for number, request in enumerate(requests):
             if error := self.composer.refusal(prompts[number], request):
                 yield Made(number, error=error)
@@ -402,9 +403,16 @@ class Local:
     def _encode(self, request: Request) -> list[int]:
         return self.composer.encode(request)
 
+    def _open_model(self) -> Any:
+        """The model; :meth:`close` may let it go in another thread at any time."""
+        model = self.model
+        if model is None:
+            raise LcxError(CLOSED)
+        return model
+
     def _run(self, batches: Sequence[Batch]) -> Iterator[tuple[int, list[list[int]]]]:
         """The place and the rows of every batch, as they are made."""
-        model = Model(self.model, self.tokenizer)
+        model = Model(self._open_model(), self.tokenizer)
         model.stopped = self.stop
         for place, batch in enumerate(batches):
             rows = model.run(batch, self.batch)

@@ -203,6 +203,8 @@ def test_a_thread_that_generates_ends_when_the_model_is_closed(model_folder: Pat
     thread.join(30)
     assert not thread.is_alive()
     assert "closed" in str(ended[0])
+    with pytest.raises(LcxError, match="closed"):
+        opened.generate(requests[:1])
 
 
 def test_an_option_that_is_not_there() -> None:

@@ -34,7 +34,7 @@ POINTS = [
 ]
 """In the order in which one run comes to them, each after the kill before. The manifest is written first and last.
 
-Rules are computed again and leave no journal; tests/work/test_journal.py kills what does."""
+Rules are computed again and leave no journal; tests/work/test_journal.py kills the writer of one."""
 
 
 @pytest.fixture(scope="module")
