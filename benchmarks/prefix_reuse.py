@@ -36,7 +36,7 @@ from prefix_ways import LmEval, Material, Sizes, timed
 from rich.console import Console
 from rich.table import Table
 
-from lcx.evaluation.answer import TIES, verdict
+from lcx.evaluation.local_model import TIES, verdict
 from lcx.modeling.decode import trace
 from lcx.storage import atomic_path, write_json
 

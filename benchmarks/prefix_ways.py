@@ -16,7 +16,7 @@ import torch
 from random_models import random_model, shape_of
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from lcx.evaluation.answer import open_local
+from lcx.evaluation.local_model import open_local
 from lcx.evaluation.samples import ContextPrompts
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 

@@ -48,7 +48,7 @@ def run_bridge(
     What the journal has is not done again. Raises UsageError for a task that lm-eval does not know, and
     MissingError where its data cannot be had.
     """
-    from lcx.evaluation.model import LocalModel
+    from lcx.evaluation.local_model import LocalModel
     from lcx.evaluation.runner import JOURNAL
 
     assert isinstance(tested, LocalModel)

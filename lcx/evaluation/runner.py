@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lcx.context import Context
 from lcx.errors import UsageError
-from lcx.evaluation.answer import Answer, Answerer, self_check
-from lcx.evaluation.model import LocalModel, ModelUnderTest, SavedAnswers
+from lcx.evaluation.local_model import LocalModel
+from lcx.evaluation.model import Answer, Answerer, ModelUnderTest, SavedAnswers, self_check
 from lcx.evaluation.offline import hear, score_benchmark, score_judged, score_probe
 from lcx.evaluation.samples import (
     ITEM,

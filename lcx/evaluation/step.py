@@ -219,7 +219,9 @@ def _template(settings: EvalSettings) -> Any:
 
 def _open_model(spec: str, work: StepWork[EvalSettings], *, against: bool = False) -> ModelUnderTest:
     """The model under evaluation, or the one that it is compared with."""
-    from lcx.evaluation.model import LocalModel, SavedAnswers, ServedModel
+    from lcx.evaluation.local_model import LocalModel
+    from lcx.evaluation.model import SavedAnswers
+    from lcx.evaluation.served_model import ServedModel
 
     settings, ctx = work.settings, work.ctx
     if against:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.answer import LocalAnswerer
+from lcx.evaluation.local_model import LocalAnswerer
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
 

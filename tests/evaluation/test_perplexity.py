@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from lcx.context import Context
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
-from lcx.evaluation.model import LocalModel
+from lcx.evaluation.local_model import LocalModel
 from lcx.evaluation.probes import perplexity
 from lcx.evaluation.probes.perplexity import PERPLEXITY, bucket_edges, sums_between
 from lcx.evaluation.runner import run_tasks

@@ -16,7 +16,7 @@ from lcx.context import Context
 from lcx.data.stdlib import catalogue_documents, load_entities, vocabulary
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
-from lcx.evaluation.model import LocalModel
+from lcx.evaluation.local_model import LocalModel
 from lcx.evaluation.runner import run_tasks
 from lcx.evaluation.samples import TaskData, stop_ids, with_items
 from lcx.evaluation.settings import EvalSettings

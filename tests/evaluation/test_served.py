@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lcx.evaluation.answer import cut_prompts
+from lcx.evaluation.served_model import cut_prompts
 from tests.conftest import Ran
 from tests.llm.stub_server import Reply, Stub, prompt_of
 

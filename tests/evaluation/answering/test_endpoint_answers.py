@@ -13,9 +13,10 @@ import pytest
 from lcx.context import Context
 from lcx.data.templates import Template
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.evaluation import answer as module
-from lcx.evaluation.answer import Answer, Answerer, open_endpoint, self_check
+from lcx.evaluation import served_model as module
+from lcx.evaluation.model import Answer, Answerer, self_check
 from lcx.evaluation.samples import ContextPrompts
+from lcx.evaluation.served_model import open_endpoint
 from lcx.llm.settings import Calling
 from lcx.records import Branch, Bundle, EncodedBundle
 from tests.llm.models import tiny_llama
@@ -211,7 +212,7 @@ def test_a_real_server_gives_the_answers_of_the_same_model_here(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from lcx.data.assembly import Assembler
-    from lcx.evaluation.answer import open_local
+    from lcx.evaluation.local_model import open_local
     from lcx.evaluation.samples import encode
 
     folder = tiny_llama(tmp_path / "model")

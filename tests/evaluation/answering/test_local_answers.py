@@ -13,8 +13,9 @@ import torch
 from lcx.data.assembly import Assembler
 from lcx.data.templates import Template
 from lcx.errors import UsageError
-from lcx.evaluation import answer as module
-from lcx.evaluation.answer import Answer, open_local, self_check, verdict
+from lcx.evaluation import local_model as module
+from lcx.evaluation.local_model import open_local, verdict
+from lcx.evaluation.model import Answer, self_check
 from lcx.evaluation.samples import ContextPrompts, encode, fit
 from lcx.modeling import decode_kv
 from lcx.modeling.decode import Traced
