@@ -275,6 +275,7 @@ def score_file(
         )
     places: dict[str, Any] = {} if span is None else {"span": span}
     given: Any = path
+    aside: dict[str, str] = {}
     if task in groups() or task is None:
         if task is not None and (rows or references):
             flag = "--rows" if rows else "--references"
@@ -306,9 +307,13 @@ def score_file(
         places["references_name"] = str(references)
     scores, values = score_rows(found, given, compat, references=_references(references), **places)
     if as_json:
-        show.emit_json({**scores, "rows": values} if rows else scores)
+        show.emit_json(
+            {**scores, **({"rows": values} if rows else {}), **({"left_out": aside} if aside else {})}
+        )
         return
     print(_result_text(task, path, scores, rows))
+    if aside:
+        print(f"\n{_left_out_text(aside)}")
     if rows:
         print("\n" + show.table([(str(n), show.number(v)) for n, v in enumerate(values)], ("row", "score")))
 
@@ -344,7 +349,7 @@ def _references(path: Path | None) -> list[dict[str, Any]] | None:
 def _score_all(
     group: str | None,
     saved: Mapping[str, Mapping[str, Any]],
-    aside: Sequence[str],
+    aside: Mapping[str, str],
     compat: str | None,
     places: Mapping[str, Any],
     *,
@@ -352,24 +357,52 @@ def _score_all(
 ) -> None:
     """The tasks of a file or folder, by model where there are several; of a group with the means by category."""
     from lcx.cli import show
+    from lcx.errors import UsageError
 
-    totals = {model: _total(group, of, compat, places) for model, of in saved.items()}
-    left = {"left_out": list(dict.fromkeys(aside))} if aside else {}
+    left = dict(aside)
+    totals = {model: _total(group, of, compat, places, left, model) for model, of in saved.items()}
+    if len(totals) > 1:
+        totals = {model: total for model, total in totals.items() if total["tasks"]}
+    if not any(total["tasks"] for total in totals.values()):
+        raise UsageError(
+            f"no file of {len(left)} could be scored: {next(iter(left.values()))}",
+            why="; ".join(f"{name}: {why}" for name, why in list(left.items())[:4]),
+            hint="lcx eval --task TASK --predictions FILE says what a file of a task needs",
+        )
+    left = {"left_out": left} if left else {}
     if as_json:
         show.emit_json(
             {**next(iter(totals.values())), **left} if len(totals) == 1 else {"models": totals, **left}
         )
         return
     texts = [_table(model if len(totals) > 1 else group or "", total) for model, total in totals.items()]
-    if aside:
-        texts.append("\n".join(_wrapped(f"Left out: {', '.join(left['left_out'])}.")))
+    if left:
+        texts.append(_left_out_text(left["left_out"]))
     print("\n\n".join(texts))
 
 
+MOST_LEFT_OUT = 12
+
+
+def _left_out_text(left: Mapping[str, str]) -> str:
+    said = [f"Left out: {name}: {why}." for name, why in list(left.items())[:MOST_LEFT_OUT]]
+    if len(left) > MOST_LEFT_OUT:
+        said.append(f"Left out: {len(left) - MOST_LEFT_OUT:,} more files (--json names all).")
+    return "\n".join(line for one in said for line in _wrapped(one, ""))
+
+
 def _total(
-    group: str | None, of: Mapping[str, Any], compat: str | None, places: Mapping[str, Any]
+    group: str | None,
+    of: Mapping[str, Any],
+    compat: str | None,
+    places: Mapping[str, Any],
+    left: dict[str, str],
+    model: str,
 ) -> dict[str, Any]:
-    """One model's scores; a published arithmetic holds for the tasks that have it."""
+    """One model's scores; a published arithmetic holds for the tasks that have it.
+
+    A file that cannot be scored goes into `left` with the reason.
+    """
     from lcx.errors import UsageError
     from lcx.evaluation.benchmarks.groups import groups, summarize
     from lcx.evaluation.offline import score_rows
@@ -381,7 +414,7 @@ def _total(
         try:
             scores[name] = score_rows(one.task, one.rows, mode, **({} if one.task.published else places))[0]
         except UsageError as bad:
-            raise UsageError(f"{one.path}: {bad.what}", why=bad.why, hint=bad.hint) from None
+            left[f"{model}/{one.path.name}".removeprefix("./")] = bad.what
     families = [group.partition(":")[0]] if group else ["longbench", "longbench_e"]
     family = next(
         (one for one in families if any(name.startswith(f"{one}:") for name in scores)), families[0]

@@ -17,7 +17,9 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, DivisionByZero, InvalidOperation
@@ -149,7 +151,9 @@ def gsm8k(pred: str, row: Row) -> float | None:
 
 
 def gsm8k_as_film(pred: str, row: Row) -> float | None:
-    return _numeric(pred, row, final_number_as_film)
+    """Equal as floats, to the last bit: FILM asks for no less."""
+    golds = [float(gold) for one in answers_of(row) if (gold := gold_number(one)) is not None]
+    return float(final_number_as_film(pred) in golds) if golds else None
 
 
 def _numeric(pred: str, row: Row, read: Callable[[str], Any]) -> float | None:
@@ -168,7 +172,8 @@ def multiple_choice(pred: str, row: Row) -> float | None:
 
 def multiple_choice_as_published(pred: str, row: Row) -> float | None:
     """A letter alone is what published files hold, read out of the reply; a reply itself needs the phrase."""
-    letter = None if "finish" in row and len(pred.strip()) == 1 else letter_of_four(pred, strict=True)
+    read_out = "finish" not in row and row.get("response") != pred and pred in ("A", "B", "C", "D")
+    letter = pred if read_out else letter_of_four(pred, strict=True)
     return _best(
         row, lambda answers: float(letter is not None and letter in {one.strip() for one in answers})
     )
@@ -260,17 +265,17 @@ def picks_as_film(pred: str, answer: str, candidates: Sequence[str]) -> float:
 def letter_of_four(pred: str, *, strict: bool = False) -> str | None:
     """The letter A to D that a reply to LongBench v2 gives, or None.
 
-    The published phrase "The correct answer is (B)", with brackets first and without them next, or a reply that is
-    nothing but the letter. Unless `strict`, else whatever `chosen` finds.
+    The published phrase "The correct answer is (B)", with brackets first and without them next. Unless `strict`, a
+    reply that is nothing but the letter, or else whatever `chosen` finds.
     """
     plain = pred.replace("*", "") if strict else _narrow(pred).replace("*", "")
     for pattern in (_V2_BRACKETS, _V2_BARE):
         if found := pattern.search(plain):
             return found[1]
-    if alone := _V2_LETTER.fullmatch(plain):
-        return alone[1]
     if strict:
         return None
+    if alone := _V2_LETTER.fullmatch(plain):
+        return alone[1]
     place = chosen(pred, _FOUR)
     return None if place is None else LETTERS[place]
 
@@ -285,10 +290,15 @@ _SAID = "The answer is"
 _HASHES = re.compile(r"####\s*(.+)")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"(?:(?<!\d)[-−])?\s?[$£€¥]?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?")
-_PLAIN = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)"
-_SUM = re.compile(rf"{_PLAIN}(?:[-+*/]{_PLAIN})*")
-_STEP = re.compile(rf"([-+*/]?)({_PLAIN})")
-_VALUE = re.compile(_PLAIN)
+_VALUE = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)")
+_JOINS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
+}
 
 
 def gold_number(answer: str) -> Decimal | None:
@@ -317,18 +327,18 @@ def final_number(pred: str) -> Decimal | None:
     return _number_of(numbers[-1]) if numbers else None
 
 
-def final_number_as_film(pred: str) -> Decimal | None:
+def final_number_as_film(pred: str) -> float | None:
     """The word after the last "the answer is ", as FILM reads it; None where it stands nowhere with a capital T.
 
     Cut at a further few-shot question. The word ends at a blank, not at a line's end. Currency, commas and final stops
     are removed, as are letters, quotes and a last per cent sign, and what stands before `=` or `>>`. A sum that is not
-    worked out is.
+    worked out is, brackets and powers too.
     """
     text = _NEXT_SHOT_FILM.split(pred, maxsplit=1)[0].replace(f"{_SAID}: ", f"{_SAID} ").rstrip(".\n")
     if f"{_SAID} " not in text:
         return None
     word = text.lower().rpartition(f"{_SAID.lower()} ")[2].partition(" ")[0]
-    word = re.sub(r"\.{0,2}$", "", re.sub("[£€]", "", word)).replace(",", "")
+    word = re.sub(r"\.{0,2}\Z", "", re.sub("[£€]", "", word)).replace(",", "")
     word = re.sub(r"[$\"a-z]", "", re.split(r"=|>>", word)[-1]).partition(":")[0].strip()
     return _worked_out(word.removesuffix("%").removesuffix("/"))
 
@@ -350,22 +360,37 @@ def _number_of(text: str) -> Decimal | None:
         return None
 
 
-def _worked_out(text: str) -> Decimal | None:
-    """The value of numbers joined by + - * /, or None for anything else."""
-    if not _SUM.fullmatch(text):
+_LONGEST_SUM = 80
+"""Signs of a sum that is worked out: no solution has more, and a power of powers must not keep the machine busy."""
+_LARGEST_POWER = 64
+
+
+def _worked_out(text: str) -> float | None:
+    """The value of a number, or of numbers joined as Python's + - * / // and ** join them; None for anything else."""
+    if len(text) > _LONGEST_SUM:
         return None
-    total, term = Decimal(0), None
     try:
-        for sign, digits in _STEP.findall(text):
-            value = Decimal(digits)
-            if sign in ("*", "/") and term is not None:
-                term = term * value if sign == "*" else term / value
-                continue
-            total += term or 0
-            term = -value if sign == "-" else value
-    except (InvalidOperation, DivisionByZero):
+        if not re.search(r"[-+*/]", text):
+            return float(text)
+        return float(_value(ast.parse(text, mode="eval").body))
+    except (ValueError, SyntaxError, ArithmeticError, RecursionError, MemoryError):
         return None
-    return total + (term or 0)
+
+
+def _value(node: ast.expr) -> float:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
+        inside = _value(node.operand)
+        return -inside if isinstance(node.op, ast.USub) else inside
+    if isinstance(node, ast.BinOp) and (join := _JOINS.get(type(node.op))) is not None:
+        left, right = _value(node.left), _value(node.right)
+        if join is operator.pow and abs(right) > _LARGEST_POWER:
+            raise ValueError("a power that nobody means")
+        found = join(left, right)
+        if isinstance(found, int | float):
+            return found
+    raise ValueError("no arithmetic")
 
 
 # One of several things that a reply names: a class, a paragraph, a line of code.

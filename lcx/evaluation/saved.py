@@ -5,10 +5,10 @@
 | lcx | `predictions-TASK.jsonl` | our own |
 | LongBench | `pred/MODEL/SET.jsonl` | `pred`, `answers`, `all_classes`, `length` |
 | LongBench v2 | `MODEL.jsonl` | `response`, `pred` (the letter read out of it), `answer` |
-| RULER | `vt.jsonl`, `niah_multikey_1.jsonl` | `pred`, `outputs`, `length`; one context each |
+| RULER | `vt.jsonl`, `niah_multikey_1.jsonl`, in parts `vt-0.jsonl` | `pred`, `outputs`, `length`; one context each |
 | lm-eval, and `--export lm-eval` | `samples_TASK_TIME.jsonl` | `doc`, `resps`; of several filters the first counts |
-| HELMET | `DATASET_....json` | `data`: `output`, `answer` |
-| OpenCompass | `predictions/MODEL/LongBench_SET.json` | by number: `prediction`, `gold` |
+| HELMET | `DATASET_..._inN_sizeN_....json` | `data`: `output`, `answer`, and what HELMET gave each row |
+| OpenCompass | `predictions/MODEL/LongBench_SET.json`, `ruler_SET_4k.json`, in parts `..._0.json` | by number: `prediction`, `gold` |
 | LongReward | `MODEL.json` | `dataset`, `prediction`, `answer`: sets of LongBench in one file |
 
 A folder of such files, or of a folder a model, is read as a whole.
@@ -105,7 +105,7 @@ def _renamed(row: Row) -> dict[str, Any]:
     if "pred" not in found:
         given = next((name for name in PREDS if name in found and _is_said(found[name])), None)
         if given is not None:
-            value = found.pop(given)
+            value = found[given] if given == "response" else found.pop(given)  # a reply, not a letter read out of it
             found["pred"] = next(iter(value), None) if isinstance(value, list) else value
     elif found["pred"] is None and isinstance(found.get("response"), str):
         found["pred"] = found["response"]  # no letter could be read out of it
@@ -204,6 +204,72 @@ QA = Task(
 
 # ---- tasks
 
+HELMET = {
+    "json_kv": "substring_exact_match",
+    "kilt_nq": "substring_exact_match",
+    "kilt_triviaqa": "substring_exact_match",
+    "kilt_hotpotqa": "substring_exact_match",
+    "kilt_popqa": "substring_exact_match",
+    "icl_trec_coarse": "exact_match",
+    "icl_trec_fine": "exact_match",
+    "icl_banking77": "exact_match",
+    "icl_clinic150": "exact_match",
+    "icl_nlu": "exact_match",
+    "infbench_qa": "rougeL_f1",
+    "infbench_choice": "exact_match",
+    "msmarco_rerank": "NDCG@10",
+    "narrativeqa": "gpt-4-score",
+    "infbench_sum": "gpt-4-f1",
+    "multi_lexsum": "gpt-4-f1",
+}
+"""HELMET's sets that are not RULER's, and the metric of each that HELMET reports."""
+RATED = "gpt-4-scores"
+"""Where HELMET keeps what a judge said of a row."""
+
+
+def _helmet(name: str) -> Task:
+    """A set of HELMET's as a task of files: its rows count what HELMET itself found of them."""
+    metric = HELMET[name.partition(":")[2]]
+    return Task(
+        name=name,
+        summary=f"HELMET's rows, from files only, by its own {metric}",
+        family="helmet",
+        view="table",
+        samples=lambda source, options: [],
+        score=lambda row: _as_helmet(row, metric),
+        info={"metric": metric},
+    )
+
+
+def _as_helmet(row: Row, metric: str) -> float | None:
+    """The share of the best that HELMET gave a row; None where it gave nothing."""
+    value = row.get(metric)
+    if metric.startswith("gpt-4"):
+        rated = row.get(RATED)
+        rated = rated if isinstance(rated, Mapping) else {}
+        parts = ("fluency", "correctness") if metric == "gpt-4-score" else ("f1",)
+        if not all(is_number(rated.get(part)) for part in parts):
+            return None
+        value = rated["f1"] if metric == "gpt-4-f1" else rated["fluency"] * rated["correctness"] / 3
+    if isinstance(value, bool):
+        return float(value)
+    return float(value) if is_number(value) and 0 <= value <= 1 else None
+
+
+def _check_helmet(task: str, rows: Sequence[Row]) -> None:
+    """Raise UsageError where HELMET has not said anything of any row."""
+    metric = HELMET[task.partition(":")[2]]
+    if all(_as_helmet(row, metric) is None for row in rows):
+        judged = metric.startswith("gpt-4")
+        raise UsageError(
+            f"no row has HELMET's {metric}",
+            why="A judge rates this set, and has not rated this file." if judged else "Its eval.py writes it.",
+            hint="Score the file that ends in -gpt4eval_o.json, which HELMET's scripts/eval_gpt4_*.py write."
+            if judged
+            else "",
+        )
+
+
 RULER = {
     **{
         "niah_single": "needle",
@@ -232,6 +298,10 @@ _LONGBENCH = re.compile(rf"(?:longbench[-_:]?)?(?P<e>e[-_:])?(?P<set>{_SETS})(?P
 _PART = re.compile(rf"(?<![a-z0-9])(?:{_SETS})(?![a-z0-9])")
 _HELMET = re.compile(r"_in\d+_size")
 """In HELMET's long names, which tell how a dataset was run: its questions on HotpotQA are not LongBench's."""
+_SIZE = re.compile(r"_(\d+)([km])(?:_\d+)?$")
+"""How OpenCompass says what length RULER's rows were made for."""
+_PARTS = re.compile(r"(_\d+[km])_\d+$|-\d+$")
+"""A part's number: behind OpenCompass' length, or RULER's own."""
 _RULER = re.compile(
     rf"(?:ruler[-_:]?)?(?P<name>{'|'.join(sorted(RULER, key=len, reverse=True))})(?:_[a-z0-9]+)*?"
 )
@@ -247,8 +317,10 @@ def task_of_name(name: str, known: Iterable[str]) -> str | None:
         stem = stem.removeprefix(before)
     stem = _TIME.sub("", stem)
     if _HELMET.search(stem):
-        ruler = stem.startswith("ruler") and _RULER.match(stem)
-        return RULER[ruler["name"]] if ruler else None
+        if stem.startswith("ruler") and (ruler := _RULER.match(stem)):
+            return RULER[ruler["name"]]
+        return next((f"helmet:{name}" for name in HELMET if stem.startswith(f"{name}_")), None)
+    stem = _PARTS.sub(r"\1", stem)
     if stem in own:
         return own[stem]
     if found := _LONGBENCH.fullmatch(stem):
@@ -294,31 +366,33 @@ class Saved:
 
 def collect(
     path: Path, find: Find, known: Sequence[str], only: Sequence[str] = ()
-) -> tuple[dict[str, dict[str, Saved]], list[str]]:
-    """The predictions in a file or under a folder: by model (the folder they lie in), then by task; and files left out.
+) -> tuple[dict[str, dict[str, Saved]], dict[str, str]]:
+    """The predictions in a file or under a folder: by model (the folder they lie in), then by task; and the files that
+    were left out, each with the reason.
 
-    `only` are the tasks that are asked for, all by default. Raises UsageError where nothing tells a task.
+    `only` are the tasks that are asked for, all by default. Raises UsageError where nothing tells a task, or where the
+    one file that was named cannot be read.
     """
-    inside = [path] if path.is_file() else [file for _, file in list_files(path) if is_row_file(file)]
+    alone = path.is_file()
+    inside = [path] if alone else [file for _, file in list_files(path) if is_row_file(file)]
     found: dict[str, dict[str, Saved]] = {}
-    aside: list[str] = []
+    aside: dict[str, str] = {}
     for file in inside:
-        model = "." if path.is_file() else str(file.parent.relative_to(path))
-        for task, rows in _of_file(file, known, path.is_file()).items():
-            if only and task not in only:
-                continue
-            here = found.setdefault(model, {})
-            name = task
-            if task in here and _part(file) and _part(file) == _part(here[task].path):
-                rows = [*here[task].rows, *rows]  # OpenCompass cuts a set into files by number
-            elif task in here and task.startswith(("needle", "ruler:")):
-                name = file.stem  # RULER has several files of a kind
-                here[here[task].path.stem] = here[task]
-            elif task in here:
-                aside.append(here[task].path.name)  # an older run of the same
-            here[name] = Saved(QA if task == QA.name else find(task), file, rows)
-        if not any(one.path == file for of in found.values() for one in of.values()):
-            aside.append(file.name)
+        model = "." if alone else str(file.parent.relative_to(path))
+        name = _name(file, path)
+        try:
+            tasks = _of_file(file, known, alone)
+        except UsageError as bad:
+            if alone:
+                raise
+            aside[name] = bad.what
+            continue
+        wanted = {task: rows for task, rows in tasks.items() if not only or task in only}
+        if not wanted:
+            aside[name] = "it answers another task" if tasks else _unknown(file)
+        for task, rows in wanted.items():
+            if older := _add(found.setdefault(model, {}), task, file, rows, find):
+                aside[_name(older, path)] = f"{file.name} answers the same"
     for here in found.values():
         for name in [
             name for name, one in here.items() if any(o is one for n, o in here.items() if n != name)
@@ -327,21 +401,64 @@ def collect(
                 del here[name]  # it goes by its file's name, as the others of its kind do
     if not found:
         own = ", ".join(f"{task.partition(':')[2] or task}.jsonl" for task in only[:4])
-        name = f"--task TASK --predictions {path if path.is_file() else f'{path}/FILE'}"
+        named = f"--task TASK --predictions {path if alone else f'{path}/FILE'}"
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(aside.items())[:4])
         raise UsageError(
             f"nothing in {path} tells which task it answers" + (f" of {len(only)}" if only else ""),
-            why=f"Neither names nor rows of {', '.join(aside[:4])} do."
-            if aside
-            else "It has no file of rows.",
-            hint=f"Names are {own}, ... Or name it: {name}" if only else f"Name it: {name}",
+            why=f"{reasons}." if reasons else "It has no file of rows.",
+            hint=f"Names are {own}, ... Or name it: {named}" if only else f"Name it: {named}",
         )
     return found, aside
 
 
+def _add(
+    here: dict[str, Saved], task: str, file: Path, rows: list[dict[str, Any]], find: Find
+) -> Path | None:
+    """Put a task's rows among a model's; returns the file of the same rows that they take the place of."""
+    made = _task(task, find)
+    part, name, older = _part(file), task, None
+    twin = next((one for one in here.values() if part and _part(one.path) == part), None)
+    if twin is not None:  # a set in files by number
+        joined = Saved(made, file, [*twin.rows, *rows])
+        here |= {name: joined for name, one in here.items() if one is twin}
+        return None
+    if task in here and task.startswith(("needle", "ruler:", "helmet:")):
+        name = _told(file)  # there are several files of a kind, or of a length
+        here[_told(here[task].path)] = here[task]
+    elif task in here:
+        older = here[task].path  # an older run of the same
+    here[name] = Saved(made, file, rows)
+    return older
+
+
+def _name(file: Path, path: Path) -> str:
+    return file.name if path.is_file() else str(file.relative_to(path))
+
+
+def _told(file: Path) -> str:
+    """What a file of a kind is called among others: its name, without what HELMET says behind the length."""
+    long = _HELMET.search(file.stem)
+    return file.stem[: long.end() - len("_size")] if long else _part(file) or file.stem
+
+
+def _task(name: str, find: Find) -> Task:
+    if name == QA.name:
+        return QA
+    return _helmet(name) if name.startswith("helmet:") else find(name)
+
+
+def _unknown(file: Path) -> str:
+    """Why a file has no task."""
+    if _HELMET.search(file.stem.lower()):
+        return "a set of HELMET's that is scored over its whole file, or not known here"
+    return "neither its name nor its rows tell a task"
+
+
 def _part(file: Path) -> str:
     """What the numbered parts of one set are called alike; empty for a file that is none."""
-    found = re.fullmatch(r"(longbench_.+)_\d+", file.stem.lower())
-    return found[1] if found else ""
+    stem = file.stem.lower()
+    found = re.fullmatch(r"(longbench(?:_.+|v2))_\d+|(.+_\d+[km])_\d+|(.+)-\d+", stem)
+    return next(filter(None, found.groups()), "") if found else ""
 
 
 def _of_file(file: Path, known: Sequence[str], alone: bool) -> dict[str, list[dict[str, Any]]]:
@@ -361,6 +478,11 @@ def _of_file(file: Path, known: Sequence[str], alone: bool) -> dict[str, list[di
             return {}
         raise
     if named is not None:
+        if named.startswith("helmet:"):
+            _check_helmet(named, rows)
+        if named in RULER.values() and (size := _SIZE.search(stem.lower())):
+            length = int(size[1]) << (10 if size[2] == "k" else 20)
+            rows = [{"length": length, **row} for row in rows]
         return {named: rows}
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

@@ -216,6 +216,10 @@ MARKED = re.compile(r"\[\[([^\[\]]*)\]\]")
 _BRACKETS = str.maketrans({"【": "[", "】": "]", "［": "[", "］": "]"})
 _ESCAPED = re.compile(r"\\([\[\]])")
 _NUMBER = re.compile(r"([+-]?\d+(?:[.,]\d+)?)(.*)", re.S)
+_LABEL = re.compile(
+    r"(?:(?:overall|final|总体|最终) ?)?(?:rating|score|评分|分数|得分) ?(?:is|为|是)? ?[:：=]? ?[*_]{0,3} ?", re.I
+)
+"""What some judges repeat inside the marks of a prompt that says `[[rating]]`."""
 _JSON = re.compile(
     r"[\"'](?:rating|score|评分|分数)[\"']\s*[:：]\s*[\"']?([+-]?\d+(?:[.,]\d+)?)(?![\d.,]*\d)", re.I
 )
@@ -235,10 +239,11 @@ def read_rating(
 ) -> float | Unreadable:
     """The last `[[number]]` of a reply, `low` to `high`; with `clamp` one beyond that counts as the end of the scale.
 
-    `[[7.5]]`, `[[7,5]]`, `[[8分]]`, `[[**8**]]` and, of 10, `[[7/10]]` are numbers; where nothing is marked, so is
-    `{"rating": 7}`.
+    `[[7.5]]`, `[[7,5]]`, `[[8分]]`, `[[**8**]]`, `[[Rating: 8]]` and, of 10, `[[7/10]]` are numbers; where nothing is
+    marked, so is `{"rating": 7}`.
     """
-    numbers = [text for text in marked(reply) if text[:1].isdigit() or text[:1] in ("+", "-")]
+    said = [_unlabelled(text) for text in marked(reply)]
+    numbers = [text for text in said if text[:1].isdigit() or text[:1] in ("+", "-")]
     if numbers:
         found = _NUMBER.fullmatch(numbers[-1])
         if not found or not _is_unit(found[2], high):
@@ -253,6 +258,12 @@ def read_rating(
     if clamp:
         rating = min(high, max(low, rating))
     return rating if low <= rating <= high else Unreadable(f"a rating outside {low:g} to {high:g}")
+
+
+def _unlabelled(text: str) -> str:
+    plain = " ".join(text.split())
+    label = _LABEL.match(plain)
+    return plain[label.end() :] if label else text
 
 
 def _is_unit(rest: str, high: float) -> bool:

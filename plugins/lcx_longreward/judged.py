@@ -272,10 +272,26 @@ def score_of(task: str, rating: float | None) -> float | None:
     return rating if rating is None or task == CHAT else (rating - low) / (high - low)
 
 
+_FIRST_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
 def _as_published(task: str) -> Callable[[Row], float | None]:
+    """The first number inside the last plain `[[...]]` of the judge's reply, thoughts and all; else 0.5.
+
+    Marks of other signs and JSON are none there. Saved rows without a reply count by their rating.
+    """
+    low, high = SCALES[task]
+
     def score(row: Row) -> float | None:
-        found = score_of(task, row.get("rating"))
-        return UNREADABLE if found is None else found
+        rating, reply = row.get("rating"), row.get("analysis")
+        if isinstance(reply, str) and reply.strip():
+            ends = [part.rpartition("]")[2].partition("[[")[2] for part in reply.split("]]")[:-1]]
+            marks = [mark for mark in ends if mark]
+            number = _FIRST_NUMBER.search(marks[-1]) if marks else None
+            rating = float(number[0]) if number else None
+        if rating is None or not low <= rating <= high:
+            return UNREADABLE
+        return score_of(task, rating)
 
     return score
 

@@ -44,6 +44,9 @@ from lcx.llm.protocol import Completion, Request, Response, Usage
         ("[[8 out of 10]]", 8.0),
         ("[[8/10分]]", 8.0),
         ("[[7: well put]]", 7.0),
+        ("[[Rating: 8]]", 8.0),
+        ("[[**Overall score:** 7.5]]", 7.5),
+        ("[[评分：8]]", 8.0),
         ("<think>[[2]]</think>[[8]]", 8.0),
     ],
 )
@@ -52,7 +55,7 @@ def test_ratings_as_judges_write_them(reply: str, rating: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", ["[[8/5]]", "[[7 or 8]]", "[[7-8]]", '{"rating": 80}', '{"rating": null}', '"rating" is 8', "8"]
+    "reply", ["[[8/5]]", "[[7 or 8]]", "[[7-8]]", "[[rating]]", "[[Rating: high]]", '{"rating": 80}', '{"rating": null}', '"rating" is 8', "8"]
 )
 def test_what_is_no_rating(reply: str) -> None:
     assert isinstance(read_rating(reply), Unreadable)

@@ -227,7 +227,7 @@ def test_full_stops_of_a_label_do_not_count() -> None:
         ("The correct answer is **C**", "C", "C"),
         ("The correct answer is A, not (The correct answer is (D))", "D", "D"),
         ("d", "D", None),
-        ("D", "D", "D"),
+        ("D", "D", None),
         ("I choose (B) here", "B", None),
         ("the answer is a mess", None, None),
     ],
@@ -259,6 +259,14 @@ def test_the_letter_of_longbench_v2(reply: str, letter: str | None, strict: str 
         ("The answer is 18\n\n2 more", 18, None),  # the word ends at a blank only
         ("The answer is 5, and the answer isn't 6.", 5, 5),
         ("The answer is +5.", 5, 5),
+        ("The answer is (3+4)*2", 3, 14),
+        ("The answer is 2**5", 2, 32),
+        ("The answer is --5", -5, 5),
+        ("The answer is 07", 7, 7),
+        ("The answer is 07+1", 7, None),  # no arithmetic of Python's
+        ("The answer is 9**9**9", 9, None),
+        ("The answer is 1/0", None, None),
+        ("The answer is [18-2]", 18, None),
         ("", None, None),
     ],
 )

@@ -169,6 +169,30 @@ def test_longbench_v2_by_length_and_difficulty() -> None:
     assert score_predictions("longbench_v2", rows, "longbench")["score"] == 40.0
 
 
+@pytest.mark.parametrize(
+    ("row", "score"),
+    [
+        ({"pred": "B"}, 1.0),  # a published file: the letter that was read out
+        ({"pred": None, "response": "I choose B"}, 0.0),
+        ({"response": "The correct answer is (B)"}, 1.0),
+        ({"response": "B"}, 0.0),  # a reply, which has to use the phrase
+        ({"pred": "(B)"}, 0.0),
+        ({"pred": "B.", "finish": "stop"}, 0.0),
+        ({"pred": "The correct answer is **B**"}, 1.0),
+        ({"pred": "the correct answer is (B)"}, 0.0),  # small letter
+    ],
+)
+def test_longbench_v2_as_published_to_the_letter(row: dict[str, Any], score: float) -> None:
+    made, _ = score_rows("longbench_v2", [{**row, "answer": "B"}], "longbench")
+    assert made["score"] == 100 * score
+
+
+def test_film_wants_equal_floats() -> None:
+    row = {"answer": "0.3", "pred": "The answer is 0.1+0.2"}
+    assert score_predictions("gsm8k", [row], "film")["score"] == 0.0
+    assert score_predictions("gsm8k", [{**row, "pred": "The answer is 0.30"}], "film")["score"] == 100.0
+
+
 def test_scoring_a_file_imports_no_torch(tmp_path: Path) -> None:
     rows = [{"pred": "Food", "answers": ["Food"], "all_classes": ["Food"]}]
     path = lines(tmp_path / "trec.jsonl", rows)
@@ -332,6 +356,18 @@ def test_what_no_server_answered_counts_as_nothing(failed: dict[str, str]) -> No
             [{**NEEDLE, "answers": ["77"], "pred": "It is 77.", "length": 8192}],
         ),
         (
+            "ruler_vt_4k.json",
+            {"0": {"origin_prompt": [{"role": "HUMAN", "prompt": "p"}], "prediction": ["ABCDE"], "gold": CHAIN}},
+            "ruler:variables",
+            [{**RULER, "answers": CHAIN, "pred": "ABCDE", "query": "", "length": 4096}],
+        ),
+        (
+            "LongBenchv2_0.json",
+            {"0": {"prediction": "The correct answer is (B)", "gold": "B", "res_length": 7}},
+            "longbench_v2",
+            [{"answers": ["B"], "pred": "The correct answer is (B)"}],
+        ),
+        (
             "glm.json",
             [{"idx": 0, "dataset": "qasper", "query": "When?", "answer": ["1954"], "prediction": "In 1954"}],
             "longbench:qasper",
@@ -387,6 +423,8 @@ def test_a_folder_of_models_and_a_file_of_sets(cli: Any, tmp_path: Path) -> None
     (tmp_path / "oc" / "results.json").write_text("[1]")
     made = cli("eval", "-p", str(tmp_path / "oc"), "--json").json
     assert made["n"] == 2
+    assert made["left_out"] == {"results.json": "neither its name nor its rows tell a task"}
+    assert "Left out: results.json: neither" in cli("eval", "-p", str(tmp_path / "oc")).out
     (tmp_path / "ruler").mkdir()
     for name, said in (("niah_multikey_1", "ABCDE"), ("niah_multikey_2", "x"), ("qa_1", "klmno")):
         lines(tmp_path / "ruler" / f"{name}.jsonl", [{**RULER, "pred": said, "outputs": [CHAIN[0], "KLMNO"]}])
@@ -396,9 +434,85 @@ def test_a_folder_of_models_and_a_file_of_sets(cli: Any, tmp_path: Path) -> None
         "niah_multikey_2": 0.0,
         "ruler:qa": 100.0,  # any of the answers will do
     }
+    oc = tmp_path / "parts"
+    oc.mkdir()
+    for size in ("4k", "8k"):
+        for part in range(2):
+            rows = {"0": {"prediction": "ABCDE" if part else "x", "gold": [CHAIN[0]]}}
+            (oc / f"ruler_vt_{size}_{part}.json").write_text(json.dumps(rows))
+    for part in range(2):
+        lines(oc / f"cwe-{part}.jsonl", [{**RULER, "index": part}])
+    made = cli("eval", "-p", str(oc), "--json").json["tasks"]
+    assert {name: (one["n"], one["score"]) for name, one in made.items()} == {
+        "ruler:common": (2, 40.0),
+        "ruler_vt_4k": (2, 50.0),
+        "ruler_vt_8k": (2, 50.0),
+    }
+    assert set(made["ruler_vt_8k"]["lengths"]) == {8192}
     none = cli("eval", "-p", str(lines(tmp_path / "some.jsonl", [QA])))
     assert none.code == 2
     assert "--task TASK" in none.err
+
+
+TAIL = "size100_shots2_sampFalsemax50min0t0.0p1.0_chatFalse_42.json"
+
+
+def helmet(name: str, length: int, rows: list[dict[str, Any]]) -> tuple[str, str]:
+    content = {"args": {}, "data": rows, "metrics": {}, "averaged_metrics": {}}
+    return f"{name}_in{length}_{TAIL}", json.dumps(content)
+
+
+def test_sets_of_helmet_count_what_helmet_gave_their_rows(cli: Any, tmp_path: Path) -> None:
+    said = {"question": "q", "answer": ["1"], "output": "Answer: 1", "parsed_output": "1"}
+    rated = {"fluency": 1, "correctness": 2}
+    files = [
+        helmet("json_kv_eval_test_k50_dep6", 8192, [{**said, "substring_exact_match": True, "f1": 0.5}]),
+        helmet("json_kv_eval_test_k105_dep6", 16384, [{**said, "substring_exact_match": False}]),
+        helmet("icl_nlu_500shot_balance_eval_", 8192, [{**said, "answer": "1", "exact_match": True}]),
+        helmet("msmarco_rerank_psg_eval_x", 8192, [{**said, "output": "ID: 3 > 1", "NDCG@10": 0.25}]),
+        helmet("narrativeqa_7892_eval_", 8192, [{**said, "gpt-4-scores": rated}, {**said, "gpt-4-scores": None}]),
+        helmet("infbench_sum_eng_7292_eval_", 8192, [said]),
+        helmet("alce_asqa_30_eval_asqa", 8192, [said]),
+    ]
+    for name, content in files:
+        (tmp_path / name).write_text(content)
+    ran = cli("eval", "-p", str(tmp_path), "--json")
+    assert {name: (one["n"], one["score"]) for name, one in ran.json["tasks"].items()} == {
+        "helmet:icl_nlu": (1, 100.0),
+        "json_kv_eval_test_k105_dep6_in16384": (1, 0.0),
+        "json_kv_eval_test_k50_dep6_in8192": (1, 100.0),
+        "helmet:msmarco_rerank": (1, 25.0),
+        "helmet:narrativeqa": (1, pytest.approx(200 / 3)),
+    }
+    why = {name[:9]: reason for name, reason in ran.json["left_out"].items()}
+    assert why == {
+        "alce_asqa": "a set of HELMET's that is scored over its whole file, or not known here",
+        "infbench_": "no row has HELMET's gpt-4-f1",
+    }
+    one = cli("eval", "-p", str(tmp_path / files[5][0]))
+    assert one.code == 2
+    assert "-gpt4eval_o.json" in one.err
+
+
+def test_a_file_that_cannot_be_scored_does_not_end_a_folder(cli: Any, tmp_path: Path) -> None:
+    lines(tmp_path / "qasper.jsonl", [QA])
+    lines(tmp_path / "trec.jsonl", [{"pred": "x", "answers": ["x"]}])  # no classes
+    lines(tmp_path / "musique.jsonl", [{"answers": ["x"]}])  # no prediction
+    (tmp_path / "hotpotqa.jsonl").write_text("{")
+    for task in ((), ("--task", "longbench")):
+        made = cli("eval", "-p", str(tmp_path), *task, "--json").json
+        assert list(made["tasks"]) == ["longbench:qasper"]
+        assert list(made["left_out"]) == ["hotpotqa.jsonl", "musique.jsonl", "trec.jsonl"]
+        assert "all_classes" in made["left_out"]["trec.jsonl"]
+        text = cli("eval", "-p", str(tmp_path), *task).out
+        assert "Left out: musique.jsonl: row 0 (counted from 0): longbench:musique needs the field 'pred'" in (
+            " ".join(text.split())
+        )
+        assert max(map(len, text.splitlines())) <= 80
+    (tmp_path / "qasper.jsonl").unlink()
+    none = cli("eval", "-p", str(tmp_path))
+    assert none.code == 2
+    assert "no file of 3 could be scored" in none.err
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,25 @@ def test_ratings_count_as_in_the_paper() -> None:
     assert [task.compat["longreward"]({"rating": None}) for task in (QA_TASK, SUMMARY_TASK)] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("reply", "rating", "score"),
+    [
+        ("So: [[3]]", 3.0, 1.0),
+        ("[[Rating: 2]]", 2.0, 0.5),
+        ("[[1]] no, [[3 of 3]]", 3.0, 1.0),
+        ("【【3】】", 3.0, 0.5),  # other marks are none there
+        ('{"rating": 3}', 3.0, 0.5),
+        ("[[3]] and a [[mark]]", 3.0, 0.5),  # the last mark has no number
+        ("[[8]]", None, 0.5),
+        (None, 3.0, 1.0),
+    ],
+)
+def test_ratings_as_the_published_evaluation_reads_them(
+    reply: str | None, rating: float | None, score: float
+) -> None:
+    assert QA_TASK.compat["longreward"]({"rating": rating, "analysis": reply}) == score
+
+
 def test_a_win_needs_both_orders() -> None:
     table = {("A", "B"): "win", ("B", "A"): "loss"}
     for first, swapped in itertools.product("ABC", "ABC"):
