@@ -5,7 +5,7 @@ Offline scoring takes one file of a task, or a folder of LongBench's sets; it ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 

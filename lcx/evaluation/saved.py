@@ -8,7 +8,7 @@
 | RULER | `vt.jsonl`, `niah_multikey_1.jsonl`, in parts `vt-0.jsonl` | `pred`, `outputs`, `length`; one context each |
 | lm-eval, and `--export lm-eval` | `samples_TASK_TIME.jsonl` | `doc`, `resps`; of several filters the first counts |
 | HELMET | `DATASET_..._inN_sizeN_....json` | `data`: `output`, `answer`, and what HELMET gave each row |
-| OpenCompass | `predictions/MODEL/LongBench_SET.json`, `ruler_SET_4k.json`, in parts `..._0.json` | by number: `prediction`, `gold` |
+| OpenCompass | `predictions/MODEL/LongBench_SET.json`, `ruler_SET_4k.json` | by number: `prediction`, `gold` |
 | LongReward | `MODEL.json` | `dataset`, `prediction`, `answer`: sets of LongBench in one file |
 
 A folder of such files, or of a folder a model, is read as a whole.
@@ -105,7 +105,9 @@ def _renamed(row: Row) -> dict[str, Any]:
     if "pred" not in found:
         given = next((name for name in PREDS if name in found and _is_said(found[name])), None)
         if given is not None:
-            value = found[given] if given == "response" else found.pop(given)  # a reply, not a letter read out of it
+            value = (
+                found[given] if given == "response" else found.pop(given)
+            )  # a reply, not a letter read out of it
             found["pred"] = next(iter(value), None) if isinstance(value, list) else value
     elif found["pred"] is None and isinstance(found.get("response"), str):
         found["pred"] = found["response"]  # no letter could be read out of it
@@ -263,7 +265,9 @@ def _check_helmet(task: str, rows: Sequence[Row]) -> None:
         judged = metric.startswith("gpt-4")
         raise UsageError(
             f"no row has HELMET's {metric}",
-            why="A judge rates this set, and has not rated this file." if judged else "Its eval.py writes it.",
+            why="A judge rates this set, and has not rated this file."
+            if judged
+            else "Its eval.py writes it.",
             hint="Score the file that ends in -gpt4eval_o.json, which HELMET's scripts/eval_gpt4_*.py write."
             if judged
             else "",

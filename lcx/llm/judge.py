@@ -217,7 +217,8 @@ _BRACKETS = str.maketrans({"【": "[", "】": "]", "［": "[", "］": "]"})
 _ESCAPED = re.compile(r"\\([\[\]])")
 _NUMBER = re.compile(r"([+-]?\d+(?:[.,]\d+)?)(.*)", re.S)
 _LABEL = re.compile(
-    r"(?:(?:overall|final|总体|最终) ?)?(?:rating|score|评分|分数|得分) ?(?:is|为|是)? ?[:：=]? ?[*_]{0,3} ?", re.I
+    r"(?:(?:overall|final|总体|最终) ?)?(?:rating|score|评分|分数|得分) ?(?:is|为|是)? ?[:：=]? ?[*_]{0,3} ?",
+    re.I,
 )
 """What some judges repeat inside the marks of a prompt that says `[[rating]]`."""
 _JSON = re.compile(

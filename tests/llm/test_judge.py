@@ -55,7 +55,18 @@ def test_ratings_as_judges_write_them(reply: str, rating: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", ["[[8/5]]", "[[7 or 8]]", "[[7-8]]", "[[rating]]", "[[Rating: high]]", '{"rating": 80}', '{"rating": null}', '"rating" is 8', "8"]
+    "reply",
+    [
+        "[[8/5]]",
+        "[[7 or 8]]",
+        "[[7-8]]",
+        "[[rating]]",
+        "[[Rating: high]]",
+        '{"rating": 80}',
+        '{"rating": null}',
+        '"rating" is 8',
+        "8",
+    ],
 )
 def test_what_is_no_rating(reply: str) -> None:
     assert isinstance(read_rating(reply), Unreadable)

@@ -357,7 +357,13 @@ def test_what_no_server_answered_counts_as_nothing(failed: dict[str, str]) -> No
         ),
         (
             "ruler_vt_4k.json",
-            {"0": {"origin_prompt": [{"role": "HUMAN", "prompt": "p"}], "prediction": ["ABCDE"], "gold": CHAIN}},
+            {
+                "0": {
+                    "origin_prompt": [{"role": "HUMAN", "prompt": "p"}],
+                    "prediction": ["ABCDE"],
+                    "gold": CHAIN,
+                }
+            },
             "ruler:variables",
             [{**RULER, "answers": CHAIN, "pred": "ABCDE", "query": "", "length": 4096}],
         ),
@@ -470,7 +476,9 @@ def test_sets_of_helmet_count_what_helmet_gave_their_rows(cli: Any, tmp_path: Pa
         helmet("json_kv_eval_test_k105_dep6", 16384, [{**said, "substring_exact_match": False}]),
         helmet("icl_nlu_500shot_balance_eval_", 8192, [{**said, "answer": "1", "exact_match": True}]),
         helmet("msmarco_rerank_psg_eval_x", 8192, [{**said, "output": "ID: 3 > 1", "NDCG@10": 0.25}]),
-        helmet("narrativeqa_7892_eval_", 8192, [{**said, "gpt-4-scores": rated}, {**said, "gpt-4-scores": None}]),
+        helmet(
+            "narrativeqa_7892_eval_", 8192, [{**said, "gpt-4-scores": rated}, {**said, "gpt-4-scores": None}]
+        ),
         helmet("infbench_sum_eng_7292_eval_", 8192, [said]),
         helmet("alce_asqa_30_eval_asqa", 8192, [said]),
     ]
@@ -505,8 +513,9 @@ def test_a_file_that_cannot_be_scored_does_not_end_a_folder(cli: Any, tmp_path: 
         assert list(made["left_out"]) == ["hotpotqa.jsonl", "musique.jsonl", "trec.jsonl"]
         assert "all_classes" in made["left_out"]["trec.jsonl"]
         text = cli("eval", "-p", str(tmp_path), *task).out
-        assert "Left out: musique.jsonl: row 0 (counted from 0): longbench:musique needs the field 'pred'" in (
-            " ".join(text.split())
+        assert (
+            "Left out: musique.jsonl: row 0 (counted from 0): longbench:musique needs the field 'pred'"
+            in (" ".join(text.split()))
         )
         assert max(map(len, text.splitlines())) <= 80
     (tmp_path / "qasper.jsonl").unlink()
