@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread a worker: there are as many workers as cores. Before numpy or torch reads it; the user's choice holds.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -54,6 +55,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((n for n, name in enumerate(LONGEST) if f"tests/{name}" in item.nodeid), len(LONGEST))
 
     items.sort(key=place)
+
+
+_modules = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Leave what was imported out of later collections: transformers' trainer makes one at the end of each training,
+    which takes 0.4 s with the libraries' objects in it.
+    """
+    global _modules
+    if len(sys.modules) > _modules + 100:
+        _modules = len(sys.modules)
+        gc.freeze()
 
 
 Fault = Callable[[str, int, int], None]

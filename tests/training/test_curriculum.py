@@ -78,6 +78,7 @@ def test_plant_batch_keeps_truth_at_the_edges_and_stale_copies_inside(world: Wor
         assert sum(key in edges for key in middle) == STALE
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_same_seed_same_model_and_progress_is_told() -> None:
     told: list[tuple[str, int, int, float]] = []
@@ -116,6 +117,7 @@ def test_tiny16_knows_stale_lines_and_nothing_is_planted_in_it() -> None:
     assert plain.unk_token_id in plain(line)["input_ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_tiny8_stops_early_and_reports_no_stage_that_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     short = replace(curriculum.TINY8, stages=((4, 2), (8, 2)))

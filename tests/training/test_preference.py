@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from tests.training.preference_data import (
     train,
     weights,
 )
+
+QLORA = pytest.param("qlora", marks=pytest.mark.slow)
+"""Four bits on a CPU take three times as long; tests/training/test_sft.py trains so among the quick tests."""
 
 
 @pytest.fixture(scope="session")
@@ -58,20 +62,18 @@ CASES: list[tuple[str, int | None, dict[str, Any]]] = [
 
 AT_ONCE: dict[str, Any] = {"micro_batch": 8}
 IN_PARTS: dict[str, Any] = {"micro_batch": 2, "gradient_checkpointing": True}
-OFTEN = (1, 5, 9)
-"""Cases of which the quick tier sees both ways."""
+IN_PARTS_EARLY = (1, 5, 9)
+"""Cases that the quick tier sees in parts; it sees the others at once, and the slow tier every case both ways."""
 
 
-@pytest.mark.parametrize(
-    ("loss", "rejected", "options", "way"),
-    [
-        *((*case, AT_ONCE) for case in CASES),
-        *(
-            pytest.param(*case, IN_PARTS, marks=[] if number in OFTEN else [pytest.mark.slow])
-            for number, case in enumerate(CASES)
-        ),
-    ],
-)
+def _cases() -> Iterator[Any]:
+    for number, case in enumerate(CASES):
+        for way in (AT_ONCE, IN_PARTS):
+            early = (way is IN_PARTS) == (number in IN_PARTS_EARLY)
+            yield pytest.param(*case, way, marks=[] if early else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("loss", "rejected", "options", "way"), _cases())
 def test_full_training_equals_separate_rows(
     small: Path, tmp_path: Path, loss: str, rejected: int | None, options: dict[str, Any], way: dict[str, Any]
 ) -> None:
@@ -92,7 +94,7 @@ def test_full_training_equals_separate_rows(
         assert (ours[name] - value).norm() <= 1e-6 * value.norm(), name
 
 
-@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+@pytest.mark.parametrize("tuning", ["lora", QLORA])
 @pytest.mark.parametrize(("loss", "rejected"), [("logo", 2), ("dpo", 1)])
 def test_adapters_equal_separate_rows(
     small: Path, tmp_path: Path, tuning: str, loss: str, rejected: int
@@ -131,18 +133,19 @@ def test_adapters_equal_separate_rows(
     assert curve[0]["grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-5)
 
 
-@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+@pytest.mark.parametrize("tuning", ["lora", QLORA])
 def test_the_reference_of_a_new_adapter_is_the_model_without_it(
     small: Path, tmp_path: Path, tuning: str
 ) -> None:
-    options = {"loss": "dpo", "tuning": tuning, "lora_r": 4, "learning_rate": 0.01, "epochs": 6, "beta": 1.0}
+    options = {"loss": "dpo", "tuning": tuning, "lora_r": 4, "learning_rate": 0.02, "epochs": 3, "beta": 1.0}
     data = bundles(8, 2)
     curves = {}
     for source in ("adapter", "model", "cached"):
         result, curve = train(settings(small, reference=source, **options), data, tmp_path / source)
         assert result.extra["reference"] == source
         curves[source] = curve
-    assert train(settings(small, **options), data, tmp_path / "auto")[0].extra["reference"] == "adapter"
+    auto = settings(small, **{**options, "epochs": 1})
+    assert train(auto, data, tmp_path / "auto")[0].extra["reference"] == "adapter"
     assert losses(curves["adapter"])[0] == pytest.approx(np.log(2), rel=1e-6)
     assert losses(curves["adapter"])[-1] < 0.65
     for other in ("model", "cached"):
@@ -176,7 +179,7 @@ def test_cached_reference_is_found_again(
         )
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("tuning", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_the_held_out_loss_begins_where_model_and_reference_are_one(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str
 ) -> None:
@@ -283,7 +286,7 @@ def test_metrics_are_logged(small: Path, tmp_path: Path) -> None:
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("tuning", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_trl_gives_the_same_dpo(small: Path, tmp_path: Path, tuning: str) -> None:
     """Several steps of TRL's DPOTrainer, without cross-entropy, which it weighs by token over a batch."""
     options = {"loss": "dpo", "beta": 0.5, "tuning": tuning, "lora_r": 4, "epochs": 2, "learning_rate": 0.1}
@@ -374,7 +377,7 @@ def test_embeddings_are_trained_whole_beside_the_adapters(small: Path, tmp_path:
     assert "--set train.lora_whole=embed_tokens" in bad.value.hint
 
 
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_interrupted_training_continues_its_curve(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -467,7 +470,7 @@ def test_checkpoints_of_another_model_are_refused(small: Path, tmp_path: Path) -
     assert len(curve) == 3
 
 
-@pytest.mark.parametrize("tuning", ["lora", "qlora"])
+@pytest.mark.parametrize("tuning", ["lora", QLORA])
 def test_adapters_train_at_synthetic_positions(small: Path, tmp_path: Path, tuning: str) -> None:
     """Through the check that chunks see each other, with 4-bit weights and checkpointing, and with YaRN."""
     rope = {"rope_type": "yarn", "factor": 4.0}

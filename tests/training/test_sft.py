@@ -133,8 +133,15 @@ def test_a_warm_up_longer_than_the_training_is_cut_and_said(tiny: Path, tmp_path
     assert "3 steps in all, 2 of them warm-up\n" in ctx.console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("weighting", ["branch", "token"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("checkpointing", "weighting"),
+    [
+        (True, "branch"),
+        (False, "token"),
+        pytest.param(False, "branch", marks=pytest.mark.slow),
+        pytest.param(True, "token", marks=pytest.mark.slow),
+    ],
+)
 def test_accumulation_equals_one_big_batch(
     tiny: Path, tmp_path: Path, weighting: str, checkpointing: bool
 ) -> None:
@@ -170,7 +177,7 @@ def test_loss_is_the_mean_over_the_branches_of_the_step(tiny: Path, tmp_path: Pa
     assert losses(curve) == pytest.approx([float(np.mean(means))], rel=1e-5)
 
 
-@pytest.mark.parametrize("answer", [None, 3])
+@pytest.mark.parametrize("answer", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_trl_gives_the_same_loss(tiny: Path, tmp_path: Path, answer: int | None) -> None:
     """Token weighting is what TRL computes; with answers of one length branch weighting is the same thing."""
     options = {
@@ -314,7 +321,7 @@ def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SharedPrefixTrainer, "compute_loss", compute_loss)
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_interrupt_saves_and_the_same_call_continues_the_curve(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -429,7 +436,7 @@ def logits(folder: Path, **options: Any) -> torch.Tensor:
         return load_model(folder, device="cpu", **options).train()(PROBE).logits
 
 
-@pytest.mark.parametrize("tuning", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("tuning", ["lora", pytest.param("qlora", marks=pytest.mark.slow), "full"])
 def test_rope_theta_comes_back_with_the_saved_model(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str
 ) -> None:
@@ -446,7 +453,9 @@ def test_rope_theta_comes_back_with_the_saved_model(
         assert "rope_theta" in result.notes[0]
 
 
-@pytest.mark.parametrize("tuning", ["lora", "qlora", "full"])
+@pytest.mark.parametrize(
+    "tuning", ["lora", *(pytest.param(one, marks=pytest.mark.slow) for one in ("qlora", "full"))]
+)
 def test_training_goes_on_from_an_adapter(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str
 ) -> None:

@@ -31,6 +31,7 @@ def server(transformers_server: str) -> str:
     return transformers_server
 
 
+@pytest.mark.slow
 def test_synth_score_and_pairs(cli: Any, tmp_path: Path, server: str, models: tuple[Path, Path]) -> None:
     judge, noise = models
     texts = tmp_path / "texts"
