@@ -216,6 +216,7 @@ class StepWork(Generic[S]):
             questions=questions,
             fields=getattr(settings, "fields", None),
             encoding=getattr(settings, "encoding", "utf-8"),
+            pulse=self.ctx.pulse,
         )
 
     def rows(self, source: str | Path) -> Iterator[Example]:

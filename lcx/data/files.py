@@ -231,10 +231,63 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         except (EOFError, zlib.error) as bad:
             raise OSError(None, str(bad)) from bad
     else:
+        with io.BufferedReader(_Unpacking(path, packing), 1 << 20) as file:
+            yield file
+
+
+class _Unpacking(io.RawIOBase):
+    """The bytes inside a file of zstd or bz2, a little at a time: Arrow's own stream has no lines and goes one way.
+
+    Going back begins at the front again, as gzip's does. Raises OSError for what is broken, once it is reached.
+    """
+
+    def __init__(self, path: Path, packing: str) -> None:
+        self._path, self._packing = path, packing
+        self._begin()
+
+    def _begin(self) -> None:
         import pyarrow as pa
 
-        with pa.OSFile(str(path)) as raw, pa.CompressedInputStream(raw, packing) as stream:
-            yield io.BytesIO(stream.read())  # the stream itself can neither seek nor be read by lines
+        self._raw = pa.OSFile(str(self._path))
+        self._stream = pa.CompressedInputStream(self._raw, self._packing)
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        target = offset + (self._place if whence == io.SEEK_CUR else 0)
+        if whence == io.SEEK_END:
+            while data := self._stream.read(1 << 20):
+                self._place += len(data)
+            target = offset + self._place
+        if target < self._place:
+            self._release()
+            self._begin()
+        while self._place < target and (data := self._stream.read(min(1 << 20, target - self._place))):
+            self._place += len(data)
+        return self._place
+
+    def _release(self) -> None:
+        self._stream.close()
+        self._raw.close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._release()
+        super().close()
 
 
 def unpacked(data: bytes) -> bytes:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import unicodedata
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import islice, pairwise
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,19 @@ from lcx.data.decontaminate import Decontaminator
 from lcx.data.documents import ACCEPTED, Rejects, read_corpus
 from lcx.data.tokens import BUILTIN, SpanTokenizer, open_span_tokenizer
 from lcx.errors import LcxError, UsageError
+from lcx.process import Workers, cores
 from lcx.records import Document, Segment
-from lcx.storage import json_text, link_file, make_folder, read_json, write_json, write_lines
+from lcx.storage import (
+    Journal,
+    json_text,
+    link_file,
+    make_folder,
+    read_json,
+    sha256_text,
+    shard_path,
+    write_json,
+    write_lines,
+)
 
 Span = tuple[int, int, int]
 """(start, end, tokens): a segment's characters `[start, end)` and how many tokens start in them."""
@@ -185,6 +199,18 @@ TABLE_FILES = ("documents-*", "segments-*", "table.json")
 DOCUMENTS_A_BATCH = 256
 BYTES_A_BATCH = 8 << 20
 SEGMENTS_A_GROUP = 1 << 16
+CHARACTERS_A_BATCH = 2 << 20
+"""Characters that are cut at a time: a fast tokenizer holds about a hundred bytes for each token of them."""
+PART_CHARACTERS = 32 << 20
+"""Characters of documents in a shard of a table: what is lost when a build is killed, and what is in memory at most
+three times.
+"""
+PARTS_AHEAD = 1
+"""Parts that are read while an earlier one is being cut."""
+APART = 4 << 20
+"""Characters of a part from which on it is cut in worker processes, which take a third of a second to start."""
+UNKNOWN = 99_999
+"""The number of shards that the parts of an unfinished table name: how many there will be is not known yet."""
 
 
 class SegmentTable:
@@ -276,29 +302,10 @@ class SegmentTable:
 
         Raises LcxError for a full or read-only disk.
         """
-        import pyarrow as pa
-
-        from lcx.storage import write_parquet, write_tables
-
         place = make_folder(folder)
-        schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("meta", pa.string())])
         bounds = np.linspace(0, self.document_count, shards + 1).astype(int).tolist()
         for shard, (low, high) in enumerate(pairwise(bounds)):
-            rows = (self._row(number) for number in range(low, high))
-            write_parquet(
-                place,
-                "documents",
-                rows,
-                schema,
-                index=shard,
-                count=shards,
-                weigh=lambda row: len(row["text"]),
-                group_weight=BYTES_A_BATCH,
-            )
-            first, last = int(self._firsts[low]), int(self._firsts[high])
-            write_tables(
-                place, "segments", self._arrow(first, last), _segment_schema(), index=shard, count=shards
-            )
+            self.write_shard(place, shard, shards, low=low, high=high)
         # Written last: a folder without it is a table that was never finished.
         write_json(
             place / "table.json",
@@ -311,6 +318,29 @@ class SegmentTable:
         )
         return place
 
+    def write_shard(
+        self, folder: Path, index: int, count: int, *, low: int = 0, high: int | None = None, first: int = 0
+    ) -> None:
+        """Write documents `[low, high)` and their segments as one shard; `first` is added to the documents' numbers."""
+        import pyarrow as pa
+
+        from lcx.storage import write_parquet, write_tables
+
+        high = self.document_count if high is None else high
+        schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("meta", pa.string())])
+        write_parquet(
+            folder,
+            "documents",
+            (self._row(number) for number in range(low, high)),
+            schema,
+            index=index,
+            count=count,
+            weigh=lambda row: len(row["text"]),
+            group_weight=BYTES_A_BATCH,
+        )
+        tables = self._arrow(int(self._firsts[low]), int(self._firsts[high]), first)
+        write_tables(folder, "segments", tables, _segment_schema(), index=index, count=count)
+
     def _row(self, number: int) -> dict[str, str]:
         document = self.document(number)
         return {
@@ -319,13 +349,18 @@ class SegmentTable:
             "meta": json_text(document.meta, default=str),
         }
 
-    def _arrow(self, first: int, last: int) -> Iterator[Any]:
+    def _arrow(self, begin: int, last: int, first: int) -> Iterator[Any]:
         import pyarrow as pa
 
-        for low in range(first, last, SEGMENTS_A_GROUP):
+        for low in range(begin, last, SEGMENTS_A_GROUP):
             part = slice(low, min(low + SEGMENTS_A_GROUP, last))
             keys = [self._keys[number] if number >= 0 else None for number in self.key_ids[part].tolist()]
-            numbers = [self.documents[part], self.starts[part], self.ends[part], self.tokens[part]]
+            numbers = [
+                self.documents[part] + np.int32(first),
+                self.starts[part],
+                self.ends[part],
+                self.tokens[part],
+            ]
             columns = [*(pa.array(column, pa.int32()) for column in numbers), pa.array(keys, pa.string())]
             yield pa.Table.from_arrays(columns, schema=_segment_schema())
 
@@ -348,62 +383,274 @@ def build_table(
     mode: str = "length",
     keep_short: bool = True,
 ) -> SegmentTable:
-    """Cut documents into segments, by the length rule or a segment a line (`mode="lines"`).
+    """Cut documents into segments, by the length rule or a segment a line (`mode="lines"`), all in memory.
 
     `meta["keys"]`, one for each line that is not blank, become the segments' keys in mode `lines`; the lines in
-    `meta["stale"]` get none, since a decoy is not what its key stands for. Raises
-    UsageError for an unknown mode, or where no segment comes out.
+    `meta["stale"]` get none, since a decoy is not what its key stands for. `write_table` makes the same table on disk.
+    Raises UsageError for an unknown mode, or where no segment comes out.
     """
-    if mode not in MODES:
-        raise UsageError(f"unknown segment mode '{mode}'", hint=f"Choose one of {', '.join(MODES)}.")
+    rule = _Rule(min_tokens, mode, keep_short)
+    prints = []
     kept: list[Document] = []
-    parts: list[np.ndarray] = []
-    digest = hashlib.sha256(f"{tokenizer.fingerprint} {min_tokens} {mode} {keep_short}\n".encode())
-    numbers: dict[str, int] = {}
-    key_parts: list[list[int]] = []
-    stream = iter(documents)
-    while batch := _batch(stream):
-        for document, starts in zip(batch, tokenizer.starts([doc.text for doc in batch]), strict=True):
-            if mode == "lines":
-                spans = line_spans(document.text, starts)
-            else:
-                spans = segment_spans(document.text, starts, min_tokens, keep_short=keep_short)
-            keys = document.meta.get("keys") if mode == "lines" else None
-            if keys is not None and len(keys) != len(spans):
-                raise LcxError(f"document {document.id} has {len(keys)} keys for {len(spans)} lines")
-            digest.update(json.dumps([document.id, document.meta], sort_keys=True, default=str).encode())
-            digest.update(b"\0" + document.text.encode() + b"\0")
-            rows = np.array([(len(kept), *span) for span in spans], np.int32).reshape(-1, 4)
-            digest.update(rows.astype("<i4").tobytes())
-            parts.append(rows)
-            stale = frozenset(document.meta.get("stale") or ())
-            key_parts.append(
-                [
-                    -1 if place in stale else numbers.setdefault(str(key), len(numbers))
-                    for place, key in enumerate(keys)
-                ]
-                if keys
-                else [-1] * len(spans)
-            )
-            kept.append(document)
-    if not any(len(rows) for rows in parts):
-        raise UsageError(
-            "no segment came out of the corpus",
-            why=f"{len(kept)} documents, none with {min_tokens} tokens by '{tokenizer.name}'.",
-            hint="Give more text, or ask for shorter segments.",
+    spans: list[np.ndarray] = []
+    for held in _parts(iter(documents)):
+        found = [one for batch in _batches(held) for one in _cut(tokenizer, rule, batch)]
+        prints.append(_fingerprint(tokenizer, rule, held, found, len(kept)))
+        kept += held
+        spans += found
+    _check_any(sum(map(len, spans)), len(kept), tokenizer, rule)
+    return _table(kept, spans, rule, _joined_fingerprint(prints), _info(tokenizer, rule))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How documents are cut. Raises UsageError for an unknown mode."""
+
+    min_tokens: int
+    mode: str
+    keep_short: bool
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UsageError(f"unknown segment mode '{self.mode}'", hint=f"Choose one of {', '.join(MODES)}.")
+
+    def spans(self, text: str, starts: np.ndarray) -> list[Span]:
+        """The segments of one document."""
+        if self.mode == "lines":
+            return line_spans(text, starts)
+        return segment_spans(text, starts, self.min_tokens, keep_short=self.keep_short)
+
+
+def _parts(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """The documents in runs of about PART_CHARACTERS. Where a run ends follows from the documents alone."""
+    held: list[Document] = []
+    size = 0
+    for document in documents:
+        held.append(document)
+        size += len(document.text)
+        if size >= PART_CHARACTERS:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def _batches(documents: Sequence[Document]) -> Iterator[list[str]]:
+    """The texts of documents, so many at a time that the offsets of their tokens stay small."""
+    batch: list[str] = []
+    size = 0
+    for document in documents:
+        batch.append(document.text)
+        size += len(document.text)
+        if len(batch) == DOCUMENTS_A_BATCH or size >= CHARACTERS_A_BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _cut(tokenizer: SpanTokenizer, rule: _Rule, texts: Sequence[str]) -> list[np.ndarray]:
+    """The segments of texts, each as int32 [n, 3]."""
+    return [
+        np.array(rule.spans(text, starts), np.int32).reshape(-1, 3)
+        for text, starts in zip(texts, tokenizer.starts(texts), strict=True)
+    ]
+
+
+def _cut_apart(spec: str, fingerprint: str, rule: _Rule, texts: Sequence[str]) -> list[np.ndarray]:
+    """As `_cut`, in a worker process that opens the tokenizer by itself."""
+    tokenizer = _opened(spec)
+    if tokenizer.fingerprint != fingerprint:
+        raise LcxError(
+            f"the tokenizer '{spec}' has changed while a corpus was cut", hint="Run the step again."
         )
-    rows = np.concatenate(parts)
-    columns = {
-        name: rows[:, place].copy() for place, name in enumerate(("document", "start", "end", "tokens"))
-    }
-    columns["key"] = np.fromiter((number for part in key_parts for number in part), np.int32)
-    info = {
+    return _cut(tokenizer, rule, texts)
+
+
+_opened = lru_cache(maxsize=1)(open_span_tokenizer)
+
+
+def _fingerprint(
+    tokenizer: SpanTokenizer,
+    rule: _Rule,
+    documents: Sequence[Document],
+    spans: Sequence[np.ndarray],
+    first: int,
+) -> str:
+    """Hex digest of one part of a table, its first document having the number `first`."""
+    head = f"{tokenizer.fingerprint} {rule.min_tokens} {rule.mode} {rule.keep_short}\n"
+    digest = hashlib.sha256(head.encode())
+    for number, (document, found) in enumerate(zip(documents, spans, strict=True), first):
+        digest.update(json.dumps([document.id, document.meta], sort_keys=True, default=str).encode())
+        digest.update(b"\0" + document.text.encode() + b"\0")
+        rows = np.insert(found, 0, number, axis=1)
+        digest.update(rows.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def _joined_fingerprint(prints: Sequence[str]) -> str:
+    """The fingerprint of a table from those of its parts; that of the part where there is but one."""
+    return prints[0] if len(prints) == 1 else hashlib.sha256("\n".join(prints).encode()).hexdigest()
+
+
+def _info(tokenizer: SpanTokenizer, rule: _Rule) -> dict[str, Any]:
+    return {
         "tokenizer": tokenizer.name,
         "tokenizer_fingerprint": tokenizer.fingerprint,
-        "min_tokens": min_tokens,
-        "mode": mode,
+        "min_tokens": rule.min_tokens,
+        "mode": rule.mode,
     }
-    return SegmentTable(kept, columns, list(numbers), digest.hexdigest(), info)
+
+
+def _check_any(segments: int, documents: int, tokenizer: SpanTokenizer, rule: _Rule) -> None:
+    if not segments:
+        raise UsageError(
+            "no segment came out of the corpus",
+            why=f"{documents} documents, none with {rule.min_tokens} tokens by '{tokenizer.name}'.",
+            hint="Give more text, or ask for shorter segments.",
+        )
+
+
+def _table(
+    documents: Sequence[Document],
+    spans: Sequence[np.ndarray],
+    rule: _Rule,
+    fingerprint: str,
+    info: dict[str, Any],
+) -> SegmentTable:
+    """A table in memory, of documents with their segments. Raises LcxError where keys do not match the lines."""
+    numbers: dict[str, int] = {}
+    keys: list[int] = []
+    for document, found in zip(documents, spans, strict=True):
+        named = document.meta.get("keys") if rule.mode == "lines" else None
+        if named is not None and len(named) != len(found):
+            raise LcxError(f"document {document.id} has {len(named)} keys for {len(found)} lines")
+        stale = frozenset(document.meta.get("stale") or ())
+        keys += (
+            [
+                -1 if place in stale else numbers.setdefault(str(key), len(numbers))
+                for place, key in enumerate(named)
+            ]
+            if named
+            else [-1] * len(found)
+        )
+    rows = np.concatenate([*spans, np.empty((0, 3), np.int32)])
+    columns = {name: rows[:, place].copy() for place, name in enumerate(("start", "end", "tokens"))}
+    columns["document"] = np.repeat(np.arange(len(documents), dtype=np.int32), [len(one) for one in spans])
+    columns["key"] = np.array(keys, np.int32)
+    return SegmentTable(documents, columns, list(numbers), fingerprint, info)
+
+
+def write_table(
+    folder: str | Path,
+    documents: Iterable[Document],
+    spec: str,
+    *,
+    min_tokens: int = 128,
+    mode: str = "length",
+    keep_short: bool = True,
+    workers: int | None = None,
+    told: Callable[[int, int], None] = lambda documents, characters: None,
+    before_end: Callable[[], None] = lambda: None,
+) -> Path:
+    """The table of `build_table`, written while documents are read: only a few parts of it are ever in memory.
+
+    `spec` names the tokenizer. A large corpus is cut in `workers` processes (by default one for each core), a part of
+    PART_CHARACTERS after the other, each of which becomes a shard of its own. Parts that an earlier, killed call left
+    in `folder.parts` are taken over where they hold the same documents, so the work goes on where it was; the documents
+    are read again, not cut. The bytes are the same whatever the workers and the kills. `told` is called with the
+    documents and characters so far; `before_end` just before the table counts as finished. Raises UsageError where no
+    segment comes out, LcxError for a full disk.
+    """
+    target = Path(folder)
+    building = target.with_name(f"{target.name}.parts")
+    rule = _Rule(min_tokens, mode, keep_short)
+    tokenizer = open_span_tokenizer(spec)
+    head = f"{tokenizer.fingerprint} {rule} {PART_CHARACTERS}"
+    counts = [0, 0]  # documents and segments of the parts so far
+    characters = 0
+    prints: list[str] = []
+    make_folder(building)
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(building / "parts.jsonl", of=sha256_text(head)))
+        cutters = stack.enter_context(Workers(cores() if workers is None else workers))
+
+        def begin(part: list[Document]) -> Callable[[], list[np.ndarray]]:
+            size = sum(len(document.text) for document in part)
+            if cutters.count < 2 or size < APART:
+                return lambda: [one for batch in _batches(part) for one in _cut(tokenizer, rule, batch)]
+            begun = [
+                cutters.submit(_cut_apart, spec, tokenizer.fingerprint, rule, batch)
+                for batch in _batches(part)
+            ]
+            return lambda: [one for batch in begun for one in batch.result()]
+
+        waiting: deque[tuple[list[Document], dict[str, Any], Callable[[], list[np.ndarray]] | None]] = deque()
+
+        def end(
+            part: list[Document], entry: dict[str, Any], cut: Callable[[], list[np.ndarray]] | None
+        ) -> None:
+            nonlocal characters
+            if cut is not None:
+                found = cut()
+                made = _table(part, found, rule, "", {})
+                made.write_shard(building, len(prints), UNKNOWN, first=counts[0])
+                entry["fingerprint"] = _fingerprint(tokenizer, rule, part, found, counts[0])
+                entry["segments"] = len(made)
+                journal.append(entry)
+            prints.append(entry["fingerprint"])
+            counts[0] += entry["documents"]
+            counts[1] += entry["segments"]
+            characters += entry["characters"]
+            told(counts[0], characters)
+
+        for number, part in enumerate(_parts(iter(documents))):
+            entry = {"unit": str(number), **_described(part)}
+            known = journal.get(str(number))
+            there = all(
+                shard_path(building, name, number, UNKNOWN).is_file() for name in ("documents", "segments")
+            )
+            if known and there and all(known[name] == entry[name] for name in entry):
+                waiting.append(([], known, None))
+            else:
+                waiting.append((part, entry, begin(part)))
+            del part
+            while len(waiting) > PARTS_AHEAD:
+                end(*waiting.popleft())
+        while waiting:
+            end(*waiting.popleft())
+        _check_any(counts[1], counts[0], tokenizer, rule)
+    before_end()
+    _finish(building, target, prints, counts, _info(tokenizer, rule))
+    return target
+
+
+def _described(part: Sequence[Document]) -> dict[str, Any]:
+    """What a part is known by when a killed build goes on: the digest of its documents, and how much they are."""
+    digest = hashlib.blake2b(digest_size=16)
+    for document in part:
+        digest.update(json.dumps([document.id, document.meta], sort_keys=True, default=str).encode())
+        digest.update(b"\0" + document.text.encode() + b"\0")
+    size = sum(len(document.text) for document in part)
+    return {"documents": len(part), "characters": size, "digest": digest.hexdigest()}
+
+
+def _finish(
+    building: Path, target: Path, prints: Sequence[str], counts: Sequence[int], info: Mapping[str, Any]
+) -> None:
+    """Name the parts as the shards that they are, and say that the table is whole."""
+    make_folder(target)
+    for name in ("documents", "segments"):
+        names = {shard_path(target, name, number, len(prints)) for number in range(len(prints))}
+        for old in {*target.glob(f"{name}-*-of-*")} - names:
+            old.unlink()
+        for number, path in enumerate(sorted(names)):
+            path.unlink(missing_ok=True)  # of an earlier table, were it the same number of shards
+            link_file(shard_path(building, name, number, UNKNOWN), path)
+    # Written last: a folder without it is a table that was never finished.
+    known = {"fingerprint": _joined_fingerprint(prints), "documents": counts[0], "segments": counts[1]}
+    write_json(target / "table.json", {**known, **info})
+    shutil.rmtree(building, ignore_errors=True)
 
 
 def load_table(folder: str | Path, *, cache_bytes: int = 256 << 20) -> SegmentTable:
@@ -454,18 +701,6 @@ def link_table(source: Path, target: Path) -> None:
     for pattern in TABLE_FILES:  # table.json last: with it the table counts as whole
         for path in sorted(source.glob(pattern)):
             link_file(path, target / path.name)
-
-
-def _batch(stream: Iterator[Document]) -> list[Document]:
-    """The next documents, up to a number and a size, so that one batch's offsets stay small."""
-    batch: list[Document] = []
-    size = 0
-    for document in islice(stream, DOCUMENTS_A_BATCH):
-        batch.append(document)
-        size += len(document.text)
-        if size >= BYTES_A_BATCH:
-            break
-    return batch
 
 
 def _segment_schema() -> Any:
@@ -540,18 +775,20 @@ def step_table(
     questions: bool = False,
     fields: Mapping[str, str] | None = None,
     encoding: str = "utf-8",
+    pulse: Callable[[str], None] = lambda text: None,
 ) -> SegmentTable:
     """The table in `folder/data`: loaded where an earlier process finished it, else built from the corpus.
 
     What could not be read goes to `rejected.jsonl`, what shares text with an evaluation item to `contaminated.jsonl`,
     the numbers into `counts`. `questions`, `fields` and `encoding` are those of `read_corpus`. A text that an earlier
-    document has is dropped and counted: twice in one context, it would be evidence twice. Raises UsageError where
-    nothing is left.
+    document has is dropped and counted: twice in one context, it would be evidence twice. Raises
+    UsageError where nothing is left.
     """
     data = folder / "data"
-    if not (data / "table.json").is_file():
+    if (data / "table.json").is_file():
+        shutil.rmtree(folder / "data.parts", ignore_errors=True)  # of a build that was killed as it ended
+    else:
         log(f"reading {corpus}")
-        cutter = open_span_tokenizer(tokenizer)
         rejects = Rejects()
         notes: list[str] = []
         doubles: Counter[str] = Counter()
@@ -568,9 +805,22 @@ def step_table(
         sieves = [Decontaminator(path) for path in decontaminate]
         for sieve in sieves:
             stream = sieve.filter(stream)
+
+        def end() -> None:  # what is said before the table counts as finished is said once and for all
+            _set_aside(folder, sieves, rejects, doubles)
+            for note in notes:
+                log(f"    {note}")
+            if len(rejects):
+                place = folder / "rejected.jsonl"
+                log(f"    set aside ({place}): {rejects.summary()}; accepted: {ACCEPTED}")
+
+        def told(count: int, characters: int) -> None:
+            pulse(f"    cut {count:,} documents, {characters / 1e6:,.0f} million characters")
+
         try:
-            built = build_table(stream, cutter, min_tokens=min_tokens, mode=mode)
+            write_table(data, stream, tokenizer, min_tokens=min_tokens, mode=mode, told=told, before_end=end)
         except UsageError:
+            _set_aside(folder, sieves, rejects, doubles)
             if any(sieve.dropped for sieve in sieves) and not any(sieve.kept for sieve in sieves[-1:]):
                 raise UsageError(
                     "every document shares text with an evaluation item, so none is left",
@@ -578,13 +828,6 @@ def step_table(
                     hint="Check the files of synth.decontaminate.",
                 ) from None
             raise
-        finally:
-            _set_aside(folder, sieves, rejects, doubles)
-        for note in notes:
-            log(f"    {note}")
-        if len(rejects):
-            log(f"    set aside ({folder / 'rejected.jsonl'}): {rejects.summary()}; accepted: {ACCEPTED}")
-        built.save(data)  # last: a table that is there says that the counts are, too
     table = load_table(data)
     if (folder / "corpus.json").is_file():
         counts.update(read_json(folder / "corpus.json"))
@@ -595,15 +838,51 @@ def step_table(
 
 def once_each(documents: Iterator[Document], counts: Counter[str]) -> Iterator[Document]:
     """The documents without those whose text and questions an earlier one has; they are counted."""
-    seen: set[bytes] = set()
+    seen = _Seen()
     for document in documents:
         said = f"{document.text}\0{document.meta.get('qa')}".encode()
-        digest = hashlib.blake2b(said, digest_size=16).digest()
-        if digest in seen:
-            counts[DOUBLE] += 1
-        else:
-            seen.add(digest)
+        if seen.add(hashlib.blake2b(said, digest_size=SEEN).digest()):
             yield document
+        else:
+            counts[DOUBLE] += 1
+
+
+SEEN = 16
+"""Bytes of the digest by which a text is known again."""
+
+
+class _Seen:
+    """Digests that came before, at about 30 bytes each: a Python set takes a hundred, a gigabyte for ten million."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._places = 1 << 10
+        self._table = bytearray(SEEN * self._places)
+
+    def add(self, digest: bytes) -> bool:
+        """Whether a digest is new; from now on it is not."""
+        place = self._place(digest)
+        if self._table[place : place + SEEN] == digest:
+            return False
+        self._table[place : place + SEEN] = digest
+        self._count += 1
+        if 3 * self._count > 2 * self._places:
+            old, self._places = self._table, 2 * self._places
+            self._table = bytearray(SEEN * self._places)
+            for start in range(0, len(old), SEEN):
+                one = bytes(old[start : start + SEEN])
+                if any(one):
+                    place = self._place(one)
+                    self._table[place : place + SEEN] = one
+        return True
+
+    def _place(self, digest: bytes) -> int:
+        """Where a digest is, or the free place where it would be."""
+        number = int.from_bytes(digest[:8], "little") % self._places
+        free = bytes(SEEN)
+        while self._table[SEEN * number : SEEN * (number + 1)] not in (digest, free):
+            number = (number + 1) % self._places
+        return SEEN * number
 
 
 def _set_aside(

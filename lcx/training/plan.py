@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from lcx.errors import MissingError, UsageError, suggestion
-from lcx.process import launched
+from lcx.process import cores, launched
 from lcx.yamls import read_yaml_file
 
 Config = dict[str, Any]
@@ -546,8 +546,4 @@ def count_gpus() -> int:
 
 def threads_each(processes: int) -> int:
     """Threads for each of some processes that share this machine's cores."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        cores = os.cpu_count() or 1
-    return max(1, cores // processes)
+    return max(1, cores() // processes)

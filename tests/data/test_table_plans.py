@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import random
 import time
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lcx.data import table as tables
 from lcx.data.bundles import read_bundles, write_bundles
 from lcx.data.plans import draw, fill_plan, neighbour_runs, plan_rng, shuffle
-from lcx.data.table import SegmentTable, build_table, load_table
+from lcx.data.table import SegmentTable, build_table, load_table, once_each, write_table
 from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import LcxError, UsageError
 from lcx.records import Branch, Bundle, Document
@@ -98,6 +101,109 @@ def test_an_unfinished_or_damaged_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "segments-00001-of-00002.parquet").unlink()
     with pytest.raises(LcxError, match="1 of 2 'segments' shards are missing"):
         load_table(tmp_path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of about four documents, so that a small corpus has many."""
+    monkeypatch.setattr(tables, "PART_CHARACTERS", 4000)
+
+
+def test_a_table_written_as_it_is_read_is_the_one_built_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for documents, rule in ((corpus(), {"min_tokens": 32}), (records(), {"mode": "lines"})):
+        build_table(documents, SIMPLE, **rule).save(tmp_path / "memory")  # type: ignore[arg-type]
+        write_table(tmp_path / "disk", iter(documents), "simple", workers=1, **rule)  # type: ignore[arg-type]
+        assert contents(tmp_path / "disk") == contents(tmp_path / "memory")  # the old one was replaced
+        monkeypatch.setattr(tables, "PART_CHARACTERS", 4000)
+        built = build_table(documents, SIMPLE, **rule)  # type: ignore[arg-type]
+        parts = load_table(write_table(tmp_path / "parts", documents, "simple", workers=1, **rule))  # type: ignore[arg-type]
+        monkeypatch.undo()
+        assert parts.fingerprint == built.fingerprint
+        assert len(list((tmp_path / "parts").glob("documents-*"))) >= 4
+        for name in ("documents", "starts", "ends", "tokens", "key_ids"):
+            assert (getattr(parts, name) == getattr(built, name)).all()
+        assert parts.texts(range(len(parts))) == built.texts(range(len(built)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "memory", "parts"]
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_table_whose_building_was_killed_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was finished is not cut again, a document that changed meanwhile is, and the bytes are the same."""
+    cut: list[str] = []
+    real = tables._cut
+    monkeypatch.setattr(
+        tables, "_cut", lambda core, rule, texts: cut.extend(texts) or real(core, rule, texts)
+    )
+    documents = corpus()
+    write_table(tmp_path / "whole", documents, "simple", min_tokens=32)
+    for place in (0, 7, 23, len(documents)):
+
+        def killed(place: int = place) -> object:
+            yield from documents[:place]
+            raise Cut
+
+        cut.clear()
+        with pytest.raises(Cut):
+            write_table(tmp_path / f"cut{place}", killed(), "simple", min_tokens=32)  # type: ignore[arg-type]
+        assert not (tmp_path / f"cut{place}").exists()
+        before = set(cut)
+        cut.clear()
+        write_table(tmp_path / f"cut{place}", documents, "simple", min_tokens=32)
+        assert contents(tmp_path / f"cut{place}") == contents(tmp_path / "whole")
+        again = before & set(cut)
+        assert len(again) <= 8, "at most the parts that were under way"
+        assert len(before | set(cut)) == len(documents)
+        assert before or place < 8
+    with pytest.raises(Cut):
+        write_table(tmp_path / "changed", killed(), "simple", min_tokens=32)  # type: ignore[arg-type]
+    changed = [*documents[:5], Document("d5", documents[5].text + "!"), *documents[6:]]
+    write_table(tmp_path / "changed", changed, "simple", min_tokens=32)
+    write_table(tmp_path / "fresh", changed, "simple", min_tokens=32)
+    assert contents(tmp_path / "changed") == contents(tmp_path / "fresh")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_parts")
+def test_workers_cut_as_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "APART", 1)
+    for workers in (1, 2):
+        write_table(tmp_path / str(workers), corpus(), "simple", min_tokens=32, workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_the_memory_of_a_table_that_is_written_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        documents = (document for number in range(count) for document in corpus(1))
+        write_table(tmp_path / str(count), documents, "simple", min_tokens=32, workers=1)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(4)
+    few, many = peak(12), peak(60)
+    assert many - few < 48 * len(corpus(1)[0].text) / 2
+
+
+def test_texts_that_came_before_are_dropped_and_counted() -> None:
+    counts: Counter[str] = Counter()
+    documents = [Document(f"d{number}", f"text {number % 3000}") for number in range(5000)]
+    kept = list(once_each(iter(documents), counts))
+    assert [one.id for one in kept] == [f"d{number}" for number in range(3000)]
+    assert counts.total() == 2000
 
 
 def test_fingerprints_of_tables_follow_text_and_rule() -> None:
