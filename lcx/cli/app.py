@@ -24,6 +24,7 @@ COMMANDS = {
     "recipes": "List, show, copy and validate recipes.",
     "presets": "List, show and copy the accelerate configs behind --strategy.",
     "plugins": "List and check plugins.",
+    "doctor": "What this machine has, what it lacks, and how to mend it.",
     "completion": "Print or install the completion of your shell.",
 }
 """Name -> one-line help. The command `eval` is the Typer app `app` in the module `lcx.cli.eval`, unless PLACES says

@@ -210,7 +210,7 @@ def proxy_for(url: str) -> str | None:
     host = parts.hostname or ""
     proxies = urllib.request.getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or _is_loopback(host) or _bypassed(host, parts.port, proxies.get("no", "")):
+    if not found or is_loopback(host) or _bypassed(host, parts.port, proxies.get("no", "")):
         return None
     text = found if "://" in found else f"http://{found}"
     kind = urlsplit(text).scheme
@@ -223,7 +223,7 @@ def proxy_for(url: str) -> str | None:
     return text
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
