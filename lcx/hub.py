@@ -1,4 +1,4 @@
-"""Models and tokenizers by folder, hub id or a tiny model's name: where they lie, and whether the hub can be asked.
+"""Models and tokenizers by folder, GGUF file, hub id or name: where they lie, and whether the hub can be asked.
 
 Torch-free.
 """
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lcx import gguf
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.paths import cache_folder
 from lcx.storage import read_json
@@ -21,7 +22,7 @@ from lcx.storage import read_json
 ADAPTER = "adapter_config.json"
 MODEL_FILES = ("config.json", ADAPTER)
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json", ADAPTER)
-MODEL_HINT = "--model PATH of a folder with config.json and weights, or --model tiny"
+MODEL_HINT = "--model PATH of a folder with config.json and weights or of a GGUF file, or --model tiny"
 HUB_SECONDS = 5.0
 """How long an answer of the hub may take before it counts as out of reach."""
 
@@ -46,12 +47,21 @@ def tiny_folder(name: str, seed: int, *, cache: str | Path | None = None, versio
     return place / f"{name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def locate(spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = MODEL_HINT) -> str:
+def locate(
+    spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = MODEL_HINT, say: gguf.Say | None = None
+) -> str:
     """An absolute folder, or a hub id whose files are cached or can be fetched.
 
-    A tiny model is found where it was trained before: steps see to that before they begin. `files` tell a model's
-    folder from others by any one of them. Raises MissingError within seconds.
+    A tiny model is found where it was trained before, and a named one where it was fetched to. A GGUF file is its
+    folder in the cache, into which it is converted here if need be: steps see to that before they begin, and `say` is
+    told of it. `files` tell a model's folder from others by any one of them. Raises MissingError within seconds.
     """
+    if (one := gguf.named(spec)) is not None:
+        if (folder := gguf.named_folder(one)).is_dir():
+            return str(folder.absolute())
+        raise gguf.missing(one)
+    if gguf.is_gguf(spec):
+        return str(gguf.convert(spec, **({"say": say} if say else {})).absolute())
     if (named := tiny_spec(spec)) is not None:
         if (trained := tiny_folder(*named)).is_dir():
             return str(trained)
@@ -64,11 +74,14 @@ def locate(spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = MODEL_H
     if folder.is_dir():
         if any((folder / file).is_file() for file in files):
             return str(folder.absolute())  # a LoRA adapter records it, and is loaded from anywhere
+        held = sorted(file.name for file in folder.glob("*.gguf"))
         raise MissingError(
-            f"no model in the folder '{spec}'", why=f"It holds none of {', '.join(files)}.", hint=hint
+            f"no model in the folder '{spec}'",
+            why=f"It holds none of {', '.join(files)}.",
+            hint=f"A GGUF file in it is a model: {folder / held[0]}" if held else hint,
         )
     if folder.exists():
-        raise MissingError(f"'{spec}' is a file, not a model's folder", hint=hint)
+        raise MissingError(f"'{spec}' is a file, and neither a model's folder nor a GGUF file", hint=hint)
     is_id = spec.count("/") <= 1 and not spec.startswith((".", "/", "~"))
     if is_id and cached(spec, files):
         return spec
@@ -104,7 +117,7 @@ def locate_base(found: str, base: str) -> str:
         raise MissingError(
             f"the base of the LoRA folder '{found}' is not there: {bad.what}",
             why=bad.why or f"Its {ADAPTER} names '{base}'.",
-            hint=f"Write where the base lies now as base_model_name_or_path into {Path(found) / ADAPTER}",
+            hint=f"{gguf.how_to_get(base)}Write where the base lies now as base_model_name_or_path into {Path(found) / ADAPTER}",
         ) from bad
 
 
@@ -136,7 +149,13 @@ def cached(repo: str, files: Sequence[str] = MODEL_FILES) -> str | None:
 
 
 def folder_of(spec: str, files: Sequence[str] = MODEL_FILES) -> Path | None:
-    """The folder on this machine with a model's files: the spec's own, or the hub cache's; None where there is none."""
+    """The folder on this machine with a model's files: the spec's own, the one that a GGUF file was converted into, or
+    the hub cache's; None where there is none.
+    """
+    if (one := gguf.named(spec)) is not None:
+        return folder if (folder := gguf.named_folder(one)).is_dir() else None
+    if gguf.is_gguf(spec):
+        return gguf.folder_of_file(spec)
     if spec and Path(spec).is_dir():
         return Path(spec)
     path = cached(spec, files) if spec else None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lcx import __version__
+from lcx import __version__, gguf
 from lcx.context import StepResult
 from lcx.data.files import ROW_ENDINGS, is_row_file
 from lcx.errors import LcxError, MissingError, UsageError
@@ -623,6 +623,10 @@ def fingerprint(step: Step, run: Run) -> dict[str, Any]:
         elif step_id := _named_step(reference):  # local:step:ID
             run.llm(str(reference))
             inputs[key] = run.digest_of(step_id, what)
+        elif (named := gguf.named(str(reference))) is not None:
+            inputs[key] = f"GGUF {named.sha256}"
+        elif gguf.is_gguf(str(reference)):
+            inputs[key] = f"GGUF {gguf.digest_of(str(reference))}"
         elif Path(str(reference)).expanduser().exists():
             inputs[key] = digest(_listing(Path(str(reference)).expanduser()))
         elif tiny_spec(str(reference)) is not None:  # trained here, by this version from this library's text
@@ -690,4 +694,6 @@ def _listing(path: Path) -> list[tuple[str, int, str]]:
 
 
 def _file_digest(path: Path, found: os.stat_result) -> str:
+    if path.suffix == ".gguf":
+        return gguf.digest_of(path)
     return sha256_file(path) if found.st_size <= HASHED_WHOLE else str(found.st_mtime_ns)

@@ -24,11 +24,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from lcx import gguf
 from lcx.context import Context, StepResult
 from lcx.data.files import Rejects
 from lcx.errors import LcxError, PluginError, UsageError
 from lcx.evaluation.settings import EvalSettings
-from lcx.hub import tiny_folder, tiny_spec
+from lcx.hub import locate, tiny_folder, tiny_spec
 from lcx.paths import cache_folder
 from lcx.plugins import Method, Plugins, Stage, load_function
 from lcx.recipe import Step
@@ -53,7 +54,7 @@ __all__ = [
     "Stage",
     "StepResult",
     "StepWork",
-    "ensure_tiny",
+    "ensure_model",
     "execute",
     "forecast",
     "train_tiny",
@@ -388,8 +389,12 @@ def forecast_stage(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
     return dict(load_function(stage.forecast)(StepWork(step, run, ctx))) if stage.forecast else None
 
 
-def ensure_tiny(spec: str, ctx: Context) -> str:
-    """The folder of the tiny model that a spec names, trained now where the cache lacks it; any other spec as it is."""
+def ensure_model(spec: str, ctx: Context) -> str:
+    """The folder of the tiny model or GGUF file that a spec names, trained or converted now where the cache lacks it;
+    any other spec as it is. Raises MissingError for a named model that was not fetched.
+    """
+    if gguf.named(spec) is not None or gguf.is_gguf(spec):
+        return locate(spec, say=ctx.log)
     if (named := tiny_spec(spec)) is None:
         return spec
     folder = tiny_folder(*named)
@@ -411,7 +416,7 @@ def train_tiny(seed: int, ctx: Context, *, name: str = "tiny", fresh: bool = Fal
 def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
     """Run one step, or hand back what it reported if it is already done with the same settings and inputs."""
     hook: Callable[..., StepResult | None] = getattr(plugins.manager.hook, f"lcx_{step.stage}")
-    ctx = replace(ctx, plugins=plugins, ready_model=lambda spec: ensure_tiny(spec, ctx))
+    ctx = replace(ctx, plugins=plugins, ready_model=lambda spec: ensure_model(spec, ctx))
     if ctx.rank != 0:  # rank 0 alone writes the run; the others only work, once it has begun the step
         ctx.wait()
         run.reload()

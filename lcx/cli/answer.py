@@ -198,7 +198,9 @@ def _references(fixed: Iterable[str], stages: tuple[str, ...]) -> Callable[[str,
 def _llms(current: str, used: Used) -> list[Candidate]:
     known = [name if name == "builtin" else f"{name}:" for name in read_names()["llms"]]
     if current.startswith("local:"):
-        return [Candidate(f"local:{c.text}", open=c.open) for c in files(current.removeprefix("local:"))]
+        typed = current.removeprefix("local:")
+        found = _starting([*TINY_NAMES, *FETCHED_NAMES], typed) + files(typed)
+        return [Candidate(f"local:{c.text}", open=c.open) for c in found]
     return _starting(known, current)
 
 
@@ -256,16 +258,21 @@ def _cards() -> list[str]:
     return [*CARDS, "cpu"]
 
 
+TINY_NAMES = ("tiny", "tiny16", "tiny8")
+FETCHED_NAMES = ("smollm2",)
+"""What `lcx models get` knows (`lcx.gguf.NAMED`)."""
+
 KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
     "RECIPE": _recipes,
     "STEP": _steps,
     "KEY=VALUE": _sets,
     "DIR": _folders,
     "FILE": lambda current, used: files(current),
-    "MODEL": _references(["tiny", "tiny16", "tiny8"], ("train",)),
+    "MODEL": _references([*TINY_NAMES, *FETCHED_NAMES], ("train",)),
+    "NAME": lambda current, used: _starting(FETCHED_NAMES, current),
     "INPUT": _references([], ("synth", "score")),
     "CORPUS": _references(["stdlib", "stdlib:records", "stdlib:stale", "hf:"], ()),
-    "TOKENIZER": _references(["simple", "words"], ()),
+    "TOKENIZER": _references(["simple", "words", *FETCHED_NAMES], ()),
     "LLM": _llms,
     "DEVICE": lambda current, used: _starting(["auto", "cpu", "cuda"], current),
     "STRATEGY": lambda current, used: (

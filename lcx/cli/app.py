@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "One HTML page of a run's evaluations, before and after.",
     "forecast": "What training will take: memory, longest context, operations.",
     "demo": "The whole story on this CPU, in minutes.",
+    "models": "Get real models by name; list and remove what is cached.",
     "recipes": "List, show, copy and validate recipes.",
     "presets": "List, show and copy the accelerate configs behind --strategy.",
     "plugins": "List and check plugins.",

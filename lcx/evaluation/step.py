@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcx import __version__
+from lcx import __version__, gguf
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError
 from lcx.evaluation.planning import PlannedTask, lacking, left_out, makes_questions, plan_tasks, was_named
@@ -225,7 +225,7 @@ def _open_model(spec: str, work: StepWork[EvalSettings], *, against: bool = Fals
 
     settings, ctx = work.settings, work.ctx
     if against:
-        if Path(spec).expanduser().is_file():
+        if Path(spec).expanduser().is_file() and not gguf.is_gguf(spec):
             return SavedAnswers(spec, ctx)
         spec = str(work.run.resolve(spec, "model")) if spec.startswith("step:") else work.run.llm(spec)
     elif settings.answers or not spec:

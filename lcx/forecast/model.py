@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lcx import gguf
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 
 
@@ -306,6 +307,8 @@ def read_config(spec: str, *, network: bool = True) -> dict[str, Any]:
 def _read(spec: str, network: bool, seen: tuple[str, ...]) -> dict[str, Any]:
     if spec in seen:
         raise UsageError(f"LoRA folders name each other as their base: {' -> '.join((*seen, spec))}")
+    if gguf.is_gguf(spec):
+        return gguf.config_of(spec)
     path = _find(spec, network)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -326,6 +329,10 @@ def _find(spec: str, network: bool) -> Path:
 
     if (named := tiny_spec(spec)) is not None:
         return _tiny(*named)
+    if (fetched := gguf.named(spec)) is not None:
+        if (file := gguf.named_folder(fetched) / CONFIG).is_file():
+            return file
+        raise gguf.missing(fetched)
     folder = Path(spec).expanduser()
     if folder.is_file() and folder.name == CONFIG:
         return folder

@@ -31,11 +31,15 @@ def check_llm(spec: str, plugins: Plugins | None = None) -> None:
 
     name, _, model = spec.partition(":")
     (plugins or loaded()).llms.load(name)
-    if (
-        name == "local" and model and not model.startswith("tiny")
-    ):  # a tiny model is trained where it is opened
-        from lcx.hub import locate
+    if name == "local" and model:
+        from lcx import gguf
+        from lcx.hub import locate, tiny_spec
 
+        if tiny_spec(model) is not None:  # trained where it is opened
+            return
+        if gguf.is_gguf(model):  # converted where it is opened
+            gguf.read_header(model)
+            return
         locate(
             model,
             hint="give local:PATH of a folder with config.json and weights, or builtin, which needs no model",

@@ -651,10 +651,13 @@ def weights_fingerprint(model: str) -> str:
     Training changes nearly every byte of a weights file, so a few blocks of each are enough. Empty for a model that
     is not there yet, such as `tiny`, which follows from its name.
     """
-    from lcx.hub import locate
+    from lcx import gguf
+    from lcx.hub import locate, tiny_spec
 
-    if not model or model.startswith("tiny"):
+    if not model or tiny_spec(model) is not None:
         return ""
+    if gguf.is_gguf(model):
+        return gguf.digest_of(model)[:16]
     try:
         place = Path(locate(model))
     except LcxError:
