@@ -650,8 +650,8 @@ def _split_as_learnt(tokenizer: Any, header: Header) -> list[str]:
     if "Split(" in str(backend.pre_tokenizer):
         return []  # transformers knows it
     return [
-        f"the way in which its tokenizer splits text ('{how or 'not named'}') is not known here: numbers and spaces may "
-        "become other tokens than those that the model learnt"
+        f"the way in which its tokenizer splits text ('{how or 'not named'}') is not known here: numbers and spaces "
+        "may become other tokens than those that the model learnt"
     ]
 
 

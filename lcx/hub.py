@@ -117,7 +117,8 @@ def locate_base(found: str, base: str) -> str:
         raise MissingError(
             f"the base of the LoRA folder '{found}' is not there: {bad.what}",
             why=bad.why or f"Its {ADAPTER} names '{base}'.",
-            hint=f"{gguf.how_to_get(base)}Write where the base lies now as base_model_name_or_path into {Path(found) / ADAPTER}",
+            hint=f"{gguf.how_to_get(base)}Write where the base lies now as base_model_name_or_path into "
+            f"{Path(found) / ADAPTER}",
         ) from bad
 
 
