@@ -143,7 +143,7 @@ class Assembler:
         if bundle.plan is None or self.store is None or len(bundle.plan) < 2:
             return (context,) if context else ()
         separator = len(self.store.separator)
-        later = [int(self.store.lengths[index]) + separator for index in bundle.plan[1:]]
+        later = (self.store.lengths(bundle.plan[1:]) + separator).tolist()
         later[-1] -= separator
         return (context - sum(later), *later)  # the first segment may be tokenised as a text's beginning
 

@@ -11,6 +11,7 @@ hidden.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,8 +19,12 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,7 +32,17 @@ import numpy as np
 
 from lcx.errors import LcxError
 from lcx.hub import load_tokenizer
-from lcx.storage import disk_errors, make_folder, read_json, sha256_json, sha256_text, write_json
+from lcx.storage import (
+    Journal,
+    disk_errors,
+    make_folder,
+    open_own,
+    read_json,
+    sha256_json,
+    sha256_text,
+    write_bytes,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from lcx.data.table import SegmentTable
@@ -404,28 +419,84 @@ def _from_rules(rules: dict[str, Any]) -> Any:
 
 SEPARATOR = "\n"
 """What stands between two segments of a context."""
-FORMAT = 1
+FORMAT = 2
 SEGMENTS_A_BATCH = 2048
 ABANDONED = 86_400
 """Seconds after which a half-built store counts as left behind."""
+BLOCK = 1 << 16
+"""Bytes under one checksum: what the first access to a segment reads more than the segment."""
+VERIFIED_WHOLE = 64 << 20
+"""Bytes of a store up to which all checksums are verified when it is opened; those of a larger one when they are used,
+so that opening takes as long for any size.
+"""
+SYNCED = 32 << 20
+"""Bytes of tokens after which a build notes where it is: what a kill costs."""
+DIGEST = 16
+"""Bytes of the digest by which a document is known again in another table."""
+OTHERS = 4
+"""Stores of other tables, the latest ones, in which documents are looked up when a store is built."""
+
+
+class _Blocks:
+    """A file of numbers, mapped; the checksum of a block is verified when it is first used. It raises LcxError then."""
+
+    def __init__(self, path: Path, dtype: Any, skip: int, sums: np.ndarray) -> None:
+        size = path.stat().st_size
+        # A plain view: slicing a memmap object itself costs ten times as much as slicing an array
+        raw = np.memmap(path, np.uint8, "r").view(np.ndarray) if size else np.empty(0, np.uint8)
+        self.path, self._raw, self._skip, self._sums = path, raw, skip, sums
+        self.items = raw[skip:].view(dtype)
+        self._left = np.ones(len(sums), bool)  # blocks not verified yet
+        self._any = bool(len(sums))
+
+    def check(self, low: np.ndarray, high: np.ndarray) -> None:
+        """Verify what holds the items `[low, high)`, for several ranges at a time."""
+        if not self._any:
+            return
+        size = self.items.itemsize
+        first = (self._skip + low * size) // BLOCK
+        last = (self._skip + np.maximum(high * size - 1, low * size)) // BLOCK
+        last = np.minimum(last, len(self._sums) - 1)
+        wide = int((last - first).max(initial=0))
+        for step in range(wide + 1):
+            blocks = np.minimum(first + step, last)
+            for block in np.unique(blocks[self._left[blocks]]).tolist():
+                self._verify(block)
+
+    def check_all(self) -> None:
+        """Verify every block."""
+        for block in np.flatnonzero(self._left).tolist():
+            self._verify(block)
+
+    def _verify(self, block: int) -> None:
+        if zlib.crc32(self._raw[block * BLOCK : (block + 1) * BLOCK]) != int(self._sums[block]):
+            with suppress(OSError):
+                (self.path.parent / "store.json").unlink()  # so that the next process builds the store anew
+            raise LcxError(
+                f"{self.path} is damaged",
+                why=f"Bytes {block * BLOCK:,} to {(block + 1) * BLOCK:,} are not those that were written.",
+                hint="Run the same command again: this cache of tokens is then built anew.",
+            )
+        self._left[block] = False
+        if not self._left.any():
+            self._any = False
 
 
 class TokenStore:
     """Token ids of segments as they stand after other tokens: `store[i]`, `store.join(indices)`.
 
     `info` records how many segments are lossy: their tokens do not decode to their text, since the tokenizer
-    normalises or does not know some characters.
+    normalises or does not know some characters. The files are mapped, and verified as they are used: any access may
+    raise LcxError for a damaged disk.
     """
 
-    def __init__(self, folder: Path, ids: np.ndarray, offsets: np.ndarray, info: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, ids: _Blocks, offsets: _Blocks, info: dict[str, Any]) -> None:
         self.folder = folder
         self._ids = ids
         self._offsets = offsets
         self.info = info
-        self.separator = np.array(info["separator"], ids.dtype)
+        self.separator = np.array(info["separator"], ids.items.dtype)
         """Token ids of the newline between two segments."""
-        self.lengths: np.ndarray = np.diff(offsets)
-        """int64 [n]: tokens of each segment."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (self.folder,)  # a data-loader worker maps the files again instead of copying them
@@ -433,31 +504,57 @@ class TokenStore:
     @property
     def dtype(self) -> np.dtype:
         """uint16 for vocabularies of up to 65,536 tokens, else uint32."""
-        return self._ids.dtype
+        return self._ids.items.dtype
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self._offsets.items) - 1
+
+    def lengths(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """int64: the numbers of tokens of some segments."""
+        low, high = self._ranges(indices)
+        return high - low
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._ids[self._offsets[index] : self._offsets[index + 1]]
+        low, high = self._ranges([index])
+        self._ids.check(low, high)
+        return self._ids.items[int(low[0]) : int(high[0])]
+
+    def verify(self) -> None:
+        """Verify all checksums now. Raises LcxError for what is damaged."""
+        for blocks in (self._offsets, self._ids):
+            blocks.check_all()
+
+    def run(self, first: int, stop: int) -> np.ndarray:
+        """Token ids of neighbouring segments `[first, stop)`, with nothing between them."""
+        ends = np.array([first, stop], np.int64)
+        self._offsets.check(ends, ends + 1)
+        low, high = self._offsets.items[ends]
+        self._ids.check(low[None], high[None])
+        return self._ids.items[low:high]
 
     def join(self, indices: Sequence[int], *, first: np.ndarray | None = None) -> np.ndarray:
         """Token ids of segments joined by separators, in the store's dtype.
 
         `first` replaces the first segment's tokens where nothing precedes the context.
         """
-        ids, offsets, separator = self._ids, self._offsets, self.separator
-        places = np.asarray(indices, np.int64)
-        if not len(places):
+        ids, separator = self._ids.items, self.separator
+        if not len(indices):
             return np.empty(0, ids.dtype)
+        lows, highs = self._ranges(indices)
+        self._ids.check(lows, highs)
         parts = []
-        for low, high in zip(offsets[places].tolist(), offsets[places + 1].tolist(), strict=True):
+        for low, high in zip(lows.tolist(), highs.tolist(), strict=True):
             parts.append(ids[low:high])
             parts.append(separator)
         parts.pop()
         if first is not None:
             parts[0] = first.astype(ids.dtype, copy=False)
         return np.concatenate(parts)
+
+    def _ranges(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        places = np.asarray(indices, np.int64)
+        self._offsets.check(places, places + 2)
+        return self._offsets.items[places], self._offsets.items[places + 1]
 
 
 def open_token_store(
@@ -469,35 +566,66 @@ def open_token_store(
 ) -> TokenStore:
     """The store of a tokenizer and a table from the folder `cache`, built there first where it is missing.
 
-    `progress(done, total)` is called with segments while building. A store that a kill left half-built is
-    never used, nor one whose checksums say that it is damaged: it is built anew. Raises LcxError for a slow
-    tokenizer, or a full or read-only disk.
+    `progress(done, total)` is called with segments while building. A build that was killed goes on where it was,
+    and one that another process is at is waited for. Documents that another table's store of this tokenizer has are not
+    tokenised again: of a corpus that grew, only what is new. A store whose checksums say that it is damaged is built
+    anew (see VERIFIED_WHOLE for when they are verified). Raises LcxError for a slow tokenizer, or a full or read-only
+    disk.
     """
     pieces = tokenizer if isinstance(tokenizer, PieceTokenizer) else PieceTokenizer(tokenizer)
     folder = Path(cache) / "tokens" / f"{pieces.fingerprint[:20]}-{table.fingerprint[:20]}"
-    try:
+    unusable = (OSError, LcxError, ValueError, KeyError, TypeError)
+    with suppress(*unusable):
         return _load(folder, verify=True)
-    except (OSError, LcxError, ValueError, KeyError, TypeError):
-        pass  # missing, of an older format, or damaged: it is a cache, so it is built anew
+    # missing, of an older format, or damaged: it is a cache, so it is built anew
     _sweep(folder)
-    building = folder.with_name(f"{folder.name}.building-{os.getpid()}-{secrets.token_hex(4)}")
-    make_folder(building)
-    try:
-        with disk_errors(building):
-            _build(pieces, table, building, progress)
-        if folder.exists():
-            with suppress(OSError, LcxError, ValueError, KeyError, TypeError):
-                return _load(folder, verify=True)  # another process was faster
-            shutil.rmtree(folder)
-        with disk_errors(folder):
+    with _alone(folder) as building, disk_errors(folder):
+        with suppress(*unusable):
+            return _load(folder, verify=True)  # another process was faster
+        _build(pieces, table, building, _others(folder, pieces), progress)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    return _load(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """The place where a store is built, for this process alone; others wait.
+
+    Where the file system has no locks, it is one of the process's own, which nobody goes on from.
+    """
+    place = folder.with_name(f"{folder.name}.building")
+    while True:
+        make_folder(place)
+        handle = open_own(place / ".lock", os.O_RDWR)
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            os.close(handle)
+            own = folder.with_name(f"{place.name}-{os.getpid()}-{secrets.token_hex(4)}")
+            make_folder(own)
             try:
-                building.rename(folder)
-            except OSError:
-                if not folder.exists():
-                    raise
-        return _load(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+                yield own
+            finally:
+                shutil.rmtree(own, ignore_errors=True)
+            return
+        try:
+            if _same_file(handle, place / ".lock"):  # else whoever had it has finished, and the place is gone
+                yield place
+                if (folder / "store.json").is_file():
+                    shutil.rmtree(place, ignore_errors=True)
+                return
+        finally:
+            os.close(handle)
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
 
 
 def _sweep(folder: Path) -> None:
@@ -508,49 +636,251 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(old)
 
 
+class _Others:
+    """Stores of other tables, and the documents that they hold tokens of."""
+
+    def __init__(self, stores: list[tuple[TokenStore, np.ndarray, np.ndarray]]) -> None:
+        """Each store with its documents' digests, S16, and the number of the first segment of each and of the end."""
+        self._stores = [(store, firsts) for store, _, firsts in stores]
+        digests = [one for _, one, _ in stores]
+        sizes = [len(one) for one in digests]
+        joined = np.concatenate([*digests, np.empty(0, f"S{DIGEST}")])
+        order = np.argsort(joined, kind="stable")
+        self._digests = joined[order]
+        self._owner = np.repeat(np.arange(len(sizes)), sizes)[order]
+        self._document = np.concatenate([*(np.arange(size) for size in sizes), np.empty(0, np.int64)])[order]
+
+    def find(self, digest: bytes, segments: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Token ids and the lengths of the segments of a document, where a store has it and can be read."""
+        place = int(np.searchsorted(self._digests, np.bytes_(digest))) if len(self._digests) else 0
+        if place >= len(self._digests) or bytes(self._digests[place]).ljust(DIGEST, b"\0") != digest:
+            return None
+        store, firsts = self._stores[int(self._owner[place])]
+        first, stop = firsts[int(self._document[place]) :][:2].tolist()
+        if stop - first != segments:
+            return None
+        try:
+            return store.run(first, stop), store.lengths(range(first, stop))
+        except LcxError:
+            return None
+
+
+def _others(folder: Path, pieces: PieceTokenizer) -> _Others:
+    """The latest stores of the same tokenizer, without those that cannot be read."""
+    found = []
+    places = [place for place in folder.parent.glob(f"{pieces.fingerprint[:20]}-*") if place != folder]
+    known = {place: place.stat().st_mtime for place in places if (place / "store.json").is_file()}
+    for place in sorted(known, key=known.__getitem__, reverse=True)[:OTHERS]:
+        with suppress(OSError, LcxError, ValueError, KeyError, TypeError):
+            store = _load(place)
+            # What is lossy is known by segment for few of them: such a tokenizer's documents are tokenised again
+            if store.info["tokenizer"] == pieces.fingerprint and not store.info["lossy"]:
+                _check_file(place / "documents.bin", store.info["crc32"])
+                held = np.fromfile(place / "documents.bin", [("digest", f"S{DIGEST}"), ("segments", "<i4")])
+                firsts = np.concatenate([[0], np.cumsum(held["segments"], dtype=np.int64)])
+                found.append((store, held["digest"], firsts))
+    return _Others(found)
+
+
+def _check_file(path: Path, sums: Mapping[str, int]) -> None:
+    if _crc32(path) != sums[path.name]:
+        raise ValueError(f"{path} is not what was written")
+
+
+@dataclass
+class _Progress:
+    """How far a build is: what its files hold that is on disk for sure, and the running checksums of it."""
+
+    documents: int = 0
+    segments: int = 0
+    tokens: int = 0
+    ids_crc: int = 0
+    lengths_crc: int = 0
+    documents_crc: int = 0
+    lossy: int = 0
+    lossy_examples: list[int] = field(default_factory=list)
+
+
 def _build(
     pieces: PieceTokenizer,
     table: SegmentTable,
     folder: Path,
+    others: _Others,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     dtype = np.dtype("<u2" if pieces.vocabulary <= 1 << 16 else "<u4")
-    total = len(table)
-    lengths = np.zeros(total, np.int64)
-    lossy: list[int] = []
-    with (folder / "ids.bin").open("wb") as file:
-        for low in range(0, total, SEGMENTS_A_BATCH):
-            high = min(low + SEGMENTS_A_BATCH, total)
-            ids, bad = pieces.later_batch(table.texts(range(low, high)))
-            lossy.extend(low + place for place in bad)
-            for place, one in enumerate(ids):
-                lengths[low + place] = len(one)
-            file.write(np.array([token for one in ids for token in one], dtype).tobytes())
+    about = sha256_json([FORMAT, pieces.fingerprint, table.fingerprint, dtype.str])
+    paths = [folder / name for name in ("ids.bin", "lengths.bin", "documents.bin")]
+    with (
+        _journal(folder / "progress.jsonl", about) as journal,
+        ThreadPoolExecutor(1) as ahead,  # texts are read and tokens written while the next ones are tokenised
+        ExitStack() as stack,
+    ):
+        done = _resumed(journal, paths, dtype.itemsize)
+        files = [stack.enter_context(path.open("r+b" if path.exists() else "w+b")) for path in paths]
+        sizes = (done.tokens * dtype.itemsize, 4 * done.segments, (DIGEST + 4) * done.documents)
+        for file, size in zip(files, sizes, strict=True):
+            file.truncate(size)
+            file.seek(size)
+        synced = sizes[0]
+
+        def note() -> None:
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+            journal.append({"unit": str(done.documents), **asdict(done)})
+
+        waiting: deque[_Stretch] = deque()
+
+        def settle() -> None:
+            nonlocal synced
+            stretch = waiting.popleft()
+            ids, lengths, lossy = stretch.tokens(dtype)
+            written = (ids.tobytes(), lengths.astype("<i4").tobytes(), stretch.digests)
+            for file, data in zip(files, written, strict=True):
+                file.write(data)
+            done.ids_crc = zlib.crc32(written[0], done.ids_crc)
+            done.lengths_crc = zlib.crc32(written[1], done.lengths_crc)
+            done.documents_crc = zlib.crc32(written[2], done.documents_crc)
+            done.lossy += len(lossy)
+            done.lossy_examples += [done.segments + place for place in lossy][: 20 - len(done.lossy_examples)]
+            done.documents += len(stretch.sizes)
+            done.segments += len(lengths)
+            done.tokens += len(ids)
+            if done.tokens * dtype.itemsize - synced >= SYNCED:
+                synced = done.tokens * dtype.itemsize
+                note()
             if progress:
-                progress(high, total)
-        file.flush()
-        os.fsync(file.fileno())
-    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype("<i8"))
+                progress(done.segments, len(table))
+
+        for documents in _stretches(table, done.documents):
+            waiting.append(_Stretch(pieces, table, documents, others, ahead))
+            if len(waiting) > 1:
+                settle()
+        while waiting:
+            settle()
+        note()
+    lengths = np.fromfile(paths[1], "<i4")
+    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype("<i8"))
+    crcs = (done.ids_crc, done.lengths_crc, done.documents_crc)
+    if [_crc32(path) for path in paths] != list(crcs):
+        raise LcxError(
+            f"{folder} does not hold what was written to it",
+            why="A checksum of what was read back differs.",
+            hint="The disk, its cable or the memory is damaged, or another process wrote there.",
+        )
+    sums = np.concatenate([_sums(folder / "ids.bin"), _sums(folder / "offsets.npy")])
+    write_bytes(folder / "sums.bin", sums.tobytes())
     separator, bad = pieces.later_batch([SEPARATOR])
     info = {
         "format": FORMAT,
         "tokenizer": pieces.fingerprint,
         "table": table.fingerprint,
         "dtype": dtype.str,
-        "segments": total,
-        "tokens": int(lengths.sum()),
+        "documents": done.documents,
+        "segments": len(table),
+        "tokens": done.tokens,
         "separator": separator[0],
         "separator_lossy": bool(bad),
-        "lossy": len(lossy),
-        "lossy_examples": lossy[:20],
+        "lossy": done.lossy,
+        "lossy_examples": done.lossy_examples,
         "prefixed": pieces.prefixed,
-        "crc32": {name: _crc32(folder / name) for name in ("ids.bin", "offsets.npy")},
+        "crc32": {name: _crc32(folder / name) for name in ("sums.bin", "documents.bin")},
     }
     write_json(folder / "store.json", {**info, "sha256": sha256_json(info)})
+    for left in ("progress.jsonl", "lengths.bin", ".lock"):
+        (folder / left).unlink(missing_ok=True)
+
+
+def _journal(path: Path, of: str) -> Journal:
+    """The journal of a build; a damaged one is begun anew, since it is one of a cache."""
+    try:
+        return Journal(path, of=of)
+    except LcxError:
+        path.unlink(missing_ok=True)
+        return Journal(path, of=of)
+
+
+def _resumed(journal: Journal, paths: Sequence[Path], size: int) -> _Progress:
+    """Where a killed build was: the last note of it that its files bear out."""
+    best = _Progress()
+    running = [0, 0, 0]
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in paths if path.is_file()]
+        for entry in journal.entries() if len(files) == len(paths) else ():
+            note = _Progress(**{name: value for name, value in entry.items() if name != "unit"})
+            ends = (note.tokens * size, 4 * note.segments, (DIGEST + 4) * note.documents)
+            for place, (file, end) in enumerate(zip(files, ends, strict=True)):
+                while (left := end - file.tell()) > 0 and (data := file.read(min(left, 1 << 22))):
+                    running[place] = zlib.crc32(data, running[place])
+            if running != [note.ids_crc, note.lengths_crc, note.documents_crc]:
+                break
+            best = note
+    return best
+
+
+def _stretches(table: SegmentTable, first: int) -> Iterator[range]:
+    """Documents from a number on, whole, so many at a time that they have about SEGMENTS_A_BATCH segments."""
+    begin = first
+    for document in range(first, table.document_count):
+        if table.segments_of(document).stop - table.segments_of(begin).start >= SEGMENTS_A_BATCH:
+            yield range(begin, document + 1)
+            begin = document + 1
+    if begin < table.document_count:
+        yield range(begin, table.document_count)
+
+
+class _Stretch:
+    """Documents on their way into a store: known ones are looked up, the others are tokenised in another thread."""
+
+    def __init__(
+        self,
+        pieces: PieceTokenizer,
+        table: SegmentTable,
+        documents: range,
+        others: _Others,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.sizes = [len(table.segments_of(document)) for document in documents]
+        noted = []
+        new: list[str] = []
+        self._known: list[tuple[np.ndarray, np.ndarray] | None] = []
+        for document, size in zip(documents, self.sizes, strict=True):
+            texts = table.texts(table.segments_of(document))
+            # Lengths before the texts: no two lists of texts are joined to the same bytes
+            said = f"{[len(text) for text in texts]}\0{''.join(texts)}".encode()
+            digest = hashlib.blake2b(said, digest_size=DIGEST).digest()
+            noted.append(digest + size.to_bytes(4, "little"))
+            self._known.append(others.find(digest, size))
+            if self._known[-1] is None:
+                new += texts
+        self.digests = b"".join(noted)
+        self._new = pool.submit(pieces.later_batch, new)
+
+    def tokens(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Token ids of all segments, their lengths, and the places of those that are lossy."""
+        made, bad = self._new.result()
+        wrong = set(bad)
+        ids: list[np.ndarray] = [np.empty(0, dtype)]
+        lengths: list[np.ndarray] = [np.empty(0, np.int64)]
+        lossy: list[int] = []
+        place = segment = 0
+        for size, known in zip(self.sizes, self._known, strict=True):
+            if known is not None:
+                ids.append(known[0])
+                lengths.append(known[1])
+            else:
+                own = made[place : place + size]
+                ids.append(np.fromiter(chain.from_iterable(own), dtype))
+                lengths.append(np.array([len(one) for one in own], np.int64))
+                lossy += [segment + number for number in range(size) if place + number in wrong]
+                place += size
+            segment += size
+        return np.concatenate(ids), np.concatenate(lengths), lossy
 
 
 def _crc32(path: Path) -> int:
-    """The checksum of a file: quick enough to be taken of every store that is opened."""
+    """The checksum of a file."""
     found = 0
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -558,22 +888,38 @@ def _crc32(path: Path) -> int:
     return found
 
 
+def _sums(path: Path) -> np.ndarray:
+    """The checksum of each block of a file."""
+    found = []
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found.append(zlib.crc32(block))
+    return np.array(found, "<u4")
+
+
 def _load(folder: Path, *, verify: bool = False) -> TokenStore:
-    """The store in a folder, its checksums verified where asked and where it has them. Raises for one that is none."""
+    """The store in a folder. Raises for one that is none, or that is not what was written, as far as that is verified.
+
+    `verify` has the checksums of all of a store up to VERIFIED_WHOLE bytes verified now.
+    """
     info = read_json(folder / "store.json")
     said = info.pop("sha256", None)
-    if verify and said is not None:
-        found = {name: _crc32(folder / name) for name in info["crc32"]}
-        if said != sha256_json(info) or found != info["crc32"]:
-            raise ValueError("not what was written")
-    offsets = np.load(folder / "offsets.npy")
-    if info["format"] != FORMAT or len(offsets) != info["segments"] + 1 or offsets[-1] != info["tokens"]:
+    if info["format"] != FORMAT or said != sha256_json(info):
         raise ValueError("not a store of this format")
+    _check_file(folder / "sums.bin", info["crc32"])
+    sums = np.fromfile(folder / "sums.bin", "<u4")
     size = (folder / "ids.bin").stat().st_size
-    if size != info["tokens"] * np.dtype(info["dtype"]).itemsize:
-        raise ValueError("ids.bin has the wrong size")
-    if not size:  # an empty file cannot be mapped
-        return TokenStore(folder, np.empty(0, info["dtype"]), offsets, info)
-    # A plain view: slicing a memmap object itself costs ten times as much as slicing an array.
-    ids = np.asarray(np.memmap(folder / "ids.bin", dtype=info["dtype"], mode="r"))
-    return TokenStore(folder, ids.view(np.ndarray), offsets, info)
+    offsets = folder / "offsets.npy"
+    skip = offsets.stat().st_size - 8 * (info["segments"] + 1)
+    blocks = -(-size // BLOCK)
+    if size != info["tokens"] * np.dtype(info["dtype"]).itemsize or not 0 < skip < BLOCK:
+        raise ValueError("a file has the wrong size")
+    store = TokenStore(
+        folder,
+        _Blocks(folder / "ids.bin", np.dtype(info["dtype"]), 0, sums[:blocks]),
+        _Blocks(offsets, np.dtype("<i8"), skip, sums[blocks:]),
+        info,
+    )
+    if verify and size + offsets.stat().st_size <= VERIFIED_WHOLE:
+        store.verify()
+    return store

@@ -8,6 +8,7 @@ import pickle
 import random
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import tokenizers_for_tests as kinds
 
+from lcx.data import tokens
 from lcx.data.table import build_table
 from lcx.data.tokens import BUILTIN, PieceTokenizer, open_token_store
+from lcx.errors import LcxError
 from lcx.records import Document
 
 
@@ -147,3 +150,138 @@ def test_what_killed_builds_left_is_removed_once_it_is_old(tmp_path: Path) -> No
     open_token_store(kinds.byte_level(), table, tmp_path)
     assert not old.exists()
     assert young.exists()
+
+
+def store_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def grown(count: int) -> list[str]:
+    return [
+        "\n".join(f"line {line} of document {number}, some words" for line in range(9))
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that a store had tokenised; it works in stretches of a few documents, and notes each."""
+    texts: list[str] = []
+    real = PieceTokenizer.later_batch
+
+    def later_batch(self: PieceTokenizer, some: list[str]) -> tuple[list[list[int]], list[int]]:
+        texts.extend(some)
+        return real(self, some)
+
+    monkeypatch.setattr(PieceTokenizer, "later_batch", later_batch)
+    monkeypatch.setattr(tokens, "SEGMENTS_A_BATCH", 20)
+    monkeypatch.setattr(tokens, "SYNCED", 1)
+    return texts
+
+
+def test_of_a_corpus_that_grew_only_what_is_new_is_tokenised(tmp_path: Path, tokenised: list[str]) -> None:
+    core = kinds.byte_level()
+    texts = grown(12)
+    open_token_store(core, table_of(texts), tmp_path / "old")
+    new = [
+        "at the front\nof all, two lines of it",
+        *texts[:5],
+        "in the middle, one line of words",
+        *texts[5:],
+        *grown(14)[12:],
+    ]
+    open_token_store(core, table_of(texts[::-1]), tmp_path / "old")
+    tokenised.clear()
+    store = open_token_store(core, table_of(new), tmp_path / "old")
+    table = table_of(new)
+    own = [table.text(one) for place in (0, 6, 14, 15) for one in table.segments_of(place)]
+    assert tokenised == [*own, "\n"]
+    fresh = open_token_store(core, table_of(new), tmp_path / "fresh")
+    assert store_bytes(store.folder) == store_bytes(fresh.folder)
+
+
+def test_documents_of_a_damaged_store_are_tokenised_again(tmp_path: Path, tokenised: list[str]) -> None:
+    core = kinds.byte_level()
+    for name in ("ids.bin", "documents.bin", "offsets.npy"):
+        cache = tmp_path / name
+        folder = open_token_store(core, table_of(grown(6)), cache).folder
+        data = bytearray((folder / name).read_bytes())
+        data[-3] ^= 1
+        (folder / name).write_bytes(data)
+        store = open_token_store(core, table_of(grown(7)), cache)
+        fresh = open_token_store(core, table_of(grown(7)), cache / "fresh")
+        assert store_bytes(store.folder) == store_bytes(fresh.folder)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "lowercasing"])
+def test_a_killed_build_of_a_store_goes_on_where_it_was(
+    tmp_path: Path, tokenised: list[str], kind: str
+) -> None:
+    core = getattr(kinds, kind)()
+    table = table_of([text.replace("line 3", "Line 3") for text in grown(30)])
+    whole = open_token_store(core, table, tmp_path / "whole")
+
+    class Kill(Exception):
+        pass
+
+    def killed(done: int, total: int) -> None:
+        if done > total // 2:
+            raise Kill
+
+    def leave(cache: Path) -> Path:
+        with pytest.raises(Kill):
+            open_token_store(core, table, cache, progress=killed)
+        return cache / "tokens" / f"{whole.folder.name}.building"
+
+    tokenised.clear()
+    left = leave(tmp_path / "plain")
+    before = len(tokenised)
+    (left / "ids.bin").write_bytes((left / "ids.bin").read_bytes() + b"of a write that was not noted")
+    tokenised.clear()
+    again = open_token_store(core, table, tmp_path / "plain")
+    assert store_bytes(again.folder) == store_bytes(whole.folder)
+    assert len(tokenised) < len(table) - before + 45, (
+        "at most the stretches that were under way are made again"
+    )
+    assert not left.exists()
+    for name in ("ids.bin", "lengths.bin", "documents.bin", "progress.jsonl"):  # damaged before it goes on
+        left = leave(tmp_path / name)
+        data = bytearray((left / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (left / name).write_bytes(data)
+        again = open_token_store(core, table, tmp_path / name)
+        assert store_bytes(again.folder) == store_bytes(whole.folder), name
+
+
+def test_a_large_store_is_verified_as_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that flipped are never read as other tokens; the next process builds the store anew."""
+    monkeypatch.setattr(tokens, "VERIFIED_WHOLE", 0)
+    monkeypatch.setattr(tokens, "BLOCK", 256)
+    core = kinds.byte_level()
+    table = table_of(grown(40))
+    first = open_token_store(core, table, tmp_path)
+    whole = first.join(range(len(table))).tolist()
+    for name in ("ids.bin", "offsets.npy"):
+        store = open_token_store(core, table, tmp_path)
+        data = bytearray((store.folder / name).read_bytes())
+        data[-9] ^= 4
+        (store.folder / name).write_bytes(data)
+        store = open_token_store(core, table, tmp_path)
+        assert store.join([0, 1, 2]).tolist() == first.join([0, 1, 2]).tolist()
+        for use in (store.__getitem__, lambda last, store=store: store.join([3, last])):
+            with pytest.raises(LcxError, match="is damaged"):
+                use(len(table) - 1)
+        with pytest.raises(LcxError, match="is damaged"):
+            store.verify()
+        assert open_token_store(core, table, tmp_path).join(range(len(table))).tolist() == whole
+
+
+def test_a_store_is_built_once_by_processes_that_want_it_at_once(
+    tmp_path: Path, tokenised: list[str]
+) -> None:
+    table = table_of(grown(12))
+    with ThreadPoolExecutor(3) as pool:
+        stores = list(pool.map(lambda _: open_token_store(kinds.byte_level(), table, tmp_path), range(3)))
+    assert len(tokenised) == len(table) + 1  # and the separator
+    assert len({store.join([1, 0]).tobytes() for store in stores}) == 1
+    assert [path.name for path in (tmp_path / "tokens").iterdir()] == [stores[0].folder.name]
