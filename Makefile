@@ -51,8 +51,9 @@ format: venv  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-completions: venv  ## regenerate completions/ and the completion table
+completions: venv  ## regenerate completions/, the completion table and docs/settings.md
 	$(BIN)/python -m lcx.cli.completion
+	$(BIN)/python -m lcx.cli.reference
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

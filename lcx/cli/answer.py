@@ -106,6 +106,7 @@ def candidates(words: list[str]) -> list[Candidate]:
             node = node["commands"][word]
         else:
             positions += 1
+            used.setdefault("", []).append(word)
     if pending is not None:
         return of_kind(pending["kind"], current, used)
     if current.startswith("-") and not only_arguments:
@@ -171,18 +172,90 @@ def _steps(current: str, used: Used) -> list[Candidate]:
 
 
 def _sets(current: str, used: Used) -> list[Candidate]:
-    """`step.` first, then `step.key=`."""
-    steps = {step["id"]: step["keys"] for step in _recipe_steps(used)}
-    head, dot, _ = current.partition(".")
+    """`step.` first, then `step.key=` with what the key is, then its values."""
+    steps = {step["id"]: _keys(step) for step in _recipe_steps(used)}
+    name, equals, value = current.partition("=")
+    head, dot, key = name.partition(".")
+    if equals:
+        found = _values(key, steps.get(head, {}).get(key, ("", ()))[1], value, used)
+        return [Candidate(f"{name}={one.text}", one.help, one.open, one.path) for one in found]
     if dot and head in steps:
-        return _starting([f"{head}.{key}=" for key in steps[head]], current)
+        return _starting({f"{head}.{key}=": about for key, (about, _) in steps[head].items()}, current)
     return [Candidate(f"{step}.", open=True) for step in steps if step.startswith(current)]
+
+
+def _values(key: str, listed: Iterable[str], current: str, used: Used) -> list[Candidate]:
+    """Values of a setting: those that can be listed, or those of the flag of its name."""
+    if listed:
+        return _starting(list(listed), current)
+    if key in LIKE:
+        return of_kind(LIKE[key], current, used)
+    return _starting(read_names()["losses"], current) if key == "loss" else []
+
+
+LIKE = {
+    "model": "MODEL",
+    "input": "INPUT",
+    "eval_input": "INPUT",
+    "corpus": "CORPUS",
+    "tokenizer": "TOKENIZER",
+    "tasks": "TASK",
+    "llm": "LLM",
+    "judge": "LLM",
+    "writer": "LLM",
+}
+"""Settings whose values are those of a flag."""
+
+
+def _shown(current: str, used: Used) -> list[Candidate]:
+    """`STEP.KEY` of the recipe that stands before it."""
+    named = used.get("", [])
+    found = {}
+    for step in _steps_of(named[0] if named else ""):
+        found |= {f"{step['id']}.{key}": about for key, (about, _) in _keys(step).items()}
+    return _starting(found, current)
+
+
+def _keys(step: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a step: what each is, and its values where they can be listed."""
+    return dict(read_names()["settings"].get(f"{step['method']}.{step['stage']}", {}))
 
 
 def _recipe_steps(used: Used) -> list[dict[str, Any]]:
     # Only eval has tasks, and without a recipe it takes this one.
-    named = (used.get("--recipe") or ["probe" if "--task" in used else ""])[-1]
-    return list(read_names()["recipes"].get(named, {}).get("steps", []))
+    return _steps_of((used.get("--recipe") or ["probe" if "--task" in used else ""])[-1])
+
+
+def _steps_of(named: str) -> list[dict[str, Any]]:
+    """The steps of a recipe by its name, or in its file as it is now."""
+    known = read_names()["recipes"]
+    if named in known or not named.endswith((".yaml", ".yml")):
+        return list(known.get(named, {}).get("steps", []))
+    return _file_steps(os.path.expanduser(named), 0)
+
+
+def _file_steps(path: str, depth: int) -> list[dict[str, Any]]:
+    """The steps of a recipe's file, laid over those of the recipe that it extends; none where it cannot be read."""
+    from pathlib import Path
+
+    from lcx.yamls import read_yaml_file
+
+    try:
+        held = read_yaml_file(Path(path)).value
+        method = held.get("method") or ""
+        steps = {}
+        if (base := held.get("extends")) and depth < 20:
+            beside = base.endswith((".yaml", ".yml")) and not os.path.isabs(base)
+            base = os.path.join(os.path.dirname(path), base) if beside else base
+            inherited = _file_steps(base, depth + 1) if os.path.sep in base or beside else _steps_of(base)
+            steps = {step["id"]: dict(step) for step in inherited}
+        for step in held.get("steps") or []:
+            name = step.get("id") or step["stage"]
+            own = {"id": name, "stage": step.get("stage", ""), "method": step.get("method") or method}
+            steps[name] = {**own, **steps.get(name, {}), **{k: v for k, v in own.items() if v}}
+        return list(steps.values())
+    except Exception:  # half a file is no reason for a traceback in a prompt
+        return []
 
 
 def _references(fixed: Iterable[str], stages: tuple[str, ...]) -> Callable[[str, Used], list[Candidate]]:
@@ -266,6 +339,7 @@ KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
     "RECIPE": _recipes,
     "STEP": _steps,
     "KEY=VALUE": _sets,
+    "STEP.KEY": _shown,
     "DIR": _folders,
     "FILE": lambda current, used: files(current),
     "MODEL": _references([*TINY_NAMES, *FETCHED_NAMES], ("train",)),
@@ -354,11 +428,15 @@ def break_prefix(word: str, breaks: str) -> str:
 # The cache is keyed by the modification times of the folders on `sys.path` and of the recipe files, and by
 # LCX_PLUGINS. A stale one is rebuilt by loading the plugins once, with everything they print thrown away.
 
+FORMAT = f"{__version__}-2"
+"""Of the cache: what an lcx of another version wrote is made again."""
 _read: dict[str, Any] = {}
 
 
 def read_names() -> dict[str, Any]:
-    """The names: `recipes` (name -> summary and steps), `plugins`, `tasks`, `llms`. Read once a process."""
+    """The names: `recipes` (name -> summary and steps), `settings` (METHOD.STAGE -> keys), `plugins`, `tasks`, `llms`,
+    `losses`. Read once a process.
+    """
     if not _read:
         _read.update(_fresh() or _rebuild())
     return _read
@@ -378,7 +456,7 @@ def _fresh() -> dict[str, Any] | None:
     try:
         with open(cache_file(), encoding="utf-8") as file:
             cached = json.load(file)
-        if cached["version"] == __version__ and cached["key"] == stamps([path for path, _ in cached["key"]]):
+        if cached["version"] == FORMAT and cached["key"] == stamps([path for path, _ in cached["key"]]):
             same_path = [path for path, _ in cached["key"]][: len(cached["path"])] == _path_folders()
             return dict(cached["names"]) if same_path else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -422,7 +500,7 @@ def _rebuild() -> dict[str, Any]:
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({"version": __version__, "path": folders, "key": key, "names": found}, file)
+            json.dump({"version": FORMAT, "path": folders, "key": key, "names": found}, file)
         os.replace(temporary, target)
     except OSError:
         pass
@@ -443,6 +521,8 @@ def collect_names() -> tuple[dict[str, Any], list[str]]:
         recipes[name] = _describe(str(places[0][0]), loaded)
     found = {
         "recipes": recipes,
+        "settings": _settings(loaded),
+        "losses": loaded.losses.names(),
         "plugins": [entry.name for entry in loaded.entries],
         "tasks": sorted({*loaded.probes.names(), *groups()}),
         "llms": loaded.llms.names(),
@@ -457,14 +537,23 @@ def _describe(path: str, loaded: Any) -> dict[str, Any]:
         read = recipe.load(path, loaded)
     except Exception:  # a broken recipe keeps its name: `lcx recipes validate` says what is wrong
         return {"summary": "", "steps": []}
-    steps = []
-    for step in read.steps:
-        try:
-            keys = list(loaded.method(step.method).stage(step.stage).settings.model_fields)
-        except Exception:
-            keys = list(step.settings)
-        steps.append({"id": step.id, "stage": step.stage, "keys": keys})
+    steps = [{"id": step.id, "stage": step.stage, "method": step.method} for step in read.steps]
     return {"summary": read.summary, "steps": steps}
+
+
+def _settings(loaded: Any) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    """What the settings of every stage are, and their values where they can be listed, by `METHOD.STAGE`."""
+    import contextlib
+
+    from lcx.cli.reference import keys_of
+
+    found = {}
+    for name in loaded.methods.names():
+        for stage in loaded.method(name).stages:
+            with contextlib.suppress(Exception):  # a plugin's broken settings cost its own completion only
+                keys = keys_of(loaded.method(name).stage(stage).settings).values()
+                found[f"{name}.{stage}"] = {key.name: (key.about, list(key.values)) for key in keys}
+    return found
 
 
 class _Silence:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,12 +70,18 @@ def list_recipes(json: opt.Json = False) -> None:
     epilog=opt.examples(
         "lcx recipes show in2",
         "lcx recipes show in2 --origin",
+        "lcx recipes show in2 --describe train.tuning",
         "lcx recipes show in2 --set train.batch=64 > mine.yaml",
     )
 )
 def show(
     name: Name,
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STEP.KEY", help="Only these settings: STEP, KEY or STEP.KEY."),
+    ] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
+    describe: Annotated[bool, typer.Option("--describe", help="Say what each setting is and takes.")] = False,
     sets: opt.Sets = None,
     json: opt.Json = False,
 ) -> None:
@@ -83,6 +91,9 @@ def show(
     job = stages.describe_job(stages.Request(recipe=name, sets=sets or ()))
     steps = stages.resolve(job, {}, None)
     found = job.recipe
+    if describe or keys:
+        _describe(steps, keys or (), json=json)
+        return
     head = {k: getattr(found, k) for k in ("name", "method", "summary", "paper") if getattr(found, k)}
     if json:
         every = [
@@ -101,6 +112,40 @@ def show(
         )
 
 
+def _describe(steps: Sequence[Step], wanted: Sequence[str], *, json: bool) -> None:
+    """Print what settings are: a block a setting, or a row each as JSON."""
+    from lcx.cli import reference, show
+
+    rows = []
+    for step, key in reference.describe_keys(steps, wanted):
+        value, origin = step.values()[key.name], step.origins.get(key.name, "")
+        rows.append(
+            {"step": step.id, **vars(key), "values": list(key.values), "value": value, "from": origin}
+        )
+    if json:
+        show.emit_json({"settings": rows})
+        return
+    for row in rows:
+        show.lines(show.settings_lines({f"{row['step']}.{row['name']}": row["value"]}, {}))
+        print(f"    {row['about']}\n    takes {row['takes']}")
+        if row["value"] != row["default"]:
+            show.lines([f"    from {row['from']}; default {show.value_text(row['default'])}"])
+
+
+@app.command(epilog=opt.examples("lcx recipes schema > recipe.schema.json", "lcx recipes schema in2"))
+def schema(
+    name: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="For files that extend this recipe's method.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of recipe files, with the settings of every installed plugin."""
+    from lcx import plugins, recipe
+    from lcx.cli import reference, show
+
+    loaded = plugins.loaded()
+    show.emit_json(reference.recipe_schema(loaded, recipe.load(name, loaded).method if name else ""))
+
+
 @app.command(epilog=opt.examples("lcx recipes copy in2", "lcx recipes copy in2 mine.yaml --force"))
 def copy(
     name: Name,
@@ -109,13 +154,27 @@ def copy(
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file.")] = False,
 ) -> None:
-    """Copy a recipe's file, to change it and run it by its path."""
+    """Copy a recipe's file, to change it and run it by its path. Its first line tells editors its JSON Schema."""
     from lcx import plugins, recipe
-    from lcx.storage import write_text
+    from lcx.cli import reference
+    from lcx.errors import LcxError
+    from lcx.paths import cache_folder
+    from lcx.storage import make_folder, write_json, write_text
 
-    source = recipe.load(name, plugins.loaded()).path
+    loaded = plugins.loaded()
+    found = recipe.load(name, loaded)
+    source = found.path
     target = _target(dest, source.name, "recipe", force)
-    write_text(target, _moved(source.read_text(encoding="utf-8"), source, target))
+    text = _moved(
+        re.sub(r"\A# yaml-language-server:.*\n", "", source.read_text(encoding="utf-8")), source, target
+    )
+    with contextlib.suppress(
+        LcxError
+    ):  # a cache that cannot be written costs the editor's help, not the copy
+        described = make_folder(cache_folder() / "schemas") / f"{found.method}.json"
+        write_json(described, reference.recipe_schema(loaded, found.method))
+        text = f"# yaml-language-server: $schema={described.absolute().as_uri()}\n{text}"
+    write_text(target, text)
     shown = str(target) if "/" in str(target) else f"./{target}"
     print(f"wrote {shown}\nnext: lcx run --recipe {shown} --dry-run")
 

@@ -87,12 +87,12 @@ def plan(report: Mapping[str, Any]) -> str:
 
 def settings_lines(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> list[str]:
     """Settings as lines of YAML, each with a comment that says where its value came from."""
-    rows = [(f"{key}: {_yaml(value)}", (origins or {}).get(key, "")) for key, value in values.items()]
+    rows = [(f"{key}: {value_text(value)}", (origins or {}).get(key, "")) for key, value in values.items()]
     width = max([min(48, len(text)) for text, _ in rows], default=0)
     return [f"{text.ljust(width)}  # {origin}" if origin else text for text, origin in rows]
 
 
-def _yaml(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value as YAML on one line."""
     import yaml
 

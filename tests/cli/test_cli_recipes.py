@@ -50,6 +50,65 @@ def test_show_with_origins_and_overrides(cli: Callable[..., Ran]) -> None:
     assert as_json["steps"][2]["origins"]["batch"] == "--set"
 
 
+def test_settings_are_described(cli: Callable[..., Ran]) -> None:
+    out = cli("recipes", "show", "in2", "--describe", "train.tuning", "lora_r").out
+    assert "train.tuning: full\n    which weights are trained\n    takes full | lora | qlora\n" in out
+    assert "train.lora_r: 32" in out
+    rows = cli("recipes", "show", "in2-tiny", "--describe", "synth", "--json").json["settings"]
+    assert {row["step"] for row in rows} == {"synth"}
+    examples = next(row for row in rows if row["name"] == "examples")
+    assert examples["default"] != examples["value"]
+    assert examples["from"] == "recipe in2-tiny.yaml"
+    every = cli("recipes", "show", "in2", "--describe", "--json").json["settings"]
+    assert len(every) > 100
+    assert all(row["about"] and row["takes"] for row in every), "each setting says what it is"
+    ran = cli("recipes", "show", "in2", "--describe", "train.lorar")
+    assert ran.code == 2
+    assert "train.lora_r" in ran.err
+
+
+def test_the_page_of_settings_is_of_today() -> None:
+    from lcx import plugins
+    from lcx.cli.reference import reference
+
+    page = Path(__file__).parents[2] / "docs/settings.md"
+    assert page.read_text() == reference(plugins.load()), "python -m lcx.cli.reference writes it again"
+
+
+def test_the_schema_takes_every_recipe_and_refuses_what_validate_refuses(cli: Callable[..., Ran]) -> None:
+    from jsonschema import Draft202012Validator
+
+    schema = cli("recipes", "schema").json
+    Draft202012Validator.check_schema(schema)
+    check = Draft202012Validator(schema)
+    rows = cli("recipes", "list", "--json").json["recipes"]
+    for row in rows:
+        held = yaml.safe_load(Path(row["path"]).read_text())
+        assert not list(check.iter_errors(held)), row["name"]
+    good = {"method": "in2", "steps": [{"stage": "train", "tuning": "lora"}]}
+    assert check.is_valid(good)
+    for bad in (
+        {"stage": "train", "tuning": "lorax"},
+        {"stage": "trains"},
+        {"stage": "train", "method": "in2", "lorar": 3},
+        {"stage": "synth", "method": "in2", "candidates": 3},
+        {"id": "../x", "stage": "train"},
+        {},
+    ):
+        assert not check.is_valid({"method": "in2", "steps": [bad]}), bad
+    of_in2 = Draft202012Validator(cli("recipes", "schema", "in2").json)
+    assert not of_in2.is_valid({"method": "in2", "steps": [{"stage": "synth", "candidates": 3}]})
+
+
+def test_a_copy_tells_editors_its_schema(cli: Callable[..., Ran]) -> None:
+    cli("recipes", "copy", "in2", "a.yaml")
+    first, second = Path("a.yaml").read_text().split("\n")[:2]
+    place = first.removeprefix("# yaml-language-server: $schema=file://")
+    assert json.loads(Path(place).read_text())["title"] == "A recipe of lcx"
+    cli("recipes", "copy", "./a.yaml", "b.yaml")
+    assert Path("b.yaml").read_text().split("\n")[:2] == [first, second], "one such line, not two"
+
+
 def test_copy_refuses_to_overwrite(cli: Callable[..., Ran]) -> None:
     ran = cli("recipes", "copy", "in2")
     assert ran.code == 0

@@ -53,6 +53,14 @@ def test_break_prefix() -> None:
     assert break_prefix("val:d", " ") == ""
 
 
+MINE = """
+extends: logo
+steps:
+- {id: train, batch: 8}
+- {id: extra, stage: eval, method: in2}
+"""
+
+
 @pytest.fixture
 def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     """The candidates for a line, typed in a folder that has some files."""
@@ -61,7 +69,7 @@ def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     (tmp_path / "data.jsonl").touch()
     (tmp_path / ".hidden").touch()
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "deep.yaml").touch()
+    (tmp_path / "sub" / "deep.yaml").write_text(MINE)
     monkeypatch.setattr(names, "_read", {})
     return lambda line: [c.text for c in candidates(split_line(line)[1:])]
 
@@ -70,7 +78,7 @@ def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     ("line", "expected"),
     [
         ("lcx tr", ["train"]),
-        ("lcx recipes ", ["list", "show", "copy", "validate"]),
+        ("lcx recipes ", ["list", "show", "schema", "copy", "validate"]),
         ("lcx recipes v", ["validate"]),
         ("lcx --ver", ["--version", "--verbose"]),
         ("lcx -q tr", ["train"]),
@@ -89,6 +97,26 @@ def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         ("lcx run --recipe in2 --from t", ["train"]),
         ("lcx train --recipe in2 --set t", ["train."]),
         ("lcx train --recipe in2 --set train.learn", ["train.learning_rate="]),
+        (
+            "lcx train --recipe in2 --set train.tuning=",
+            [f"train.tuning={one}" for one in ("full", "lora", "qlora")],
+        ),
+        ("lcx train --recipe in2 --set train.bf", []),
+        (
+            "lcx train --recipe in2 --set train.gradient_checkpointing=f",
+            ["train.gradient_checkpointing=false"],
+        ),
+        (
+            "lcx train --recipe in2 --set train.model=ti",
+            [f"train.model={one}" for one in ("tiny", "tiny16", "tiny8")],
+        ),
+        ("lcx train --recipe logo --set train.loss=d", ["train.loss=dpo"]),
+        ("lcx eval --task needle --set eval.tasks=val:c", ["eval.tasks=val:code"]),
+        ("lcx eval --recipe sub/deep.yaml --step e", ["eval", "extra"]),
+        ("lcx run --recipe sub/deep.yaml --set extra.tasks=need", ["extra.tasks=needle"]),
+        ("lcx train --recipe sub/deep.yaml --set train.loss_o", ["train.loss_options="]),
+        ("lcx train --recipe mine.yaml --set tr", []),
+        ("lcx recipes show in2 train.lora_r", ["train.lora_r"]),
         ("lcx train --recipe in2 --input st", ["step:synth", "step:score"]),
         ("lcx eval --recipe in2 --model st", ["step:train"]),
         ("lcx eval --recipe in2 --model ti", ["tiny", "tiny16", "tiny8"]),
@@ -122,6 +150,11 @@ def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 )
 def test_candidates(line: str, expected: list[str], complete: Callable[[str], list[str]]) -> None:
     assert complete(line) == expected
+
+
+def test_keys_are_offered_with_what_they_are(complete: Callable[[str], list[str]]) -> None:
+    found = candidates(split_line("lcx train --recipe in2 --set train.tun")[1:])
+    assert [(one.text, one.help) for one in found] == [("train.tuning=", "which weights are trained")]
 
 
 def test_an_empty_word_offers_the_options(complete: Callable[[str], list[str]]) -> None:
