@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -191,18 +192,27 @@ class Vectors:
         self._db = sqlite3.connect(path, check_same_thread=False)
         self._lock = threading.Lock()
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL)")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER)"
+        )
+        if "crc" not in [row[1] for row in self._db.execute("PRAGMA table_info(vectors)")]:
+            self._db.execute("ALTER TABLE vectors ADD COLUMN crc INTEGER")
 
     def get(self, key: str) -> np.ndarray | None:
+        """The vector of a key; None where there is none, or one that is not what was kept: it is asked for again."""
         with self._lock:
-            found = self._db.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
-        return np.frombuffer(found[0], dtype=np.float32) if found else None
+            found = self._db.execute("SELECT vector, crc FROM vectors WHERE key = ?", (key,)).fetchone()
+        good = found is not None and found[1] in (None, zlib.crc32(found[0]))
+        return np.frombuffer(found[0], dtype=np.float32) if good else None
 
     def put(self, rows: Mapping[str, np.ndarray]) -> None:
         with self._lock, self._db:
             self._db.executemany(
-                "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
-                [(key, np.asarray(row, dtype=np.float32).tobytes()) for key, row in rows.items()],
+                "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
+                [
+                    (key, data := np.asarray(row, dtype=np.float32).tobytes(), zlib.crc32(data))
+                    for key, row in rows.items()
+                ],
             )
 
     def close(self) -> None:

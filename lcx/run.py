@@ -24,12 +24,15 @@ from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
 from lcx.settings import Settings
 from lcx.storage import (
+    SEAL,
+    is_broken,
     is_inside,
     links_away,
     make_folder,
     only_writer,
     read_json,
     remove_leftovers,
+    sealed,
     sha256_file,
     write_json,
     write_text,
@@ -81,6 +84,8 @@ class Run:
         self.reference = reference or recipe
         self.recovered: tuple[str, ...] = ()
         """Steps whose records were lost with the manifest, and were read from their folders."""
+        self.altered: set[str] = set()
+        """Files of steps that others stand on, and that are not what the step wrote."""
         self.manifest = self._read()
         if not (path / "manifest.json").is_file() and not self.recovered and _holds_other_things(path):
             raise UsageError(
@@ -98,6 +103,9 @@ class Run:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             wrong = "" if _is_manifest(manifest) else f"{file} is not a manifest of lcx"
             why = ""
+            if not wrong and is_broken(manifest):
+                wrong = f"{file} is not as lcx wrote it"
+                why = f"Where you changed it, take the line '{SEAL}' out of it"
         except (ValueError, RecursionError) as bad:
             wrong, why = f"{file} is not valid JSON", str(bad)
         if wrong:
@@ -116,6 +124,7 @@ class Run:
                 f"{self.path} is a run of the recipe '{other}', not of '{self.recipe}'",
                 hint="Take another --run DIR.",
             )
+        manifest.pop(SEAL, None)
         return manifest
 
     def _rebuilt(self) -> dict[str, Any] | None:
@@ -137,7 +146,7 @@ class Run:
             return None
         with contextlib.suppress(LcxError, OSError, RecursionError):
             held = read_json(file)
-            record = held.get("record") if isinstance(held, dict) else None
+            record = held.get("record") if isinstance(held, dict) and not is_broken(held) else None
             if _is_record(record) and (held.get("recipe"), held.get("key")) == (self.recipe, key):
                 return record
         return None
@@ -360,7 +369,7 @@ class Run:
         return all((self.folder(key) / path).exists() for path in files.values()) and not self.lost(key)
 
     def lost(self, key: str) -> dict[str, str]:
-        """Files of a done step's data or model that are gone or were cut off, and which of the two."""
+        """Files of a done step that are gone, cut off or damaged, and which of these."""
         found = {}
         for name, (size, *_) in self._outputs(key).items():
             path = self.folder(key) / name
@@ -368,6 +377,11 @@ class Run:
                 found[name] = "gone"
             elif path.stat().st_size != size:
                 found[name] = f"of {path.stat().st_size:,} bytes in place of {size:,}"
+        files = (self._record(key) or {}).get("files") or {}
+        for name in filter(_is_own, files.values()):
+            path = self.folder(key) / name
+            if path.suffix == ".json" and path.is_file() and _is_damaged(path):
+                found[name] = "damaged"
         return found
 
     def put_by(self, key: str) -> dict[str, str]:
@@ -375,7 +389,7 @@ class Run:
         found = self.lost(key) if self.state(key) == "done" else {}
         for name in found:
             path = self.folder(key) / name
-            if path.is_file():
+            if path.is_file() and is_inside(path, self.path):
                 path.replace(path.with_name(f"unusable-{path.name}"))
         return found
 
@@ -385,7 +399,7 @@ class Run:
         return {
             name: list(noted)
             for name, noted in (held if isinstance(held, dict) else {}).items()
-            if isinstance(noted, list) and len(noted) == 3 and isinstance(noted[0], int)
+            if isinstance(noted, list) and len(noted) == 3 and isinstance(noted[0], int) and _is_own(name)
         }
 
     def _changed(self, key: str, what: str) -> dict[str, str]:
@@ -399,10 +413,12 @@ class Run:
                 found[name] = ""
                 continue
             now = path.stat()
-            # A copied run has other times and the same contents
-            if (now.st_size, now.st_mtime_ns) != (size, time) and (
-                digest_now := sha256_file(path)
-            ) != written:
+            # A copied run has other times and the same contents, a bad disk the same times and other contents.
+            # Weights are too large to be read twice, and shards of rows have checksums of their own.
+            untouched = (now.st_size, now.st_mtime_ns) == (size, time)
+            if untouched and (size > HASHED_WHOLE or path.suffix == ".parquet"):
+                continue
+            if (digest_now := sha256_file(path)) != written:
                 found[name] = digest_now
         return found
 
@@ -450,14 +466,15 @@ class Run:
         """
         record = self.manifest["steps"].get(key, {})
         changed = self._changed(key, what) if what else {}
+        self.altered.update(f"{key}/{name}" for name in changed)
         return digest([record.get("fingerprint"), record.get("made", 1), *([changed] if changed else [])])
 
     def _save(self) -> None:
-        write_json(self.path / "manifest.json", self.manifest)
+        write_json(self.path / "manifest.json", sealed(self.manifest))
 
     def _keep_record(self, key: str) -> None:
         held = {"recipe": self.recipe, "key": key, "record": self.manifest["steps"][key]}
-        write_json(self.folder(key) / RECORD, held)
+        write_json(self.folder(key) / RECORD, sealed(held))
 
     @contextlib.contextmanager
     def lock(self, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
@@ -512,6 +529,20 @@ def _with_defaults(
 def _work(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """A fingerprint without what leaves the work good."""
     return {key: value for key, value in fingerprint.items() if key != LOOSE}
+
+
+def _is_own(name: str) -> bool:
+    """Whether a record, which a stranger may have written, names a file below its step's folder."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a JSON file that lcx wrote is not what it wrote, as far as that can be told."""
+    try:
+        found = read_json(path)
+    except LcxError:
+        return True
+    return isinstance(found, dict) and is_broken(found)
 
 
 def _is_empty_file(path: Path) -> bool:

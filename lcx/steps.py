@@ -422,6 +422,8 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
         run.reload()
         return run.result(step) if run.state(run.key(step)) == "done" else _call(hook, step, run, ctx)
     prints = fingerprint(step, run)
+    for name in sorted(run.altered):
+        ctx.log(f"warning: {step.id} stands on {run.path / name}, which was changed since its step wrote it")
     with run.lock(ctx.log):
         lost = run.put_by(run.key(step)) if not ctx.force else {}
         for name, why in lost.items():

@@ -178,6 +178,21 @@ def read_json(path: str | Path) -> Any:
         ) from bad
 
 
+SEAL = "seal"
+"""The key of a JSON object's checksum of itself, in files where a flipped bit would pass for another value."""
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a checksum of itself, which `is_broken` looks at."""
+    plain = json.loads(json_text(dict(value)))
+    return {**plain, SEAL: sha256_json(plain)[:32]}
+
+
+def is_broken(value: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is not the one that was sealed; one of an earlier version has no seal."""
+    return SEAL in value and value[SEAL] != sha256_json({k: v for k, v in value.items() if k != SEAL})[:32]
+
+
 def is_inside(path: str | Path, folder: str | Path) -> bool:
     """Whether a path lies below a folder once all links are followed. The folder itself may be a link."""
     root = os.path.realpath(folder)
@@ -348,6 +363,25 @@ def _sync(path: Path) -> None:
 
 
 _OF = "journal of"
+_CRC = re.compile(rb', "crc": "([0-9a-f]{8})"\}\n')
+"""How a line ends: with a checksum of what stands before it."""
+
+
+def _checked_line(entry: Mapping[str, Any]) -> bytes:
+    """An entry as a line with its checksum: a flipped bit would else pass for another reply."""
+    body = json_line(dict(entry))[:-2]
+    return body + b', "crc": "%08x"}\n' % zlib.crc32(body)
+
+
+def _entry(line: bytes) -> tuple[dict[str, Any], bool]:
+    """The entry of a line, and whether it has a checksum. Raises ValueError where that is another's."""
+    found = _CRC.search(line, max(0, len(line) - 24))
+    if found is None:
+        return json.loads(line), False
+    body = line[: found.start()]
+    if zlib.crc32(body) != int(found[1], 16):
+        raise ValueError("its checksum is that of another text")
+    return json.loads(body + b"}"), True
 
 
 class Journal:
@@ -378,7 +412,7 @@ class Journal:
                 if self.torn or other:
                     self._file.truncate(self._end)
             if of and (other or not self._end):
-                self._head = json_line({"unit": "", _OF: of})
+                self._head = _checked_line({"unit": "", _OF: of})
 
     def append(self, *entries: Mapping[str, Any]) -> None:
         """Add entries (each needs `unit`) in one write that is on disk when this returns."""
@@ -391,7 +425,7 @@ class Journal:
         units, lines = [], []
         for entry in entries:
             units.append(str(entry["unit"]))
-            lines.append(json_line(dict(entry)))
+            lines.append(_checked_line(entry))
         if not lines:
             return
         place = self._end + len(self._head)
@@ -426,7 +460,7 @@ class Journal:
     def __getitem__(self, unit: str) -> dict[str, Any]:
         with self.path.open("rb") as file:
             file.seek(self._offsets[str(unit)])
-            return json.loads(file.readline())
+            return _entry(file.readline())[0]
 
     def get(self, unit: str) -> dict[str, Any] | None:
         """The last entry of a unit, or None where it has none."""
@@ -444,7 +478,7 @@ class Journal:
         with self.path.open("rb") as file:
             for offset in sorted(self._offsets.values()):
                 file.seek(offset)
-                yield json.loads(file.readline())
+                yield _entry(file.readline())[0]
 
     def close(self) -> None:
         """Close the file; appending afterwards is an error."""
@@ -462,7 +496,7 @@ class Journal:
 
     def _scan(self) -> int:
         """Index every entry; return the end of the last whole line."""
-        end = 0
+        end, checked = 0, False
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 # Only the last line can lack a newline: that is the mark of an append that a kill cut short.
@@ -470,7 +504,10 @@ class Journal:
                     self.torn = len(line)
                     break
                 try:
-                    entry = json.loads(line)
+                    entry, has = _entry(line)
+                    if checked and not has:  # lines of an earlier version stand before all others
+                        raise ValueError("it has no checksum")
+                    checked = has
                     if number == 1 and _OF in entry:
                         self._of = str(entry[_OF])
                         end += len(line)

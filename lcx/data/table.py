@@ -26,12 +26,15 @@ from lcx.process import Workers, cores
 from lcx.records import Document, Segment
 from lcx.storage import (
     Journal,
+    SEAL,
+    is_broken,
     json_text,
     link_file,
     make_folder,
     read_json,
     sha256_text,
     shard_path,
+    sealed,
     write_json,
     write_lines,
 )
@@ -309,12 +312,14 @@ class SegmentTable:
         # Written last: a folder without it is a table that was never finished.
         write_json(
             place / "table.json",
-            {
-                "fingerprint": self.fingerprint,
-                "documents": self.document_count,
-                "segments": len(self),
-                **self.info,
-            },
+            sealed(
+                {
+                    "fingerprint": self.fingerprint,
+                    "documents": self.document_count,
+                    "segments": len(self),
+                    **self.info,
+                }
+            ),
         )
         return place
 
@@ -666,6 +671,12 @@ def load_table(folder: str | Path, *, cache_bytes: int = 256 << 20) -> SegmentTa
     if not (place / "table.json").is_file():
         raise LcxError(f"{place} holds no finished segment table", hint="Run the synth step again.")
     known = read_json(place / "table.json")
+    if not isinstance(known, dict) or is_broken(known):
+        raise LcxError(
+            f"{place / 'table.json'} is damaged",
+            why="It is not as it was written.",
+            hint="Start the step that wrote it over: the same command with --force (paid replies are kept).",
+        )
     documents = ShardReader(place, "documents", cache_bytes=cache_bytes)
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("document", "start", "end", "tokens", "key")
@@ -692,7 +703,7 @@ def load_table(folder: str | Path, *, cache_bytes: int = 256 << 20) -> SegmentTa
             why=f"table.json: {known['documents']} and {known['segments']}.",
             hint="Remove the folder and run the synth step again.",
         )
-    info = {k: v for k, v in known.items() if k not in {"fingerprint", "documents", "segments"}}
+    info = {k: v for k, v in known.items() if k not in {"fingerprint", "documents", "segments", SEAL}}
     return SegmentTable(documents, whole, list(numbers), known["fingerprint"], info)
 
 

@@ -20,7 +20,7 @@ from lcx.errors import LcxError, UsageError
 from lcx.evaluation.offline import length_bucket, unanswered
 from lcx.evaluation.probes.perplexity import bucket_edges
 from lcx.evaluation.result import result_of
-from lcx.evaluation.scores import EvalResult, Side, check_notes, comparable
+from lcx.evaluation.scores import EvalResult, Side, comparable, warnings_of
 from lcx.evaluation.statistics.intervals import rows_stand
 from lcx.evaluation.statistics.paired import PairedDifference, holm, paired_difference
 from lcx.paths import slug
@@ -616,10 +616,7 @@ def _pairing_notes(task: str, pairing: Pairing, a: str, b: str) -> list[str]:
 def _model_notes(a: Side, b: Side) -> list[str]:
     """Results that are not to be trusted, and whether both sides are the same model."""
     notes = [
-        f"{side.name}: {note}"
-        for side in (a, b)
-        for result in side.results
-        for note in check_notes(result.scores.get("answering") or {})
+        f"{side.name}: {note}" for side in (a, b) for result in side.results for note in warnings_of(result)
     ]
     one, other = a.results[-1].scores, b.results[-1].scores
     if one.get("weights") and one.get("weights") == other.get("weights"):

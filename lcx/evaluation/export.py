@@ -14,6 +14,7 @@ from typing import Any
 
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.result import Curve, Grid, Histogram, Mean, Result, Table, result_of
+from lcx.evaluation.scores import read_scores
 from lcx.formatting import bar_lines, level_bars
 from lcx.paths import slug
 from lcx.storage import is_inside, make_folder, read_json, read_jsonl, write_json, write_lines, write_text
@@ -58,7 +59,7 @@ FOLDER = "export-lm-eval"
 
 def write_lm_eval(folder: Path) -> Path:
     """Write the files into `folder`/export-lm-eval; the same results give the same names. Returns that folder."""
-    scores = read_json(folder / "scores.json")
+    scores = read_scores(folder)
     made = (folder / "scores.json").stat().st_mtime
     time = datetime.datetime.fromtimestamp(made).isoformat(timespec="microseconds").replace(":", "-")
     target = folder / FOLDER / re.sub(r"[\"<>:/|\\?*\[\]]+", "__", str(scores["model"]))
@@ -214,7 +215,7 @@ HEAD = ("task", "score", "95% interval", "items", "by place or length")
 
 def write_markdown(folder: Path) -> Path:
     """Write `model-card.md` beside the scores in `folder`."""
-    scores = read_json(folder / "scores.json")
+    scores = read_scores(folder)
     settings = folder / "settings.yaml"
     recipe = next(
         (read_json(place / "manifest.json").get("recipe") for place in folder.parents[:2] if _is_run(place)),

@@ -23,7 +23,7 @@ from typing import Any
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.evaluation.result import Result, result_of
 from lcx.paths import runs_folder
-from lcx.storage import read_json
+from lcx.storage import is_broken, read_json, sha256_file
 
 __all__ = [
     "ROLES",
@@ -93,8 +93,22 @@ def check_notes(answering: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def warnings_of(result: EvalResult) -> list[str]:
+    """Why numbers of a result, or of its single rows, are not to be trusted."""
+    found = result.scores.get("answering")
+    named = result.scores.get(ROWS)
+    changed = [
+        f"{result.folder / name} was changed since lcx eval wrote it"
+        for name, digest in (named.items() if isinstance(named, Mapping) else ())
+        if "/" not in name and (file := result.folder / name).is_file() and sha256_file(file) != digest
+    ]
+    return [*check_notes(found if isinstance(found, Mapping) else {}), *changed]
+
+
 # ---- results on disk
 
+ROWS = "rows"
+"""The key in `scores.json` of the digests of the files of predictions, by their names."""
 ROLES = ("before", "after")
 """What the two models of a report are called where the second was trained by the run."""
 
@@ -148,15 +162,27 @@ def find_results(folder: Path, step: str | None = None) -> list[EvalResult]:
 
 def load_result(folder: Path) -> EvalResult:
     """The result in a model's folder. Raises MissingError where the file there is none."""
+    found = read_scores(folder)
+    made = (folder / SCORES).stat().st_mtime_ns
+    return EvalResult(folder, found, folder.name or "model", _trained(folder), made=made)
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """What `scores.json` in a model's folder holds. Raises MissingError where the file there is none, or damaged."""
     try:
         found = read_json(folder / SCORES)
     except LcxError as bad:
         # Not exit code 1: for `lcx compare --fail-on-regression` that says that a model got worse.
         raise MissingError(bad.what, why=bad.why, hint="Run the evaluation again.") from None
-    if not isinstance(found, Mapping) or not isinstance(found.get("tasks"), Mapping):
+    if not isinstance(found, dict) or not isinstance(found.get("tasks"), Mapping):
         raise MissingError(f"{folder / SCORES} is no result of lcx eval", hint="Run the evaluation again.")
-    made = (folder / SCORES).stat().st_mtime_ns
-    return EvalResult(folder, found, folder.name or "model", _trained(folder), made=made)
+    if is_broken(found):
+        raise MissingError(
+            f"{folder / SCORES} is not as lcx eval wrote it",
+            hint="Run the evaluation again, which takes its answers from the journal. Where you changed the file, take "
+            "its entry 'seal' out.",
+        )
+    return found
 
 
 @contextmanager
@@ -300,7 +326,7 @@ def overlay(folder: Path) -> tuple[dict[str, dict[str, Result]], list[str]]:
     and why, and what else differs.
     """
     files = sorted(folder.glob(f"*/{SCORES}"), key=lambda path: path.stat().st_mtime_ns)
-    results = {path.parent.name: read_json(path) for path in files}
+    results = {path.parent.name: read_scores(path.parent) for path in files}
     found: dict[str, dict[str, Result]] = {}
     notes: dict[str, None] = {}
     if not results:

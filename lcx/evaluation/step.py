@@ -15,9 +15,10 @@ from lcx.errors import LcxError, MissingError
 from lcx.evaluation.planning import PlannedTask, lacking, left_out, makes_questions, plan_tasks, was_named
 from lcx.evaluation.settings import EvalSettings, asked_as_llm
 from lcx.formatting import sparkline
+from lcx.paths import slug
 from lcx.recipe import Step
 from lcx.run import versions
-from lcx.storage import read_json, write_json
+from lcx.storage import sealed, sha256_file, write_json
 
 if TYPE_CHECKING:
     from lcx.evaluation.model import ModelUnderTest
@@ -257,10 +258,12 @@ def _make_samples(
 
 def finish(found: Findings, work: StepWork[EvalSettings]) -> StepResult:
     """Write `scores.json`, then pictures and the report: where these fail, the results are there all the same."""
-    from lcx.evaluation.scores import check_notes, merge_answering
+    from lcx.evaluation.scores import ROWS, check_notes, merge_answering
 
     settings, folder, ctx = work.settings, work.folder, work.ctx
-    tasks = {**_kept(folder, found), **found.scores}
+    kept, rows = _kept(folder, found)
+    tasks = {**kept, **found.scores}
+    rows |= {file: sha256_file(folder / file) for task in found.scores if (file := _rows_of(folder, task))}
     answering = {**found.answering, **merge_answering(tasks)}
     total = summary(
         folder.name,
@@ -271,7 +274,7 @@ def finish(found: Findings, work: StepWork[EvalSettings]) -> StepResult:
         answering=answering,
         skipped=found.left_out,
     )
-    write_json(folder / SCORES, total)
+    write_json(folder / SCORES, sealed({**total, ROWS: rows}))
     counts, metrics, notes = eval_notes(found.scores, settings.sets)
     notes = [*found.notes, *notes, *check_notes(answering), *work.notes]
     metrics |= judged_metrics(found.scores) | _changes(found, folder, work)
@@ -309,13 +312,28 @@ def _changes(found: Findings, folder: Path, work: StepWork[EvalSettings]) -> dic
     }
 
 
-def _kept(folder: Path, found: Findings) -> dict[str, dict[str, Any]]:
-    """Scores of tasks that were asked before, with the same settings and weights, and are not now."""
+def _kept(folder: Path, found: Findings) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Scores of tasks that were asked before, with the same settings and weights, and are not now; digests of rows."""
+    from lcx.evaluation.scores import ROWS, read_scores
+
     if not (folder / SCORES).is_file():
-        return {}
-    old = read_json(folder / SCORES)
-    same = old.get("weights") == found.weights and isinstance(old.get("tasks"), Mapping)
-    return {task: scores for task, scores in old["tasks"].items() if task not in found.scores} if same else {}
+        return {}, {}
+    try:
+        old = read_scores(folder)
+    except MissingError as bad:
+        found.notes.append(f"{bad.what}: what it said of tasks that are not asked now is not kept")
+        return {}, {}
+    if old.get("weights") != found.weights:
+        return {}, {}
+    kept = {task: scores for task, scores in old["tasks"].items() if task not in found.scores}
+    rows = old.get(ROWS) or {}
+    return kept, {file: rows[file] for task in kept if (file := _rows_of(folder, task)) in rows}
+
+
+def _rows_of(folder: Path, task: str) -> str:
+    """The name of a task's file of predictions; empty where it has none."""
+    name = f"predictions-{slug(task)}.jsonl"
+    return name if (folder / name).is_file() else ""
 
 
 def _drawn(folder: Path, found: Findings, ctx: Context, notes: list[str]) -> dict[str, str]:

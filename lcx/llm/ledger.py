@@ -11,6 +11,7 @@ import hashlib
 import json
 import sqlite3
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ PAID_BACKEND = "openai"
 """The backend whose calls cost something; its replies count towards the budget."""
 THOUGHTS = ("replies with thoughts", "replies of an unfinished thought only")
 """How replies with thoughts are counted."""
+DAMAGED = "its reply was damaged on disk"
+"""Why a call that was answered is asked again."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT NOT NULL,
@@ -45,6 +48,7 @@ CREATE TABLE IF NOT EXISTS calls (
     tries INTEGER NOT NULL,
     began REAL NOT NULL,
     seconds REAL NOT NULL,
+    crc INTEGER NOT NULL,
     PRIMARY KEY (key, sample)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (
@@ -148,30 +152,44 @@ class CallLedger:
             return []
         with self._database() as database:
             found = database.execute(
-                "SELECT sample, choices, prompt_tokens, completion_tokens, tries, began, seconds "
+                "SELECT crc, sample, choices, prompt_tokens, completion_tokens, tries, began, seconds, spec, part "
                 "FROM calls WHERE key = ? ORDER BY sample",
                 (key,),
             ).fetchall()
-        return [Row(one[0], tuple(map(tuple, json.loads(one[1]))), *one[2:]) for one in found]
+        rows = []
+        for crc, *one, spec, part in found:
+            if crc is not None and crc != _crc(key, *one[:4]):
+                self._drop(key, one[0], str(spec), str(part))
+                continue
+            rows.append(Row(one[0], tuple(map(tuple, json.loads(one[1]))), *one[2:]))
+        return rows
+
+    def _drop(self, key: str, sample: Any, spec: str, part: str) -> None:
+        """Take a reply out that is not the one that was kept: it is asked for again, and that is counted."""
+        with self._database() as database:
+            database.execute("DELETE FROM calls WHERE key = ? AND sample IS ?", (key, sample))
+        self.lost(key, DAMAGED, spec, part)
 
     def paid(self, key: str, row: Row, spec: str, part: str = "") -> None:
         """Keep a reply; it is in the file when this returns."""
         spent = self._of(spec)  # read before the row is added
         if self.path is not None:
             with self._database() as database:
+                choices = json.dumps(row.choices, ensure_ascii=not _plain(row.choices))
                 database.execute(
-                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         key,
                         row.sample,
                         spec,
                         part,
-                        json.dumps(row.choices, ensure_ascii=not _plain(row.choices)),
+                        choices,
                         row.prompt_tokens,
                         row.completion_tokens,
                         row.tries,
                         row.began,
                         row.seconds,
+                        _crc(key, row.sample, choices, row.prompt_tokens, row.completion_tokens),
                     ),
                 )
         self._add(spent, spec, 1, row.prompt_tokens, row.completion_tokens)
@@ -227,8 +245,10 @@ class CallLedger:
             return 0, 0
         some = lost = 0
         with self._database() as database:
-            for (choices,) in database.execute("SELECT choices FROM calls"):
-                for choice in json.loads(choices):
+            for key, crc, *one in database.execute(
+                "SELECT key, crc, sample, choices, prompt_tokens, completion_tokens FROM calls"
+            ):
+                for choice in json.loads(one[1]) if crc in (None, _crc(key, *one)) else ():
                     said = said_in(Completion(*choice))
                     some += said.thought
                     lost += said.only_thought
@@ -365,11 +385,20 @@ def _open(path: Path) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode=WAL")
     # The system holds what a killed process wrote; a sync at each checkpoint guards against its own crash.
     database.execute("PRAGMA synchronous=NORMAL")
+    # A text that is no UTF-8 any more is a damaged row, not the end of the step
+    database.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     database.executescript(_SCHEMA)
+    if "crc" not in [row[1] for row in database.execute("PRAGMA table_info(calls)")]:
+        database.execute("ALTER TABLE calls ADD COLUMN crc INTEGER")
     columns = [row[1] for row in database.execute("PRAGMA table_info(failures)")]
     if "calls" not in columns:  # a ledger of an earlier version
         database.execute("ALTER TABLE failures ADD COLUMN calls INTEGER NOT NULL DEFAULT 0")
     return database
+
+
+def _crc(*values: Any) -> int:
+    """The checksum of a row: sqlite has none, and a flipped bit would pass for another reply."""
+    return zlib.crc32(repr(values).encode("utf-8", "surrogateescape"))
 
 
 def _is_paid(spec: str) -> bool:

@@ -65,7 +65,7 @@ async def score(work: StepWork[LongRewardScore]) -> StepResult:
         for note in material.notes:
             work.ctx.log(f"    {note}")
         judge = make_judge(settings, client, rubrics, retriever, tokenizer)
-        with Journal(folder / JUDGED) as found:
+        with Journal(folder / JUDGED, of=work.run.work_of(work.step)) as found:
             judge.health.read += len(found)  # what is left may be just what always fails
             await _judge_all(work, judge, material, found)
         described = {"judge": client.describe(), "retriever": retriever.describe()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 import time
@@ -96,6 +97,11 @@ def test_an_unfinished_or_damaged_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text(
         (tmp_path / "table.json").read_text().replace('"segments": ', '"segments": 1')
     )
+    with pytest.raises(LcxError, match=r"table\.json is damaged"):
+        load_table(tmp_path)
+    known = json.loads((tmp_path / "table.json").read_text())
+    del known["seal"]  # as earlier versions wrote it
+    (tmp_path / "table.json").write_text(json.dumps(known))
     with pytest.raises(LcxError, match=r"table\.json says otherwise"):
         load_table(tmp_path)
     (tmp_path / "segments-00001-of-00002.parquet").unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.evaluation.result import Histogram, Table, result_of
-from lcx.evaluation.scores import EvalResult, Side, check_notes, comparable, label_results
+from lcx.evaluation.scores import EvalResult, Side, comparable, label_results, warnings_of
 from lcx.evaluation.show.sentences import (
     NOTHING,
     Line,
@@ -82,9 +82,7 @@ def collect(
         "setup": _setup(results),
         "skipped": _skipped(results),
         "notes": notes,
-        "warnings": [
-            f"{labels[one.name]}: {note}" for one in results for note in check_notes(_answering(one.scores))
-        ],
+        "warnings": [f"{labels[one.name]}: {note}" for one in results for note in warnings_of(one)],
     }
 
 
