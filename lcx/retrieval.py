@@ -193,16 +193,20 @@ class Vectors:
         self._lock = threading.Lock()
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(
-            "CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER)"
+            "CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER NOT NULL)"
         )
-        if "crc" not in [row[1] for row in self._db.execute("PRAGMA table_info(vectors)")]:
+        told = {row[1]: bool(row[3]) for row in self._db.execute("PRAGMA table_info(vectors)")}
+        self._unchecked = not told.get("crc")  # an earlier version began it
+        if "crc" not in told:
             self._db.execute("ALTER TABLE vectors ADD COLUMN crc INTEGER")
 
     def get(self, key: str) -> np.ndarray | None:
         """The vector of a key; None where there is none, or one that is not what was kept: it is asked for again."""
         with self._lock:
             found = self._db.execute("SELECT vector, crc FROM vectors WHERE key = ?", (key,)).fetchone()
-        good = found is not None and found[1] in (None, zlib.crc32(found[0]))
+        if found is None or not isinstance(found[0], bytes):
+            return None
+        good = self._unchecked if found[1] is None else found[1] == zlib.crc32(key.encode() + found[0])
         return np.frombuffer(found[0], dtype=np.float32) if good else None
 
     def put(self, rows: Mapping[str, np.ndarray]) -> None:
@@ -210,7 +214,11 @@ class Vectors:
             self._db.executemany(
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
                 [
-                    (key, data := np.asarray(row, dtype=np.float32).tobytes(), zlib.crc32(data))
+                    (
+                        key,
+                        data := np.asarray(row, dtype=np.float32).tobytes(),
+                        zlib.crc32(key.encode() + data),
+                    )
                     for key, row in rows.items()
                 ],
             )

@@ -574,14 +574,15 @@ def open_token_store(
     """
     pieces = tokenizer if isinstance(tokenizer, PieceTokenizer) else PieceTokenizer(tokenizer)
     folder = Path(cache) / "tokens" / f"{pieces.fingerprint[:20]}-{table.fingerprint[:20]}"
-    unusable = (OSError, LcxError, ValueError, KeyError, TypeError)
+    unusable = (OSError, LcxError, ValueError, KeyError, TypeError, AttributeError)
+    of = pieces.fingerprint, table.fingerprint
     with suppress(*unusable):
-        return _load(folder, verify=True)
-    # missing, of an older format, or damaged: it is a cache, so it is built anew
+        return _load(folder, verify=True, of=of)
+    # missing, of an older format, damaged, or another's: it is a cache, so it is built anew
     _sweep(folder)
     with _alone(folder) as building, disk_errors(folder):
         with suppress(*unusable):
-            return _load(folder, verify=True)  # another process was faster
+            return _load(folder, verify=True, of=of)  # another process was faster
         _build(pieces, table, building, _others(folder, pieces), progress)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
@@ -897,15 +898,18 @@ def _sums(path: Path) -> np.ndarray:
     return np.array(found, "<u4")
 
 
-def _load(folder: Path, *, verify: bool = False) -> TokenStore:
+def _load(folder: Path, *, verify: bool = False, of: tuple[str, str] | None = None) -> TokenStore:
     """The store in a folder. Raises for one that is none, or that is not what was written, as far as that is verified.
 
-    `verify` has the checksums of all of a store up to VERIFIED_WHOLE bytes verified now.
+    `verify` has the checksums of all of a store up to VERIFIED_WHOLE bytes verified now. `of` are the fingerprints of the
+    tokenizer and the table that it must be of.
     """
     info = read_json(folder / "store.json")
     said = info.pop("sha256", None)
     if info["format"] != FORMAT or said != sha256_json(info):
         raise ValueError("not a store of this format")
+    if of and (info["tokenizer"], info["table"]) != of:
+        raise ValueError("of another tokenizer or table")
     _check_file(folder / "sums.bin", info["crc32"])
     sums = np.fromfile(folder / "sums.bin", "<u4")
     size = (folder / "ids.bin").stat().st_size

@@ -140,6 +140,7 @@ class CallLedger:
         self.fresh = 0
         """Tokens that models in this process have made in it."""
         self._open: sqlite3.Connection | None = None
+        self._unchecked = False
         self._spent: Spent | None = None
         self._own = Spent()
         self._listeners: list[Callable[[], None]] = []
@@ -158,11 +159,15 @@ class CallLedger:
             ).fetchall()
         rows = []
         for crc, *one, spec, part in found:
-            if crc is not None and crc != _crc(key, *one[:4]):
+            if not self._holds(crc, key, *one[:4]):
                 self._drop(key, one[0], str(spec), str(part))
                 continue
             rows.append(Row(one[0], tuple(map(tuple, json.loads(one[1]))), *one[2:]))
         return rows
+
+    def _holds(self, crc: Any, *values: Any) -> bool:
+        """Whether a row is as it was kept. Those of a ledger that an earlier version began have no checksum."""
+        return self._unchecked if crc is None else bool(crc == _crc(*values))
 
     def _drop(self, key: str, sample: Any, spec: str, part: str) -> None:
         """Take a reply out that is not the one that was kept: it is asked for again, and that is counted."""
@@ -230,7 +235,8 @@ class CallLedger:
                 f"UNION ALL SELECT {by}, 0, prompt_tokens, completion_tokens, calls FROM failures) "
                 f"GROUP BY {by} ORDER BY {by}"
             ).fetchall()
-        return {name: Total(*map(int, sums)) for name, *sums in found if any(sums)}
+        # A damaged row may hold nothing where a number is meant
+        return {str(name): Total(*(int(one or 0) for one in sums)) for name, *sums in found if any(sums)}
 
     def reasons(self) -> dict[str, int]:
         """How many tries failed, by reason."""
@@ -248,7 +254,7 @@ class CallLedger:
             for key, crc, *one in database.execute(
                 "SELECT key, crc, sample, choices, prompt_tokens, completion_tokens FROM calls"
             ):
-                for choice in json.loads(one[1]) if crc in (None, _crc(key, *one)) else ():
+                for choice in json.loads(one[1]) if self._holds(crc, key, *one) else ():
                     said = said_in(Completion(*choice))
                     some += said.thought
                     lost += said.only_thought
@@ -362,7 +368,7 @@ class CallLedger:
             raise ValueError("a ledger without a folder keeps no rows")
         try:
             if self._open is None:
-                self._open = _open(self.path)
+                self._open, self._unchecked = _open(self.path)
             yield self._open
         except sqlite3.OperationalError as bad:
             raise LcxError(
@@ -378,7 +384,8 @@ class CallLedger:
             ) from bad
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """The database, and whether some of its rows may have no checksum."""
     make_folder(path.parent)
     # Autocommit: each statement is a transaction, and is in the file when it returns.
     database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -388,12 +395,13 @@ def _open(path: Path) -> sqlite3.Connection:
     # A text that is no UTF-8 any more is a damaged row, not the end of the step
     database.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     database.executescript(_SCHEMA)
-    if "crc" not in [row[1] for row in database.execute("PRAGMA table_info(calls)")]:
+    told = {row[1]: bool(row[3]) for row in database.execute("PRAGMA table_info(calls)")}
+    if "crc" not in told:
         database.execute("ALTER TABLE calls ADD COLUMN crc INTEGER")
     columns = [row[1] for row in database.execute("PRAGMA table_info(failures)")]
     if "calls" not in columns:  # a ledger of an earlier version
         database.execute("ALTER TABLE failures ADD COLUMN calls INTEGER NOT NULL DEFAULT 0")
-    return database
+    return database, not told.get("crc")
 
 
 def _crc(*values: Any) -> int:

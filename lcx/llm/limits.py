@@ -112,6 +112,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     """Seconds that a reply's headers ask a client to wait: a number or a date. None where they ask nothing.
 
     `headers` has lower-case names. `retry-after-ms`, as some servers send it, is more exact and goes first.
+    A date is counted from the server's own `date`, where it sends one: this machine's clock may be wrong.
     """
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
@@ -122,19 +123,22 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
         except ValueError:
             if name == "retry-after-ms":
                 continue
-            return _until(text, now or datetime.now(UTC))
+            return _until(text, now or _date(headers.get("date", "")) or datetime.now(UTC))
         return seconds if 0 <= seconds < float("inf") else None
     return None
 
 
 def _until(text: str, now: datetime) -> float | None:
+    when = _date(text)
+    return None if when is None else max(0.0, (when - now).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
     try:
         when = parsedate_to_datetime(text)
     except ValueError:
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - now).total_seconds())
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when
 
 
 # -- the budget

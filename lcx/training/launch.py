@@ -211,7 +211,9 @@ def has_launcher() -> bool:
 
 def leave(folder: Path, rank: int, outcome: Mapping[str, Any]) -> None:
     """Write a process's outcome; whole or not at all."""
-    write_json(folder / f"outcome-{rank}.json", {**outcome, "rank": rank, "time": time.time()})
+    write_json(
+        folder / f"outcome-{rank}.json", {**outcome, "rank": rank, "time": time.monotonic()}
+    )  # one clock for all here, which nobody sets
 
 
 _report: dict[str, Any] = {}

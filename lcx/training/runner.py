@@ -10,6 +10,7 @@ import math
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -422,6 +423,7 @@ def run_trainer(trainer: Any, out: Path, ctx: Context) -> tuple[dict[str, Any], 
     sharding.prepare(trainer)
     try:
         with interrupt.listening(), few_threads(trainer.model):
+            began = time.monotonic()  # transformers takes the time of day, which may be set in between
             done = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         shown.close()
     except torch.OutOfMemoryError as full:
@@ -437,7 +439,7 @@ def run_trainer(trainer: Any, out: Path, ctx: Context) -> tuple[dict[str, Any], 
         ctx.log(f"checkpoint saved at step {trainer.state.global_step} of {trainer.state.max_steps}")
         raise Stopped
     check_finite(done.training_loss, None, trainer.state.global_step)
-    return dict(done.metrics), notes
+    return {**done.metrics, "train_runtime": time.monotonic() - began}, notes
 
 
 def check_optimizer(trainer: Any) -> None:

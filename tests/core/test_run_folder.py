@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from lcx import recipe
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.plugins import Plugins
+from lcx.progress import Display, Progress
 from lcx.recipe import Step
-from lcx.run import OWN, PAID, REMOVED, Run, _set_aside, differences, fingerprint, slug
+from lcx.run import OWN, PAID, RECORD, REMOVED, Run, _set_aside, differences, fingerprint, slug
+from lcx.storage import sealed, write_json
 
 PRINT = {"stage": "synth", "settings": {"examples": 5}, "inputs": {}}
 
@@ -442,6 +446,58 @@ def test_a_model_that_was_changed_after_its_step_is_another_input(run: Run, step
     weights.write_bytes(b"two")
     assert run.digest_of(key, "model") != first
     assert run.begin(step, {"a": 1}) == "done"  # the step itself made what it made
+
+
+def test_a_flipped_bit_in_what_a_step_made_is_noticed(run: Run, steps: list[Step]) -> None:
+    step, key = steps[1], run.key(steps[1])
+    run.begin(step, {"a": 1})
+    config, found = run.folder(step) / "model/config.json", run.folder(step) / "scores.json"
+    config.parent.mkdir()
+    config.write_text('{"layers": 2}')
+    write_json(found, sealed({"score": 0.5}))
+    run.finish(step, StepResult(files={"model": "model", "scores": "scores.json"}, metrics={"score": 0.5}))
+    first, times = run.digest_of(key, "model"), config.stat()
+    config.write_text('{"layers": 3}')
+    os.utime(config, ns=(times.st_atime_ns, times.st_mtime_ns))  # a bad disk leaves the time
+    assert run.digest_of(key, "model") != first
+    assert run.altered == {"train/model/config.json"}
+    manifest = run.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"score": 0.5', '"score": 0.7'))
+    assert again(run).result(step).metrics == {"score": 0.5}, "the record in the step's folder is whole"
+    record = (run.folder(step) / RECORD).read_text()
+    (run.folder(step) / RECORD).unlink()
+    with pytest.raises(LcxError, match="is not as lcx wrote it"):
+        again(run)
+    (run.folder(step) / RECORD).write_text(record)
+    found.write_text(found.read_text().replace("0.5", "0.9"))
+    found_again = again(run)
+    assert found_again.put_by(key) == {"scores.json": "damaged"}
+    assert found_again.begin(step, {"a": 1}) == "resume"
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_clock_that_jumps_changes_nothing(
+    run: Run, steps: list[Step], days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, jumped = steps[0], time.time() + days * 86_400
+    run.begin(step, PRINT)
+    (run.folder(step) / "journal.jsonl").write_text('{"unit": 1}\n')
+    monkeypatch.setattr(time, "time", lambda: jumped)
+    monkeypatch.setattr("lcx.run._now", lambda: datetime.datetime.fromtimestamp(jumped).isoformat())
+    for path in (run.folder(step) / "journal.jsonl", run.path / "manifest.json", run.path / ".lock"):
+        path.touch()
+        os.utime(path, (jumped, jumped))
+    with again(run).lock(), pytest.raises(LcxError, match="another lcx process"), again(run).lock():
+        pass
+    found = again(run)
+    assert found.begin(step, PRINT) == "resume"
+    with Progress(Display(Context().console), "work", 10) as shown:
+        shown.advance(5)
+        monkeypatch.setattr(time, "time", lambda: -jumped)
+        assert 0 <= shown.seconds < 60
+        assert "-" not in shown.text()
+    found.finish(step, StepResult(files={"rows": "journal.jsonl"}))
+    assert again(run).begin(step, PRINT) == "done"
 
 
 def test_starting_over_changes_what_later_steps_stand_on(run: Run, steps: list[Step]) -> None:

@@ -493,6 +493,22 @@ def test_8_a_manifest_names_no_folder_outside(sandbox: Sandbox, toy_steps: list[
         del run.manifest["steps"][key]
 
 
+@pytest.mark.parametrize("name", ["../../../victim/thesis.txt", "/victim/thesis.txt", "out/thesis.txt"])
+def test_8_nor_does_a_record_name_files_outside_that_are_put_by(
+    name: str, sandbox: Sandbox, toy_steps: list[Step]
+) -> None:
+    run, step = Run(sandbox.box / "run", "toy"), toy_steps[0]
+    run.begin(step, {})
+    (run.folder(step) / "out").symlink_to(sandbox.victim)
+    name = name.replace("/victim", str(sandbox.victim)) if name.startswith("/") else name
+    run.finish(step, StepResult(files={"rows": name.replace(".txt", ".json")}))
+    (sandbox.victim / "thesis.json").write_text("{")
+    run.manifest["steps"]["synth"]["outputs"] = {name: [1, 1, "other"]}
+    run._save()
+    Run(run.path, "toy").put_by("synth")
+    (sandbox.victim / "thesis.json").unlink()
+
+
 # -- what is shown
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202egnp\x9b31m\r[bold]x[/bold]"

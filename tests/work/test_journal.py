@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,6 +62,30 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
         path.write_bytes(b'{"unit": "a"}\n' + line + b'\n{"unit": "c"}\n')
         with pytest.raises(LcxError, match="line 2 is damaged"):
             Journal(path)
+
+
+def test_a_flipped_bit_is_no_other_reply(tmp_path: Path, fault: Fault) -> None:
+    """Any bit of a line in the middle: it is called damaged, or reads as it was written."""
+    path, wrong = tmp_path / "j", 0
+    with Journal(path, of="x") as journal:
+        journal.extend({"unit": unit, "reply": "12.5"} for unit in "abc")
+        whole = list(journal.entries())
+    data = path.read_bytes()
+    places = range(data.index(b"\n") + 1, data.index(b'{"unit": "c"'))
+    for place in places:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        with contextlib.suppress(LcxError):
+            read = list(Journal(path, read_only=True).entries())
+            # A line whose end is gone takes the last one with it: both are done again
+            wrong += not all({name: one.get(name) for name in ("unit", "reply")} in whole for one in read)
+    fault("bits flipped in journals: read as other entries", len(places), wrong)
+    path.write_bytes(b'{"unit": "a", "reply": "of an earlier version"}\n')
+    with Journal(path) as journal:
+        journal.append({"unit": "b", "reply": "new"})
+    assert [one["reply"] for one in Journal(path, read_only=True).entries()] == [
+        "of an earlier version",
+        "new",
+    ]
 
 
 def test_reading_only_changes_nothing(tmp_path: Path) -> None:
