@@ -25,16 +25,16 @@ from lcx.errors import LcxError, UsageError
 from lcx.process import Workers, cores
 from lcx.records import Document, Segment
 from lcx.storage import (
-    Journal,
     SEAL,
+    Journal,
     is_broken,
     json_text,
     link_file,
     make_folder,
     read_json,
+    sealed,
     sha256_text,
     shard_path,
-    sealed,
     write_json,
     write_lines,
 )
@@ -654,7 +654,7 @@ def _finish(
             link_file(shard_path(building, name, number, UNKNOWN), path)
     # Written last: a folder without it is a table that was never finished.
     known = {"fingerprint": _joined_fingerprint(prints), "documents": counts[0], "segments": counts[1]}
-    write_json(target / "table.json", {**known, **info})
+    write_json(target / "table.json", sealed({**known, **info}))
     shutil.rmtree(building, ignore_errors=True)
 
 
