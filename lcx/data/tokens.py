@@ -901,8 +901,8 @@ def _sums(path: Path) -> np.ndarray:
 def _load(folder: Path, *, verify: bool = False, of: tuple[str, str] | None = None) -> TokenStore:
     """The store in a folder. Raises for one that is none, or that is not what was written, as far as that is verified.
 
-    `verify` has the checksums of all of a store up to VERIFIED_WHOLE bytes verified now. `of` are the fingerprints of the
-    tokenizer and the table that it must be of.
+    `verify` has the checksums of all of a store up to VERIFIED_WHOLE bytes verified now. `of` are the fingerprints of
+    the tokenizer and the table that it must be of.
     """
     info = read_json(folder / "store.json")
     said = info.pop("sha256", None)
