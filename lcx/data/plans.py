@@ -54,8 +54,9 @@ def draw(rng: random.Random, count: int) -> int:
 
 def shuffle(rng: random.Random, items: list[_Item]) -> None:
     """Put a list into random order, in place (Fisher-Yates by `draw`)."""
+    random = rng.random
     for last in range(len(items) - 1, 0, -1):
-        other = draw(rng, last + 1)
+        other = int(random() * (last + 1))  # as `draw` does
         items[last], items[other] = items[other], items[last]
 
 
@@ -77,21 +78,25 @@ class Twins:
     """Segments that say the same as given ones, wherever they stand: `number in twins`. Blanks around do not count."""
 
     def __init__(self, table: SegmentTable, segments: Iterable[int]) -> None:
-        self._table = table
+        self._table, self._tokens = table, table.tokens.data
         self._by_tokens: dict[int, list[int]] = {}
         for one in segments:
             self._by_tokens.setdefault(int(table.tokens[one]), []).append(int(one))
 
     def __contains__(self, index: int) -> bool:
+        alike = self._by_tokens.get(self._tokens[index])
+        if alike is None:
+            return False
         table = self._table
         return any(
-            self._alike(one, index) and table.text(one).strip() == table.text(index).strip()
-            for one in self._by_tokens.get(int(table.tokens[index]), ())
+            self._alike(one, index) and table.text(one).strip() == table.text(index).strip() for one in alike
         )
 
     def _alike(self, one: int, other: int) -> bool:
         """Whether two segments may be equal, as far as that is known without their texts."""
         table = self._table
+        if table.prints is not None and table.prints[one] != table.prints[other]:
+            return False
         keys = int(table.key_ids[one]), int(table.key_ids[other])
         if min(keys) >= 0 and keys[0] != keys[1]:
             return False
@@ -149,7 +154,7 @@ def fill_plan(
         if index is None:
             exhausted = fillers.empty
             break
-        total += int(table.tokens[index]) + (separator_tokens if chosen else 0)
+        total += fillers.tokens[index] + (separator_tokens if chosen else 0)
         chosen.append(index)
 
     order = list(range(len(chosen)))
@@ -181,6 +186,12 @@ class _Fillers:
         self.twins = twins
         self.listed: list[int] | None = None
         self.empty = False
+        # Views: a number out of a NumPy array costs five times as much, and a million plans take 250 million
+        self.tokens, self.documents, self.key_ids = (
+            table.tokens.data,
+            table.documents.data,
+            table.key_ids.data,
+        )
 
     def fitting(self, room: int) -> int | None:
         """Take a segment of at most `room` tokens: the first drawn, or the largest of NEAREST."""
@@ -188,39 +199,40 @@ class _Fillers:
         if first is None:
             self.empty = True
             return None
-        if int(self.table.tokens[first]) <= room:
+        tokens = self.tokens
+        if tokens[first] <= room:
             return self._take(first)
-        best = None
+        best, most = None, -1
         for candidate in self._some(first):
-            size = int(self.table.tokens[candidate])
-            if size <= room and (best is None or size > int(self.table.tokens[best])):
-                best = candidate
+            if most < (size := tokens[candidate]) <= room:
+                best, most = candidate, size
         return None if best is None else self._take(best)
-
-    def _allowed(self, index: int) -> bool:
-        return (
-            index not in self.used
-            and int(self.table.documents[index]) not in self.barred
-            and int(self.table.key_ids[index]) not in self.keys
-            and index not in self.twins
-        )
 
     def _take(self, index: int) -> int:
         self.used.add(index)
-        key = int(self.table.key_ids[index])
+        key = self.key_ids[index]
         if key >= 0:
             self.keys.add(key)
         return index
 
+    def _allowed(self, index: int) -> bool:
+        return not (
+            index in self.used
+            or self.documents[index] in self.barred
+            or self.key_ids[index] in self.keys
+            or index in self.twins
+        )
+
     def _next(self) -> int | None:
         if self.listed is None:
+            random, size, allowed = self.rng.random, len(self.table), self._allowed
             for _ in range(PATIENCE):
-                index = draw(self.rng, len(self.table))
-                if self._allowed(index):
+                index = int(random() * size)  # as `draw` does
+                if allowed(index):
                     return index
             # Nearly everything is used or barred: the table is hardly larger than the context. List what is
             # left.
-            self.listed = [index for index in range(len(self.table)) if self._allowed(index)]
+            self.listed = [index for index in range(size) if allowed(index)]
             shuffle(self.rng, self.listed)
         while self.listed:
             index = self.listed.pop()

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import unicodedata
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -216,6 +217,10 @@ UNKNOWN = 99_999
 """The number of shards that the parts of an unfinished table name: how many there will be is not known yet."""
 
 
+NUMBERS = ("document", "start", "end", "tokens", "print")
+"""Columns of a table's segments on disk, beside their keys."""
+
+
 class SegmentTable:
     """Documents, and segments known by number: `text(i)`, `tokens[i]`, `key(i)`, `document_of(i)`.
 
@@ -240,6 +245,8 @@ class SegmentTable:
         """int32 [n]: each segment's length by the tokenizer that cut it."""
         self.key_ids: np.ndarray = columns["key"]
         """int32 [n]: equal for segments of one key, -1 where a segment has none."""
+        self.prints: np.ndarray | None = columns.get("print")
+        """int32 [n]: checksums of the texts without blanks around them; None in a table of an earlier version."""
         self._keys = keys
         self.fingerprint = fingerprint
         """Hex digest of the documents and the cuts."""
@@ -365,6 +372,7 @@ class SegmentTable:
                 self.starts[part],
                 self.ends[part],
                 self.tokens[part],
+                _prints(self.texts(range(low, part.stop))) if self.prints is None else self.prints[part],
             ]
             columns = [*(pa.array(column, pa.int32()) for column in numbers), pa.array(keys, pa.string())]
             yield pa.Table.from_arrays(columns, schema=_segment_schema())
@@ -455,11 +463,19 @@ def _batches(documents: Sequence[Document]) -> Iterator[list[str]]:
 
 
 def _cut(tokenizer: SpanTokenizer, rule: _Rule, texts: Sequence[str]) -> list[np.ndarray]:
-    """The segments of texts, each as int32 [n, 3]."""
-    return [
-        np.array(rule.spans(text, starts), np.int32).reshape(-1, 3)
-        for text, starts in zip(texts, tokenizer.starts(texts), strict=True)
-    ]
+    """The segments of texts, each as int32 [n, 4]: their spans and checksums."""
+    found = []
+    for text, starts in zip(texts, tokenizer.starts(texts), strict=True):
+        spans = rule.spans(text, starts)
+        prints = _prints([text[begin:end] for begin, end, _ in spans])
+        found.append(np.column_stack([np.array(spans, np.int32).reshape(-1, 3), prints]))
+    return found
+
+
+def _prints(texts: Sequence[str]) -> np.ndarray:
+    """int32: the checksum of each text without the blanks around it, by which equal ones are found without reading."""
+    sums = [zlib.crc32(text.strip().encode()) for text in texts]
+    return np.array(sums, np.uint32).view(np.int32)
 
 
 def _cut_apart(spec: str, fingerprint: str, rule: _Rule, texts: Sequence[str]) -> list[np.ndarray]:
@@ -488,7 +504,7 @@ def _fingerprint(
     for number, (document, found) in enumerate(zip(documents, spans, strict=True), first):
         digest.update(json.dumps([document.id, document.meta], sort_keys=True, default=str).encode())
         digest.update(b"\0" + document.text.encode() + b"\0")
-        rows = np.insert(found, 0, number, axis=1)
+        rows = np.insert(found[:, :3], 0, number, axis=1)
         digest.update(rows.astype("<i4").tobytes())
     return digest.hexdigest()
 
@@ -539,8 +555,8 @@ def _table(
             if named
             else [-1] * len(found)
         )
-    rows = np.concatenate([*spans, np.empty((0, 3), np.int32)])
-    columns = {name: rows[:, place].copy() for place, name in enumerate(("start", "end", "tokens"))}
+    rows = np.concatenate([*spans, np.empty((0, 4), np.int32)])
+    columns = {name: rows[:, place].copy() for place, name in enumerate(("start", "end", "tokens", "print"))}
     columns["document"] = np.repeat(np.arange(len(documents), dtype=np.int32), [len(one) for one in spans])
     columns["key"] = np.array(keys, np.int32)
     return SegmentTable(documents, columns, list(numbers), fingerprint, info)
@@ -678,14 +694,15 @@ def load_table(folder: str | Path, *, cache_bytes: int = 256 << 20) -> SegmentTa
             hint="Start the step that wrote it over: the same command with --force (paid replies are kept).",
         )
     documents = ShardReader(place, "documents", cache_bytes=cache_bytes)
-    columns: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("document", "start", "end", "tokens", "key")
-    }
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*NUMBERS, "key")}
     numbers: dict[str, int] = {}
     for path in list_shards(place, "segments"):
         groups = [read_group(path, number) for number in range(len(group_sizes(path)))]
         table = pa.concat_tables(groups) if groups else _segment_schema().empty_table()
-        for name in ("document", "start", "end", "tokens"):
+        for name in NUMBERS:
+            if name not in table.column_names:  # of an earlier version
+                columns.pop(name, None)
+                continue
             columns[name].append(table[name].to_numpy().astype(np.int32, copy=False))
         if table["key"].null_count == len(table):
             columns["key"].append(np.full(len(table), -1, np.int32))
@@ -717,7 +734,7 @@ def link_table(source: Path, target: Path) -> None:
 def _segment_schema() -> Any:
     import pyarrow as pa
 
-    numbers = [(name, pa.int32()) for name in ("document", "start", "end", "tokens")]
+    numbers = [(name, pa.int32()) for name in NUMBERS]
     return pa.schema([*numbers, ("key", pa.string())])
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lcx.data import table as tables
 from lcx.data.bundles import read_bundles, write_bundles
-from lcx.data.plans import draw, fill_plan, neighbour_runs, plan_rng, shuffle
+from lcx.data.plans import Twins, draw, fill_plan, neighbour_runs, plan_rng, shuffle
 from lcx.data.table import SegmentTable, build_table, load_table, once_each, write_table
 from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import LcxError, UsageError
@@ -110,7 +110,7 @@ def test_an_unfinished_or_damaged_table_is_refused(tmp_path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 @pytest.fixture
@@ -392,6 +392,26 @@ def test_bundles_come_back_as_they_were(tmp_path: Path) -> None:
     first = (tmp_path / "bundles-00000-of-00002.parquet").read_bytes()
     write_bundles(tmp_path / "again", iter(made[:600]))
     assert (tmp_path / "again/bundles-00000-of-00001.parquet").read_bytes() == first
+
+
+def test_plans_read_no_texts_but_those_of_twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts lie compressed on disk: reading two for every likely pair would take longer than all the rest."""
+    twins = [Document(f"t{n}", f"{' ' * n}the very same words, {n // 2} of them here\n") for n in range(4)]
+    others = [Document(f"o{n}", f"some other words, {n:03} of them here") for n in range(60)]
+    build_table([*twins, *others], SIMPLE).save(tmp_path)
+    table, old = load_table(tmp_path), load_table(tmp_path)
+    old.prints = None  # as a table of an earlier version is
+    assert {one for one in range(len(table)) if one in Twins(table, [0])} == {0, 1}
+    read: list[int] = []
+    real = SegmentTable.text
+    monkeypatch.setattr(SegmentTable, "text", lambda self, index: read.append(index) or real(self, index))
+    plans = [fill_plan(plan_rng(0, n), table, [n], 120) for n in range(30)]
+    assert set(read) <= {0, 1, 2, 3}
+    read.clear()
+    assert plans == [fill_plan(plan_rng(0, n), old, [n], 120) for n in range(30)]
+    assert len(set(read)) > 30
+    old.save(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path)
 
 
 def test_a_plan_of_32k_tokens_takes_about_a_kilobyte(tmp_path: Path) -> None:
