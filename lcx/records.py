@@ -2,7 +2,7 @@
 
 A bundle is the shape of every stage: one long context, paid for once, and the short branches read from it
 (questions with answers, one good and several bad answers, probe queries). The context is either plain text or a
-*plan*: indices into the segment table that lies beside the bundles, so that 32K tokens cost about a kilobyte.
+*plan*: indices into the segment table that lies beside the bundles, so that 32K tokens cost about half a kilobyte.
 """
 
 from __future__ import annotations

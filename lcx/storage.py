@@ -19,7 +19,7 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
@@ -584,11 +584,12 @@ def write_parquet(
     group_rows: int = ROWS_PER_GROUP,
     weigh: Callable[[Mapping[str, Any]], int] | None = None,
     group_weight: int = 8 << 20,
+    scattered: Collection[str] = (),
 ) -> Path:
     """Write one Parquet shard (zstd) atomically, a row group at a time.
 
-    A group ends after `group_rows` rows, or sooner where the sum of `weigh(row)` reaches `group_weight`.
-    Raises LcxError for a full or read-only disk.
+    A group ends after `group_rows` rows, or sooner where the sum of `weigh(row)` reaches `group_weight`. `scattered`
+    names columns of numbers that repeat little. Raises LcxError for a full or read-only disk.
     """
     import pyarrow as pa
 
@@ -604,7 +605,7 @@ def write_parquet(
         if held:
             yield pa.Table.from_pylist(held, schema=schema)
 
-    return write_tables(folder, name, batches(), schema, index=index, count=count)
+    return write_tables(folder, name, batches(), schema, index=index, count=count, scattered=scattered)
 
 
 def write_tables(
@@ -615,8 +616,13 @@ def write_tables(
     *,
     index: int = 0,
     count: int = 1,
+    scattered: Collection[str] = (),
 ) -> Path:
-    """Write one Parquet shard atomically, a row group for each Arrow table."""
+    """Write one Parquet shard atomically, a row group for each Arrow table.
+
+    Of numbers in the columns `scattered` all first bytes are laid together, then all second ones, and so on: those that
+    say least are squeezed out, where a dictionary would be as long as the numbers.
+    """
     import pyarrow.parquet as pq
 
     path = shard_path(folder, name, index, count)
@@ -624,12 +630,32 @@ def write_tables(
     # written.
     with atomic_path(path) as temporary, temporary.open("w+b") as file:
         with pq.ParquetWriter(
-            file, schema, compression="zstd", version="2.6", write_page_checksum=True
+            file,
+            schema,
+            compression="zstd",
+            version="2.6",
+            write_page_checksum=True,
+            use_dictionary=[leaf for one in schema for leaf in _leaves(one) if leaf not in scattered],
+            column_encoding=dict.fromkeys(scattered, "BYTE_STREAM_SPLIT") or None,
         ) as writer:
             for table in tables:
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
         _seal(file)
     return path
+
+
+def _leaves(field: pa.Field, prefix: str = "") -> Iterator[str]:
+    """The paths of a column's values, as Parquet names them."""
+    import pyarrow.types as kinds
+
+    path, kind = prefix + field.name, field.type
+    if kinds.is_list(kind):
+        yield from _leaves(kind.value_field.with_name("element"), f"{path}.list.")
+    elif kinds.is_struct(kind):
+        for inner in kind:
+            yield from _leaves(inner, f"{path}.")
+    else:
+        yield path
 
 
 _SEAL = b"lcx:crc32"
