@@ -70,15 +70,34 @@ def locate(
             why=f"There is no {trained}.",
             hint="lcx demo trains it, in a minute; so does any step whose model it is",
         )
+    if (found := here(spec, files=files, hint=hint)) is not None:
+        return found
+    if reason := out_of_reach():
+        raise MissingError(
+            f"model '{spec}' is neither a folder nor in the local hub cache, and {reason}",
+            hint=f"{hint}; or, with a network: hf download {spec}",
+        )
+    return spec
+
+
+def here(spec: str, *, files: Sequence[str] = MODEL_FILES, hint: str = MODEL_HINT) -> str | None:
+    """What `locate` finds on this machine, or None for a hub id that is not cached. Asks nobody.
+
+    Raises MissingError for what no hub could have either: a path where no model lies.
+    """
     folder = Path(spec).expanduser()
     if folder.is_dir():
         if any((folder / file).is_file() for file in files):
             return str(folder.absolute())  # a LoRA adapter records it, and is loaded from anywhere
         held = sorted(file.name for file in folder.glob("*.gguf"))
+        inside = [path.parent for file in files for path in sorted(folder.glob(f"*/model/{file}"))]
+        inside += [folder / "model" for file in files if (folder / "model" / file).is_file()]
+        other = f"A GGUF file in it is a model: {folder / held[0]}" if held else hint
         raise MissingError(
             f"no model in the folder '{spec}'",
-            why=f"It holds none of {', '.join(files)}.",
-            hint=f"A GGUF file in it is a model: {folder / held[0]}" if held else hint,
+            why=f"It holds none of {', '.join(files)}."
+            + (f" One that was trained is in {inside[0]}." if inside else ""),
+            hint=f"--model {inside[0]}" if inside else other,
         )
     if folder.exists():
         raise MissingError(f"'{spec}' is a file, and neither a model's folder nor a GGUF file", hint=hint)
@@ -87,12 +106,7 @@ def locate(
         return spec
     if not is_id or "/" not in spec:
         raise MissingError(f"no model at '{spec}'", why="There is no such folder.", hint=hint)
-    if reason := out_of_reach():
-        raise MissingError(
-            f"model '{spec}' is neither a folder nor in the local hub cache, and {reason}",
-            hint=f"{hint}; or, with a network: hf download {spec}",
-        )
-    return spec
+    return None
 
 
 def adapter_base(found: str) -> str | None:

@@ -13,13 +13,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lcx import __version__, gguf
 from lcx.context import StepResult
 from lcx.data.files import ROW_ENDINGS, is_row_file
 from lcx.errors import LcxError, MissingError, UsageError
-from lcx.hub import tiny_spec
+from lcx.hub import MODEL_HINT, here, tiny_spec
 from lcx.paths import cache_folder, runs_folder, slug
 from lcx.recipe import Step
 from lcx.settings import Settings
@@ -37,6 +37,9 @@ from lcx.storage import (
     write_json,
     write_text,
 )
+
+if TYPE_CHECKING:
+    from lcx.plugins import Plugins
 
 __all__ = ["Run", "cache_folder", "differences", "digest", "fingerprint", "runs_folder", "slug", "versions"]
 
@@ -122,7 +125,7 @@ class Run:
         if other != self.recipe:
             raise UsageError(
                 f"{self.path} is a run of the recipe '{other}', not of '{self.recipe}'",
-                hint="Take another --run DIR.",
+                hint="Take another --run DIR." + _taken_by_path(self.path),
             )
         manifest.pop(SEAL, None)
         return manifest
@@ -229,6 +232,8 @@ class Run:
         if reference.startswith("hf:"):
             return Path(reference)
         place = self.resolve(reference, "data")
+        if not reference.startswith("step:"):
+            refuse_run(place, "data", "--input", "data")
         if not place.is_dir() and not (place.is_file() and is_row_file(place)):
             endings = f"files of rows end with {', '.join(ROW_ENDINGS)}, and maybe .gz"
             raise MissingError(
@@ -629,6 +634,119 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+# Places that settings name
+
+
+def made_in(folder: Path, what: str) -> list[Path]:
+    """The folders `data` or `model` that steps of a run left, the latest step last; of a step's folder its own."""
+    found = [
+        path
+        for path in (folder / what, *folder.glob(f"*/{what}"), *folder.glob(f"*/*/{what}"))
+        if path.is_dir()
+    ]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def recipe_of(folder: Path) -> str:
+    """The recipe whose run, or step of a run, a folder is; empty where it is neither."""
+    for name in ("manifest.json", RECORD):
+        try:
+            held = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(held, dict) and isinstance(held.get("recipe"), str):
+            return str(held["recipe"])
+    return ""
+
+
+def refuse_run(place: Path, wanted: str, flag: str, what: str = "") -> None:
+    """Raise UsageError where the folder of a run stands in place of what is wanted, which may be in it as `what`."""
+    if not place.is_dir() or not (recipe := recipe_of(place)):
+        return
+    made = made_in(place, what) if what else []
+    raise UsageError(
+        f"{place} is a run of the recipe '{recipe}', not {wanted}",
+        why=f"Its {what} lies in {', '.join(map(str, made))}."
+        if made
+        else f"No step of it has made {what} yet."
+        if what
+        else "",
+        hint=f"{flag} {made[-1] if made else 'FILE_OR_FOLDER'}",
+    )
+
+
+def _taken_by_path(folder: Path) -> str:
+    """How another recipe takes what a run made."""
+    parts = [
+        f"{flag} {made[-1]}"
+        for what, flag in (("data", "--input"), ("model", "--model"))
+        if (made := made_in(folder, what))
+    ]
+    return f" What this one made is taken by its path: {' or '.join(parts)}" if parts else ""
+
+
+PATHS = ("eval_input", "answers", "candidates_file", "short", "general", "decontaminate")
+"""Settings of files that can name nothing but a path, `hf:NAME` or another step."""
+BACKENDS_OF_PATHS = ("local", "sentence-transformers")
+"""What stands before a model's path where a generator or a retriever is named."""
+
+
+def check_places(step: Step, run: Run, plugins: Plugins) -> None:
+    """Raise MissingError or UsageError where a setting names a path at which there is nothing, or another thing.
+
+    What a hub may have, and what an earlier step will make, stays possible. Asks nobody and opens no model.
+    """
+    try:
+        _check_places(step, run, plugins)
+    except (MissingError, UsageError) as bad:
+        raise type(bad)(f"step '{step.id}': {bad.what}", why=bad.why, hint=bad.hint) from None
+
+
+def _check_places(step: Step, run: Run, plugins: Plugins) -> None:
+    values = step.values()
+    marked = type(step.settings).files() - {"data"}  # whose tasks are left out by name
+    for key in sorted({*marked, "model", "input", "corpus"} & values.keys()):
+        for name, value in _named_leaves(key, values[key]):
+            if not isinstance(value, str) or not value or value.startswith(("hf:", "step:")):
+                continue
+            backend, colon, rest = value.partition(":")
+            text = rest if colon and (backend in BACKENDS_OF_PATHS or _is_path(rest)) else value
+            path = Path(text).expanduser()
+            if text.startswith("step:") or run.path.absolute() in path.absolute().parents:
+                continue  # a step to come may make it
+            if key == "input":
+                run.bundles(step)
+            elif key == "corpus":
+                _check_corpus(value)
+            elif (key == "model" and not colon and value not in plugins.llms) or backend == "local":
+                asked = tiny_spec(text) is None and not (key == "model" and values.get("answers"))
+                if asked and (path.exists() or _is_path(text) or text.count("/") > 1):
+                    here(
+                        text, hint=f"--set {step.id}.{name}={backend}:PATH_OR_HUB_ID" if colon else MODEL_HINT
+                    )
+            elif (key in PATHS or _is_path(text)) and not path.exists():
+                raise MissingError(
+                    f"{name}: there is nothing at '{text}'",
+                    hint=f"--set {step.id}.{name}=PATH names another place",
+                )
+
+
+def _check_corpus(spec: str) -> None:
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        refuse_run(path, "documents", "--corpus")
+    elif not spec.startswith(("hf:", "stdlib")):
+        from lcx.data.documents import read_corpus
+
+        if not path.exists():
+            read_corpus(spec)  # says what there is beside it
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text can be nothing but a path: no hub id begins like this."""
+    return text.startswith(("/", "./", "../", "~/"))
+
+
 # What a step's outputs follow from
 
 STEP_FILES = {"input": "data", "model": "model"}
@@ -701,6 +819,15 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(one)
     else:
         yield value
+
+
+def _named_leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of a setting, each with its dotted name; those of a list go by the list's."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _named_leaves(f"{name}.{key}", one)
+    else:
+        yield from ((name, one) for one in _leaves(value))
 
 
 def _named_step(value: Any) -> str:

@@ -61,6 +61,7 @@ def run_recipe(
     from lcx.cli import show, stages
     from lcx.errors import UsageError
     from lcx.recipe import check_names
+    from lcx.run import check_places
     from lcx.training.plan import LaunchOptions
 
     ask = LaunchOptions(gpus, strategy, offload)
@@ -87,6 +88,7 @@ def run_recipe(
     steps = [s for s in every if s.id in chosen]
     for step in steps:  # a name that is wrong in the last step is said before hours go into the first
         check_names(step, job.plugins)
+        check_places(step, job.run, job.plugins)
     plans = {s.id: stages.plan_for(job, s, ask) for s in steps if s.stage == "train"}
     for_calls = not (strategy or offload) and any("gpus" in given.get(s.id, {}) for s in steps)
     if ask.given() and not plans and not for_calls:

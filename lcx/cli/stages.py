@@ -429,10 +429,12 @@ def run_stage(
     `ask` says in how many processes, where they may be several; `after` may add to the report of a finished step.
     """
     from lcx.cli import show
+    from lcx.run import check_places
 
     job, step, steps, flags = chosen_step(stage, step_id, request)
     plan = plan_for(job, step, ask) if ask is not None else None
     if request.dry_run:
+        check_places(step, job.run, job.plugins)
         planned = plan_step(job, step) | planned_launch(plan, job, step, flags)
         if request.json:
             show.emit_json(

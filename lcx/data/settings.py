@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.settings import FILE, Settings, setting
+
+FIXED = "It is fixed now: {}. Leave it out."
+"""What is said of a setting of earlier versions that is a constant now."""
 
 
 class CorpusSettings(Settings):
@@ -33,3 +37,8 @@ class CorpusSettings(Settings):
     )
     shards: int = setting(1, ge=1, description="files that the bundles are cut into")
     seed: int = setting(0, description="everything random follows from it")
+
+    @classmethod
+    def names_elsewhere(cls) -> Mapping[str, str]:
+        """Settings of earlier versions that are constants now."""
+        return {**super().names_elsewhere(), "ngram": FIXED.format("10 words")}

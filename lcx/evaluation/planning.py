@@ -86,6 +86,11 @@ def plan_tasks(settings: EvalSettings, plugins: Plugins) -> list[PlannedTask]:
             task = None if name.startswith(BRIDGE) else find_task(name, plugins)
             options = _options(task, settings, settings.options.get(name, {}))
             found.setdefault(name, PlannedTask(name, task, settings, options, name == entry, entry))
+    for one in found.values():
+        try:
+            one.options.check_names(plugins)
+        except UsageError as bad:
+            raise UsageError(f"{one.name}: {bad.what}", why=bad.why, hint=bad.hint) from None
     _check_options(settings, list(found.values()), plugins)
     _check_judging(settings, list(found.values()))
     _check_families(settings, list(found.values()), plugins)

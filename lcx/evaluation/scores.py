@@ -155,7 +155,7 @@ def find_results(folder: Path, step: str | None = None) -> list[EvalResult]:
         raise MissingError(
             f"no results in '{folder / step if step else folder}'",
             why=f"no {SCORES} lies in it or in its folders" if folder.is_dir() else "there is no such folder",
-            hint="lcx eval --recipe in2-tiny makes some; then lcx report runs/in2-tiny",
+            hint=_how_to_get(folder),
         )
     return ordered([load_result(path.parent) for path in files])
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, field_validator, model_val
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.data.templates import load_template
+from lcx.errors import UsageError
 from lcx.llm.settings import Calling
 from lcx.modeling.rope import check_rope
 from lcx.settings import FILE, KEEPS, VOLATILE, setting
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_TASKS", "ENDPOINT", "EvalSettings", "Numbers", "Style", "asked_as_llm", "sized_file"]
 
+COUNTING = ("simple", "words")
+"""Tokenizers of `lcx.data.tokens` that have no ids."""
+MOVED = {
+    "probes": "Probes are tasks now: --set eval.tasks=[NAME, ...]",
+    "probe": "It is one of the tasks: --task NAME",
+    "device": "It is a flag: --device cpu",
+}
+"""What settings of earlier versions are called now."""
 DEFAULT_TASKS = ("val:document", "val:code", "val:database")
 """What is asked where nothing is named: the published probes, about 32K tokens a context."""
 SHARED = ("sets", "style", "lengths", "records", "depths", "context_tokens")
@@ -200,9 +209,18 @@ class EvalSettings(Calling):
     batch: int = setting(64, ge=1, description="answers decoded at a time", json_schema_extra=VOLATILE)
 
     def check_names(self, plugins: Plugins) -> None:
-        """The template, too."""
+        """The template, too, and a tokenizer that only counts."""
         super().check_names(plugins)
         load_template(self.template)
+        if self.tokenizer in COUNTING:
+            raise UsageError(
+                f"tokenizer: '{self.tokenizer}' only counts, and contexts are encoded for the model",
+                hint=f"What judges are shown is counted by another: --set eval.judging.tokenizer={self.tokenizer}",
+            )
+
+    @classmethod
+    def names_elsewhere(cls) -> Mapping[str, str]:
+        return MOVED
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
 from lcx.data.rows import RowFields
-from lcx.data.settings import CorpusSettings
+from lcx.data.settings import FIXED, CorpusSettings
 from lcx.llm.settings import Calling
 from lcx.settings import FILE, setting
 
@@ -54,6 +55,14 @@ class In2Synth(Calling, CorpusSettings):
         json_schema_extra=FILE,
     )
     batch: int = setting(64, ge=1, description="questions asked of the writer at a time")
+
+    @classmethod
+    def names_elsewhere(cls) -> Mapping[str, str]:
+        """Settings of earlier versions that are constants now."""
+        return {
+            **super().names_elsewhere(),
+            "integration_segments": FIXED.format(f"{JOINT_SEGMENTS} segments"),
+        }
 
     @field_validator("mix")
     @classmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from lcx.data.settings import CorpusSettings
+from lcx.data.settings import FIXED, CorpusSettings
 from lcx.data.templates import load_template
 from lcx.errors import UsageError, suggestion
 from lcx.llm.settings import THOUGHTS, Calling
@@ -147,6 +148,11 @@ class LogoSynth(Filtering, CorpusSettings):
         super().check_names(plugins)
         if self.template:
             load_template(self.template)
+
+    @classmethod
+    def names_elsewhere(cls) -> Mapping[str, str]:
+        """Settings of earlier versions that are constants now."""
+        return {**super().names_elsewhere(), "joint_chunks": FIXED.format(f"{JOINT_CHUNKS} chunks")}
 
     @model_validator(mode="after")
     def _fits(self) -> LogoSynth:

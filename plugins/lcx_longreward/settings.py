@@ -183,6 +183,11 @@ class Judging(Settings):
         4096, ge=16, description="tokens of a part that facts are extracted from (paper: 4096)"
     )
 
+    def check_names(self, plugins: Plugins) -> None:
+        """The retriever's backend, also where these are options of judged tasks."""
+        super().check_names(plugins)
+        plugins.retrievers.get(self.retriever.partition(":")[0])
+
     @field_validator("no_statements", mode="before")
     @classmethod
     def _text(cls, value: Any) -> Any:
@@ -305,7 +310,7 @@ class LongRewardEval(EvalSettings):
 
     @classmethod
     def names_elsewhere(cls) -> Mapping[str, str]:
-        return MOVED
+        return {**super().names_elsewhere(), **MOVED}
 
     @classmethod
     def users_own(cls) -> Mapping[str, str]:

@@ -362,3 +362,65 @@ def test_task_with_a_recipe_names_the_probe(cli: Callable[..., Ran]) -> None:
     (step,) = cli(*line).json["steps"]
     assert step["settings"]["tasks"] == ["val:code"]
     assert step["settings"]["span"] == 8
+
+
+# ---- places and names that settings have
+
+
+REWARD = "eval --recipe longreward --task reward --model builtin --set eval.judging."
+NEEDLE = "eval --task needle --model tiny --set eval."
+
+
+@pytest.fixture
+def other_run(tmp_path: Path) -> Path:
+    """A run folder of another recipe, with data and a model."""
+    run = tmp_path / "other"
+    (run / "synth" / "data").mkdir(parents=True)
+    (run / "train" / "model").mkdir(parents=True)
+    (run / "train" / "model" / "config.json").write_text("{}")
+    (run / "manifest.json").write_text(json.dumps({"recipe": "logo", "steps": {}}))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "hint"),
+    [
+        ("train --recipe in2 --input RUN --model tiny", "'logo', not data", "--input RUN/synth/data"),
+        ("score --recipe longreward --input RUN", "'logo', not data", "--input RUN/synth/data"),
+        ("synth --recipe in2 --corpus RUN", "'logo', not documents", "--corpus FILE_OR_FOLDER"),
+        ("synth --recipe in2 --run RUN", "not of 'in2'", "RUN/synth/data or --model RUN/train/model"),
+        ("eval --task needle --model RUN", "no model in the folder 'RUN'", "--model RUN/train/model"),
+        ("train --recipe in2 --model /nope", "no model at '/nope'", "--model PATH"),
+        ("eval --task needle --model ./nope/x", "no model at './nope/x'", "--model PATH"),
+        ("synth --recipe in2 --corpus /nope", "there is no corpus '/nope'", "Give a file"),
+        ("synth --recipe in2 --llm local:/nope", "no model at '/nope'", "synth.llm=local:PATH_OR_HUB_ID"),
+        ("synth --recipe in2 --set synth.tokenizer=/nope", "nothing at '/nope'", "synth.tokenizer=PATH"),
+        ("synth --recipe in2 --set synth.general=no.jsonl", "nothing at 'no.jsonl'", "synth.general=PATH"),
+        (f"{REWARD}prompts=/nope", "nothing at '/nope'", "eval.judging.prompts=PATH"),
+        (f"{REWARD}retriever=nope", "unknown retriever 'nope'", "lcx plugins list"),
+        (f"{NEEDLE}tokenizer=words", "'words' only counts", "eval.judging.tokenizer=words"),
+        (f"{NEEDLE}probes=needle", "Probes are tasks now", ""),
+        (f"{NEEDLE}device=cpu", "--device cpu", ""),
+        ("synth --recipe in2 --set synth.ngram=5", "It is fixed now: 10 words", ""),
+        ("synth --recipe in2 --set synth.integration_segments=5", "It is fixed now: 5 segments", ""),
+        ("synth --recipe logo --set synth.joint_chunks=5", "It is fixed now: 3 chunks", ""),
+    ],
+)
+def test_a_dry_run_says_which_place_or_name_is_wrong_and_what_to_give(
+    cli: Any, other_run: Path, tmp_path: Path, words: str, said: str, hint: str
+) -> None:
+    given = words.replace("RUN", str(other_run)).split()
+    if "--run" not in given:
+        given += ["--run", str(tmp_path / "new")]
+    ran = cli(*given, "--dry-run")
+    assert ran.code in (2, 4), ran.out
+    told = " ".join(ran.err.split())
+    assert said.replace("RUN", str(other_run)) in told
+    assert hint.replace("RUN", str(other_run)) in told
+
+
+def test_a_model_that_a_hub_may_have_and_what_steps_will_make_stay_possible(cli: Any, tmp_path: Path) -> None:
+    run = tmp_path / "new"
+    for model in ("org/name", str(run / "train" / "model")):
+        ran = cli("eval", "--task", "needle", "--model", model, "--run", str(run), "--dry-run")
+        assert ran.code == 0, ran.err
