@@ -720,7 +720,9 @@ def _check_places(step: Step, run: Run, plugins: Plugins) -> None:
                 _check_corpus(value)
             elif (key == "model" and not colon and value not in plugins.llms) or backend == "local":
                 asked = tiny_spec(text) is None and not (key == "model" and values.get("answers"))
-                if asked and (path.exists() or _is_path(text) or text.count("/") > 1):
+                if asked and (
+                    path.is_dir() or (not path.exists() and (_is_path(text) or text.count("/") > 1))
+                ):
                     here(
                         text, hint=f"--set {step.id}.{name}={backend}:PATH_OR_HUB_ID" if colon else MODEL_HINT
                     )
