@@ -389,7 +389,6 @@ def _agreement(device: str) -> Iterator[Finding]:
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.15,
-        attn_implementation="sdpa",
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -452,9 +452,10 @@ def _write(file: Path, header: Header, folder: Path, dtype: str) -> list[str]:
         if unpacked is not None:
             options["quantization_config"] = unpacked(dequantize=True)
         number = torch.bfloat16 if dtype == "bf16" else torch.float32
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place, config=config, dtype=number, output_loading_info=True, **options
         )
+        model, info = loaded
     notes = _whole(file, header, model, info)
     notes += _split_as_learnt(tokenizer, header)
     if window := header.of_model("context_length"):

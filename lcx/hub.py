@@ -61,7 +61,7 @@ def locate(
             return str(folder.absolute())
         raise gguf.missing(one)
     if gguf.is_gguf(spec):
-        return str(gguf.convert(spec, **({"say": say} if say else {})).absolute())
+        return str((gguf.convert(spec, say=say) if say else gguf.convert(spec)).absolute())
     if (named := tiny_spec(spec)) is not None:
         if (trained := tiny_folder(*named)).is_dir():
             return str(trained)

@@ -210,7 +210,7 @@ LIKE = {
 def _shown(current: str, used: Used) -> list[Candidate]:
     """`STEP.KEY` of the recipe that stands before it."""
     named = used.get("", [])
-    found = {}
+    found: dict[str, str] = {}
     for step in _steps_of(named[0] if named else ""):
         found |= {f"{step['id']}.{key}": about for key, (about, _) in _keys(step).items()}
     return _starting(found, current)

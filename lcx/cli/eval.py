@@ -372,15 +372,15 @@ def _score_all(
             why="; ".join(f"{name}: {why}" for name, why in list(left.items())[:4]),
             hint="lcx eval --task TASK --predictions FILE says what a file of a task needs",
         )
-    left = {"left_out": left} if left else {}
     if as_json:
+        more = {"left_out": left} if left else {}
         show.emit_json(
-            {**next(iter(totals.values())), **left} if len(totals) == 1 else {"models": totals, **left}
+            {**next(iter(totals.values())), **more} if len(totals) == 1 else {"models": totals, **more}
         )
         return
     texts = [_table(model if len(totals) > 1 else group or "", total) for model, total in totals.items()]
     if left:
-        texts.append(_left_out_text(left["left_out"]))
+        texts.append(_left_out_text(left))
     print("\n\n".join(texts))
 
 

@@ -469,7 +469,7 @@ class _Blocks:
             self._verify(block)
 
     def _verify(self, block: int) -> None:
-        if zlib.crc32(self._raw[block * BLOCK : (block + 1) * BLOCK]) != int(self._sums[block]):
+        if zlib.crc32(self._raw[block * BLOCK : (block + 1) * BLOCK].tobytes()) != int(self._sums[block]):
             with suppress(OSError):
                 (self.path.parent / "store.json").unlink()  # so that the next process builds the store anew
             raise LcxError(

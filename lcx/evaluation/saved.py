@@ -245,7 +245,7 @@ def _helmet(name: str) -> Task:
 
 def _as_helmet(row: Row, metric: str) -> float | None:
     """The share of the best that HELMET gave a row; None where it gave nothing."""
-    value = row.get(metric)
+    value: Any = row.get(metric)
     if metric.startswith("gpt-4"):
         rated = row.get(RATED)
         rated = rated if isinstance(rated, Mapping) else {}
