@@ -68,6 +68,11 @@ def write_bundles(
     )
 
 
+def holds_bundles(folder: Path) -> bool:
+    """True if a folder is one of bundles that a step wrote."""
+    return folder.is_dir() and (any(folder.glob("bundles-*.parquet")) or (folder / "table.json").is_file())
+
+
 class BundleReader(Sequence[Bundle]):
     """Bundles by number over all shards, loaded when asked for; copies of it work in data-loader workers."""
 

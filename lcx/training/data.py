@@ -16,6 +16,7 @@ import numpy as np
 
 from lcx.context import Context
 from lcx.data.assembly import fit, share_question
+from lcx.data.bundles import holds_bundles
 from lcx.data.files import Rejects
 from lcx.data.rows import read_bundles_of_rows
 from lcx.errors import LcxError, MissingError
@@ -89,11 +90,6 @@ def read_training_data(
                 "there is no answer to learn", why=f"The answers of {data} are: {', '.join(sorted(left))}."
             )
     return found
-
-
-def holds_bundles(data: Path) -> bool:
-    """True if a folder is one of bundles that a step wrote."""
-    return data.is_dir() and (any(data.glob("bundles-*.parquet")) or (data / "table.json").is_file())
 
 
 def training_bundles(
