@@ -37,6 +37,57 @@ def export_callback() -> None:
 
 
 @app.command(
+    name="model",
+    epilog=opt.examples(
+        "lcx export model runs/in2 --to my-model",
+        "lcx export model runs/in2/train/model --to my-model --dtype bf16",
+        "lcx export model model.gguf --to my-model",
+        after="The folder loads in transformers, peft, TRL, vLLM and `transformers serve`.",
+    ),
+)
+def export_model(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A run, a model's folder or adapter, a GGUF file or a name."),
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="The folder to write.")],
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        typer.Option("--dtype", help="Precision of the weights (default: the base's)."),
+    ] = "auto",
+    step: Annotated[
+        str, typer.Option("--step", metavar="STEP", help="Which train step of a run (default: the last).")
+    ] = "",
+    push: Annotated[
+        str, typer.Option("--push", metavar="REPO", help="Push it to this repository of the hub, too.")
+    ] = "",
+    force: Force = False,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write a model with its adapter merged, tokenizer, generation settings and a model card."""
+    from lcx.cli import show
+    from lcx.context import stderr_console
+    from lcx.training.export import export_model, find
+
+    console = stderr_console(opt.STATE.quiet)
+    folder = export_model(
+        find(source, step),
+        to,
+        dtype=dtype,
+        push=push,
+        force=force,
+        say=lambda text: console.print(text, markup=False, soft_wrap=True),
+    )
+    if json:
+        show.emit_json({"model": str(folder), "files": sorted(file.name for file in folder.iterdir())})
+        return
+    print(f"wrote {folder}")
+    if push:
+        print(f"pushed to https://huggingface.co/{push}")
+
+
+@app.command(
     name="data",
     epilog=opt.examples(
         "lcx export data runs/in2/synth --format trl-sft --to rows.jsonl",

@@ -72,14 +72,18 @@ def save(trainer: Any, tokenizer: Any, settings: TrainSettings, out: Path) -> tu
 
 
 def complete(folder: Path, trainer: Any, tokenizer: Any, settings: TrainSettings) -> None:
-    """Lay beside saved weights what they are used with: tokenizer, generation settings, licences, rope settings.
-
-    Configurations are written so that transformers 4 and other programs read them too.
-    """
+    """Lay beside saved weights what they are used with: tokenizer, generation settings, licences, rope settings."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "peft_config"):  # PEFT saves nothing of the config that it was trained with
         save_rope(model.config, folder)
-    spec = settings.model or ""
+    lay_beside(folder, settings.model or "", tokenizer)
+
+
+def lay_beside(folder: Path, spec: str, tokenizer: Any) -> None:
+    """Lay beside saved weights the tokenizer, and the generation settings and licences of the model that `spec` names.
+
+    Configurations are written so that transformers 4 and other programs read them too.
+    """
     found = locate(spec)
     base = folder_of(adapter_base(found) or found)
     if tokenizer is not None:

@@ -194,11 +194,12 @@ def test_trl_reads_what_is_written_for_it(step: Path, tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
     from trl.data_utils import apply_chat_template, is_conversational
 
-    from lcx.hub import load_tokenizer, locate
+    from lcx.hub import load_tokenizer
+    from lcx.modeling.load import load_model
     from tests.gguf_files import llama_model, write_gguf
 
-    model = llama_model()
-    tokenizer = load_tokenizer(locate(str(write_gguf(tmp_path / "small.gguf", model))))
+    file = write_gguf(tmp_path / "small.gguf", llama_model())
+    model, tokenizer = load_model(file), load_tokenizer(file)
 
     def rows(form: str) -> Any:
         made = export_rows(str(step), tmp_path / f"{form}.jsonl", form)
