@@ -68,15 +68,18 @@ def export_model(
     """Write a model with its adapter merged, tokenizer, generation settings and a model card."""
     from lcx.cli import show
     from lcx.context import stderr_console
+    from lcx.evaluation.export import blocks_of_run
     from lcx.training.export import export_model, find
 
     console = stderr_console(opt.STATE.quiet)
+    found = find(source, step)
     folder = export_model(
-        find(source, step),
+        found,
         to,
         dtype=dtype,
         push=push,
         force=force,
+        evaluations=blocks_of_run(found.run, f"step:{found.step}") if found.run else (),
         say=lambda text: console.print(text, markup=False, soft_wrap=True),
     )
     if json:

@@ -21,6 +21,7 @@ from lcx.storage import is_inside, make_folder, read_json, read_jsonl, write_jso
 
 __all__ = [
     "KINDS",
+    "blocks_of_run",
     "export",
     "lm_eval_results",
     "lm_eval_sample",
@@ -223,6 +224,21 @@ def write_markdown(folder: Path) -> Path:
     )
     write_text(folder / CARD, markdown_block(scores, recipe, _values(settings)))
     return folder / CARD
+
+
+def blocks_of_run(run: Path, model: str) -> list[str]:
+    """Blocks of all models that a run evaluated: first those of `model`, then those that it is to be held against."""
+    manifest = read_json(run / "manifest.json")
+    blocks = []
+    for key, record in (manifest.get("steps") or {}).items():
+        file = run / key / "scores.json"
+        if record.get("stage") == "eval" and record.get("state") == "done" and file.is_file():
+            asked = ((record.get("fingerprint") or {}).get("settings") or {}).get("model")
+            block = markdown_block(
+                read_json(file), manifest.get("recipe"), _values(run / key / "settings.yaml")
+            )
+            blocks.append((asked != model, block))
+    return [block for _, block in sorted(blocks, key=lambda one: one[0])]
 
 
 def _is_run(place: Path) -> bool:

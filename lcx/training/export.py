@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from lcx.errors import MissingError, UsageError, suggestion
-from lcx.evaluation.export import markdown_block
 from lcx.gguf import ORIGIN, named
 from lcx.hub import adapter_base, folder_of, load_tokenizer, locate, out_of_reach
 from lcx.modeling.load import DTYPES, check_numbers, load_config, load_model, quiet
@@ -88,12 +87,14 @@ def export_model(
     dtype: str = "auto",
     push: str = "",
     force: bool = False,
+    evaluations: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write a whole model into a folder, which appears when it is complete; with `push` also to the hub.
 
     An adapter is merged into its base, in fp32 whatever `dtype` is: auto (the base's), fp32, bf16 or fp16. Raises
-    UsageError where the folder is in use, MissingError for a model, or a hub, that is not there.
+    UsageError where the folder is in use, MissingError for a model, or a hub, that is not there. `evaluations` are
+    blocks for the model card.
     """
     folder = Path(target).expanduser()
     if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
@@ -119,7 +120,7 @@ def export_model(
         with _appearing(folder, force) as temporary:
             model.save_pretrained(temporary)
             lay_beside(temporary, place, tokenizer)
-            write_text(temporary / CARD, card(found, place, model, wanted))
+            write_text(temporary / CARD, card(found, place, model, wanted, evaluations))
     if push:
         _push(folder, push)
     return folder
@@ -167,8 +168,8 @@ def _push(folder: Path, repo: str) -> None:
 # ---- the card
 
 
-def card(found: Found, place: str, model: Any, dtype: torch.dtype) -> str:
-    """The model card: base and licence, recipe, data, settings of the training, and evaluations of the run."""
+def card(found: Found, place: str, model: Any, dtype: torch.dtype, evaluations: Sequence[str] = ()) -> str:
+    """The model card: base and licence, recipe, data, settings of the training, and blocks of evaluations."""
     base = adapter_base(place) or place
     records = found.records
     settings = dict((records.get(found.step, {}).get("fingerprint") or {}).get("settings") or {})
@@ -202,7 +203,7 @@ def card(found: Found, place: str, model: Any, dtype: torch.dtype) -> str:
             key: value for key, value in settings.items() if key not in ("model", "input") and _said(value)
         }
         lines += ["", "```yaml", *(f"{key}: {_plain(value)}" for key, value in shown.items()), "```"]
-    return "\n".join([*lines, "", *_evaluations(found)])
+    return "\n".join([*lines, "", *evaluations])
 
 
 def _said(value: Any) -> bool:
@@ -253,16 +254,3 @@ def _licence_of(card: Path) -> str:
         if colon and key.strip() == "license":
             return value.strip().strip("'\"")
     return ""
-
-
-def _evaluations(found: Found) -> list[str]:
-    """A block for each model that the run evaluated: first this one, then those that it is to be held against."""
-    assert found.run is not None
-    blocks: list[tuple[bool, str]] = []
-    for key, record in found.records.items():
-        file = found.run / key / "scores.json"
-        if record.get("stage") == "eval" and record.get("state") == "done" and file.is_file():
-            asked = str(((record.get("fingerprint") or {}).get("settings") or {}).get("model") or "")
-            block = markdown_block(read_json(file), str(found.manifest.get("recipe") or "") or None)
-            blocks.append((asked != f"step:{found.step}", block))
-    return [block for _, block in sorted(blocks, key=lambda one: one[0])]
