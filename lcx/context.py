@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.formatting import shown
@@ -41,6 +43,75 @@ class Stopped(KeyboardInterrupt):
     """The user asked to stop, and what was done so far is saved: the same command goes on from there."""
 
 
+class PartDone(Exception):
+    """A process has done what it can of a step that several share; what is left waits for the others."""
+
+
+DEALT_BY = "dealt by"
+"""Field of a row in a shard's journal: what it was dealt by, so that it can be seen to belong there."""
+
+
+@dataclass(eq=False)
+class Deal:
+    """How the items of a step are dealt out to the processes that share it; by default one process does them all.
+
+    Passes follow one another where the items of one depend on all of another's. A shard (`index` of `count`) does its
+    own items of the pass that is open, the first that is not `whole`. Whoever gathers has no `index`: it does what
+    still lacks of whole passes, and stops where another begins. Data never depend on how many shards there are.
+    """
+
+    index: int | None = None
+    count: int = 1
+    whole: int = 1 << 30
+    """Passes that all shards have done."""
+    settled: int = 0
+    """Passes that were gathered before: what failed in them has failed for good, as later ones were built on that."""
+    folder: Path | None = None
+    """Where a shard keeps its journals; the step's folder otherwise."""
+    passed: int = 0
+    """Passes that this process is through with."""
+    told: Callable[[], Mapping[str, Any]] = dict
+    """What the step's work says of how far it is: rows, calls, cost."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody shares the step."""
+        return self.index is None and self.whole >= 1 << 30
+
+    @property
+    def open(self) -> bool:
+        """Whether this is a shard in the pass that it has its items of."""
+        return self.index is not None and self.passed >= self.whole
+
+    def mine(self, key: Hashable) -> bool:
+        """Whether an item is this shard's, by a hash of its key that is the same everywhere."""
+        digest = hashlib.blake2b(str(key).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.index
+
+    def skips(self, key: Hashable) -> bool:
+        """Whether an item is left to another shard."""
+        return self.open and not self.mine(key)
+
+    def due(self) -> bool:
+        """Whether an item that no journal has is to be done here. Raises PartDone where it is up to the shards."""
+        if self.open:
+            return True
+        if self.passed < self.whole:
+            return self.index is None
+        raise PartDone
+
+    def gathered(self) -> None:
+        """Say that what comes now depends on all that was asked so far. Raises PartDone in a shard that asked it."""
+        if self.open:
+            raise PartDone
+        self.passed += 1
+
+    def writes(self) -> None:
+        """Say that results are written now. Raises PartDone in a shard, which has no results of the whole."""
+        if self.index is not None:
+            raise PartDone
+
+
 def _alone() -> None:
     """Wait for other processes: there are none."""
 
@@ -71,6 +142,8 @@ class Context:
     wait: Callable[[], None] = field(default=_alone, repr=False)
     plugins: Plugins = field(default_factory=_installed, repr=False)
     ready_model: Callable[[str], str] = field(default=str, repr=False)
+    deal: Deal = field(default_factory=Deal, repr=False)
+    """Which of the step's items this process does, where several share it."""
 
     _pulsed: float = field(default_factory=time.monotonic, repr=False)
     _display: Display | None = field(default=None, repr=False)

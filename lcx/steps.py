@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from lcx import gguf
-from lcx.context import Context, StepResult
+from lcx.context import DEALT_BY, Context, Deal, PartDone, StepResult
 from lcx.data.files import Rejects
 from lcx.errors import LcxError, PluginError, UsageError
 from lcx.evaluation.settings import EvalSettings
@@ -35,7 +35,7 @@ from lcx.plugins import Method, Plugins, Stage, load_function
 from lcx.recipe import Step
 from lcx.run import OWN, PAID, Run, fingerprint
 from lcx.settings import Settings
-from lcx.storage import Journal, make_folder, shard_path, write_lines, write_text
+from lcx.storage import Journal, make_folder, read_json, shard_path, write_lines, write_text
 from lcx.training.settings import PreferenceSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ EVAL = Stage(EvalSettings, "lcx.evaluation.step:eval_step", "lcx.evaluation.plan
 """The core's own eval stage."""
 
 JOURNAL = "journal.jsonl"
+SHARDS, PLAN = "shards", "plan.json"
+"""Folder of a step that several processes share, and the file in it that says among how many (`lcx.shards`)."""
 OPEN = 256
 """Items under way at a time in `StepWork.each`, unless it is told otherwise."""
 
@@ -117,6 +119,13 @@ class StepWork(Generic[S]):
         self.rejects = Rejects()
         self._open = contextlib.ExitStack()
         self._service: Service | None = None
+        self._journals: list[Journal] = []
+        ctx.deal.told = self._told
+
+    def _told(self) -> dict[str, Any]:
+        """How far this is, for whoever looks at it from another thread."""
+        calls = {} if self._service is None else self._service.ledger.glance()
+        return {"rows": sum(one.own for one in self._journals), **calls}
 
     @property
     def settings(self) -> S:
@@ -132,6 +141,16 @@ class StepWork(Generic[S]):
     def folder(self) -> Path:
         """The folder of the step's outputs."""
         return self.run.folder(self.step)
+
+    @property
+    def deal(self) -> Deal:
+        """Which of the step's items this process does, where several share it (`lcx.shards`)."""
+        return self.ctx.deal
+
+    @property
+    def place(self) -> Path:
+        """The folder of this process's own journals: a shard's, or the step's."""
+        return self.deal.folder or self.folder
 
     @property
     def data(self) -> Path:
@@ -232,6 +251,7 @@ class StepWork(Generic[S]):
 
     def shards(self, examples: int, *, fresh: bool = False) -> Iterator[Shard]:
         """The shards of `data` that are not there yet, each a contiguous block of examples; `fresh`: all of them."""
+        self.deal.writes()
         count = min(getattr(self.settings, "shards", 1), max(1, examples))
         if fresh:
             for path in self.data.glob("bundles-*-of-*"):
@@ -243,11 +263,13 @@ class StepWork(Generic[S]):
 
     def write(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows to `NAME.jsonl` in the step's folder, and name the file in the result."""
+        self.deal.writes()
         write_lines(self.folder / f"{name}.jsonl", rows)
         self.files[name] = f"{name}.jsonl"
 
     def write_text(self, file: str, text: str) -> None:
         """Write a file for people, such as `preview.md`, and name it in the result by its stem."""
+        self.deal.writes()
         write_text(self.folder / file, text)
         self.files[Path(file).stem] = file
 
@@ -256,7 +278,17 @@ class StepWork(Generic[S]):
     @cached_property
     def journal(self) -> Journal:
         """The step's journal of finished items, on disk: `unit in journal`, `journal[unit]`, `journal.append(row)`."""
-        return self._open.enter_context(Journal(self.folder / JOURNAL, of=self.run.work_of(self.step)))
+        return self.open_journal(JOURNAL, of=self.run.work_of(self.step))
+
+    def open_journal(self, name: str, *, of: str = "") -> Journal:
+        """A journal in the step's folder, closed when the stage's function has returned.
+
+        A shard writes one of its own, and what was gathered in the step's counts as known.
+        """
+        known = Journal(self.folder / name, read_only=True, of=of) if self.deal.folder is not None else None
+        made = self._open.enter_context(Journal(self.place / name, of=of, known=known))
+        self._journals.append(made)
+        return made
 
     async def each(
         self,
@@ -268,6 +300,9 @@ class StepWork(Generic[S]):
         most: int = OPEN,
         keep: Callable[[Mapping[str, Any]], bool] | None = lambda row: True,
         label: str = "",
+        share: Callable[[T], Hashable] | None = None,
+        journal: Journal | None = None,
+        hold: bool = True,
     ) -> dict[str, dict[str, Any]]:
         """What `one` makes of every item, by the item's key, in the order of the items.
 
@@ -275,9 +310,16 @@ class StepWork(Generic[S]):
         row; with no `keep` at all there is no journal. Items are begun in order while the weights of those under way
         stay within `most`. One that raises SetAside is counted among the rejects; any other error ends the others and
         is raised.
+
+        Where several processes share the step, each does the items that a hash of `share` (by default the key) deals
+        to it and ends (PartDone): give items that may ask the same the same share. `journal` is another one than the
+        step's, and without `hold` the rows are in it alone.
         """
         import asyncio  # a dry run needs none of it
 
+        deal = self.deal
+        kept = self.journal if journal is None and keep else journal
+        by: dict[str, str] = {}
         found: dict[str, dict[str, Any]] = {}
         running: dict[asyncio.Task[None], int] = {}
         shown = self.ctx.progress(label, len(items)) if label and isinstance(items, Sequence) else None
@@ -290,7 +332,8 @@ class StepWork(Generic[S]):
                 del found[unit]
                 return
             if keep and keep(row):
-                self.journal.append(row)
+                kept.append(row | {DEALT_BY: by[unit]} if unit in by else row)
+                row = row if hold else {}
             found[unit] = row
             if shown:
                 shown.advance()
@@ -305,10 +348,17 @@ class StepWork(Generic[S]):
             try:
                 for item in items:
                     unit = str(key(item))
-                    if keep and (known := self.journal.get(unit)) is not None:
-                        found[unit] = known
+                    if kept is not None and unit in kept:
+                        found[unit] = kept[unit] if hold and not deal.open else {}
                         if shown:
                             shown.skip(1)
+                        continue
+                    if deal.open:
+                        part = str((share or key)(item))
+                        if not deal.mine(part):
+                            continue
+                        by[unit] = part
+                    elif not deal.due():  # it came to nothing when all shards had done theirs
                         continue
                     found[unit] = {}  # holds its place in the order
                     heavy = weight(item)
@@ -322,6 +372,7 @@ class StepWork(Generic[S]):
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
                 raise
+        deal.gathered()
         return found
 
     # -- the end
@@ -334,6 +385,7 @@ class StepWork(Generic[S]):
         extra: Mapping[str, Any] | None = None,
     ) -> StepResult:
         """The step's result: what was counted and noted, what calls cost, and what was set aside and why."""
+        self.deal.writes()
         if self._service is not None:
             from lcx.llm.ledger import THOUGHTS, paid
 
@@ -413,8 +465,46 @@ def train_tiny(seed: int, ctx: Context, *, name: str = "tiny", fresh: bool = Fal
     return load_or_train_base(seed, cache_folder() / "tiny", fresh=fresh, on_progress=tell, name=name)
 
 
-def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
-    """Run one step, or hand back what it reported if it is already done with the same settings and inputs."""
+def run_part(step: Step, run: Run, ctx: Context, plugins: Plugins) -> None:
+    """Do a shard's part of a step that is prepared. Raises PartDone when that is done."""
+    hook: Callable[..., StepResult | None] = getattr(plugins.manager.hook, f"lcx_{step.stage}")
+    ctx = replace(ctx, plugins=plugins, ready_model=lambda spec: ensure_model(spec, ctx))
+    _call(hook, step, run, ctx)
+
+
+def _refuse_shared(step: Step, run: Run) -> None:
+    """Raise UsageError for a step that shards have begun: this process alone would ask again what they have."""
+    plan = run.folder(step) / SHARDS / PLAN
+    if run.state(run.key(step)) != "done" and plan.is_file():
+        count = read_json(plan).get("shards")
+        raise UsageError(
+            f"step '{step.id}' is shared out among {count} shards, which have begun",
+            why=f"Their work lies in {plan.parent}.",
+            hint=f"lcx merge {run.path} {run.key(step)} says what lacks and puts them together; the same command with "
+            "--force starts over, and keeps paid replies.",
+        )
+
+
+def take_ledgers(folder: Path) -> None:
+    """Copy the replies that shards paid for into the step's own ledger."""
+    from lcx.llm.ledger import CALLS, CallLedger
+
+    files = sorted((folder / SHARDS).glob(f"*/{CALLS}"))
+    if files:
+        ledger = CallLedger(folder)
+        with contextlib.closing(ledger):
+            for file in files:
+                ledger.take(file, file.parent.name)
+
+
+def execute(
+    step: Step, run: Run, ctx: Context, plugins: Plugins, before: Callable[[], None] | None = None
+) -> StepResult:
+    """Run one step, or hand back what it reported if it is already done with the same settings and inputs.
+
+    `before` is called once nobody else writes to the run, and before this process does. Raises PartDone where `ctx`
+    says that shards do the rest.
+    """
     hook: Callable[..., StepResult | None] = getattr(plugins.manager.hook, f"lcx_{step.stage}")
     ctx = replace(ctx, plugins=plugins, ready_model=lambda spec: ensure_model(spec, ctx))
     if ctx.rank != 0:  # rank 0 alone writes the run; the others only work, once it has begun the step
@@ -425,6 +515,10 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
     for name in sorted(run.altered):
         ctx.log(f"warning: {step.id} stands on {run.path / name}, which was changed since its step wrote it")
     with run.lock(ctx.log):
+        if before is not None:
+            before()
+        elif not ctx.force:
+            _refuse_shared(step, run)
         lost = run.put_by(run.key(step)) if not ctx.force else {}
         for name, why in lost.items():
             ctx.log(f"{step.id}: {name} is {why}; the step makes it again")
@@ -433,12 +527,18 @@ def execute(step: Step, run: Run, ctx: Context, plugins: Plugins) -> StepResult:
         if how == "done":
             ctx.log(f"{step.id}: already done in {run.folder(step)} (--force starts over)")
             return replace(run.result(step), reused=True)
-        if how == "resume":
+        if (run.folder(step) / SHARDS).is_dir() and not (run.folder(step) / SHARDS / PLAN).exists():
+            take_ledgers(run.folder(step))  # what was left when the step was started over
+            shutil.rmtree(run.folder(step) / SHARDS)
+        if how == "resume" and ctx.deal.alone:
             ctx.log(f"{step.id}: resuming in {run.folder(step)}")
         try:
             result = _call(hook, step, run, ctx)
         except KeyboardInterrupt:
             run.stop(step, "interrupted")
+            raise
+        except PartDone:
+            run.stop(step, "in shards")
             raise
         except BaseException as failure:
             with contextlib.suppress(OSError, LcxError):  # a full disk must not hide the first error

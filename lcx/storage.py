@@ -228,15 +228,25 @@ def open_own(path: Path, flags: int) -> int:
 BUSY = (errno.EWOULDBLOCK, errno.EAGAIN)
 
 
+class Held(LcxError):
+    """Another process writes to a folder."""
+
+    def __init__(self, what: str, *, why: str = "", hint: str = "", folder: Path | None = None) -> None:
+        super().__init__(what, why=why, hint=hint)
+        self.folder = folder
+
+
 @contextmanager
 def only_writer(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Keep other lcx processes out of a folder while this one writes there. Raises LcxError where one is there.
+    """Keep other lcx processes out of a folder while this one writes there. Raises Held where one is there.
 
     A lock of the file system, which ends with its process. Where there is none (some network file systems), a file
     that names machine and process; `say` is told of it.
     """
-    busy = LcxError(
-        f"another lcx process is writing to {folder}", hint="Wait for it, or take another --run DIR."
+    busy = Held(
+        f"another lcx process is writing to {folder}",
+        hint="Wait for it, or take another --run DIR.",
+        folder=folder,
     )
     with disk_errors(folder / ".lock"):
         handle = open_own(folder / ".lock", os.O_RDWR)
@@ -277,14 +287,17 @@ def _named_writer(
         with suppress(LcxError, OSError):
             held = read_json(file)
         known = isinstance(held, Mapping) and isinstance(held.get("pid"), int)
-        if known and held["host"] == mine["host"] and not _runs(held["pid"]):
+        if known and held["host"] == mine["host"] and not process_runs(held["pid"]):
             file.unlink(missing_ok=True)  # left by a killed process
             continue
         who = (
             f"process {held['pid']} on {held.get('host')}" if known else "a process that did not say its name"
         )
-        raise LcxError(
-            busy.what, why=f"{file} names {who}.", hint=f"{busy.hint} If that process is gone, remove {file}."
+        raise Held(
+            busy.what,
+            why=f"{file} names {who}.",
+            hint=f"{busy.hint} If that process is gone, remove {file}.",
+            folder=folder,
         )
     try:
         os.write(handle, json.dumps(mine).encode())
@@ -295,7 +308,7 @@ def _named_writer(
         file.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def process_runs(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -392,9 +405,15 @@ class Journal:
     read-only disk.
     """
 
-    def __init__(self, path: str | Path, *, read_only: bool = False, of: str = "") -> None:
-        """`of` names what the entries follow from. A journal of something else is begun anew."""
+    def __init__(
+        self, path: str | Path, *, read_only: bool = False, of: str = "", known: Journal | None = None
+    ) -> None:
+        """`of` names what the entries follow from. A journal of something else is begun anew.
+
+        `known` is another journal whose entries count as here, too: what is appended goes into this one.
+        """
         self.path = Path(path)
+        self._known = known
         self.torn = 0
         """Bytes of a torn last line that opening dropped."""
         self._offsets: dict[str, int] = {}
@@ -402,6 +421,8 @@ class Journal:
         """What the file says its entries follow from, and the line that is to say so once there are any."""
         self._end = self._scan() if self.path.exists() else 0
         self._file = None
+        if read_only and of and self._of and self._of != of:
+            self._offsets = {}
         if not read_only:
             make_folder(self.path.parent)
             other = bool(of and self._of and self._of != of)
@@ -452,27 +473,43 @@ class Journal:
         self._end += len(data)
 
     def __contains__(self, unit: object) -> bool:
-        return str(unit) in self._offsets
+        return str(unit) in self._offsets or (self._known is not None and unit in self._known)
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._offsets) if self._known is None else len(self.done)
 
     def __getitem__(self, unit: str) -> dict[str, Any]:
+        if self._known is not None and str(unit) not in self._offsets:
+            return self._known[unit]
         with self.path.open("rb") as file:
             file.seek(self._offsets[str(unit)])
             return _entry(file.readline())[0]
 
     def get(self, unit: str) -> dict[str, Any] | None:
         """The last entry of a unit, or None where it has none."""
-        return self[unit] if str(unit) in self._offsets else None
+        try:
+            return self[unit]
+        except KeyError:
+            return None
+
+    @property
+    def of(self) -> str:
+        """What the file says its entries follow from."""
+        return self._of
+
+    @property
+    def own(self) -> int:
+        """How many units have their entry in this file."""
+        return len(self._offsets)
 
     @property
     def done(self) -> frozenset[str]:
         """Names of all units that have an entry."""
-        return frozenset(self._offsets)
+        known = self._known.done if self._known is not None else ()
+        return frozenset(self._offsets).union(known)
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """The last entry of every unit, in the order of their places in the file; read lazily."""
+        """The last entry of every unit of this file, in the order of their places in it; read lazily."""
         if not self._offsets:
             return
         with self.path.open("rb") as file:

@@ -101,6 +101,11 @@ def evaluate(
     seed: opt.Seed = None,
     device: opt.Device = "auto",
     gpus: opt.LlmGpus = None,
+    engine: opt.Engine = None,
+    shards: opt.Shards = None,
+    workers: opt.Workers = None,
+    shard: opt.OneShard = None,
+    address: opt.Address = None,
     force: opt.Force = False,
     dry_run: opt.DryRun = False,
     json: opt.Json = False,
@@ -146,9 +151,10 @@ def evaluate(
             hint="lcx eval --recipe in2-tiny; lcx eval --model PATH --task needle",
         )
     _check_exports(export or ())
-    from lcx.cli.stages import Request, run_stage
+    from lcx.cli.stages import Request, run_stage, share_of
 
-    request = Request(recipe or PLAIN, run, sets or (), flags, device, force, dry_run, json)
+    share = share_of(engine, shards, workers, shard, address)
+    request = Request(recipe or PLAIN, run, sets or (), flags, device, force, dry_run, json, share)
     try:
         run_stage("eval", step, request, after=lambda report: _export(report, export or ()))
     except MissingError:

@@ -164,6 +164,24 @@ Strategy = Annotated[
 Offload = Annotated[
     Literal["cpu"] | None, typer.Option("--offload", help="Where what is shared rests: the CPU's memory.")
 ]
+Engine = Annotated[
+    Literal["local", "ray", "slurm"] | None,
+    typer.Option("--engine", help="Share steps out: processes here, Ray's tasks, or a Slurm array."),
+]
+Shards = Annotated[
+    int | None, typer.Option("--shards", metavar="N", help="How many shards an engine cuts a step into.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", min=1, help="How many shards run at a time.")
+]
+OneShard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Do one shard of N by hand, from 0/N; any/N: free ones."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST", help="Ray's cluster (default: one on this machine)."),
+]
 Nodes = Annotated[int | None, typer.Option("--nodes", metavar="K", help="How many machines train together.")]
 Rank = Annotated[
     int | None, typer.Option("--rank", metavar="R", help="This machine's number, from 0; 0 leads.")

@@ -47,6 +47,11 @@ def run_recipe(
     gpus: opt.RunGpus = None,
     strategy: opt.Strategy = None,
     offload: opt.Offload = None,
+    engine: opt.Engine = None,
+    shards: opt.Shards = None,
+    workers: opt.Workers = None,
+    shard: opt.OneShard = None,
+    address: opt.Address = None,
     force: opt.Force = False,
     dry_run: opt.DryRun = False,
     json: opt.Json = False,
@@ -80,7 +85,8 @@ def run_recipe(
         "tokenizer": tokenizer,
         "seed": seed,
     }
-    request = stages.Request(recipe, run, sets or (), flags, device, force, dry_run, json)
+    share = stages.share_of(engine, shards, workers, shard, address)
+    request = stages.Request(recipe, run, sets or (), flags, device, force, dry_run, json, share)
     job = stages.open_job(request)
     chosen = between(job.recipe, first, last)
     given = spread(job, request.given())
@@ -111,10 +117,17 @@ def run_recipe(
         return
     reports = []
     for step in steps:
+        if shard is not None and step.stage == "train":
+            break  # one process trains: not each of those that have a shard
         reports.append(stages.run_step(job, step, given.get(step.id, {}), plans.get(step.id)))
         if not json:
             print(show.step_summary(reports[-1]), flush=True)
-    after = stages.next_command(job, steps[-1], every, given)
+        if reports[-1]["state"] != "done":
+            break  # the other shards have to be done first
+    done = len(reports) == len(steps) and reports[-1]["state"] == "done"
+    after = stages.next_command(job, steps[-1], every, given) if done else ""
+    if not done and reports and reports[-1]["state"] == "done":
+        after = stages.next_command(job, steps[len(reports) - 1], every, given)
     if json:
         show.emit_json({"recipe": job.recipe.name, "run": str(job.run.path), "steps": reports, "next": after})
     elif after:

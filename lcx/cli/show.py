@@ -6,12 +6,18 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lcx.formatting import number as number
 from lcx.storage import json_text
+
+if TYPE_CHECKING:
+    from lcx.context import StepResult
+    from lcx.recipe import Step
+    from lcx.run import Run
 
 
 def emit_json(value: Any) -> None:
@@ -27,6 +33,24 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in everything
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def done_report(step: Step, run: Run, result: StepResult, started: float) -> dict[str, Any]:
+    """What is told of a step that is done; `started` is when it began, by the monotonic clock."""
+    folder = run.folder(step)
+    return {
+        "step": step.id,
+        "stage": step.stage,
+        "state": run.state(run.key(step)),
+        "reused": result.reused,
+        "run": str(run.path),
+        "folder": str(folder),
+        "counts": result.counts,
+        "metrics": result.metrics,
+        "files": {name: os.path.normpath(folder / path) for name, path in result.files.items()},
+        "notes": result.notes,
+        "seconds": round(time.monotonic() - started, 3),
+    }
 
 
 def step_summary(report: Mapping[str, Any]) -> str:

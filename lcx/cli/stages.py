@@ -25,6 +25,7 @@ from lcx.cli.options import APP, STATE
 from lcx.errors import LcxError, UsageError, suggestion
 
 if TYPE_CHECKING:
+    from lcx.cli.shards import Share
     from lcx.context import Context
     from lcx.plugins import Plugins
     from lcx.recipe import Recipe, Step
@@ -44,6 +45,8 @@ class Request:
     force: bool = False
     dry_run: bool = False
     json: bool = False
+    share: Share | None = None
+    """How steps that ask models are shared out among processes, if they are."""
 
     def given(self) -> dict[str, Any]:
         """The flags that the user typed."""
@@ -137,6 +140,7 @@ def flags_of(job: Job, step_id: str) -> dict[str, Any]:
 
 def run_here(job: RunJob, step: Step) -> dict[str, Any]:
     """Run one step in this process and return what --json prints about it."""
+    from lcx.cli import show
     from lcx.steps import execute
     from lcx.training.launch import joined
 
@@ -154,19 +158,7 @@ def run_here(job: RunJob, step: Step) -> dict[str, Any]:
     # What libraries print is not a result
     with contextlib.redirect_stdout(sys.stderr), joined(job.ctx):
         result = execute(step, job.run, job.ctx, job.plugins)
-    return {
-        "step": step.id,
-        "stage": step.stage,
-        "state": job.run.state(job.run.key(step)),
-        "reused": result.reused,
-        "run": str(job.run.path),
-        "folder": str(job.run.folder(step)),
-        "counts": result.counts,
-        "metrics": result.metrics,
-        "files": {name: os.path.normpath(job.run.folder(step) / path) for name, path in result.files.items()},
-        "notes": result.notes,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    return show.done_report(step, job.run, result, started)
 
 
 def plan_step(job: RunJob, step: Step) -> dict[str, Any]:
@@ -338,9 +330,16 @@ def plan_for(job: RunJob, step: Step, ask: LaunchOptions) -> LaunchPlan | None:
 
 
 def run_step(job: RunJob, step: Step, flags: Mapping[str, Any], plan: LaunchPlan | None) -> dict[str, Any]:
-    """Run a train step by a plan and return what --json prints about it; `flags` are its settings by flags."""
+    """Run a step, a train step by a plan, and return what --json prints about it; `flags` are its settings by flags."""
     from lcx.steps import fingerprint
 
+    if job.request.share is not None and step.stage != "train":
+        from lcx.cli.shards import share_step
+
+        warn_of_idle_server(job, step)
+        return share_step(
+            job, step, job.request.share, worker_words(job.request, step, str(job.run.path), flags)
+        )
     if plan is None:
         return run_here(job, step)
     # What lacks or differs is said before any process starts, and a step that is done needs none
@@ -362,11 +361,16 @@ def run_step(job: RunJob, step: Step, flags: Mapping[str, Any], plan: LaunchPlan
 
 def worker_words(request: Request, step: Step, run: str, flags: Mapping[str, Any]) -> list[str]:
     """The command line of each process: the same step, without launch options, in the words of the request."""
-    found = ["train", "--recipe", request.recipe, "--step", step.id, "--run", run]
+    from lcx.recipe import flag_of
+
+    found = [step.stage, "--recipe", request.recipe, "--step", step.id, "--run", run]
     for text in request.sets:
         found += ["--set", text]
     for key, value in flags.items():
-        found += [f"--{key.replace('_', '-')}", str(value)]
+        if value is False:  # its flag says no
+            found.append(flag_of(key))
+        else:
+            found += [flag_of(key), ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     if request.device != "auto" and "device" not in flags:
         found += ["--device", request.device]
     found += ["--force"] if request.force else []
@@ -448,10 +452,11 @@ def run_stage(
 
     if launch.hand_over(report) or job.ctx.rank or (plan is not None and plan.rank):
         return  # the first process of all is the one that tells
-    if after is not None:
+    done = report["state"] == "done"
+    if after is not None and done:
         after(report)
-    report["next"] = next_command(job, step, steps) if leads_on(step, report["files"]) else ""
-    if not report["next"] and stage == "eval":
+    report["next"] = next_command(job, step, steps) if done and leads_on(step, report["files"]) else ""
+    if done and not report["next"] and stage == "eval":
         report["next"] = compare_command(Path(report["folder"]))
     if request.json:
         show.emit_json(report)
@@ -505,6 +510,15 @@ def pick_step(recipe: Recipe, stage: str, step_id: str | None) -> str:
 # ---- the commands
 
 
+def share_of(
+    engine: str | None, shards: int | None, workers: int | None, shard: str | None, address: str | None
+) -> Share | None:
+    """How steps are shared out, where the command line says anything of it. Raises UsageError."""
+    from lcx.cli.shards import Share, checked
+
+    return checked(Share(engine, shards, workers, shard, address))
+
+
 def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
     """The Typer app of a stage's command."""
     app = typer.Typer(**APP)
@@ -529,6 +543,11 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
         seed: opt.Seed = None,
         device: opt.Device = "auto",
         gpus: opt.LlmGpus = None,
+        engine: opt.Engine = None,
+        shards: opt.Shards = None,
+        workers: opt.Workers = None,
+        shard: opt.OneShard = None,
+        address: opt.Address = None,
         force: opt.Force = False,
         dry_run: opt.DryRun = False,
         json: opt.Json = False,
@@ -551,7 +570,8 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
             "tokenizer": tokenizer,
             "seed": seed,
         }
-        run_stage(stage, step, Request(recipe, run, sets or (), flags, device, force, dry_run, json))
+        share = share_of(engine, shards, workers, shard, address)
+        run_stage(stage, step, Request(recipe, run, sets or (), flags, device, force, dry_run, json, share))
 
     app.command(name=stage, help=help_text, epilog=opt.examples(*examples))(command)
     return app
@@ -564,6 +584,7 @@ synth_app = stage_app(
     "lcx synth --recipe in2 --corpus docs/ --llm local:PATH_OR_HUB_ID",
     "lcx synth --recipe in2 --llm openai:MODEL --base-url http://localhost:8000/v1 --max-calls 1000",
     "lcx synth --recipe in2 --set synth.seed=1 --run runs/second --dry-run",
+    "lcx synth --recipe in2 --engine local --shards 16 --workers 4",
 )
 
 score_app = stage_app(

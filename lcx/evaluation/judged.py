@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lcx.context import DEALT_BY
 from lcx.evaluation.samples import TaskData
 from lcx.evaluation.task import AskJudge, Case, Row
 from lcx.llm.client import LOCAL
@@ -69,6 +70,7 @@ def judge_tasks(
     work.service.close(judge)  # models that have answered make room
     for one, cases, rows in tasks:
         _judge(one, cases, rows, work, journal)
+    work.deal.gathered()
     if (
         DESCRIBED not in journal
     ):  # a step that goes on after its last verdict does not open the judge to say so
@@ -96,11 +98,15 @@ def _judge(
                 units[unit] = kept
                 places.setdefault(unit, []).append(answered)
     missing = {unit: case for unit, case in units.items() if unit not in journal}
+    if work.deal.open:
+        missing = {unit: case for unit, case in missing.items() if work.deal.mine(case.question)}
+    elif missing and not work.deal.due():
+        missing = {}
     unsettled: dict[str, Sequence[Mapping[str, Any]]] = {}
     if missing:
         work.ctx.log(f"judging {one.name}")
         _ask(one, missing, unsettled, work, journal)
-    for unit, twins in places.items():
+    for unit, twins in places.items() if not work.deal.open else ():
         verdicts = unsettled[unit] if unit in unsettled else journal[unit]["rows"]
         for answered in twins:
             for row, verdict in zip(answered, verdicts, strict=True):
@@ -125,7 +131,8 @@ def _ask(
             async with lanes:
                 found, settled = await ask(case)
             if settled:
-                journal.append({"unit": unit, "rows": [dict(row) for row in found]})
+                by = {DEALT_BY: case.question} if work.deal.open else {}
+                journal.append({"unit": unit, "rows": [dict(row) for row in found], **by})
             else:
                 unsettled[unit] = found
             shown.advance()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcx.context import Context
+from lcx.context import DEALT_BY, Context
 from lcx.errors import UsageError
 from lcx.evaluation.local_model import LocalModel
 from lcx.evaluation.model import Answer, Answerer, ModelUnderTest, SavedAnswers, self_check
@@ -27,7 +28,7 @@ from lcx.evaluation.scores import merge_answering
 from lcx.evaluation.task import GREEDY, Case, TextSample
 from lcx.paths import slug
 from lcx.progress import Progress
-from lcx.records import Branch
+from lcx.records import Branch, Bundle
 from lcx.storage import Journal, make_folder, write_lines
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def run_tasks(
     make_folder(out)
     scores: dict[str, dict[str, Any]] = {}
     answered: list[Answered] = []
-    with Journal(out / JOURNAL) as journal:
+    # One that the step opened is closed with it.
+    with Journal(out / JOURNAL) if work is None else nullcontext(work.open_journal(JOURNAL)) as journal:
         for one in sorted(data, key=lambda one: one.sampling != GREEDY):
             if one.task.reads:
                 scores[one.name] = _read(one, texts[one.name], tested, journal, ctx)
@@ -88,6 +90,7 @@ def run_tasks(
             who = SavedAnswers("", ctx) if one.task.answered else tested.drawing(one.sampling)
             asked = contexts.pop(one.name, None) or _jobs(one, who)
             answered.append(_answered(one, asked, who, journal, ctx))
+        ctx.deal.gathered()
         judged = [task for task in answered if task.one.task.judged]
         if judged:
             from lcx.evaluation.judged import judge_tasks
@@ -131,7 +134,8 @@ def _answered(
     whole = [replace(prompts, bundle=bundle) for prompts, bundle in zip(asked, one.bundles, strict=True)]
     rows = [_rows(one, prompts, found) for prompts, found in zip(whole, given, strict=True)]
     about = {} if one.task.answered else {"prompt": _prompt(one, who)}
-    about |= {"answering": runner.describe(asked, given)}
+    if ctx.deal.index is None:  # a shard does not see all answers, and tells of none
+        about |= {"answering": runner.describe(asked, given)}
     return Answered(one, asked, rows, about)
 
 
@@ -151,6 +155,7 @@ def _answer_again(tasks: Sequence[Answered], other: ModelUnderTest, journal: Jou
                 if answer is None or answer.text is None:
                     row["error"] = row.get("error") or (answer.error if answer else "") or NOT_ASKED
         task.about["against"] = str(task.one.settings.against)
+    ctx.deal.gathered()
     other.rest()
 
 
@@ -199,6 +204,11 @@ def _rows(one: TaskData, prompts: ContextPrompts, answers: Sequence[Answer | Non
     return rows
 
 
+def dealt_by(bundle: Bundle) -> str:
+    """What a context is dealt by to those who share a step: tasks that ask the same about it ask it once."""
+    return _digest(bundle.context or bundle.id)[:16]
+
+
 class TaskRunner:
     """Gets the answers of one task: from the journal what it holds, the rest from the model."""
 
@@ -226,7 +236,7 @@ class TaskRunner:
             for number, prompts in enumerate(contexts)
             if prompts.encoded is not None
         ]
-        todo = [(number, places) for number, places in todo if places]
+        todo = self._dealt(contexts, [(number, places) for number, places in todo if places])
         total = sum(len(prompts.bundle.branches) for prompts in contexts)
         known = total - sum(len(places) for _, places in todo)
         shown = self.ctx.progress(self.one.name, total, "answers", done=known)
@@ -235,6 +245,17 @@ class TaskRunner:
             if todo:
                 self._ask(contexts, todo, found, shown, buffer)
         return found
+
+    def _dealt(
+        self, contexts: Sequence[ContextPrompts], todo: list[tuple[int, list[int]]]
+    ) -> list[tuple[int, list[int]]]:
+        """What of that this process asks, where several share the step. A context goes to one of them as a whole."""
+        deal = self.ctx.deal
+        if not todo or self.answerer.name == SAVED:
+            return todo
+        if deal.open:
+            return [one for one in todo if deal.mine(dealt_by(contexts[one[0]].bundle))]
+        return todo if deal.due() else []
 
     def _ask(
         self,
@@ -255,7 +276,8 @@ class TaskRunner:
             unit = self._unit(contexts[context], places[place], fingerprint)
             if answer.whole and self.answerer.name != SAVED:
                 said = _said(answer) | ({"more": [_said(one) for one in answer.more]} if answer.more else {})
-                buffer.add({"unit": unit, "fingerprint": fingerprint, **said})
+                by = {DEALT_BY: dealt_by(contexts[context].bundle)} if self.ctx.deal.open else {}
+                buffer.add({"unit": unit, "fingerprint": fingerprint, **said, **by})
             left[number] -= 1
             done = len(contexts) - sum(count > 0 for count in left)
             shown.advance(note=f"{done}/{len(contexts)} contexts")
@@ -387,10 +409,15 @@ def _read(
             if held is not None and held["fingerprint"] == fingerprint:
                 shown.skip(len(text.ids) - 1)
                 result = held["result"]
+            elif ctx.deal.skips(text.id) or not ctx.deal.due():
+                continue
             else:
                 result = task.measure(tested.model, text, shown.advance)
-                journal.append({"unit": unit, "fingerprint": fingerprint, "result": result})
+                by = {DEALT_BY: text.id} if ctx.deal.open else {}
+                journal.append({"unit": unit, "fingerprint": fingerprint, "result": result, **by})
             results.append(result)
+    if ctx.deal.open:
+        return {}
     return {
         "task": one.name,
         "view": task.view,

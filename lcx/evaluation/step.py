@@ -146,6 +146,7 @@ def _answer(
 
         found.scores, found.answering = run_tasks(data, tested, work.folder, work.ctx, work, other)
     if bridged:
+        work.deal.writes()  # another harness runs these as a whole
         from lcx.evaluation.bridge import run_bridge
 
         found.scores |= run_bridge(bridged, tested, work.folder, work.ctx)
@@ -260,6 +261,7 @@ def finish(found: Findings, work: StepWork[EvalSettings]) -> StepResult:
     """Write `scores.json`, then pictures and the report: where these fail, the results are there all the same."""
     from lcx.evaluation.scores import ROWS, check_notes, merge_answering
 
+    work.deal.writes()
     settings, folder, ctx = work.settings, work.folder, work.ctx
     kept, rows = _kept(folder, found)
     tasks = {**kept, **found.scores}

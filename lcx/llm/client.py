@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import lcx.llm
-from lcx.context import Context, Stopped
+from lcx.context import Context, Deal, PartDone, Stopped
 from lcx.errors import LcxError
 from lcx.llm.ledger import CallLedger, Row, call_key, dump_messages, load_prices, response_of
 from lcx.llm.limits import Backoff, Budget, BudgetSpent, RateLimiter, Spent, check_priced
@@ -27,7 +27,7 @@ from lcx.llm.protocol import LLM, Made, Request, Response
 from lcx.llm.scheduler import Scheduler
 from lcx.llm.settings import Serving
 from lcx.progress import Pace
-from lcx.storage import sha256_json
+from lcx.storage import sha256_json, sha256_text
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -42,6 +42,9 @@ _TICK = 1.0
 """Seconds between looks at the progress."""
 _PATIENCE = 30.0
 """Seconds that calls in flight get to end in, where something else than the budget ended the step."""
+ELSEWHERE = "another shard asks this"
+"""The error of a request that is another shard's. Nobody sees it: a shard ends before anything comes of it."""
+FAILED_BEFORE = "it failed when all shards had asked"
 _NEXT = 7919
 """What an attempt adds to the seed: asking again for the same text must not give the same reply."""
 
@@ -53,6 +56,8 @@ class LLMClient:
         self, open_backend: Callable[[], LLM], ledger: CallLedger, spec: str, run: Run = asyncio.run
     ) -> None:
         self._open, self.ledger, self.spec, self.run = open_backend, ledger, spec, run
+        self.deal = Deal()
+        """How requests are dealt out, where several processes share the step."""
         self._backend: LLM | None = None
         self.about: dict[str, Any] = {"spec": spec}
         """What the manifest records: the opened backend's own words, or the spec where every reply was known."""
@@ -82,14 +87,74 @@ class LLMClient:
         """Requests that a model in this process is at."""
         return 0
 
-    def generate(self, requests: Sequence[Request], *, part: str = "") -> list[Response]:
-        """Replies to a batch, in order, for steps that are not asynchronous."""
+    def generate(
+        self, requests: Sequence[Request | None], *, part: str = "", dealt: bool = False
+    ) -> list[Response]:
+        """Replies to a batch, in order, for steps that are not asynchronous.
+
+        Where shards share the step, each asks what it is dealt and nothing twice. Say `dealt` where None stands in
+        place of each request that `deal.skips`, and call `deal.gathered()` before replies are used; without it a
+        shard does both here, by the requests' texts, and ends with this batch (PartDone).
+        """
+        if not self.deal.alone:
+            return self._dealt(requests, part, dealt)
 
         async def main() -> list[Response]:
-            return list(await asyncio.gather(*(self.ask(request, part=part) for request in requests)))
+            return list(await asyncio.gather(*(self.ask(one, part=part) for one in requests if one)))
 
         found: list[Response] = self.run(main())
         return found
+
+    def _dealt(self, requests: Sequence[Request | None], part: str, dealt: bool) -> list[Response]:
+        deal, found, asked = self.deal, dict[int, Response](), list[int]()
+        left = False
+        for number, request in enumerate(requests):
+            if request is None or (not dealt and deal.skips(self._key(request))):
+                found[number], left = Response((), error=ELSEWHERE), True
+                continue
+            key = self._key(request)
+            if not deal.open and (reply := self._said(key, request)) is not None:
+                found[number] = reply
+            elif deal.passed < deal.settled and (why := self.ledger.settled(key)):
+                found[number] = self._noted(Response((), error=why), request)
+            elif self._known(key, request) or deal.due():
+                asked.append(number)
+            else:
+                found[number] = Response((), error=FAILED_BEFORE)
+        batch = [one for number in asked if (one := requests[number]) is not None]
+        for number, reply in zip(asked, self._ask_all(batch, part), strict=True):
+            found[number] = reply
+            if reply.error and deal.index is None and not deal.open:
+                request = requests[number]
+                assert request is not None
+                self.ledger.settle(self._key(request), reply.error)
+        if left and not dealt:
+            raise PartDone
+        return [found[number] for number in range(len(requests))]
+
+    def _ask_all(self, requests: Sequence[Request], part: str) -> list[Response]:
+        async def main() -> list[Response]:
+            return list(await asyncio.gather(*(self.ask(request, part=part) for request in requests)))
+
+        found: list[Response] = self.run(main()) if requests else []
+        return found
+
+    def _key(self, request: Request, attempt: int = 0) -> str:
+        """What a request is known by in the ledger."""
+        about = repr([request.task, dict(request.fields), _sampling(request)])
+        return call_key(self.spec, dump_messages(request.messages), {"about": sha256_text(about)}, attempt)
+
+    def _known(self, key: str, request: Request) -> bool:
+        """Whether all of a request's samples are in the ledger."""
+        return not missing(self.ledger.rows(key), request.n)
+
+    def _said(self, key: str, request: Request) -> Response | None:
+        """A reply that is kept elsewhere than among the calls."""
+        return None
+
+    def _noted(self, response: Response, request: Request) -> Response:
+        self.ledger.note(response, known=True)
+        return self._counted(request, response)
 
     def _rule(self, request: Request) -> Response:
         [response] = self.backend.generate([request])
@@ -124,8 +189,32 @@ class LLMClient:
 class RuleClient(LLMClient):
     """Rules in this process: a batch needs no event loop."""
 
-    def generate(self, requests: Sequence[Request], *, part: str = "") -> list[Response]:
-        return [self._rule(request) for request in requests]
+    def generate(
+        self, requests: Sequence[Request | None], *, part: str = "", dealt: bool = False
+    ) -> list[Response]:
+        if not self.deal.alone:
+            return self._dealt(requests, part, dealt)
+        return [self._rule(request) for request in requests if request]
+
+    def _ask_all(self, requests: Sequence[Request], part: str) -> list[Response]:
+        """What rules say is kept by the shard that asked them: so it has something to hand on, as others have."""
+        found = [self._rule(request) for request in requests]
+        if self.deal.open:
+            self.ledger.keep_rules(
+                (self._key(one), reply) for one, reply in zip(requests, found, strict=True) if not reply.error
+            )
+        return found
+
+    def _known(self, key: str, request: Request) -> bool:
+        """Rules cost nothing: whoever needs a reply of a pass that is whole asks them."""
+        return self.deal.passed < self.deal.whole
+
+    def _said(self, key: str, request: Request) -> Response | None:
+        reply = self.ledger.rule(key)
+        if reply is None:
+            return None
+        self.ledger.note_free(reply)
+        return self._counted(request, reply)
 
 
 @dataclass(eq=False)
@@ -181,9 +270,7 @@ class LocalClient(LLMClient):
 
     async def ask(self, request: Request, *, attempt: int = 0, part: str = "") -> Response:
         request = resampled(request, attempt)
-        if not self._name:
-            self._name = f"{self.spec} {self._fingerprint()}".strip()
-        key = call_key(self._name, dump_messages(request.messages), _sampling(request), attempt)
+        key = self._key(request, attempt)
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(key, request, part, self.ledger.rows(key), future)
         known = not waiting.missing
@@ -196,6 +283,11 @@ class LocalClient(LLMClient):
         response = await future
         self.ledger.note(response, known=known)
         return self._counted(request, response)
+
+    def _key(self, request: Request, attempt: int = 0) -> str:
+        if not self._name:
+            self._name = f"{self.spec} {self._fingerprint()}".strip()
+        return call_key(self._name, dump_messages(request.messages), _sampling(request), attempt)
 
     @property
     def busy(self) -> int:
@@ -328,10 +420,7 @@ class ServerClient(LLMClient):
     async def ask(self, request: Request, *, attempt: int = 0, part: str = "") -> Response:
         request = resampled(request, attempt)
         messages = dump_messages(request.messages)
-        sender: Any = self.backend
-        omitted = {"omit": sorted(sender.omit)} if sender.omit else {}
-        parameters = {**parameters_of(request), **sender.extra, **omitted}
-        key = call_key(self.spec, messages, parameters, attempt)
+        key = self._key(request, attempt, messages)
         asked = self._asking.get(key)
         if asked is None:
             rows = self.ledger.rows(key)
@@ -356,6 +445,14 @@ class ServerClient(LLMClient):
             raise
         self.ledger.note(response, reason=reason)
         return self._counted(request, response)
+
+    def _key(self, request: Request, attempt: int = 0, messages: bytes | None = None) -> str:
+        sender: Any = self.backend
+        omitted = {"omit": sorted(sender.omit)} if sender.omit else {}
+        parameters = {**parameters_of(request), **sender.extra, **omitted}
+        return call_key(
+            self.spec, dump_messages(request.messages) if messages is None else messages, parameters, attempt
+        )
 
     def _wanted(self, key: str) -> bool:
         """Whether anybody waits for a request's reply."""
@@ -496,7 +593,10 @@ class Service:
     ) -> None:
         self.folder, self.settings, self.ctx, self.backoff = folder, settings, ctx, backoff
         budget = Budget(settings.max_calls, settings.max_tokens, settings.max_cost)
-        self.ledger = CallLedger(folder, budget, load_prices(settings.prices))
+        deal = ctx.deal
+        own = folder if deal.folder is None else deal.folder
+        known = None if deal.folder is None else folder
+        self.ledger = CallLedger(own, budget, load_prices(settings.prices), known)
         self._held: dict[str, LLMClient] = {}
         self._runner: asyncio.Runner | None = None
         self._heard: set[tuple[str, str]] = set()
@@ -516,6 +616,7 @@ class Service:
         key = _key(spec, options)
         if key not in self._held:
             self._held[key] = self._make(spec, options)
+            self._held[key].deal = self.ctx.deal
         return self._held[key]
 
     def _make(self, spec: str, options: Mapping[str, Any]) -> LLMClient:

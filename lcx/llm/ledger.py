@@ -14,7 +14,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,15 @@ CREATE TABLE IF NOT EXISTS failures (
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, spec TEXT NOT NULL,
     calls INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS rules (
+    key TEXT PRIMARY KEY, choices TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS settled (key TEXT PRIMARY KEY, error TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS taken (shard TEXT PRIMARY KEY, failures INTEGER NOT NULL) WITHOUT ROWID;
+"""
+"""Of a step that shards share, `rules` has what rules said, which costs nothing and is no call; `settled` the calls
+that failed before later ones were built on that; `taken` how many failures of each shard's ledger are in this one.
 """
 
 
@@ -123,9 +132,16 @@ class CallLedger:
     """
 
     def __init__(
-        self, folder: Path | None = None, budget: Budget = Budget(), prices: Prices | None = None
+        self,
+        folder: Path | None = None,
+        budget: Budget = Budget(),
+        prices: Prices | None = None,
+        known: Path | None = None,
     ) -> None:
+        """`known` is a folder with a ledger that nobody writes to now: its replies are found here, too."""
         self.path = folder / CALLS if folder is not None else None
+        self._known_path = known / CALLS if known is not None and (known / CALLS).is_file() else None
+        self._known: sqlite3.Connection | None = None
         self.budget = budget
         self.prices: Prices = prices or {}
         self.in_flight = Spent()
@@ -149,21 +165,34 @@ class CallLedger:
 
     def rows(self, key: str) -> list[Row]:
         """What is there of a call, in the order of its samples."""
-        if self.path is None:
-            return []
-        with self._database() as database:
-            found = database.execute(
-                "SELECT crc, sample, choices, prompt_tokens, completion_tokens, tries, began, seconds, spec, part "
-                "FROM calls WHERE key = ? ORDER BY sample",
-                (key,),
-            ).fetchall()
+        found, own = self._select(
+            "SELECT crc, sample, choices, prompt_tokens, completion_tokens, tries, began, seconds, spec, part "
+            "FROM calls WHERE key = ? ORDER BY sample",
+            key,
+        )
         rows = []
         for crc, *one, spec, part in found:
-            if not self._holds(crc, key, *one[:4]):
+            if self._holds(crc, key, *one[:4]):
+                rows.append(Row(one[0], tuple(map(tuple, json.loads(one[1]))), *one[2:]))
+            elif own:
                 self._drop(key, one[0], str(spec), str(part))
-                continue
-            rows.append(Row(one[0], tuple(map(tuple, json.loads(one[1]))), *one[2:]))
         return rows
+
+    def _select(self, query: str, key: str) -> tuple[list[Any], bool]:
+        """What this ledger has of a key, or else the known one; and whether it is this one's."""
+        if self.path is None:
+            return [], True
+        found: list[Any] = []
+        if self._known_path is None or self._open is not None or self.path.exists():
+            with self._database() as database:
+                found = database.execute(query, (key,)).fetchall()
+        if found or self._known_path is None:
+            return found, True
+        if self._known is None:
+            self._known = _open_unchanging(self._known_path)
+        with suppress(sqlite3.OperationalError):  # of an earlier version, which lacks the table
+            found = self._known.execute(query, (key,)).fetchall()
+        return found, False
 
     def _holds(self, crc: Any, *values: Any) -> bool:
         """Whether a row is as it was kept. Those of a ledger that an earlier version began have no checksum."""
@@ -200,6 +229,84 @@ class CallLedger:
         self._add(spent, spec, 1, row.prompt_tokens, row.completion_tokens)
         if not _is_paid(spec):
             self.fresh += row.completion_tokens
+
+    def rule(self, key: str) -> Response | None:
+        """What rules said to a request, where a shard has kept it."""
+        query = "SELECT crc, choices, prompt_tokens, completion_tokens FROM rules WHERE key = ?"
+        for crc, choices, *tokens in self._select(query, key)[0]:
+            if crc == _crc(key, choices, *tokens):
+                return Response(tuple(Completion(*one) for one in json.loads(choices)), Usage(*tokens))
+        return None
+
+    def keep_rules(self, said: Iterable[tuple[str, Response]]) -> None:
+        """Keep what rules said to requests, all in one transaction."""
+        rows = []
+        for key, reply in said:
+            choices = json.dumps([(one.text, one.finish_reason, one.thought) for one in reply.completions])
+            row = key, choices, reply.usage.prompt_tokens, reply.usage.completion_tokens
+            rows.append((*row, _crc(*row)))
+        if rows:
+            with self._database() as database, _transaction(database):
+                database.executemany("INSERT OR IGNORE INTO rules VALUES (?, ?, ?, ?, ?)", rows)
+
+    def settle(self, key: str, error: str) -> None:
+        """Note that a call has failed for good: others are built on that from now on."""
+        with self._database() as database:
+            said = error.encode("utf-8", "replace").decode()
+            database.execute("INSERT OR REPLACE INTO settled VALUES (?, ?)", (key, said))
+
+    def settled(self, key: str) -> str:
+        """Why a call has failed for good, or an empty text."""
+        found, _ = self._select("SELECT error FROM settled WHERE key = ?", key)
+        return str(found[0][0]) if found else ""
+
+    def take(self, other: Path, name: str) -> None:
+        """Copy the replies of another ledger's file into this one, and the failures that are not here yet.
+
+        It may be done again at any time. `name` is what the other one is called.
+        """
+        with self._database() as database:
+            database.execute("ATTACH DATABASE ? AS other", (str(other),))
+            try:
+                known = {row[1] for row in database.execute("SELECT * FROM other.sqlite_master")}
+                with _transaction(database):
+                    columns = (
+                        "key, sample, spec, part, choices, prompt_tokens, completion_tokens, tries, began"
+                    )
+                    columns += ", seconds"
+                    database.execute(
+                        f"INSERT OR IGNORE INTO calls ({columns}) SELECT {columns} FROM other.calls"
+                    )
+                    if "rules" in known:
+                        database.execute("INSERT OR IGNORE INTO rules SELECT * FROM other.rules")
+                    row = database.execute("SELECT failures FROM taken WHERE shard = ?", (name,)).fetchone()
+                    last = database.execute("SELECT COALESCE(MAX(rowid), 0) FROM other.failures").fetchone()[
+                        0
+                    ]
+                    columns = "key, part, reason, time, prompt_tokens, completion_tokens, spec, calls"
+                    database.execute(
+                        f"INSERT INTO failures ({columns}) SELECT {columns} FROM other.failures WHERE rowid > ?",
+                        (row[0] if row else 0,),
+                    )
+                    database.execute("INSERT OR REPLACE INTO taken VALUES (?, ?)", (name, last))
+            finally:
+                database.execute("DETACH DATABASE other")
+        self._spent, self._own = None, Spent()
+
+    def glance(self) -> dict[str, Any]:
+        """Numbers of this process for whoever looks from another thread: the file is not asked."""
+        spent, own = self._spent or Spent(), self._own
+        found: dict[str, Any] = {"calls": spent.calls + own.calls + self.free.calls, "tokens": spent.tokens}
+        found |= {"cost": round(spent.cost, 6)} if spent.cost else {}
+        return found | {"asked": self.done, "expected": self.expected}
+
+    def kept(self) -> tuple[int, int]:
+        """How many replies of models, and how many of rules, are in the file."""
+        if self.path is None or not self.path.is_file():
+            return 0, 0
+        with self._database() as database:
+            rules = int(database.execute("SELECT COUNT(*) FROM rules").fetchone()[0])
+            return int(database.execute("SELECT COUNT(*) FROM calls").fetchone()[0]), rules
 
     def lost(
         self,
@@ -349,6 +456,9 @@ class CallLedger:
         if self._open is not None:
             self._open.close()
             self._open = None
+        if self._known is not None:
+            self._known.close()
+            self._known = None
 
     # -- the file
 
@@ -384,6 +494,29 @@ class CallLedger:
             ) from bad
 
 
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def _open_unchanging(path: Path) -> sqlite3.Connection:
+    """A file that nobody writes to while it is open: it needs no lock, so any number of machines may read it."""
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, check_same_thread=False)
+    database.text_factory = _text
+    return database
+
+
+def _text(data: bytes) -> str:
+    """A text of the file. One that is no UTF-8 any more is a damaged row, not the end of the step."""
+    return data.decode("utf-8", "surrogateescape")
+
+
 def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
     """The database, and whether some of its rows may have no checksum."""
     make_folder(path.parent)
@@ -392,8 +525,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
     database.execute("PRAGMA journal_mode=WAL")
     # The system holds what a killed process wrote; a sync at each checkpoint guards against its own crash.
     database.execute("PRAGMA synchronous=NORMAL")
-    # A text that is no UTF-8 any more is a damaged row, not the end of the step
-    database.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    database.text_factory = _text
     database.executescript(_SCHEMA)
     told = {row[1]: bool(row[3]) for row in database.execute("PRAGMA table_info(calls)")}
     if "crc" not in told:

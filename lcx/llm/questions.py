@@ -172,12 +172,15 @@ class Writer:
         """
         found = start = 0
         useful = Yield(f"{name} question", isinstance(self.client, RuleClient), hint)
+        if self.client.deal.open:
+            self._write_share(kind, name, candidates, needed, useful)
+            return
         while found < needed and start < len(candidates):
             room = min(needed - found, self.ahead * self.batch, useful.room)
             part = range(start, min(len(candidates), start + room))
             start = part.stop
             requests = list(self._requests(kind, name, part, candidates))
-            replies = self.client.generate(requests, part=name)
+            replies = self.client.generate(requests, part=name, dealt=True)
             for place, reply in zip(part, replies, strict=True):
                 result = reply.error or self._read(reply.completions[0])
                 useful.note(reply, result if isinstance(result, str) else "")
@@ -186,6 +189,25 @@ class Writer:
                 else:
                     found += 1
                     yield QA(result[0], result[1], candidates[place])
+            useful.check()
+
+    def _write_share(
+        self, kind: str, name: str, candidates: Sequence[tuple[int, ...]], needed: int, useful: Yield
+    ) -> None:
+        """Ask what a shard has of this: every so many-th candidate, until its share of what is needed is usable.
+
+        A shard whose candidates give less than others' leaves a few for whoever gathers, which asks in their order.
+        """
+        deal, start = self.client.deal, 0
+        mine = range(deal.index or 0, len(candidates), deal.count)
+        share = len(range(deal.index or 0, needed, deal.count))
+        while useful.usable < share and start < len(mine):
+            part = mine[start : start + min(share - useful.usable, self.ahead * self.batch, useful.room)]
+            start += len(part)
+            requests = list(self._requests(kind, name, part, candidates))
+            for reply in self.client.generate(requests, part=name, dealt=True):
+                result = reply.error or self._read(reply.completions[0])
+                useful.note(reply, result if isinstance(result, str) else "")
             useful.check()
 
     def _read(self, one: Completion) -> tuple[str, str] | str:
@@ -200,15 +222,17 @@ class Writer:
     ) -> Iterator[Request]:
         """The requests about candidates. A seed follows from a candidate's place, not from how many are asked."""
         seeds: list[int] = []
+        drawn_for = -1
         for place in part:
-            if not seeds:
-                drawn = random.Random(f"{self.seed}:{name}:{place // self.batch}")
-                seeds = [drawn.randrange(2**31) for _ in range(self.batch)][place % self.batch :]
+            if place // self.batch != drawn_for:
+                drawn_for = place // self.batch
+                drawn = random.Random(f"{self.seed}:{name}:{drawn_for}")
+                seeds = [drawn.randrange(2**31) for _ in range(self.batch)]
             request = build_request(
                 kind,
                 self.prompts[kind],
                 [self.text(i) for i in candidates[place]],
-                seed=seeds.pop(0),
+                seed=seeds[place % self.batch],
                 temperature=self.temperature,
                 max_tokens=self.max_tokens,
             )

@@ -56,6 +56,7 @@ async def score(work: StepWork[In2Score]) -> StepResult:
         check,
         key=lambda place: f"{place[0]}:{place[1]}",
         keep=lambda row: not row["unchecked"],  # a call that failed is made again when the step resumes
+        share=lambda place: asked.share(bundles[place[0]], place[1]),
     )
     _write(work, asked, found)
     described = judge.client.describe() if len(found) > known else {"spec": settings.judge}
@@ -79,6 +80,10 @@ class _Questions:
 
     def count(self) -> int:
         return sum(1 for _ in self.places())
+
+    def share(self, bundle: Bundle, place: int) -> str:
+        """What a question is dealt by: the same question stands in several contexts, and is asked about once."""
+        return f"{bundle.branches[place].question}\0{bundle.branches[place].answer}"
 
     def item(self, bundle: Bundle, place: int) -> Item:
         """The texts of one question. Raises UsageError for a plan without its table."""

@@ -113,6 +113,7 @@ def _questions(
     runs = neighbour_runs(rng, table, JOINT_SEGMENTS) if joint_needed else []
     runs = _fitting(work, table, runs)
     joint = _collect(writer, INTEGRATION, runs, joint_needed, ctx, settings.answer_tokens)
+    work.deal.gathered()
     for kind, found, needed in ((FINE, fine, fine_needed), (INTEGRATION, joint, joint_needed)):
         if needed and not found:
             raise UsageError(

@@ -61,11 +61,11 @@ class Policy:
         size = self.batch * self.ahead
         for start in range(0, len(cases), size):
             part = cases[start : start + size]
-            requests: list[Request] = []
+            requests: list[Request | None] = []
             for first in range(0, len(part), self.batch):
                 number = (start + first) // self.batch
                 requests += self._requests(part[first : first + self.batch], f"answers:{number}")
-            replies = iter(self.client.generate(requests, part="answers"))
+            replies = iter(self.client.generate(requests, part="answers", dealt=True))
             for case in part:
                 yield [next(replies) for _ in self._readings(case)]
 
@@ -77,14 +77,18 @@ class Policy:
     def _readings(self, case: Case) -> tuple[Reading, ...]:
         return case.readings if self.own else case.readings[1:]
 
-    def _requests(self, cases: Sequence[Case], unit: str) -> list[Request]:
+    def _requests(self, cases: Sequence[Case], unit: str) -> list[Request | None]:
+        """What is asked about cases; None in place of what is another shard's. Cases of one question go together."""
         seeds = random.Random(f"{self.seed}:{unit}")
         render = self.render()
-        return [
-            self._request(render, case.asked.question, reading.chunks, seeds.randrange(2**31))
-            for case in cases
-            for reading in self._readings(case)
-        ]
+        found: list[Request | None] = []
+        for case in cases:
+            skipped = self.client.deal.skips(case.asked.question)
+            for reading in self._readings(case):
+                seed = seeds.randrange(2**31)
+                question = case.asked.question
+                found.append(None if skipped else self._request(render, question, reading.chunks, seed))
+        return found
 
     def _request(self, render: Render, question: str, chunks: Sequence[int], seed: int) -> Request:
         texts = self.table.texts(chunks)

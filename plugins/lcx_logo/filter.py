@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lcx.data.words import nfkc
 from lcx.llm.client import LLMClient
 from lcx.llm.judge import Rubric, Unreadable, judge, read_rating
 from lcx.llm.prompts import UNFINISHED, fence, visible
+from lcx.steps import StepWork
 from lcx_logo.answers import Answer
 
 MAX_TOKENS = 512
@@ -133,32 +135,39 @@ class Judge:
     batch: int = 64
 
     def rate(
-        self, count: int, example: Callable[[int], Judged], answers: Callable[[int], Sequence[Answer]]
-    ) -> Iterator[list[Answer]]:
-        """The answers of example 0 to `count` - 1 with their ratings. Answers without a text are not rated."""
-        for start in range(0, count, self.batch):
-            yield from self.client.run(
-                self._rated(range(start, min(count, start + self.batch)), example, answers)
-            )
-
-    async def _rated(
-        self, part: range, example: Callable[[int], Judged], answers: Callable[[int], Sequence[Answer]]
+        self, work: StepWork[Any], questions: Sequence[str], example: Callable[[int], Judged]
     ) -> list[list[Answer]]:
-        async def one(shown: Judged, answer: Answer) -> Answer:
-            if not answer.text:
-                return answer
-            texts = {
-                "question": shown.question,
-                "reference": shown.reference or "(none is known)",
-                "evidence": "\n\n".join(shown.evidence),
-                "answer": visible(answer.text),
-            }
-            fields = {**texts, "reference": shown.reference, "evidence": shown.evidence}
-            found = await judge(self.client, self.rubric, fields=fields, **texts)
-            return replace(answer, rating=found.value)
+        """The answers of every example with their ratings; `questions` has the question of each.
 
-        async def each(number: int) -> list[Answer]:
-            shown = example(number)
-            return list(await asyncio.gather(*(one(shown, answer) for answer in answers(number))))
+        Answers without a text are not rated. Where several processes share the step, examples of one question are one
+        process's: what the judge is asked about them may be the same.
+        """
+        rated: dict[str, list[Answer]] = {}
 
-        return list(await asyncio.gather(*map(each, part)))
+        async def one(number: int) -> Mapping[str, Any]:
+            judged = example(number)
+            rated[str(number)] = list(
+                await asyncio.gather(*(self._rated(judged, answer) for answer in judged.answers))
+            )
+            work.ctx.pulse(f"    judged: {len(rated):,} of {len(questions):,}")
+            return {}
+
+        places = range(len(questions))
+        every = work.each(
+            places, one, key=str, share=questions.__getitem__, most=self.batch, keep=None, hold=False
+        )
+        work.service.run(every)
+        return [rated[str(number)] for number in places]
+
+    async def _rated(self, shown: Judged, answer: Answer) -> Answer:
+        if not answer.text:
+            return answer
+        texts = {
+            "question": shown.question,
+            "reference": shown.reference or "(none is known)",
+            "evidence": "\n\n".join(shown.evidence),
+            "answer": visible(answer.text),
+        }
+        fields = {**texts, "reference": shown.reference, "evidence": shown.evidence}
+        found = await judge(self.client, self.rubric, fields=fields, **texts)
+        return replace(answer, rating=found.value)

@@ -71,13 +71,10 @@ def score(work: StepWork[LogoScore]) -> StepResult:
             bundle.branches[0].question, str(bundle.meta.get("reference") or ""), evidence, answers[place]
         )
 
-    rated = []
     ahead = batches_at_once(client.spec, settings.batch, settings.concurrency)
     judging = Judge(client, judge_rubric(prompt, settings.seed), settings.batch * ahead)
     work.service.begin(sum(bool(answer.text) for found in answers for answer in found))
-    for found in judging.rate(len(usable), example, answers.__getitem__):
-        rated.append(found)
-        work.ctx.pulse(f"    judged: {len(rated):,} of {len(usable):,}")
+    rated = judging.rate(work, [bundles[number].branches[0].question for number in usable], example)
 
     def make(place: int) -> Bundle:
         verdict = sift(rated[place], judged=True, margin=settings.margin, least=settings.least)

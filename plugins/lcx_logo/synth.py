@@ -190,6 +190,7 @@ def _answers(
     for found in policy.replies(cases):
         replies.append(found)
         work.ctx.pulse(f"    answered: {len(replies):,} of {len(cases):,}")
+    work.deal.gathered()
     answers = policy.answers(cases, replies)
     count_thoughts(work.counts, (answer for found in answers for answer in found))
     return answers
@@ -219,14 +220,10 @@ def _rated(
         evidence = tuple(table.texts(case.readings[0].chunks))
         return Judged(case.asked.question, case.asked.reference or "", evidence, answers[number])
 
-    rated = []
     ahead = batches_at_once(settings.judge, settings.batch, settings.concurrency)
     judge = Judge(client, judge_rubric(prompt, settings.seed), settings.batch * ahead)
     work.service.begin(sum(bool(answer.text) for found in answers for answer in found))
-    for found in judge.rate(len(cases), example, answers.__getitem__):
-        rated.append(found)
-        work.ctx.pulse(f"    judged: {len(rated):,} of {len(cases):,}")
-    return rated
+    return judge.rate(work, [case.asked.question for case in cases], example)
 
 
 def _makers(
@@ -317,9 +314,12 @@ def _written(
         free = [chunks for chunks in candidates if table.document_of(chunks[0]) not in asking]
         limit = f"--set synth.question_tokens={2 * settings.question_tokens}"
         hint = f"--set synth.writer=SPEC, {limit}{' or --set synth.joint=0' if kind == INTEGRATION else ''}"
-        for pair in writer.write(kind, kind, free, wanted - (len(found) if kind == FINE else 0), hint):
+        # A shard has not seen what the others found about runs, and takes it that it is as much as was wanted.
+        known = min(joint, len(runs)) if work.deal.open else len(found)
+        for pair in writer.write(kind, kind, free, wanted - (known if kind == FINE else 0), hint):
             found.append(pair)
             work.ctx.pulse(f"    questions: {len(found):,} of {needed:,}")
+    work.deal.gathered()
     return [Asked(p.question, p.answer, table.document_of(p.segments[0]), p.segments) for p in found]
 
 

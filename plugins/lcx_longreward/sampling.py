@@ -122,14 +122,21 @@ class Policy:
         found: list[Response] = []
         for number, start in enumerate(range(0, len(prompts), self.batch)):
             part = prompts[start : start + self.batch]
-            found += self.client.generate(self._requests(part, number), part="answers")
+            found += self.client.generate(self._requests(part, number), part="answers", dealt=True)
+        self.client.deal.gathered()
         inside = begun_inside(one for response in found for one in response.completions)
         return [(self._samples(response, inside), response.error) for response in found]
 
-    def _requests(self, prompts: Sequence[Prompt], number: int) -> list[Request]:
+    def _requests(self, prompts: Sequence[Prompt], number: int) -> list[Request | None]:
+        """What is asked; None in place of what is another shard's. Prompts about one window go together."""
         seeds = random.Random(f"{self.seed}:candidates:{number}")
         render = self.render()
-        return [self._request(render, self.text(p), p.question, seeds.randrange(2**31)) for p in prompts]
+        found: list[Request | None] = []
+        for prompt in prompts:
+            seed = seeds.randrange(2**31)
+            skipped = self.client.deal.skips((prompt.window.document, prompt.window.first))
+            found.append(None if skipped else self._request(render, self.text(prompt), prompt.question, seed))
+        return found
 
     def _request(self, render: Render, context: str, question: str, seed: int) -> Request:
         return Request(

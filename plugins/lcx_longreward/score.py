@@ -57,7 +57,7 @@ async def score(work: StepWork[LongRewardScore]) -> StepResult:
     rubrics = open_rubrics(settings)
     tokenizer = open_span_tokenizer(settings.tokenizer)
     client = work.llm("judge")  # what is not there is said before the data is read
-    options = retriever_options(settings, folder, work.ctx)
+    options = retriever_options(settings, work.place, work.ctx)
     with closing(open_retriever(settings.retriever, options, work.plugins)) as retriever:
         material = Material(source, work.rejects, settings.fields, keep=settings.thoughts == "keep")
         work.counts.update(+material.counts)
@@ -65,13 +65,13 @@ async def score(work: StepWork[LongRewardScore]) -> StepResult:
         for note in material.notes:
             work.ctx.log(f"    {note}")
         judge = make_judge(settings, client, rubrics, retriever, tokenizer)
-        with Journal(folder / JUDGED, of=work.run.work_of(work.step)) as found:
-            judge.health.read += len(found)  # what is left may be just what always fails
-            await _judge_all(work, judge, material, found)
+        found = work.open_journal(JUDGED, of=work.run.work_of(work.step))
+        judge.health.read += len(found)  # what is left may be just what always fails
+        await _judge_all(work, judge, material, found)
         described = {"judge": client.describe(), "retriever": retriever.describe()}
     spent = work.service.counts()
-    with Journal(folder / JUDGED, read_only=True) as found:
-        _write(work, material, found, described, tokenizer)
+    _write(work, material, found, described, tokenizer)
+    found.close()
     (folder / JUDGED).unlink()
     work.counts.update({name: number for name, number in spent.items() if isinstance(number, int)})
     result = work.done(extra={**described, "spent": spent})
@@ -90,13 +90,11 @@ async def _judge_all(
     expect(guess * (material.answers - sum(len(bundle.branches) for bundle in known)))
 
     async def one(number: int) -> Mapping[str, Any]:
-        if str(number) not in found:
-            cases = material.cases(material[number])
-            judged = await together(judge.judge(case) for case in cases)
-            found.append({"unit": str(number), "cases": [one.row() for one in judged]})
-            calls = sum(one.calls.total() for one in judged)
-            expect(calls - guess * sum(len(case.answers) for case in cases))
-        return {}
+        cases = material.cases(material[number])
+        judged = await together(judge.judge(case) for case in cases)
+        calls = sum(one.calls.total() for one in judged)
+        expect(calls - guess * sum(len(case.answers) for case in cases))
+        return {"cases": [one.row() for one in judged]}
 
     await work.each(
         range(len(material)),
@@ -104,7 +102,9 @@ async def _judge_all(
         key=str,
         weight=lambda number: len(material[number].branches),
         most=_open_answers(work.settings),
-        keep=None,  # `found` is the journal
+        share=lambda number: material[number].branches[0].question,
+        journal=found,
+        hold=False,
     )
 
 

@@ -149,6 +149,7 @@ def gather(
         usable = [w for w in pieces if w.tokens >= least and w.document not in asking]
         begin(min(settings.examples - len(found), len(usable) * settings.tasks_per_context))
         found += written(settings, table, usable, writer, settings.examples - len(found), counts, ctx)
+        writer.deal.gathered()
     counts["tasks of the corpus"] = sum(prompt.kind == OWN for prompt in found)
     counts["tasks written"] = len(found) - counts["tasks of the corpus"]
     if not found:
@@ -202,15 +203,19 @@ def written(
     shuffle(random.Random(f"longreward:{settings.seed}:contexts"), order)
     prompts = writer_prompts(settings.prompts)
     places = [(window, number * each + turn) for number, window in enumerate(order) for turn in range(each)]
+    deal = writer.deal
+    if deal.open:  # a shard's windows, and its share of what is needed; what then lacks, whoever gathers asks
+        needed = sum(place // each % deal.count == deal.index for place in range(min(needed, len(places))))
+        places = [one for one in places if one[1] // each % deal.count == deal.index]
     found = start = 0
     hint = f"--set synth.writer=SPEC or --set synth.task_tokens={2 * settings.task_tokens}"
     useful = Yield("task", isinstance(writer, RuleClient), hint)
     asked: set[tuple[Window, str]] = set()
     while found < needed and start < len(places):
         # No more than are wanted: what comes too much is paid for, too. Replies decide, so a resumed step does the same
-        part, unit = places[start : start + min(settings.batch, needed - found)], f"tasks:{start}"
+        part = places[start : start + min(settings.batch, needed - found)]
         start += len(part)
-        requests = _requests(settings, table, prompts, part, unit)
+        requests = _requests(settings, table, prompts, part)
         for (window, place), reply in zip(part, _replies(writer, requests, useful), strict=True):
             task: Written | str = reply.error or _read(reply.completions[0])
             if not isinstance(task, str) and (window, task.question) in asked:
@@ -233,7 +238,7 @@ def _replies(writer: LLMClient, requests: Sequence[Request], useful: Yield) -> I
     start = 0
     while start < len(requests):
         part = requests[start : start + useful.room]
-        yield from writer.generate(part, part="tasks")
+        yield from writer.generate(part, part="tasks", dealt=True)
         start += len(part)
         useful.check()
 
@@ -249,11 +254,16 @@ def _requests(
     table: SegmentTable,
     prompts: Mapping[str, str],
     part: Sequence[tuple[Window, int]],
-    unit: str,
 ) -> list[Request]:
-    seeds = random.Random(f"{settings.seed}:{unit}")
+    """The requests for tasks. A seed follows from a task's place alone, not from how many are asked at a time."""
+    size, block = settings.batch, -1
+    seeds: list[int] = []
     made = []
     for window, place in part:
+        if place // size != block:
+            block = place // size
+            drawn = random.Random(f"{settings.seed}:tasks:{block * size}")
+            seeds = [drawn.randrange(2**31) for _ in range(size)]
         text = text_of(table, window)
         language = language_of(text[:SAMPLE])
         request = task_request(
@@ -261,7 +271,7 @@ def _requests(
             text,
             turns(settings.kinds, settings.seed, place),
             language,
-            seed=seeds.randrange(2**31),
+            seed=seeds[place % size],
             temperature=settings.writer_temperature,
             max_tokens=settings.task_tokens,
         )
