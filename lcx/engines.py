@@ -391,7 +391,7 @@ def _slurm(shards: Shards, workers: int) -> StepResult | None:
             why=f"{first} is {first.gone or first.state}: {first.status.get('reason') or 'no reason was left'}",
             hint=f"{root} has the jobs' output; the same command submits them again.",
         )
-    program = f"exec {shlex.quote(sys.executable)} -m {WORKER}"
+    program = f"exec {shlex.quote(sys.executable)} -P -m {WORKER}"
     place = f"{shlex.quote(str(run))} {shlex.quote(key)}"
     common = f"#SBATCH --output={root.absolute()}/slurm-%A_%a.out\n#SBATCH --chdir={os.getcwd()}\n"
     options = f"--device {shards.ctx.device}"

@@ -376,12 +376,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _process() -> int:
-    from lcx.__main__ import leave_working_folder
     from lcx.cli.boundary import INTERRUPTED, render
     from lcx.errors import LcxError
     from lcx.process import ended_gently
 
-    leave_working_folder()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with ended_gently():

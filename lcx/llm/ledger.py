@@ -66,6 +66,7 @@ CREATE TABLE IF NOT EXISTS taken (shard TEXT PRIMARY KEY, failures INTEGER NOT N
 """Of a step that shards share, `rules` has what rules said, which costs nothing and is no call; `settled` the calls
 that failed before later ones were built on that; `taken` how many failures of each shard's ledger are in this one.
 """
+_COLUMNS = "key, sample, spec, part, choices, prompt_tokens, completion_tokens, tries, began, seconds, crc"
 
 
 @dataclass(frozen=True)
@@ -270,19 +271,14 @@ class CallLedger:
             try:
                 known = {row[1] for row in database.execute("SELECT * FROM other.sqlite_master")}
                 with _transaction(database):
-                    columns = (
-                        "key, sample, spec, part, choices, prompt_tokens, completion_tokens, tries, began"
-                    )
-                    columns += ", seconds"
                     database.execute(
-                        f"INSERT OR IGNORE INTO calls ({columns}) SELECT {columns} FROM other.calls"
+                        f"INSERT INTO calls ({_COLUMNS}) SELECT {_COLUMNS} FROM other.calls WHERE true "
+                        "ON CONFLICT DO NOTHING"
                     )
                     if "rules" in known:
                         database.execute("INSERT OR IGNORE INTO rules SELECT * FROM other.rules")
                     row = database.execute("SELECT failures FROM taken WHERE shard = ?", (name,)).fetchone()
-                    last = database.execute("SELECT COALESCE(MAX(rowid), 0) FROM other.failures").fetchone()[
-                        0
-                    ]
+                    [last] = database.execute("SELECT COALESCE(MAX(rowid), 0) FROM other.failures").fetchone()
                     columns = "key, part, reason, time, prompt_tokens, completion_tokens, spec, calls"
                     database.execute(
                         f"INSERT INTO failures ({columns}) SELECT {columns} FROM other.failures WHERE rowid > ?",

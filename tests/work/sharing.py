@@ -1,16 +1,14 @@
-"""Steps that several processes share, for tests: small recipes, a server whose replies follow from the prompts alone."""
+"""Steps that several processes share, for tests: small recipes, and a server that replies by the prompts alone."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.llm.settings import Serving
 from lcx.plugins import load as load_plugins
 from lcx.recipe import Step, load, resolve
 from lcx.run import Run
@@ -117,11 +115,3 @@ def outputs(folder: Path) -> dict[str, str]:
         if path.is_file() and not own:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
-
-
-def asks(step: Step) -> bool:
-    return isinstance(step.settings, Serving)
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
