@@ -200,6 +200,11 @@ class StepWork(Generic[S]):
         found = {} if self._service is None else self._service.counts()
         return {name: number for name, number in found.items() if isinstance(number, int) and number}
 
+    @property
+    def said(self) -> list[str]:
+        """What servers said of calls that failed, a sentence for each reason; empty where none did."""
+        return [] if self._service is None else self._service.said()
+
     # -- data
 
     def bundles(self, name: str = "bundles") -> BundleReader:
@@ -392,6 +397,7 @@ class StepWork(Generic[S]):
             others, cost = paid(self._service.counts())
             self.counts.update(others)
             self.metrics |= cost
+            self.notes += self.said
             if alone := self.counts[THOUGHTS[1]]:
                 self.notes.append(
                     f"{alone:,} replies are only a thought that never ends: allow more tokens for replies, or turn "

@@ -278,7 +278,7 @@ def finish(found: Findings, work: StepWork[EvalSettings]) -> StepResult:
     )
     write_json(folder / SCORES, sealed({**total, ROWS: rows}))
     counts, metrics, notes = eval_notes(found.scores, settings.sets)
-    notes = [*found.notes, *notes, *check_notes(answering), *work.notes]
+    notes = [*found.notes, *notes, *check_notes(answering), *work.notes, *work.said]
     metrics |= judged_metrics(found.scores) | _changes(found, folder, work)
     if any("average" in scores for scores in tasks.values()):
         metrics = {"average": total["average"], "gap": total["gap"], **metrics}

@@ -782,6 +782,10 @@ class Service:
         """Calls, tokens and cost over all runs of the step; what this process retried, found and failed at."""
         return self.ledger.counts()
 
+    def said(self) -> list[str]:
+        """What servers said of the calls that failed, a sentence for each reason."""
+        return self.ledger.said()
+
     def close(self, *keep: tuple[str, Mapping[str, Any]]) -> None:
         """Close what is open, but for the given (spec, options), which are needed later."""
         stay = {_key(*one) for one in keep}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 import time
 import zlib
@@ -150,6 +151,8 @@ class CallLedger:
         """Why no further call is made."""
         self.expected = self.done = self.known = self.retries = 0
         self.failed: Counter[str] = Counter()
+        self.sentences: dict[str, dict[str, list[Any]]] = {}
+        """By reason, what servers said of failed calls: how often, and one of the sentences, alike but for numbers."""
         self.free = Spent()
         """Calls to rules, which cost nothing and are not kept, in this process."""
         self.weighed = self.useful = 0
@@ -421,6 +424,22 @@ class CallLedger:
         self.known += known
         if response.error:
             self.failed[reason or response.error] += 1
+            self._hear(reason, response.error)
+
+    def _hear(self, reason: str, error: str) -> None:
+        said = error.removeprefix(reason).removeprefix(": ").strip() if reason else ""
+        held = self.sentences.setdefault(reason, {}) if said else {}
+        alike = _NUMBERS.sub("0", said)[:200]
+        if said and (alike in held or len(held) < MOST_SENTENCES):
+            held.setdefault(alike, [0, said])[0] += 1
+
+    def said(self) -> list[str]:
+        """For each reason of which servers said more, how often it came and the most frequent sentence."""
+        return [
+            f"calls failed: {reason} ({self.failed[reason]:,}): the server says: {most[1]}"
+            for reason, held in sorted(self.sentences.items())
+            if (most := max(held.values(), key=lambda one: one[0]))
+        ]
 
     def note_free(self, response: Response) -> None:
         """A request is answered by rules, whose replies are not kept."""
@@ -599,6 +618,11 @@ def costs(
         priced = model in prices
         found[part] = round(cost_of(model, round(prompt), round(reply), prices), 4) if priced else "no price"
     return {"cost": found} if prices and found else {}
+
+
+_NUMBERS = re.compile(r"[0-9]+")
+MOST_SENTENCES = 50
+"""Kinds of sentences that are kept for a reason."""
 
 
 def paid(counts: Mapping[str, int | float]) -> tuple[dict[str, int], dict[str, float]]:

@@ -91,6 +91,17 @@ def test_a_call_whose_tries_are_used_up_fails_alone_with_its_reason() -> None:
     assert (replies[1].error, replies[1].final) == ("HTTP 500: no memory", False)
     assert Counter(text for _, text in backend.begun)["b"] == 3
     assert exchange.ledger.counts()["calls failed: HTTP 500"] == 1
+    assert exchange.ledger.said() == ["calls failed: HTTP 500 (1): the server says: no memory"]
+
+
+def test_the_most_frequent_sentence_of_a_server_stands_beside_the_count() -> None:
+    said = {**{str(n): f"at most 512 tokens, got {n}" for n in range(600, 603)}, "x": "no such field"}
+    script = {text: [Failed("HTTP 400", FINAL, detail=detail, status=400)] for text, detail in said.items()}
+    exchange = served(Scripted(lambda asked: script[asked["text"]][0]))
+    exchange.generate([request(text) for text in said])
+    assert exchange.ledger.said() == [
+        "calls failed: HTTP 400 (4): the server says: at most 512 tokens, got 600"
+    ]
 
 
 def test_what_asking_again_cannot_help_is_asked_once() -> None:
