@@ -560,6 +560,77 @@ def test_configs_of_other_ropes_are_readable_elsewhere() -> None:
     assert made["rope_parameters"] == layers
 
 
+READ_ELSEWHERE = """
+import json, sys
+import numpy, torch, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+assert transformers.__version__.startswith("4.51."), transformers.__version__
+for folder in sys.argv[2:]:
+    place, base = folder, None
+    try:
+        base = json.load(open(f"{folder}/adapter_config.json"))["base_model_name_or_path"]
+    except FileNotFoundError:
+        pass
+    model = AutoModelForCausalLM.from_pretrained(base or folder, torch_dtype=torch.float32)
+    if base:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([json.loads(sys.argv[1])])
+    with torch.no_grad():
+        numpy.save(f"{folder}/elsewhere.npy", model.eval()(input_ids=ids).logits[0].numpy())
+    print(json.dumps([type(tokenizer).__name__, tokenizer("w1 w2")["input_ids"]]))
+"""
+
+
+@pytest.mark.slow
+def test_saved_folders_are_read_by_transformers_4_51(tiny: Path, tmp_path: Path) -> None:
+    """A whole model with other rope settings, an adapter, and the two merged: the same logits as here."""
+    packages = os.environ.get("LCX_TRANSFORMERS_4_51") or str(tmp_path / "packages")
+    if not Path(packages).is_dir():
+        wanted = ("transformers==4.51.3", "tokenizers<0.22", "huggingface_hub<1")
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            packages,
+        ]
+        got = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
+        if got.returncode:
+            last = (got.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            pytest.skip(f"transformers 4.51 cannot be had here: {last}")
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    train(settings(tiny, max_steps=1, rope=yarn, rope_theta=1e6), bundles(3), tmp_path / "full")
+    train(settings(tiny, max_steps=1, tuning="lora"), bundles(3), tmp_path / "lora")
+    adapter = tmp_path / "lora" / "model"
+    train(settings(adapter, max_steps=1, learning_rate=1e-9), bundles(3), tmp_path / "merged")
+    folders = [tmp_path / name / "model" for name in ("full", "lora", "merged")]
+    ids = [3 + number % 50 for number in range(120)]
+    read = subprocess.run(
+        [sys.executable, "-c", READ_ELSEWHERE, json.dumps(ids), *map(str, folders)],
+        env={**os.environ, "PYTHONPATH": packages, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert read.returncode == 0, read.stderr[-2000:]
+    said = [json.loads(line) for line in read.stdout.splitlines()]
+    assert said == [["PreTrainedTokenizerFast", load_tokenizer(tiny)("w1 w2")["input_ids"]]] * 3
+    for folder in folders:
+        with torch.no_grad():
+            ours = (
+                load_model(folder, device="cpu", dtype="fp32").eval()(input_ids=torch.tensor([ids])).logits[0]
+            )
+        assert np.abs(np.load(folder / "elsewhere.npy") - ours.numpy()).max() < 1e-5, folder
+
+
 def test_rows_beyond_the_window(tiny: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     long = EncodedBundle("long", random.integers(3, VOCAB, 140), (EncodedBranch([5, 6, 7], 1),))
