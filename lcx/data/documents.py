@@ -10,7 +10,9 @@ import hashlib
 import html
 import io
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +23,6 @@ from lcx.data.files import (
     Raw,
     Reject,
     Rejects,
-    check_regular,
     decoded,
     ending,
     file_rows,
@@ -450,16 +451,26 @@ def _records(kind: str, count: int, seed: int, rejects: Rejects) -> Iterator[Doc
 def _hash_content(digest: hashlib._Hash, path: Path) -> int:
     """Feed a file's contents to the digest; return its size, or -1 where it cannot be read."""
     try:
-        check_regular(path)
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            if size <= HASHED_WHOLE:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            else:
-                for place in (0, size // 2, size - (1 << 20)):
-                    file.seek(place)
-                    digest.update(file.read(1 << 20))
+        # By its handle: looking each of 200,000 small files up three times takes longer than reading it
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe is not waited for
     except OSError:
         return -1
+    try:
+        kind = os.fstat(handle)
+        if not stat.S_ISREG(kind.st_mode):
+            return -1
+        size = kind.st_size
+        if size <= HASHED_WHOLE:
+            left = size
+            while left > 0 and (block := os.read(handle, min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+        else:
+            for place in (0, size // 2, size - (1 << 20)):
+                os.lseek(handle, place, os.SEEK_SET)
+                digest.update(os.read(handle, 1 << 20))
+    except OSError:
+        return -1
+    finally:
+        os.close(handle)
     return size

@@ -33,20 +33,35 @@ class Reject:
     detail: str = ""
 
 
+MOST_HELD = 10_000
+"""Things set aside that are kept in memory; further ones wait in a temporary file."""
+
+
 @dataclass
 class Rejects:
-    """Everything a reader set aside, with counts per reason."""
+    """Everything a reader set aside, with counts per reason. `items` are the first MOST_HELD of them."""
 
     items: list[Reject] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    _further: IO[bytes] | None = field(default=None, repr=False, compare=False)
 
     def add(self, source: str, reason: str, *, where: str = "", detail: str = "") -> None:
         """Set one thing aside. `reason` is a category; what differs from case to case goes into `detail`."""
-        self.items.append(Reject(source, where, reason, detail))
+        from lcx.storage import json_line
+
         self.counts[reason] += 1
+        item = Reject(source, where, reason, detail)
+        if len(self.items) < MOST_HELD:
+            self.items.append(item)
+            return
+        if self._further is None:
+            import tempfile
+
+            self._further = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with the process
+        self._further.write(json_line(asdict(item)))
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self.counts.total()
 
     def summary(self, most: int = 3) -> str:
         """For each reason its count and a few examples, on one line."""
@@ -56,14 +71,23 @@ class Rejects:
             shown = ", ".join(
                 " ".join(filter(None, (item.source, item.where, item.detail))) for item in named
             )
-            parts.append(f"{count} x {reason} ({shown}{', ...' if count > most else ''})")
+            examples = f" ({shown}{', ...' if count > len(named) else ''})" if named else ""
+            parts.append(f"{count} x {reason}{examples}")
         return "; ".join(parts)
 
     def write(self, path: str | Path) -> Path:
         """Write all of them as JSONL (`rejected.jsonl`), atomically."""
         from lcx.storage import write_lines
 
-        return write_lines(path, (asdict(item) for item in self.items))
+        return write_lines(path, self._rows())
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        for item in self.items:
+            yield asdict(item)
+        if self._further is not None:
+            self._further.seek(0)
+            yield from map(json.loads, self._further)
+            self._further.seek(0, os.SEEK_END)
 
 
 EMPTY = "empty file"
@@ -131,16 +155,16 @@ def list_files(root: Path) -> list[tuple[str, Path]]:
     found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(folder, name)
-            if not name.startswith("."):
-                found.append((shown_name(path.relative_to(root).as_posix()), path))
+        inside = os.path.relpath(folder, root)
+        prefix = "" if inside == "." else shown_name(Path(inside).as_posix()) + "/"
+        here = Path(folder)
+        found += [(prefix + shown_name(name), here / name) for name in names if not name.startswith(".")]
     return sorted(found)
 
 
 def shown_name(name: str) -> str:
     """A file's name as UTF-8 can carry it."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def check_regular(path: Path) -> None:
@@ -464,7 +488,7 @@ def _parquet(name: str, file: IO[bytes], rejects: Rejects) -> Iterator[Raw]:
 
     number = 0
     try:
-        with pq.ParquetFile(file) as table:
+        with pq.ParquetFile(file, buffer_size=1 << 20) as table:
             for batch in table.iter_batches(batch_size=256):
                 for place in range(batch.num_rows):
                     number += 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -397,3 +399,51 @@ def test_a_pdf_is_read_by_its_extra_and_asks_for_it_where_it_lacks(
     monkeypatch.setitem(sys.modules, "pypdf", SimpleNamespace(PdfReader=reader))
     documents, rejected = read(tmp_path)
     assert (documents["a.pdf"].text, documents["scan"].text, rejected) == ("one\n\nend", "two\n\nend", [])
+
+
+@pytest.mark.parametrize(("ending", "packing"), [("zst", "zstd"), ("bz2", "bz2")])
+def test_compressed_rows_are_read_as_a_stream(ending: str, packing: str, tmp_path: Path) -> None:
+    """What comes before a cut is used, what follows is set aside."""
+    path = tmp_path / f"corpus.jsonl.{ending}"
+    rng = random.Random(0)
+    lines = [json.dumps({"text": f"{number} {rng.getrandbits(4000):x}"}) for number in range(1500)]
+    with pa.CompressedOutputStream(str(path), packing) as file:
+        file.write("\n".join(lines).encode())
+    assert [one.text for one in read_corpus(path)] == [json.loads(line)["text"] for line in lines]
+    path.write_bytes(path.read_bytes()[:-3000])
+    rejects = Rejects()
+    documents = list(read_corpus(path, rejects=rejects))
+    assert 10 < len(documents) < 1500
+    assert [item.reason for item in rejects.items][-1] == f"broken {packing}"
+
+
+def test_the_first_document_of_a_large_file_is_there_before_the_rest_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl.zst"
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        for number in range(200):
+            file.write(json.dumps({"text": f"{number} {'x' * 50_000}"}).encode() + b"\n")
+    tracemalloc.start()
+    next(read_corpus(path))
+    assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    tracemalloc.stop()
+
+
+def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    pulled: list[int] = []
+
+    def rows() -> Any:
+        for number in range(1000):
+            pulled.append(number)
+            yield {"text": f"text {number}"}
+
+    def load(name: str, config: str | None, *, split: str, streaming: bool = False) -> Any:
+        assert (name, config, split, streaming) == ("some/name", "part", "train", True)
+        return datasets.IterableDataset.from_generator(rows)
+
+    monkeypatch.setattr(hub, "out_of_reach", lambda: False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    stream = read_corpus("hf:some/name:part@train")
+    assert next(stream).text == "text 0"
+    assert len(pulled) < 10
+    assert sum(1 for _ in stream) == 999

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import tests.data.tokenizers_for_tests as kinds
+from lcx.data import files
 from lcx.data.documents import read_corpus
 from lcx.data.files import Raw, Rejects, raw_rows, strict_rows
 from lcx.data.rows import Tally, example_of, parse_fields, read_bundles_of_rows
@@ -590,3 +591,19 @@ def test_the_preview_prints_a_json_object_a_row_and_writes_nothing(cli: Any, tmp
     wrong = cli(*told[:-1], "contxt=lore")
     assert wrong.code == 2
     assert "Did you mean 'context'" in wrong.err
+
+
+def test_what_was_set_aside_beyond_a_number_waits_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_HELD", 2)
+    rejects = Rejects()
+    for number in range(5):
+        rejects.add("a", "odd" if number % 2 else "even", where=f"line {number}")
+    for _ in range(2):
+        rows = [json.loads(line) for line in rejects.write(tmp_path / "r.jsonl").read_text().splitlines()]
+        assert [row["where"] for row in rows] == [f"line {number}" for number in range(len(rejects))]
+        rejects.add("b", "even", where=f"line {len(rejects)}")
+    assert len(rejects) == 7
+    assert len(rejects.items) == 2
+    assert "5 x even (a line 0, ...)" in rejects.summary()
