@@ -255,7 +255,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         except (EOFError, zlib.error) as bad:
             raise OSError(None, str(bad)) from bad
     else:
-        with io.BufferedReader(_Unpacking(path, packing), 1 << 20) as file:
+        with io.BufferedReader(_Unpacking(path, packing), 1 << 16) as file:
             yield file
 
 
