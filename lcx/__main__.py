@@ -11,16 +11,23 @@ import sys
 def leave_working_folder() -> None:
     """Take no module from the working folder, which `python -m lcx` puts first, nor let processes of ours do so.
 
-    It may be a stranger's: a `yaml.py` in it would run. Where lcx itself lies there, it stays.
+    It may be a stranger's: a `yaml.py` in it would run. Where lcx itself lies there, it stays. An empty part of
+    PYTHONPATH, as `:/my/place` has one, means that folder, and is hardly ever meant.
     """
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         here = os.getcwd()
     except OSError:  # it was removed
         return
-    first = sys.path[:1] in ([""], [here]) and not sys.flags.safe_path
-    if first and os.path.dirname(os.path.dirname(os.path.abspath(__file__))) != here:
+    if os.path.dirname(os.path.dirname(os.path.abspath(__file__))) == here:
+        return
+    if sys.path[:1] in ([""], [here]) and not sys.flags.safe_path:
         del sys.path[0]
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if "" in named:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, named))
+        if not any(os.path.abspath(place) == here for place in filter(None, named)):
+            sys.path[:] = [place for place in sys.path if place not in ("", here)]
 
 
 def main() -> None:

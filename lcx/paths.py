@@ -40,7 +40,7 @@ def named_file(name: str | Path) -> Path | None:
     try:
         path = Path(name).expanduser()
         return path if path.is_file() else None
-    except (OSError, RuntimeError):  # too long, or `~` and the name of no user
+    except (OSError, RuntimeError, ValueError):  # too long, with a NUL, or `~` and the name of no user
         return None
 
 

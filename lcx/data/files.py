@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -453,12 +453,15 @@ def _document(name: str, text: str, rejects: Rejects) -> Iterator[Raw]:
             return _broken(name, f"after row {count}" if count else "", bad, rejects)
         while place < len(text) and text[place] in " \t\r\n,":
             place += 1
-        for row in _listed(value):
+        listed = _listed(value)
+        if not listed:
+            rejects.add(name, "an empty list", where=f"after row {count}" if count else "")
+        for row in listed:
             count += 1
             yield Raw(name, f"row {count}", row)
 
 
-def _listed(value: Any) -> Iterable[Any]:
+def _listed(value: Any) -> Sequence[Any]:
     """The rows in a JSON value: a list's members, the members of the list that an object holds, or the object."""
     if isinstance(value, list):
         return value

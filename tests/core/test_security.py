@@ -78,12 +78,28 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox
         real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
+    WATCHED.clear()
     yield made
     assert made.outside() == before, "something outside the folder changed"
-    strange = [
-        one for one in connected if isinstance(one, tuple) and one[0] not in ("127.0.0.1", "::1", "localhost")
-    ]
+    strange = [one for one in connected if isinstance(one, tuple) and one[0] not in HERE]
     assert not strange
+    assert not [one for one in WATCHED if one not in HERE], "a name was looked up, or another machine called"
+
+
+HERE = ("127.0.0.1", "::1", "localhost", None, "")
+WATCHED: list[Any] = []
+"""Hosts that anything in this process called or looked up, whichever library did."""
+
+
+def _watch(event: str, given: tuple[Any, ...]) -> None:
+    if event in ("socket.connect", "socket.sendto") and isinstance(given[-1], tuple):
+        WATCHED.append(given[-1][0])
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = given[0]
+        WATCHED.append(host.decode() if isinstance(host, bytes) else host)
+
+
+sys.addaudithook(_watch)
 
 
 LAUGHS = "".join(
@@ -577,6 +593,11 @@ def test_11_no_module_is_taken_from_the_working_folder(sandbox: Sandbox) -> None
     assert ran.returncode == 0, ran.stderr
     from lcx.training.plan import LaunchPlan
 
+    empty = {**os.environ, "PYTHONPATH": os.pathsep}  # an empty part is the working folder
+    (sandbox.box / "sitecustomize.py").unlink()  # Python's own, before anything of lcx
+    program = Path(sys.executable).with_name("lcx")
+    ran = subprocess.run([program, "recipes", "list"], capture_output=True, text=True, check=False, env=empty)
+    assert ran.returncode == 0, ran.stderr
     plan = LaunchPlan(config={}, strategy="ddp", local=2, processes=2, rank=0, cpu=True)
     assert plan.argv(Path("x"))[1] == "-P"
     assert plan.environment()["PYTHONSAFEPATH"] == "1"

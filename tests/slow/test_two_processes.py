@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,46 @@ def whole(begun: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(losses(run)) == 20
     assert losses(run)[-1] < losses(run)[0]
     return run
+
+
+FIRST = {
+    "importlib",
+    "warnings",
+    "contextlib",
+    "collections",
+    "keyword",
+    "operator",
+    "reprlib",
+    "functools",
+    "types",
+}
+"""What `python -m` itself takes from the working folder, before lcx runs (SECURITY.md, line 11)."""
+
+
+@pytest.mark.parametrize("way", [pytest.param("lcx", marks=SLOW), pytest.param("-m lcx", marks=NIGHTLY)])
+def test_nothing_in_a_hostile_working_folder_runs(
+    way: str, begun: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of every name there is, of Python's library and of those that training loads, each leaving a trace."""
+    box, ran = tmp_path / "box", tmp_path / "ran"
+    box.mkdir()
+    others = "yaml torch accelerate transformers numpy typer rich pydantic peft trl sitecustomize usercustomize lcx_in2"
+    names = {name for name in sys.stdlib_module_names if not name.startswith("_")} | {*others.split()}
+    for name in names - (FIRST if way == "-m lcx" else set()):
+        (box / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write('{name} ')\nraise SystemExit(3)\n")
+    (box / "torch").mkdir()
+    (box / "torch" / "__init__.py").write_text((box / "torch.py").read_text())
+    before = sorted(box.rglob("*"))
+    monkeypatch.chdir(box)
+    words = begun.words(tmp_path / "run", *TWO, epochs="1", save_steps="0")
+    program = [sys.executable, "-m", "lcx"] if way == "-m lcx" else [words[0]]
+    done = subprocess.run(
+        [*program, *words[1:]], capture_output=True, text=True, env=variables(tmp_path / "run"), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not ran.exists(), ran.read_text()
+    assert sorted(box.rglob("*")) == before
+    assert len(losses(tmp_path / "run")) == 5
 
 
 def equal(run: Path, whole: Path) -> None:
