@@ -607,6 +607,8 @@ def test_what_was_set_aside_beyond_a_number_waits_on_disk(
     assert len(rejects) == 7
     assert len(rejects.items) == 2
     assert "5 x even (a line 0, ...)" in rejects.summary()
+
+
 def test_an_empty_list_among_rows_is_set_aside(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('[]\n{"prompt": "q", "response": "a"}\n')
     rejects = Rejects()
