@@ -101,6 +101,29 @@ class Shard:
         write_bundles(self.folder, bundles, name=name, index=self.index, count=self.count)
 
 
+class _Found(Mapping[str, dict[str, Any]]):
+    """What was made of items, in their order. A row that is in the journal is read when it is asked for: of a million
+    answers only the names are in memory.
+    """
+
+    def __init__(self, journal: Journal | None) -> None:
+        self.rows: dict[str, dict[str, Any] | None] = {}
+        self._journal = journal
+
+    def __getitem__(self, unit: str) -> dict[str, Any]:
+        row = self.rows[unit]
+        if row is None:
+            assert self._journal is not None
+            return self._journal[unit]
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 class StepWork(Generic[S]):
     """What a stage's function works with: settings, folder, models, journal, and what is counted and noted.
 
@@ -307,9 +330,8 @@ class StepWork(Generic[S]):
         label: str = "",
         share: Callable[[T], Hashable] | None = None,
         journal: Journal | None = None,
-        hold: bool = True,
-    ) -> dict[str, dict[str, Any]]:
-        """What `one` makes of every item, by the item's key, in the order of the items.
+    ) -> Mapping[str, dict[str, Any]]:
+        """What `one` makes of every item, by the item's key, in the order of the items; read from the journal anew.
 
         A finished item is in the journal at once, and a resumed step does not do it again, unless `keep` refuses its
         row; with no `keep` at all there is no journal. Items are begun in order while the weights of those under way
@@ -318,14 +340,14 @@ class StepWork(Generic[S]):
 
         Where several processes share the step, each does the items that a hash of `share` (by default the key) deals
         to it and ends (PartDone): give items that may ask the same the same share. `journal` is another one than the
-        step's, and without `hold` the rows are in it alone.
+        step's.
         """
         import asyncio  # a dry run needs none of it
 
         deal = self.deal
         kept = self.journal if journal is None and keep else journal
         by: dict[str, str] = {}
-        found: dict[str, dict[str, Any]] = {}
+        found = _Found(kept)
         running: dict[asyncio.Task[None], int] = {}
         shown = self.ctx.progress(label, len(items)) if label and isinstance(items, Sequence) else None
 
@@ -334,12 +356,12 @@ class StepWork(Generic[S]):
                 row = {"unit": unit, **await one(item)}
             except SetAside as bad:
                 self.rejects.add(self.step.id, bad.reason, where=unit, detail=bad.detail)
-                del found[unit]
+                del found.rows[unit]
                 return
             if keep and keep(row):
                 kept.append(row | {DEALT_BY: by[unit]} if unit in by else row)
-                row = row if hold else {}
-            found[unit] = row
+            else:
+                found.rows[unit] = row
             if shown:
                 shown.advance()
 
@@ -354,7 +376,7 @@ class StepWork(Generic[S]):
                 for item in items:
                     unit = str(key(item))
                     if kept is not None and unit in kept:
-                        found[unit] = kept[unit] if hold and not deal.open else {}
+                        found.rows[unit] = None
                         if shown:
                             shown.skip(1)
                         continue
@@ -365,7 +387,7 @@ class StepWork(Generic[S]):
                         by[unit] = part
                     elif not deal.due():  # it came to nothing when all shards had done theirs
                         continue
-                    found[unit] = {}  # holds its place in the order
+                    found.rows[unit] = None  # holds its place in the order
                     heavy = weight(item)
                     while running and sum(running.values()) + heavy > most:
                         await settle()

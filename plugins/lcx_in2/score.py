@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,7 +109,7 @@ def _row(checked: Checked, settings: In2Score) -> dict[str, Any]:
     }
 
 
-def _write(work: StepWork[In2Score], asked: _Questions, found: dict[str, dict[str, Any]]) -> None:
+def _write(work: StepWork[In2Score], asked: _Questions, found: Mapping[str, dict[str, Any]]) -> None:
     """Write the questions that hold as data, and every verdict for people; count both."""
     counts = work.counts
     kept = _kept(asked, found, counts)
@@ -140,7 +140,7 @@ def _write(work: StepWork[In2Score], asked: _Questions, found: dict[str, dict[st
 
 
 def _kept(
-    asked: _Questions, found: dict[str, dict[str, Any]], counts: Counter[str]
+    asked: _Questions, found: Mapping[str, dict[str, Any]], counts: Counter[str]
 ) -> list[tuple[int, list[int]]]:
     """Bundles with a question left, and the places of those questions."""
     kept = []
@@ -169,7 +169,7 @@ def _bundle(asked: _Questions, number: int, places: Sequence[int]) -> Bundle:
     return replace(bundle, branches=tuple(bundle.branches[place] for place in places))
 
 
-def _rows(asked: _Questions, found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _rows(asked: _Questions, found: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A row a checked question, for people and scripts."""
     for number, bundle in enumerate(asked.bundles):
         for place, branch in enumerate(bundle.branches):

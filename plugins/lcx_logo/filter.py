@@ -153,9 +153,7 @@ class Judge:
             return {}
 
         places = range(len(questions))
-        every = work.each(
-            places, one, key=str, share=questions.__getitem__, most=self.batch, keep=None, hold=False
-        )
+        every = work.each(places, one, key=str, share=questions.__getitem__, most=self.batch, keep=None)
         work.service.run(every)
         return [rated[str(number)] for number in places]
 

@@ -104,7 +104,6 @@ async def _judge_all(
         most=_open_answers(work.settings),
         share=lambda number: material[number].branches[0].question,
         journal=found,
-        hold=False,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,23 @@ def test_what_a_corpus_and_what_a_step_set_aside_are_both_kept(tmp_path: Path) -
     assert "bad.txt" in kept["rejected.jsonl"]
     assert "an item that failed" in kept[result.files["rejected"]]
     assert result.counts["set aside: an item that failed"] == 1
+
+
+def test_the_rows_of_items_are_read_from_the_journal(tmp_path: Path) -> None:
+    """Of many items the names are in memory, and a row that the journal does not keep."""
+    work: StepWork[Any] = StepWork(step("score", Ask()), Run(tmp_path, "r"), Context())
+
+    async def one(number: int) -> dict[str, Any]:
+        return {"text": f"{number}" * 3000}
+
+    async def all_of_it() -> Any:
+        return await work.each(range(300), one, key=str, keep=lambda row: row["unit"] != "7")
+
+    tracemalloc.start()
+    found = asyncio.run(all_of_it())
+    assert tracemalloc.get_traced_memory()[0] < 150_000
+    tracemalloc.stop()
+    work.close()
+    assert [row["text"] for row in found.values()] == [f"{number}" * 3000 for number in range(300)]
+    assert found["7"] == {"unit": "7", "text": "7" * 3000}
+    assert found.get("300") is None
