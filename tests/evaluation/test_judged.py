@@ -95,6 +95,22 @@ def lcx(cli: Lcx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: Script
 LINE = "eval --model model:x --task clarity --set eval.data.clarity=rows.jsonl --run out --json"
 
 
+def test_shards_answer_and_then_judge(lcx: Lcx, tmp_path: Path, judge: Scripted) -> None:
+    line = LINE + " --judge judge:x --set eval.judging.tries=1"
+    assert lcx(line.replace("--run out", "--run one")).code == 0
+    asked, passes = len(judge.requests), 0
+    while (ran := lcx(f"{line} --shard any/3")).json["state"] != "done":
+        assert ran.code == 0, ran.err
+        passes += 1
+    assert passes == 2
+    # The one that failed is asked for once more when the rest is put together, as by a step that goes on
+    assert len(judge.requests) == 2 * asked + 1
+    rows = [
+        (tmp_path / name / "eval/model-x/predictions-clarity.jsonl").read_bytes() for name in ("one", "out")
+    ]
+    assert rows[0] == rows[1]
+
+
 def test_a_judged_task_of_a_plugin(lcx: Lcx, tmp_path: Path, judge: Scripted) -> None:
     ran = lcx(LINE)
     assert (ran.code, "no judge is named for clarity" in ran.err) == (4, True)

@@ -68,6 +68,26 @@ def test_a_server_is_asked_each_question_once(cli: Callable[..., Ran], place: Pa
     assert not scores["answering"].get("check")
 
 
+def test_shards_of_an_evaluation_end_as_one_process_does(cli: Callable[..., Ran], place: Path) -> None:
+    with Stub(reads) as stub:
+        one = cli(*LINES.split(), "--run", "one", "--base-url", stub.url).json
+        asked = len(stub.bodies)
+        words = [*LINES.split(), "--run", "two", "--base-url", stub.url, "--shard"]
+        for number in (2, 0, 1):
+            ran = cli(*words, f"{number}/3")
+            assert ran.code == 0, ran.err
+            assert ran.json["state"] == "in shards"
+        assert len(stub.bodies) == 2 * asked
+        ran = cli("merge", "two")
+        assert ran.code == 0, ran.err
+        assert len(stub.bodies) == 2 * asked
+    files = [next(Path(name).rglob("predictions-needle.jsonl")).read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+    scores = [json.loads(next(Path(name).rglob("scores.json")).read_text()) for name in ("one", "two")]
+    assert scores[0]["tasks"] == scores[1]["tasks"]
+    assert one["state"] == "done"
+
+
 def test_a_measure_needs_the_model_itself(cli: Callable[..., Ran], place: Path) -> None:
     with Stub(reads) as stub:
         ran = cli(*LINES.replace("needle", "perplexity").split(), "--base-url", stub.url)

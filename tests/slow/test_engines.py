@@ -1,5 +1,5 @@
 """Engines run a step's shards, for real: workers killed and stopped, a server away, coordinators side by side, the head
-of Ray killed, a Slurm array. What comes out has the bytes of one process, and no call is paid twice but those in flight.
+of Ray killed, a Slurm array. What comes out has the bytes of one process; only calls in flight may be paid twice.
 """
 
 from __future__ import annotations
