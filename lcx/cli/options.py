@@ -182,7 +182,10 @@ Address = Annotated[
     str | None,
     typer.Option("--address", metavar="HOST", help="Ray's cluster (default: one on this machine)."),
 ]
-Nodes = Annotated[int | None, typer.Option("--nodes", metavar="K", help="How many machines train together.")]
+Nodes = Annotated[
+    str | None,
+    typer.Option("--nodes", metavar="K", help="How many machines train together; auto: the scheduler's."),
+]
 Rank = Annotated[
     int | None, typer.Option("--rank", metavar="R", help="This machine's number, from 0; 0 leads.")
 ]

@@ -379,13 +379,23 @@ def worker_words(request: Request, step: Step, run: str, flags: Mapping[str, Any
 
 
 def planned_launch(
-    plan: LaunchPlan | None, job: RunJob, step: Step, flags: Mapping[str, Any]
+    plan: LaunchPlan | None,
+    job: RunJob,
+    step: Step,
+    flags: Mapping[str, Any],
+    ask: LaunchOptions | None = None,
 ) -> dict[str, Any]:
-    """What --dry-run --json adds to a step: the processes, their config and command; empty for one process."""
+    """What --dry-run --json adds to a step: the processes, their config and command, and of several machines the
+    command of each; empty for one process.
+    """
     if plan is None:
         return {}
-    command = shlex.join(["lcx", *worker_words(job.request, step, str(job.run.path), flags)])
-    return {"launch": {**plan.as_dict(), "command": command}}
+    words = ["lcx", *worker_words(job.request, step, str(job.run.path), flags)]
+    asked = (ask.strategy, ask.offload) if ask is not None else (None, None)
+    nodes = [shlex.join([*words, *more]) for more in plan.on_nodes(*asked)]
+    return {
+        "launch": {**plan.as_dict(), "command": shlex.join(words), **({"on_nodes": nodes} if nodes else {})}
+    }
 
 
 def described(planned: Mapping[str, Any], plan: LaunchPlan | None) -> str:
@@ -398,9 +408,14 @@ def described(planned: Mapping[str, Any], plan: LaunchPlan | None) -> str:
     import yaml
 
     config = yaml.safe_dump(dict(plan.config), sort_keys=False).splitlines()
-    return "\n".join(
-        [text, f"  launch: {plan.describe()}, by this accelerate config", *(f"    {line}" for line in config)]
-    )
+    lines = [
+        text,
+        f"  launch: {plan.describe()}, by this accelerate config",
+        *(f"    {line}" for line in config),
+    ]
+    for rank, command in enumerate(planned.get("launch", {}).get("on_nodes", ())):
+        lines.append(f"  on machine {rank}:\n    {command}")
+    return "\n".join(lines)
 
 
 # ---- one step of a recipe
@@ -439,7 +454,7 @@ def run_stage(
     plan = plan_for(job, step, ask) if ask is not None else None
     if request.dry_run:
         check_places(step, job.run, job.plugins)
-        planned = plan_step(job, step) | planned_launch(plan, job, step, flags)
+        planned = plan_step(job, step) | planned_launch(plan, job, step, flags, ask)
         if request.json:
             show.emit_json(
                 {"dry_run": True, "recipe": job.recipe.name, "run": str(job.run.path), "steps": [planned]}

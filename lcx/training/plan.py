@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import importlib.resources
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,8 @@ class LaunchOptions:
     gpus: int | None = None
     strategy: str | None = None
     offload: str | None = None
-    nodes: int | None = None
+    nodes: int | str | None = None
+    """A number, or `auto`."""
     rank: int | None = None
     main_address: str | None = None
     main_port: int | None = None
@@ -188,6 +190,131 @@ class LaunchOptions:
     def given(self) -> bool:
         """True if any launch flag (--gpus, --strategy, --nodes, ...) was given."""
         return any(value is not None for value in vars(self).values())
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The variables by which a scheduler tells a process which of how many machines it is on."""
+
+    name: str
+    count: tuple[str, ...]
+    rank: tuple[str, ...]
+    addresses: tuple[str, ...]
+    port: tuple[str, ...] = ()
+
+
+SCHEDULERS = (
+    Scheduler("Slurm", ("SLURM_JOB_NUM_NODES", "SLURM_NNODES"), ("SLURM_NODEID",), ("SLURM_JOB_NODELIST",)),
+    Scheduler("SkyPilot", ("SKYPILOT_NUM_NODES",), ("SKYPILOT_NODE_RANK",), ("SKYPILOT_NODE_IPS",)),
+    Scheduler("torchrun", ("PET_NNODES",), ("PET_NODE_RANK",), ("PET_MASTER_ADDR",), ("PET_MASTER_PORT",)),
+    Scheduler(
+        "the environment",
+        ("NNODES",),
+        ("NODE_RANK", "JOB_COMPLETION_INDEX"),
+        ("MASTER_ADDR",),
+        ("MASTER_PORT",),
+    ),
+)
+"""In the order in which they are asked; Kubeflow's trainer sets torchrun's, Kubernetes' indexed Jobs the last."""
+AUTO = "auto"
+
+
+def from_scheduler(options: LaunchOptions, environment: Mapping[str, str] = os.environ) -> LaunchOptions:
+    """The options with what the scheduler knows of the machines, where `--nodes` asks for it and leaves it open.
+
+    `--nodes auto` takes their number from it, too. Raises UsageError where nothing tells it.
+    """
+    if options.nodes is None or (options.nodes != AUTO and _number_of(options.nodes) < 2):
+        return options
+    given = (options.rank, options.main_address)
+    if options.nodes != AUTO and None not in given:
+        return options
+    for one in SCHEDULERS:
+        count, rank = _first(one.count, environment), _first(one.rank, environment)
+        if rank is None or (count is None and options.nodes == AUTO):
+            continue
+        if one.name == "Slurm":
+            _one_task_a_node(environment)
+        listed = first_host(_first(one.addresses, environment) or "")
+        port = _first(one.port, environment)
+        return replace(
+            options,
+            nodes=_as_number(one.count, count) if options.nodes == AUTO else options.nodes,
+            rank=_as_number(one.rank, rank) if options.rank is None else options.rank,
+            main_address=options.main_address or listed or None,
+            main_port=options.main_port or (_as_number(one.port, port) if port else None),
+        )
+    if options.nodes != AUTO:
+        return options
+    raise UsageError(
+        "--nodes auto: no scheduler says how many machines there are",
+        why="Neither Slurm's variables are set, nor SkyPilot's, torchrun's, or NNODES and NODE_RANK.",
+        hint="--nodes K --rank R --main-address HOST on each machine",
+    )
+
+
+def _one_task_a_node(environment: Mapping[str, str]) -> None:
+    """Raise UsageError where srun started several tasks on a node: each would start all of its processes."""
+    tasks = _first(("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"), environment) or "1"
+    found = re.match(r"\d+", tasks)
+    if found and int(found[0]) > 1:
+        raise UsageError(
+            f"Slurm starts {found[0]} tasks on each machine",
+            why="lcx starts the processes of a machine itself, and each of the tasks would start all of them.",
+            hint="srun --ntasks-per-node=1, with --gpus N for the processes of a machine",
+        )
+
+
+def first_host(listed: str) -> str:
+    """The first of the hosts in a list: Slurm's `node[03-05,9],big1`, blanks, commas or lines between."""
+    found = re.match(r"\s*([^\s,\[]*)(?:\[([^\],-]*)[^\]]*\]([^\s,\[]*))?", listed)
+    return "".join(part or "" for part in found.groups()) if found else ""
+
+
+INTERFACE = "GLOO_SOCKET_IFNAME"
+"""Variable: the network interface by which processes on CPUs, and those that wait for each other, meet."""
+
+
+def interface_towards(host: str, port: int) -> str:
+    """The network interface by which a host is reached; empty where that is not known, or it is this machine alone."""
+    import fcntl
+    import socket
+    import struct
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, port))  # sends nothing
+            own = probe.getsockname()[0]
+            for _, name in socket.if_nameindex():
+                asked = struct.pack("256s", name.encode()[:15])
+                try:
+                    found = fcntl.ioctl(probe.fileno(), 0x8915, asked)  # SIOCGIFADDR
+                except OSError:
+                    continue
+                if socket.inet_ntoa(found[20:24]) == own and not own.startswith("127."):
+                    return name
+    except OSError:
+        pass
+    return ""
+
+
+def _first(names: tuple[str, ...], environment: Mapping[str, str]) -> str | None:
+    return next((environment[name] for name in names if environment.get(name)), None)
+
+
+def _as_number(names: tuple[str, ...], text: str | None) -> int:
+    try:
+        return int(str(text))
+    except ValueError:
+        raise UsageError(f"{' or '.join(names)} is no number: {text!r}") from None
+
+
+def _number_of(nodes: int | str) -> int:
+    """The number that --nodes gives. Raises UsageError for what is none."""
+    try:
+        return int(nodes)
+    except ValueError:
+        raise UsageError(f"--nodes {nodes}: a number, or {AUTO} for the scheduler's") from None
 
 
 @dataclass(frozen=True)
@@ -210,9 +337,31 @@ class LaunchPlan:
         """Variables that the processes need besides this process's variables."""
         extra = {"PYTHONSAFEPATH": "1"}  # the launcher starts Python anew, without -P
         extra |= {"ACCELERATE_USE_CPU": "true"} if self.cpu else {}
+        if self.nodes > 1 and INTERFACE not in os.environ:
+            # gloo would take the one that this machine's name leads to, which others may not reach
+            towards = interface_towards(str(self.config["main_process_ip"]), self.config["main_process_port"])
+            extra |= {INTERFACE: towards} if towards else {}
         if "OMP_NUM_THREADS" not in os.environ:
             extra["OMP_NUM_THREADS"] = str(threads_each(self.local))
         return extra
+
+    @property
+    def nodes(self) -> int:
+        """How many machines take part."""
+        return self.processes // self.local
+
+    def on_nodes(self, strategy: str | None, offload: str | None) -> list[list[str]]:
+        """The launch options of each machine's command, where there are several."""
+        if self.nodes < 2:
+            return []
+        alike = ["--gpus", str(self.local)]
+        alike += ["--strategy", strategy] if strategy else []
+        alike += ["--offload", offload] if offload else []
+        meet = ["--main-address", str(self.config["main_process_ip"])]
+        meet += ["--main-port", str(self.config["main_process_port"])]
+        return [
+            [*alike, "--nodes", str(self.nodes), "--rank", str(rank), *meet] for rank in range(self.nodes)
+        ]
 
     def describe(self) -> str:
         """One line for people."""
@@ -247,12 +396,13 @@ def plan_launch(
             why="WORLD_SIZE and LOCAL_RANK are set.",
             hint="Leave out --gpus, --strategy and their like, or the launcher.",
         )
+    options = from_scheduler(options)
     check_options(options, device)
     config = find_config(options.strategy or "ddp", qlora=values.get("tuning") == "qlora")
     own = options.strategy is not None and options.strategy not in preset_names()
     if own:
         check_file(config, str(options.strategy))
-    nodes = options.nodes or (_number(config, "num_machines") if own else 0) or 1
+    nodes = _number_of(options.nodes or (_number(config, "num_machines") if own else 0) or 1)
     cpu, local = _place(options, device, config, nodes, own)
     if local == nodes == 1 and options.strategy is None:
         return None
@@ -328,8 +478,8 @@ def check_options(options: LaunchOptions, device: str) -> None:
             f"--device {device} with several processes: each takes a GPU of its own",
             hint=f"CUDA_VISIBLE_DEVICES={device.partition(':')[2]} before the command chooses cards",
         )
-    nodes = options.nodes or 1
-    if nodes < 1 or (options.nodes is not None and options.nodes < 1):
+    nodes = _number_of(1 if options.nodes is None else options.nodes)
+    if nodes < 1:
         raise UsageError(f"--nodes {options.nodes}: at least 1")
     if nodes > 1:
         lacking = [
@@ -340,7 +490,8 @@ def check_options(options: LaunchOptions, device: str) -> None:
         if lacking:
             raise UsageError(
                 f"--nodes {nodes} needs {' and '.join(lacking)}",
-                why="Each machine runs the same command with its own number, and meets the others at machine 0.",
+                why="Each machine runs the same command with its own number, and meets the others at machine 0. No "
+                "scheduler's variables (Slurm, SkyPilot, torchrun, NODE_RANK and MASTER_ADDR) tell them.",
                 hint=f"--nodes {nodes} --rank 0 --main-address HOST on the first machine, --rank 1 on the next",
             )
         if options.gpus is None:

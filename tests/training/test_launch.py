@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
+import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from lcx.training import launch, plan, sharding
 from lcx.training.plan import LaunchOptions, plan_launch
 from lcx.training.settings import PreferenceSettings
 from tests.conftest import Ran
-from tests.training.launch_runs import Start, losses, prepare, worst
+from tests.training.launch_runs import Start, losses, prepare, variables, worst
 
 
 @pytest.fixture
@@ -156,6 +160,123 @@ def test_several_machines(gpus: Callable[[int], None]) -> None:
         ]
         == 7
     )
+
+
+SLURM = {"SLURM_JOB_NUM_NODES": "3", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "gpu[03-05]"}
+SKY = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"}
+PET = {"PET_NNODES": "2", "PET_NODE_RANK": "0", "PET_MASTER_ADDR": "head", "PET_MASTER_PORT": "29400"}
+INDEXED = {"NNODES": "2", "JOB_COMPLETION_INDEX": "1", "MASTER_ADDR": "job-0.job"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        (SLURM, (3, 1, "gpu03", None)),
+        ({**SLURM, "SLURM_JOB_NODELIST": "a1,b[2-4]", "SLURM_TASKS_PER_NODE": "1(x3)"}, (3, 1, "a1", None)),
+        ({**SLURM, "SLURM_JOB_NODELIST": "n[001,007]-ib"}, (3, 1, "n001-ib", None)),
+        (SKY, (2, 1, "10.0.0.1", None)),
+        (PET, (2, 0, "head", 29400)),
+        (INDEXED, (2, 1, "job-0.job", None)),
+    ],
+)
+def test_a_scheduler_tells_which_machine_this_is(
+    variables: dict[str, str], told: tuple[int, int, str, int | None]
+) -> None:
+    """`auto` takes all of it; flags that are given go first."""
+    found = plan.from_scheduler(LaunchOptions(gpus=4, nodes="auto"), variables)
+    assert (found.nodes, found.rank, found.main_address, found.main_port) == told
+    some = plan.from_scheduler(LaunchOptions(gpus=4, nodes="2", main_address="me"), variables)
+    assert (some.nodes, some.rank, some.main_address) == ("2", told[1], "me")
+    all_given = LaunchOptions(gpus=4, nodes=2, rank=0, main_address="me")
+    assert plan.from_scheduler(all_given, variables) is all_given
+    assert plan.from_scheduler(LaunchOptions(gpus=4), variables) == LaunchOptions(gpus=4)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "variables", "said"),
+    [
+        ("auto", {}, "no scheduler says how many machines"),
+        ("auto", {"SLURM_NODEID": "0"}, "no scheduler says"),
+        ("auto", {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "8(x3)"}, "Slurm starts 8 tasks on each machine"),
+        ("auto", {**SKY, "SKYPILOT_NODE_RANK": "x"}, "SKYPILOT_NODE_RANK is no number: 'x'"),
+        ("two", {}, "--nodes two: a number, or auto"),
+    ],
+)
+def test_what_no_scheduler_tells_is_an_error(nodes: str, variables: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan.from_scheduler(LaunchOptions(gpus=4, nodes=nodes), variables)
+
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def sbatch() -> str:
+    text = (EXAMPLES / "slurm.sbatch").read_text()
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", text, re.M))
+    assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("2", "1", "8")
+    return text.partition("srun")[2]
+
+
+def job() -> str:
+    service, made = yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text())
+    spec = made["spec"]
+    pod = spec["template"]["spec"]
+    [container] = pod["containers"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["metadata"]["name"] == pod["subdomain"]
+    assert service["spec"]["selector"] == {"job-name": made["metadata"]["name"]}
+    assert spec["completions"] == spec["parallelism"] == 2
+    told = {one["name"]: one["value"] for one in container["env"]}
+    assert told == {"NNODES": "2", "MASTER_ADDR": f"{made['metadata']['name']}-0.{pod['subdomain']}"}
+    volumes = {one["name"] for one in pod["volumes"]}
+    assert {one["name"] for one in container["volumeMounts"]} == volumes
+    return str(container["command"][-1])
+
+
+def sky() -> str:
+    task = yaml.safe_load((EXAMPLES / "skypilot.yaml").read_text())
+    assert task["num_nodes"] == 2
+    assert subprocess.run(["bash", "-n"], input=task["run"], text=True, check=False).returncode == 0
+    return str(task["run"])
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "address"),
+    [
+        (sbatch, {**SLURM, "SLURM_JOB_NUM_NODES": "2"}, "gpu03"),
+        (job, INDEXED, "job-0.job"),
+        (sky, {**SKY, "SKYPILOT_NUM_GPUS_PER_NODE": "8"}, "10.0.0.1"),
+    ],
+)
+def test_the_examples_of_schedulers_are_commands_that_work(
+    script: Callable[[], str],
+    variables: dict[str, str],
+    address: str,
+    gpus: Callable[[int], None],
+    cli: Callable[..., Ran],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    text = script()
+    shared = {"RUN": str(tmp_path / "run"), "MODEL": "org/base", **variables}
+    for name, value in shared.items():
+        monkeypatch.setenv(name, value)
+    [command] = re.findall(r"lcx train (.*)", text.replace("\\\n", " ").replace("\n", " "))
+    command = command.replace("/shared/runs/in2", shared["RUN"]).replace("/shared/models/base", "org/base")
+    ran = cli("train", *shlex.split(os.path.expandvars(command)), "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    [step] = ran.json["steps"]
+    found = step["launch"]
+    assert (found["processes"], found["here"], found["strategy"]) == (16, 8, "fsdp")
+    assert (found["config"]["machine_rank"], found["config"]["main_process_ip"]) == (1, address)
+    end = f"--gpus 8 --strategy fsdp --nodes 2 --rank {{}} --main-address {address} --main-port 29500"
+    assert [one.endswith(end.format(rank)) for rank, one in enumerate(found["on_nodes"])] == [True, True]
+    for rank, one in enumerate(found["on_nodes"]):  # each is a command of its own
+        again = cli(*shlex.split(one)[1:], "--dry-run", "--json").json["steps"][0]["launch"]
+        assert again["config"] == {**found["config"], "machine_rank": rank}
+    said = cli("train", *shlex.split(os.path.expandvars(command)), "--dry-run").out
+    assert f"  on machine 1:\n    {found['on_nodes'][1]}" in said
 
 
 def config_file(tmp_path: Path, name: str = "fsdp", **changes: Any) -> str:
@@ -557,3 +678,72 @@ def test_two_processes_equal_one(begun: Start, tmp_path: Path, cli: Callable[...
     assert worst(tmp_path / "two", tmp_path / "one") < 1e-5
     assert "already done" in alone("two").err, "the number of processes is not part of what was done"
     assert os.listdir(tmp_path / "two/train/model")
+
+
+# -- two machines
+
+
+def namespaces(name: str) -> list[list[str]]:
+    """The commands that lay a cable between two network namespaces, with an address at either end."""
+    a, b = f"{name}a", f"{name}b"
+    words = [
+        f"netns add {a}",
+        f"netns add {b}",
+        f"link add eth0 netns {a} type veth peer name eth0 netns {b}",
+    ]
+    for space, address in ((a, "10.77.0.1/24"), (b, "10.77.0.2/24")):
+        words += [f"-n {space} addr add {address} dev eth0"]
+        words += [f"-n {space} link set {device} up" for device in ("eth0", "lo")]
+    return [["ip", *one.split()] for one in words]
+
+
+@pytest.fixture
+def two_machines() -> Iterator[list[str]]:
+    """Two network namespaces, which only reach each other, and only by the cable."""
+    name = f"lcx{os.getpid()}"
+    try:
+        for words in namespaces(name):
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"no network namespaces here: {' '.join(words)}: {done.stderr.strip()}")
+        yield [f"{name}a", f"{name}b"]
+    except FileNotFoundError:
+        pytest.skip("no network namespaces here: there is no program ip")
+    finally:
+        for part in "ab":
+            with suppress(FileNotFoundError):
+                subprocess.run(["ip", "netns", "del", f"{name}{part}"], capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_two_machines_equal_one_process(
+    begun: Start, tmp_path: Path, cli: Callable[..., Any], two_machines: list[str]
+) -> None:
+    """As Slurm would start it, with a process on each machine that meets the other over the network."""
+    slurm = {"SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "10.77.0.1,10.77.0.2"}
+    options = ("--gpus", "1", "--nodes", "auto", "--device", "cpu", "--json")
+    words = begun.words(tmp_path / "two", *options, epochs="1")
+    machines = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", space, *words],
+            env=variables(tmp_path / "two") | slurm | {"SLURM_NODEID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, space in enumerate(two_machines)
+    ]
+    try:
+        ends = [machine.communicate(timeout=300) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], [err[-2000:] for _, err in ends]
+    assert json.loads(ends[0][0])["counts"]["steps"] == len(losses(tmp_path / "two")) == 5
+    assert ends[1][0] == "", "only the first machine tells"
+    manifest = json.loads((tmp_path / "two/manifest.json").read_text())["steps"]["train"]
+    assert manifest["extra"]["processes"] == 2
+    one = cli(*begun.words(tmp_path / "one", "--device", "cpu", epochs="1")[1:])
+    assert one.code == 0, one.err
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert worst(tmp_path / "two", tmp_path / "one") < 1e-5

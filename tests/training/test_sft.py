@@ -585,7 +585,7 @@ for folder in sys.argv[2:]:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_saved_folders_are_read_by_transformers_4_51(tiny: Path, tmp_path: Path) -> None:
     """A whole model with other rope settings, an adapter, and the two merged: the same logits as here."""
     packages = os.environ.get("LCX_TRANSFORMERS_4_51") or str(tmp_path / "packages")
