@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test slow fuzz faults nightly lint docs format completions clean
+.PHONY: help venv demo test slow fuzz faults nightly audit lint docs format completions clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,11 +42,20 @@ faults: venv  ## kills at named points, cuts, flipped bits, full disks, servers 
 nightly: venv  ## every seed of the demos, and what takes longest
 	$(PYTEST) -m nightly
 
-lint: venv  ## ruff, mypy and the arrows between rooms
+# What is known of the versions here; without the database in reach (a mirror may lack it) nothing is said but that.
+audit: venv
+	@said=$$(timeout 60 $(BIN)/pip-audit --local --skip-editable --progress-spinner off --timeout 5 2>&1); \
+	if echo "$$said" | grep -q '^Found '; then echo "$$said"; exit 1; fi; \
+	if echo "$$said" | grep -q '^No known' && ! echo "$$said" | grep -q 'could not be audited'; \
+	then echo "pip-audit: $$(echo "$$said" | grep -m1 '^No known')"; \
+	else echo "pip-audit: its database is out of reach; not audited"; fi
+
+lint: venv audit  ## ruff, mypy, the arrows between rooms, bandit, and pip-audit where its database can be had
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive lcx plugins
 
 docs: venv  ## the guides as a site in site/, with links checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

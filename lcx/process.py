@@ -126,7 +126,7 @@ class Workers:
         try:
             pickle.dump((function, arguments, named), worker.stdin)
             worker.stdin.flush()
-            well, found = pickle.load(worker.stdout)
+            well, found = pickle.load(worker.stdout)  # nosec B301  # a process that this one started
         except (OSError, EOFError, pickle.UnpicklingError) as bad:
             code = worker.wait()
             raise LcxError(
@@ -144,7 +144,7 @@ class Workers:
 
         places = os.pathsep.join([place for place in sys.path if place])
         worker = subprocess.Popen(
-            [sys.executable, "-c", "from lcx.process import serve; serve()"],
+            [sys.executable, "-P", "-c", "from lcx.process import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Each worker is one of many: threads of its own would only be in the way of the others
@@ -186,7 +186,7 @@ def serve() -> None:
     os.dup2(2, 1)  # whatever a library prints is no answer
     while True:
         try:
-            function, arguments, named = pickle.load(asked)
+            function, arguments, named = pickle.load(asked)  # nosec B301  # the parent
         except EOFError:
             return
         try:

@@ -605,6 +605,14 @@ def test_11_no_module_is_taken_from_the_working_folder(sandbox: Sandbox) -> None
     subprocess.run(words, env={**os.environ, **plan.environment()}, check=True)
 
 
+def test_11_every_python_that_lcx_starts_leaves_the_working_folder_out() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for file in (*root.glob("lcx/**/*.py"), *root.glob("plugins/**/*.py")):
+        text = file.read_text(encoding="utf-8")
+        for found in re.finditer(r'sys\.executable,\s*"(-[A-Za-z])"', text):
+            assert found[1] == "-P", file
+
+
 # -- servers and models
 
 
