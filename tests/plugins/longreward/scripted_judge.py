@@ -64,31 +64,27 @@ def expected(document: int, answer: int, nothing: float = 10.0) -> dict[str, flo
     return {**scores, "reward": sum(scores.values()) / 4}
 
 
+def row(document: int, answers: int = 10) -> dict[str, Any]:
+    """A row of a file to be judged; every third answer tries to talk the judge round."""
+    chinese = language(document) == "zh"
+    line = (
+        "第{n}节讲述了桥梁的历史和维修情况。\n"
+        if chinese
+        else "Section {n} tells how the bridge was mended.\n"
+    )
+    context = "".join(line.format(n=n) for n in range(30))
+    question = f"({document}/0) 桥是怎样维修的？" if chinese else f"({document}/0) How was the bridge mended?"
+    said = "({d}/{a}) 这座桥经过多次维修。" if chinese else "({d}/{a}) The bridge was mended many times over."
+    texts = [
+        said.format(d=document, a=a) + (INJECTION if a % 3 == 2 and not chinese else "")
+        for a in range(answers)
+    ]
+    return {"id": f"doc{document}", "context": context, "query": question, "answers": texts}
+
+
 def rows(documents: int, answers: int = 10) -> list[dict[str, Any]]:
-    """Rows of a file to be judged; every third answer tries to talk the judge round."""
-    found = []
-    for document in range(documents):
-        chinese = language(document) == "zh"
-        line = (
-            "第{n}节讲述了桥梁的历史和维修情况。\n"
-            if chinese
-            else "Section {n} tells how the bridge was mended.\n"
-        )
-        context = "".join(line.format(n=n) for n in range(30))
-        question = (
-            f"({document}/0) 桥是怎样维修的？" if chinese else f"({document}/0) How was the bridge mended?"
-        )
-        said = (
-            "({d}/{a}) 这座桥经过多次维修。"
-            if chinese
-            else "({d}/{a}) The bridge was mended many times over."
-        )
-        texts = [
-            said.format(d=document, a=a) + (INJECTION if a % 3 == 2 and not chinese else "")
-            for a in range(answers)
-        ]
-        found.append({"id": f"doc{document}", "context": context, "query": question, "answers": texts})
-    return found
+    """Rows of a file to be judged."""
+    return [row(document, answers) for document in range(documents)]
 
 
 def write_rows(path: Path, documents: int, answers: int = 10) -> Path:
