@@ -94,7 +94,9 @@ def _give_out_again(shards: Shards, left: Sequence[Shard], before: int) -> None:
             why=why + (f"; {len(others)} other reasons" if others else ""),
             hint=f"lcx status {shards.run.path} lists them; the same command goes on with them.",
         )
-    if _progress(shards) == before:
+    if any(one.state == RUNNING and not one.gone for one in left):
+        time.sleep(LOOK)  # another coordinator has them
+    elif _progress(shards) == before:
         spent = [one for one in left if one.state == SPENT]
         if spent:
             total = sum(one.calls for one in shards._spent())
@@ -198,13 +200,16 @@ class _Local:
 
     def work(self, todo: Sequence[Shard]) -> None:
         """Have processes take these shards, until all are done or have ended for good."""
-        shards, said, held = self.shards, time.monotonic(), False
+        shards, held = self.shards, False
+        said = looked = time.monotonic()
         crashes, self.since = 0, time.time()
         for _ in range(min(self.most, len(todo))):
             self._start()
         while self.workers or held:
             time.sleep(LOOK)
-            self._end_hung()
+            if time.monotonic() - looked > BEAT:
+                looked = time.monotonic()
+                self._end_hung()
             for one in [one for one in self.workers if one.poll() is not None]:
                 self.workers.remove(one)
                 if one.returncode in (0, 1):

@@ -29,7 +29,7 @@ from lcx.llm.limits import Budget, BudgetSpent, Spent
 from lcx.llm.settings import Serving
 from lcx.plugins import Plugins
 from lcx.recipe import Step
-from lcx.run import REMOVED, Run, fingerprint
+from lcx.run import REMOVED, Run, digest, fingerprint
 from lcx.settings import validate
 from lcx.steps import PLAN, SHARDS, execute, run_part, take_ledgers
 from lcx.storage import (
@@ -157,7 +157,7 @@ class _Beat:
 
     def __init__(self, folder: Path, status: dict[str, Any], told: Callable[[], Mapping[str, Any]]) -> None:
         self.folder, self.status, self.told = folder, status, told
-        self._end = threading.Event()
+        self._end, self._begun = threading.Event(), False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -173,12 +173,13 @@ class _Beat:
     def _run(self) -> None:
         while not self._end.wait(BEAT):
             with contextlib.suppress(OSError, RuntimeError):
-                if _status(self.folder).get("mark") not in (self.status["mark"], None):
-                    os._exit(75)  # this process was away for long, and another one has its shard now
                 self.put()
 
     def put(self, **more: Any) -> None:
         with self._lock:
+            if self._begun and _status(self.folder).get("mark") not in (self.status["mark"], None):
+                os._exit(75)  # this process was away for long, and another one has its shard now
+            self._begun = True
             self.status |= {**self.told(), **more}
             _put(self.folder / STATUS, self.status)
 
@@ -323,11 +324,15 @@ class Shards:
             return Budget()
         return Budget(settings.max_calls, settings.max_tokens, settings.max_cost)
 
+    def _asked(self) -> str:
+        """The settings by which shards go, as a short hash: those that say how calls are made are in it, too."""
+        return digest(self.step.values())
+
     def _grant(self, plan: dict[str, Any], spent: Sequence[Spent], done: Sequence[bool]) -> None:
         """Write the plan with what each shard may spend."""
         grants = divide(self._budget(), spent, done, Spent(**plan.get("elsewhere", {})))
         plan |= {
-            "budget": vars(self._budget()),
+            "asked": self._asked(),
             "at_once": self.at_once,
             "grants": [vars(one) for one in grants],
         }
@@ -338,13 +343,16 @@ class Shards:
         """Take new limits and addresses, and hand what shards left over to those that ran out, if none runs."""
         with self.run.lock(self.ctx.log):
             plan, shards = self.plan, self.every
+            same = plan.get("asked") == self._asked() and plan["at_once"] == self.at_once
+            if same and not any(one.state == SPENT for one in shards):
+                return
             try:
                 with self._all_free("another budget"):
                     self.run.write_settings(self.step)
                     self._grant(plan, self._spent(), [one.passes > plan["whole"] for one in shards])
             except Held as held:
-                if plan["budget"] != vars(self._budget()):
-                    self.ctx.log(f"{self.step.id}: the budget stays as it is while shards run ({held.why})")
+                if plan.get("asked") != self._asked():
+                    self.ctx.log(f"{self.step.id}: limits stay as they are while shards run ({held.why})")
 
     def _spent(self) -> list[Spent]:
         return [self._spent_in(self.folder(index)) for index in range(self.count)]
@@ -362,10 +370,10 @@ class Shards:
     @contextlib.contextmanager
     def _all_free(self, why: str) -> Iterator[None]:
         """Keep every shard from being worked on. Raises Held where one is."""
+        _allow_files(self.count)
         with contextlib.ExitStack() as held:
             for shard in self.every:
-                if not shard.folder.is_dir():
-                    continue
+                make_folder(shard.folder)
                 try:
                     self._patiently(partial(_enter, held, shard.folder), shard.folder, 50)
                 except Held:
@@ -405,7 +413,7 @@ class Shards:
         folder = make_folder(self.folder(index))
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(only_writer(folder))
+                self._patiently(partial(_enter, held, folder), folder, 50)
             except Held:
                 shard = self.shard(index)
                 away = shard.state == RUNNING and not shard.here and shard.silent > STALE * BEAT
@@ -540,7 +548,7 @@ class Shards:
     def _wrong(self, shard: Shard, plan: Mapping[str, Any], whole: int) -> str:
         """What keeps a shard from being joined with the others; empty where nothing does."""
         if not shard.status:
-            return "has not begun" if not shard.folder.is_dir() else "has no status"
+            return "has not begun"
         if shard.status.get("of") != self.count or shard.status.get("shard") != shard.index:
             return f"says that it is {shard.status.get('shard')} of {shard.status.get('of')}"
         if shard.status.get("fingerprint") != plan["fingerprint"]:
@@ -622,6 +630,17 @@ class Shards:
                 self.root.rename(gone)
                 shutil.rmtree(gone)
         return before, _bytes(folder)
+
+
+def _allow_files(count: int) -> None:
+    """Allow this process to have so many more files open, as far as the system lets it."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < count + 256:
+            most = count + 256 if hard == resource.RLIM_INFINITY else min(hard, count + 256)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _enter(held: contextlib.ExitStack, folder: Path) -> None:

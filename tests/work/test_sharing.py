@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import random
 import shutil
 import time
@@ -178,6 +180,28 @@ def test_paid_replies_of_shards_outlive_a_start_over(tmp_path: Path, stub: Stub)
         again.work(shard.index)
     again.gather()
     assert max(stub.good.values()) == 1
+
+
+def test_a_file_system_without_locks(ready: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def none(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    _edit(ready.folder(1), passes=0, state="stopped")
+    assert ready.work(1) == "done"
+    (ready.folder(0) / ".writer").write_text(json.dumps({"host": platform.node(), "pid": os.getpid()}))
+    _edit(ready.folder(0), passes=0, state="running")
+    with pytest.raises(Held):
+        ready.work(0)
+    with pytest.raises(LcxError, match="shard 0 of 3 is running"):
+        ready.gather()
+    (ready.folder(0) / ".writer").write_text(
+        json.dumps({"host": platform.node(), "pid": 2**22 + 1})
+    )  # killed
+    assert ready.work(0) == "done"
+    assert ready.gather() is not None
 
 
 def test_a_shard_that_another_process_has_is_left_to_it(ready: Shards) -> None:
