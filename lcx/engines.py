@@ -59,13 +59,13 @@ def run_shards(shards: Shards, engine: str, *, workers: int, address: str = "") 
         return result
     if engine == "slurm":
         return _slurm(shards, workers)
-    run = {"local": _Local, "ray": _Ray}[engine](shards, workers, address)
-    with run:
+    runner: _Local | _Ray = (_Ray if engine == "ray" else _Local)(shards, workers, address)
+    with runner:
         while True:
             todo = shards.todo()
             if todo and not shards.done:
                 before = _progress(shards)
-                run.work(todo)
+                runner.work(todo)
                 if left := shards.todo():
                     _give_out_again(shards, left, before)
                     continue

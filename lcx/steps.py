@@ -358,7 +358,8 @@ class StepWork(Generic[S]):
                 self.rejects.add(self.step.id, bad.reason, where=unit, detail=bad.detail)
                 del found.rows[unit]
                 return
-            if keep and keep(row):
+            # Who gathers keeps what came to nothing, too: the shards' next pass is built on it
+            if keep and (keep(row) or (deal.index is None and not deal.alone)):
                 kept.append(row | {DEALT_BY: by[unit]} if unit in by else row)
             else:
                 found.rows[unit] = row
@@ -385,8 +386,8 @@ class StepWork(Generic[S]):
                         if not deal.mine(part):
                             continue
                         by[unit] = part
-                    elif not deal.due():  # it came to nothing when all shards had done theirs
-                        continue
+                    elif not deal.due() and kept is not None:
+                        continue  # it came to nothing when all shards had done theirs
                     found.rows[unit] = None  # holds its place in the order
                     heavy = weight(item)
                     while running and sum(running.values()) + heavy > most:

@@ -90,9 +90,10 @@ def share_step(job: RunJob, step: Step, share: Share, words: Sequence[str]) -> d
         )
     shards = Shards(step, job.run, job.ctx, job.plugins, count, at_once=share.workers or 0)
     shards.words = shlex.join(["lcx", *(word for word in words if word != "--force")])
+    notes: list[str] = []
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
         if share.engine is not None:
-            result, notes = run_shards(shards, share.engine, workers=workers, address=share.address or ""), []
+            result = run_shards(shards, share.engine, workers=workers, address=share.address or "")
         else:
             result, notes = _by_hand(shards, index)
     job.run.reload()
