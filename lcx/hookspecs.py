@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("lcx")
 
+HOOK_API = 2
+"""The version of these hooks: 2 came with `lcx_register_commands`. A plugin may say `LCX_API = 2` in its module: where
+that is later than this, it is told so, and hooks that are unknown here are warnings."""
+
 
 @hookspec(firstresult=True)
 def lcx_synth(step: Step, run: Run, ctx: Context) -> StepResult | None:
@@ -85,3 +89,10 @@ def lcx_register_probes(register: Callable[..., None]) -> None:
 @hookspec
 def lcx_register_metrics(register: Callable[..., None]) -> None:
     """Register metrics: `register("name", "module:function")`, a function of the prediction and its row."""
+
+
+@hookspec
+def lcx_register_commands(register: Callable[..., None]) -> None:
+    """Register subcommands: `register("name", "module:attribute", help="One line.")` of a function or a `typer.Typer`,
+    imported when the command is called.
+    """

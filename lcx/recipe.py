@@ -96,9 +96,13 @@ class Step:
 
 
 def recipe_files(plugins: Plugins) -> dict[str, list[tuple[Path, str]]]:
-    """Every recipe by name with its file and owner. Names are file stems; folders are searched in depth."""
+    """Every recipe by name with its file and owner. Names are file stems; folders are searched in depth.
+
+    Those of lcx and of the plugins that come with it stand first.
+    """
     found: dict[str, list[tuple[Path, str]]] = {}
-    for folder in plugins.recipes.names():
+    folders = plugins.recipes.names()
+    for folder in sorted(folders, key=lambda one: not plugins.bundled(plugins.recipes.owner(one))):
         owner = plugins.recipes.owner(folder)
         for path in sorted(Path(folder).rglob("*.yaml")):
             found.setdefault(path.stem, []).append((path, owner))
@@ -127,11 +131,11 @@ def find(name: str, plugins: Plugins) -> Path:
             hint="`lcx recipes list` shows them; a path to a YAML file works too.",
         )
     places = files[name]
-    if len(places) > 1:
+    if len(places) > 1 and not plugins.bundled(places[0][1]):
         owners = " and ".join(f"'{owner}' ({path})" for path, owner in places)
         raise PluginError(
             f"two plugins claim the recipe '{name}': {owners}",
-            hint="Give the file's path instead, or leave one plugin out with LCX_PLUGINS.",
+            hint=f"Give the file's path instead, or leave one plugin out: LCX_PLUGINS=-{places[-1][1]}",
         )
     return places[0][0]
 

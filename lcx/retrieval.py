@@ -57,11 +57,14 @@ def open_retriever(
 
     Raises UsageError for an unknown one or bad options, MissingError where its model or library is not there.
     """
-    from lcx.plugins import loaded
+    from lcx.plugins import check_made, loaded
 
     name, _, model = spec.partition(":")
-    factory: RetrieverFactory = (plugins or loaded()).retrievers.load(name)
-    return factory(model, dict(options or {}))
+    known = plugins or loaded()
+    factory: RetrieverFactory = known.retrievers.load(name)
+    found = factory(model, dict(options or {}))
+    check_made(f"the retriever '{name}'", found, ("index", "describe", "close"), known.whose(factory))
+    return found
 
 
 def best_places(scores: Sequence[float], count: int) -> list[int]:

@@ -31,7 +31,7 @@ from lcx.errors import LcxError, PluginError, UsageError
 from lcx.evaluation.settings import EvalSettings
 from lcx.hub import locate, tiny_folder, tiny_spec
 from lcx.paths import cache_folder
-from lcx.plugins import Method, Plugins, Stage, load_function
+from lcx.plugins import Method, Plugins, Stage, load_function, place_of_function, unloadable
 from lcx.recipe import Step
 from lcx.run import OWN, PAID, Run, fingerprint
 from lcx.settings import Settings
@@ -456,18 +456,48 @@ def run_stage(step: Step, run: Run, ctx: Context) -> StepResult | None:
     stage = ctx.plugins.method(step.method).stage(step.stage)
     if not stage.run:
         return None
+    function = _function(stage.run, step, ctx)
     work: StepWork[Any] = StepWork(step, run, ctx)
     with contextlib.closing(work):
-        result = load_function(stage.run)(work)
+        result = function(work)
         if inspect.iscoroutine(result):
             result = work.service.run(result)
-        return cast(StepResult, result)
+        if not isinstance(result, StepResult):
+            raise _wrong_result(stage.run, step, ctx, result, "work.done(metrics)")
+        return result
+
+
+def _function(target: str, step: Step, ctx: Context) -> Callable[..., Any]:
+    """A stage's function. Raises PluginError where a plugin names one that cannot be imported."""
+    try:
+        return cast(Callable[..., Any], load_function(target))
+    except Exception as failure:  # a stranger's module may raise anything
+        owner = ctx.plugins.methods.owner(step.method)
+        if ctx.plugins.bundled(owner):
+            raise
+        what = f"the stage '{step.stage}' of the method '{step.method}'"
+        raise unloadable(what, owner, target, failure) from failure
+
+
+def _wrong_result(target: str, step: Step, ctx: Context, result: Any, right: str) -> PluginError:
+    owner = ctx.plugins.methods.owner(step.method)
+    given = "nothing" if result is None else f"a {type(result).__name__}"
+    return PluginError(
+        f"the method '{step.method}' of '{owner}': {target} returns {given} for the stage '{step.stage}'",
+        why=place_of_function(load_function(target)),
+        hint=f"It ends with: return {right}",
+    )
 
 
 def forecast_stage(step: Step, run: Run, ctx: Context) -> dict[str, Any] | None:
     """What the step will cost, by the function that its method names; None where it names none."""
     stage = ctx.plugins.method(step.method).stage(step.stage)
-    return dict(load_function(stage.forecast)(StepWork(step, run, ctx))) if stage.forecast else None
+    if not stage.forecast:
+        return None
+    found = _function(stage.forecast, step, ctx)(StepWork(step, run, ctx))
+    if not isinstance(found, Mapping):
+        raise _wrong_result(stage.forecast, step, ctx, found, '{"calls": 64}')
+    return dict(found)
 
 
 def ensure_model(spec: str, ctx: Context) -> str:

@@ -79,7 +79,7 @@ def table() -> dict[str, Any]:
 
 def candidates(words: list[str]) -> list[Candidate]:
     """What the last of these words (after `lcx`) may become."""
-    node = table()
+    node = root = table()
     *before, current = words
     used: dict[str, list[str]] = {}
     pending: dict[str, Any] | None = None
@@ -101,9 +101,10 @@ def candidates(words: list[str]) -> list[Candidate]:
             else:
                 pending = option
         elif "commands" in node:
-            if word not in node["commands"]:
+            inner = node["commands"].get(word) or (_plugins_node(word) if node is root else None)
+            if inner is None:
                 return []
-            node = node["commands"][word]
+            node = inner
         else:
             positions += 1
             used.setdefault("", []).append(word)
@@ -112,11 +113,10 @@ def candidates(words: list[str]) -> list[Candidate]:
     if current.startswith("-") and not only_arguments:
         return _options(node, current, used)
     if "commands" in node:
-        return [
-            Candidate(name, command["help"])
-            for name, command in node["commands"].items()
-            if name.startswith(current)
-        ]
+        helps = {name: command["help"] for name, command in node["commands"].items()}
+        if node is root:
+            helps = {**plugin_commands(), **helps}
+        return [Candidate(name, line) for name, line in helps.items() if name.startswith(current)]
     arguments = node.get("arguments", [])
     if arguments and (positions < len(arguments) or arguments[-1]["multiple"]):
         return of_kind(arguments[min(positions, len(arguments) - 1)]["kind"], current, used)
@@ -471,7 +471,7 @@ def _path_folders() -> list[str]:
     own = {
         os.path.dirname(os.__file__),
         os.path.join(os.path.dirname(os.__file__), "lib-dynload"),
-        sys.path[0],
+        os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv else "",
     }
     return [place for place in sys.path if place and place not in own and os.path.isdir(place)]
 
@@ -489,11 +489,17 @@ def stamps(places: Iterable[str]) -> list[list[Any]]:
 
 def _rebuild() -> dict[str, Any]:
     """Load the plugins in silence, write the cache where that is possible, and return the names."""
+    with _Silence():
+        found, watched = collect_names()
+    _save(found, watched)
+    return found
+
+
+def _save(found: dict[str, Any], watched: list[str]) -> None:
+    """Write the cache where that is possible."""
     import json
 
     folders = _path_folders()
-    with _Silence():
-        found, watched = collect_names()
     key = stamps([*folders, *watched])
     target = cache_file()
     temporary = f"{target}.{os.getpid()}"
@@ -504,7 +510,39 @@ def _rebuild() -> dict[str, Any]:
         os.replace(temporary, target)
     except OSError:
         pass
-    return found
+
+
+def plugin_commands() -> dict[str, str]:
+    """Commands that plugins bring, with their lines in the help. Plugins are loaded where the cache is old."""
+    if not _read and (cached := _fresh()) is not None:
+        _read.update(cached)
+    if not _read:
+        from importlib.metadata import entry_points
+
+        if all(point.dist is not None and point.dist.name == "lcx" for point in entry_points(group="lcx")):
+            return {}
+    return {name: row["help"] for name, row in read_names()["commands"].items()}
+
+
+def _plugins_node(name: str) -> dict[str, Any] | None:
+    """The table of a plugin's command. Its module is imported once, and the table is kept until that file changes."""
+    row = read_names()["commands"].get(name)
+    if row is None:
+        return None
+    if "node" not in row:
+        with _Silence():
+            from lcx.cli.app import plugin_command
+            from lcx.cli.completion import node_of
+
+            try:
+                row["node"] = node_of(plugin_command(name))
+            except Exception:  # `lcx plugins check` says what is wrong
+                return None
+            module = sys.modules.get(row["module"])
+        watched = [str(place) for place in read_names()["watched"]]
+        read_names()["watched"] = [*watched, str(getattr(module, "__file__", "") or "")]
+        _save(_read, read_names()["watched"])
+    return dict(row["node"])
 
 
 def collect_names() -> tuple[dict[str, Any], list[str]]:
@@ -526,8 +564,32 @@ def collect_names() -> tuple[dict[str, Any], list[str]]:
         "plugins": [entry.name for entry in loaded.entries],
         "tasks": sorted({*loaded.probes.names(), *groups()}),
         "llms": loaded.llms.names(),
+        "commands": {
+            name: {
+                "help": _help_of(name, loaded),
+                "module": loaded.commands.value_of(name, owner).target.split(":")[0],
+            }
+            for name in loaded.commands.names()
+            for owner in [loaded.commands.owner(name)]
+        },
     }
-    return found, sorted(watched)
+    watched.update(_module_files(loaded))
+    found["watched"] = sorted(watched)
+    return found, found["watched"]
+
+
+def _help_of(name: str, loaded: Any) -> str:
+    clash = loaded.commands.clashes().get(name, [])
+    if clash:
+        return f"(claimed by {' and '.join(clash)})"
+    line = str(loaded.commands.get(name).help)
+    return line or f"(of the plugin {loaded.commands.owner(name)})"
+
+
+def _module_files(loaded: Any) -> list[str]:
+    """The files of the plugins' own modules: one that is changed may register other names."""
+    modules = [sys.modules.get(entry.value.partition(":")[0].strip()) for entry in loaded.entries]
+    return [str(module.__file__) for module in modules if getattr(module, "__file__", None)]
 
 
 def _describe(path: str, loaded: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ COMMANDS = {
     "models": "Get real models by name; list and remove what is cached.",
     "recipes": "List, show, copy and validate recipes.",
     "presets": "List, show and copy the accelerate configs behind --strategy.",
-    "plugins": "List and check plugins.",
+    "plugins": "List, check, install and begin plugins.",
     "doctor": "What this machine has, what it lacks, and how to mend it.",
     "completion": "Print or install the completion of your shell.",
 }
@@ -43,7 +43,6 @@ PLACES = {
     "merge": "shards:merge_app",
     "status": "shards:status_app",
     "demo": "run:demo_app",
-    "plugins": "recipes:plugins_app",
     "presets": "recipes:presets_app",
 }
 
@@ -61,13 +60,51 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in COMMANDS:
             self.commands[args[0]] = load_command(args[0])
+        elif args:
+            from lcx.plugins import loaded
+
+            known = loaded().commands
+            for name in known.names():  # for the suggestion where it is none of them
+                self.commands.setdefault(name, TyperCommand(name))
+            if args[0] in known:
+                self.commands[args[0]] = plugin_command(args[0])
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        super().format_commands(ctx, formatter)
+        from lcx.cli.answer import plugin_commands
+
+        rows = [(name, line) for name, line in plugin_commands().items() if name not in COMMANDS]
+        if rows:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(rows)
 
 
 def load_command(name: str) -> Any:
     """The full command behind a stub."""
     module, _, attribute = PLACES.get(name, f"{name}:app").partition(":")
     command = typer.main.get_command(getattr(importlib.import_module(f"lcx.cli.{module}"), attribute))
+    command.name = name
+    return command
+
+
+def plugin_command(name: str) -> Any:
+    """The command that a plugin registered by that name, imported now. Raises PluginError where it is none."""
+    from lcx.errors import PluginError
+    from lcx.plugins import load_function, loaded, unloadable
+
+    known = loaded().commands
+    target, owner = known.get(name).target, known.owner(name)
+    try:
+        made = load_function(target)
+        if not isinstance(made, typer.Typer):
+            function, made = made, typer.Typer(**APP)
+            made.command(name)(function)
+        command = typer.main.get_command(made)
+    except PluginError:
+        raise
+    except Exception as failure:  # a stranger's module may raise anything
+        raise unloadable(f"the command '{name}'", owner, target, failure) from failure
     command.name = name
     return command
 

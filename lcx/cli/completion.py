@@ -55,12 +55,15 @@ def build() -> dict[str, Any]:
     from lcx.cli.app import COMMANDS, load_command
     from lcx.cli.app import app as root_app
 
-    root = _node(root_app())
-    root["commands"] = {name: {**_node(load_command(name)), "help": text} for name, text in COMMANDS.items()}
+    root = node_of(root_app())
+    root["commands"] = {
+        name: {**node_of(load_command(name)), "help": text} for name, text in COMMANDS.items()
+    }
     return root
 
 
-def _node(command: Any) -> dict[str, Any]:
+def node_of(command: Any) -> dict[str, Any]:
+    """A command as the table has it: its options, arguments and subcommands."""
     node: dict[str, Any] = {"help": _first_line(command.help), "options": [], "arguments": []}
     for parameter in command.params:
         if getattr(parameter, "hidden", False):
@@ -80,7 +83,7 @@ def _node(command: Any) -> dict[str, Any]:
     node["options"].append(_HELP)
     subcommands = getattr(command, "commands", None)
     if subcommands:
-        node["commands"] = {name: _node(inner) for name, inner in subcommands.items()}
+        node["commands"] = {name: node_of(inner) for name, inner in subcommands.items()}
     return node
 
 

@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from lcx.data.tokens import open_span_tokenizer
-from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.errors import LcxError, MissingError, PluginError, UsageError, suggestion
 from lcx.evaluation.benchmarks.groups import expand, groups
 from lcx.evaluation.bridge import BRIDGE, require_lm_eval
 from lcx.evaluation.settings import EvalSettings, sized_file
@@ -211,9 +211,24 @@ def find_task(name: str, plugins: Plugins) -> Task:
     probes = plugins.probes
     if name in probes:
         found: Task = probes.load(name)
+        if not isinstance(found, Task):
+            raise PluginError(
+                f"the task '{name}' of '{probes.owner(name)}' is a {type(found).__name__}, not a Task",
+                hint='Register "module:TASK" of a `Task` of lcx.evaluation.task.',
+            )
         if isinstance(found.score, str):  # a metric by its name, as `lcx_register_metrics` gave it
-            metric = plugins.metrics.load(found.score)
-            return replace(found, score=lambda row: metric(str(row["pred"]), row))
+            metric, called = plugins.metrics.load(found.score), found.score
+
+            def score(row: Mapping[str, Any]) -> Any:
+                value = metric(str(row["pred"]), row)
+                if value is None or (isinstance(value, SupportsFloat) and not isinstance(value, str)):
+                    return value
+                raise PluginError(
+                    f"the metric '{called}'{plugins.whose(metric)} returns a {type(value).__name__}",
+                    hint="A metric gives a number from 0 to 1, or None where a row cannot be scored.",
+                )
+
+            return replace(found, score=score)
         return found
     known = list(dict.fromkeys([*groups(), *probes.names()]))
     raise UsageError(

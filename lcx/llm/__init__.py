@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lcx.plugins import check_made
+
 if TYPE_CHECKING:
     from lcx.llm.protocol import LLM
     from lcx.plugins import Plugins
@@ -20,8 +22,10 @@ def open_llm(spec: str, options: Mapping[str, Any] | None = None, plugins: Plugi
     from lcx.plugins import loaded
 
     name, _, model = spec.partition(":")
-    factory = (plugins or loaded()).llms.load(name)
+    known = plugins or loaded()
+    factory = known.llms.load(name)
     llm: LLM = factory(model, dict(options or {}))
+    check_made(f"the text generator '{name}'", llm, ("generate", "describe", "close"), known.whose(factory))
     return llm
 
 

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import lcx.llm
 from lcx.context import Context, Deal, PartDone, Stopped
-from lcx.errors import LcxError
+from lcx.errors import LcxError, PluginError
+from lcx.formatting import several
 from lcx.llm.ledger import CallLedger, Row, call_key, dump_messages, load_prices, response_of
 from lcx.llm.limits import Backoff, Budget, BudgetSpent, RateLimiter, Spent, check_priced
 from lcx.llm.openai import FINAL, ChatServer, Failed, Good, open_openai, parameters_of
@@ -26,6 +27,7 @@ from lcx.llm.prompts import begun_inside
 from lcx.llm.protocol import LLM, Made, Request, Response
 from lcx.llm.scheduler import Scheduler
 from lcx.llm.settings import Serving
+from lcx.plugins import loaded
 from lcx.progress import Pace
 from lcx.storage import sha256_json, sha256_text
 
@@ -380,7 +382,15 @@ def _streamed(backend: Any, asked: Sequence[tuple[Request, tuple[int, ...]]]) ->
     if getattr(backend, "stream", None):
         yield from backend.stream(requests, [samples for _, samples in asked])
         return
-    for number, response in enumerate(backend.generate(requests)):
+    responses = backend.generate(requests)
+    if not isinstance(responses, Sequence) or len(responses) != len(requests):
+        given = f"{len(responses)} replies" if isinstance(responses, Sequence) else type(responses).__name__
+        raise PluginError(
+            f"the text generator {type(backend).__name__}{loaded().whose(backend)} gave {given} for "
+            f"{several(len(requests), 'request')}",
+            hint="generate(requests) returns a list with one Response for each request, in order.",
+        )
+    for number, response in enumerate(responses):
         yield Made(number, 0, response.completions, response.usage, response.error, response.final)
 
 

@@ -18,7 +18,7 @@ import torch
 from transformers import TrainingArguments
 
 from lcx.context import Context, StepResult
-from lcx.errors import LcxError, UsageError
+from lcx.errors import LcxError, PluginError, UsageError
 from lcx.hub import adapter_base, locate
 from lcx.modeling.load import (
     digest_of_weights,
@@ -34,13 +34,14 @@ from lcx.modeling.load import (
 from lcx.modeling.positions import check_room
 from lcx.modeling.shared_prefix import use_shared_prefix
 from lcx.paths import cache_folder
+from lcx.plugins import loaded
 from lcx.records import Bundle, EncodedBundle
 from lcx.storage import atomic_path, write_lines
 from lcx.training import sharding
 from lcx.training.arguments import compute_precision, training_arguments
 from lcx.training.collate import Draw, Item, collate
 from lcx.training.data import Encoder, PairDataset, Spread, no_pairs, screen
-from lcx.training.losses import Answers, Loss, branch_sums, metric_means, preference_metrics
+from lcx.training.losses import Answers, Loss, LossOutput, branch_sums, metric_means, preference_metrics
 from lcx.training.runner import Prepared, SharedPrefixTrainer, prepare, train
 from lcx.training.settings import PreferenceSettings
 
@@ -259,6 +260,11 @@ class PreferenceTrainer(SharedPrefixTrainer):
         weights = batch["bundle_weights"]
         answers = answers_of(logprobs, batch)
         judged = self.loss.compute(answers, **self.options)
+        if not isinstance(judged, LossOutput):
+            raise PluginError(
+                f"the loss '{self.loss.name}'{loaded().whose(self.loss.compute)} returns a {type(judged).__name__}",
+                hint="Its function returns a LossOutput of lcx.training.losses.",
+            )
         for name, row in preference_metrics(answers, judged, weights).items():
             self._sums[name] = self._sums[name] + row if name in self._sums else row
         return (judged.losses * weights).sum()
