@@ -327,12 +327,14 @@ class Plugins:
         """Which plugin, which of its hooks and which line an unexpected error came from; empty where it was none's."""
         own = Path(__file__).parent
         inner = False  # something of lcx that the plugin called
-        for frame, line in reversed(list(traceback.walk_tb(failure.__traceback__))):
+        walk = list(reversed(list(traceback.walk_tb(failure.__traceback__))))
+        for depth, (frame, line) in enumerate(walk):
             file, name = frame.f_code.co_filename, frame.f_code.co_name
             if owner := self.owner_of(file):
                 if inner and name in vars(hookspecs) and frame.f_code.co_flags & inspect.CO_GENERATOR:
                     continue  # it goes around the stage that failed
-                hook = self._hook_behind(owner, frame)
+                callers = [one for one, _ in walk[depth:] if self.owner_of(one.f_code.co_filename) == owner]
+                hook = next(filter(None, (self._hook_behind(owner, one) for one in callers)), "")
                 where = f"{hook + ', ' if hook else ''}{file}, line {line}"
                 if inner:
                     return f"this is a bug in lcx, or in plugin '{owner}', which called it ({where})"

@@ -293,6 +293,17 @@ def _tasks(current: str, used: Used) -> list[Candidate]:
     return [Candidate(before + comma + one.text, one.help, one.open, one.path and not comma) for one in found]
 
 
+PARTS = ("method", "task", "metric", "loss", "llm", "retriever", "command", "all", "none")
+"""What `lcx plugins new --with` takes."""
+
+
+def _listed(words: Iterable[str], current: str) -> list[Candidate]:
+    """The last of words with commas between them; what stands before it is kept."""
+    before, comma, last = current.rpartition(",")
+    known = [word for word in words if word not in before.split(",")]
+    return [Candidate(before + comma + one.text) for one in _starting(known, last)]
+
+
 def _folders(current: str, used: Used) -> list[Candidate]:
     return files(current, endings=())
 
@@ -360,6 +371,8 @@ KINDS: dict[str, Callable[[str, Used], list[Candidate]]] = {
     "KIND": lambda current, used: _starting(["lm-eval", "markdown"], current),
     "SHAPE": lambda current, used: _starting(_shapes(), current),
     "CARD": lambda current, used: _starting(_cards(), current),
+    "PART,...": lambda current, used: _listed(PARTS, current),
+    "SPEC": _folders,
     "PLUGIN": lambda current, used: _starting(read_names()["plugins"], current),
 }
 

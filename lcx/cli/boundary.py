@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO, cast
 
-from lcx.errors import LcxError, MissingError, PluginError, UsageError, suggestion
+from lcx.errors import LcxError, MissingError, UsageError, suggestion
 from lcx.formatting import Shown, shown
 from lcx.process import ended_gently
 
@@ -161,7 +161,7 @@ def _explained(bad: Exception) -> LcxError:
         traceback.print_exception(bad, file=sys.stderr)
     if "lcx.plugins" in sys.modules and (whose := sys.modules["lcx.plugins"].loaded().blamed(bad)):
         shows = "" if STATE.verbose else "LCX_DEBUG=1 before the command shows the traceback; "
-        return PluginError(
+        return LcxError(
             f"unexpected {type(bad).__name__}: {bad}",
             why=whose,
             hint=f"{shows}please report it to the plugin's authors, with the command that you ran",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -495,6 +496,51 @@ def _recipe_problems(entry: Entry, loaded: Plugins) -> Iterator[Problem]:
 # ---- new
 
 
+@app.command(
+    epilog=opt.examples(
+        "lcx plugins new mine",
+        "lcx plugins new mine --with method,task,metric,loss",
+        "lcx plugins new mine --with all --to ~/code/lcx-mine",
+    )
+)
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The plugin's name: small letters, digits and '-'.")
+    ],
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="PART,...",
+            help="method, task, metric, loss, llm, retriever, command; all or none (default: method,task,metric).",
+        ),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="DIR", help="The package's folder (default: ./lcx-NAME).")
+    ] = None,
+) -> None:
+    """Write a whole package to begin with: entry point, recipe, hook, registrations, tests, README and CI."""
+    from lcx import recipe
+    from lcx.cli import scaffold
+    from lcx.cli.app import COMMANDS
+    from lcx.plugins import CORE, loaded
+
+    known = loaded()
+    taken = {CORE, *(one.name for one in known.entries), *known.methods.names(), *recipe.recipe_files(known)}
+    for registry in (known.llms, known.retrievers, known.losses, known.commands):
+        taken |= set(registry.names())
+    scaffold.checked_plugin_name(name, taken)
+    wanted = scaffold.wanted_parts(parts)
+    files = scaffold.package(name, wanted, commands=COMMANDS)
+    folder = Path(to).expanduser() if to else Path(f"lcx-{name}")
+    scaffold.write_package(folder, files)
+    print(f"wrote {folder} ({', '.join(['recipe', 'hook', *wanted])})")
+    for file in files:
+        print(f"  {file}")
+    place = str(folder) if "/" in str(folder) else f"./{folder}"
+    print(f"next: lcx plugins install -e {shlex.quote(place)}")
+
+
 # ---- pip
 
 
@@ -630,7 +676,6 @@ def installer(action: str) -> list[str]:
 def _run_installer(action: str, words: list[str], dry_run: bool) -> None:
     """Run pip, uv or pipx, its output on stderr. Raises LcxError where it fails."""
     import os
-    import shlex
     import subprocess
 
     from lcx.errors import LcxError

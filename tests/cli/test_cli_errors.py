@@ -98,7 +98,11 @@ def toy_run(recipe: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("failure", "code", "words"),
     [
-        (KeyError("x"), 1, ["unexpected KeyError: 'x'", "LCX_DEBUG=1", "toy.py"]),
+        (
+            KeyError("x"),
+            1,
+            ["unexpected KeyError: 'x'", "LCX_DEBUG=1", "plugin 'toy' (lcx_synth, ", "toy.py"],
+        ),
         (
             OSError(errno.ENOSPC, "No space left on device", "/some/file"),
             1,

@@ -31,6 +31,13 @@ def pip(*argv: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def pip_folder() -> str:
+    """Where this interpreter's pip lies."""
+    import pip
+
+    return os.path.dirname(pip.__file__)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _installed(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder, sources = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("source")
@@ -128,6 +135,41 @@ def test_its_probe_is_found_sized_and_scored(lcx: Callable[..., Ran], tmp_path: 
     saved.write_text("".join(json.dumps(row) + "\n" for row in rows))
     scored = lcx("eval --task haystack:lines --predictions saved.jsonl --json").json
     assert (scored["score"], scored["n"], scored["nulls"]) == (50.0, 4, 1)
+
+
+@pytest.mark.slow
+def test_a_new_package_installs_tests_itself_and_goes(lcx_program: str, tmp_path: Path) -> None:
+    from tests.docs.test_plugin_guide import light_venv
+
+    place = tmp_path / "venv"
+    library = light_venv(place)
+    (library / "pip.pth").write_text(f"{Path(pip_folder()).parent}\n")
+    before = {path.name for path in library.iterdir()}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+
+    def ran(*words: str, code: int = 0, cwd: Path = tmp_path) -> str:
+        done = subprocess.run(
+            [str(place / "bin" / "python"), "-m", *words],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    ran("lcx", "plugins", "new", "sprout", "--with", "all")
+    shutil.copytree(TESTS / "broken_plugin", tmp_path / "broken")
+    assert "installed broken (" in ran("lcx", "plugins", "install", "./broken", code=3)
+    assert "installed sprout (lcx-sprout 0.1.0)" in ran("lcx", "plugins", "install", "./lcx-sprout")
+    assert "10 passed" in ran("pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / "lcx-sprout")
+    assert "sprout" in ran("lcx", "--help")
+    assert ran("lcx", "sprout", "lcx-sprout/README.md").startswith("lines ")
+    assert "gone" in ran("lcx", "plugins", "uninstall", "broken", "sprout")
+    assert {path.name for path in library.iterdir()} == before
+    assert "sprout" not in ran("lcx", "plugins", "list")
 
 
 @pytest.mark.slow
