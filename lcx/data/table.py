@@ -211,6 +211,8 @@ three times.
 """
 PARTS_AHEAD = 1
 """Parts that are read while an earlier one is being cut."""
+MOST_WORKERS = 16
+"""Processes that cut, at most: one that reads feeds no more. Each has about 130 MB."""
 APART = 4 << 20
 """Characters of a part from which on it is cut in worker processes, which take a third of a second to start."""
 UNKNOWN = 99_999
@@ -576,12 +578,12 @@ def write_table(
 ) -> Path:
     """The table of `build_table`, written while documents are read: only a few parts of it are ever in memory.
 
-    `spec` names the tokenizer. A large corpus is cut in `workers` processes (by default one for each core), a part of
-    PART_CHARACTERS after the other, each of which becomes a shard of its own. Parts that an earlier, killed call left
-    in `folder.parts` are taken over where they hold the same documents, so the work goes on where it was; the documents
-    are read again, not cut. The bytes are the same whatever the workers and the kills. `told` is called with the
-    documents and characters so far; `before_end` just before the table counts as finished. Raises UsageError where no
-    segment comes out, LcxError for a full disk.
+    `spec` names the tokenizer. A large corpus is cut in `workers` processes (by default one for each core, 16 at
+    most), a part of PART_CHARACTERS after the other, each of which becomes a shard of its own. Parts that an earlier,
+    killed call left in `folder.parts` are taken over where they hold the same documents, so the work goes on where it
+    was; the documents are read again, not cut. The bytes are the same whatever the workers and the kills. `told` is
+    called with the documents and characters so far; `before_end` just before the table counts as finished. Raises
+    UsageError where no segment comes out, LcxError for a full disk.
     """
     target = Path(folder)
     building = target.with_name(f"{target.name}.parts")
@@ -594,7 +596,7 @@ def write_table(
     make_folder(building)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(building / "parts.jsonl", of=sha256_text(head)))
-        cutters = stack.enter_context(Workers(cores() if workers is None else workers))
+        cutters = stack.enter_context(Workers(min(MOST_WORKERS, cores()) if workers is None else workers))
 
         def begin(part: list[Document]) -> Callable[[], list[np.ndarray]]:
             size = sum(len(document.text) for document in part)

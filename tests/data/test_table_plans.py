@@ -152,9 +152,9 @@ def test_a_table_whose_building_was_killed_goes_on_where_it_was(
     monkeypatch.setattr(
         tables, "_cut", lambda core, rule, texts: cut.extend(texts) or real(core, rule, texts)
     )
-    documents = corpus()
+    documents = corpus(16)
     write_table(tmp_path / "whole", documents, "simple", min_tokens=32)
-    for place in (0, 7, 23, len(documents)):
+    for place in (11, len(documents)):
 
         def killed(place: int = place) -> object:
             yield from documents[:place]
@@ -171,7 +171,7 @@ def test_a_table_whose_building_was_killed_goes_on_where_it_was(
         again = before & set(cut)
         assert len(again) <= 8, "at most the parts that were under way"
         assert len(before | set(cut)) == len(documents)
-        assert before or place < 8
+        assert before
     with pytest.raises(Cut):
         write_table(tmp_path / "changed", killed(), "simple", min_tokens=32)  # type: ignore[arg-type]
     changed = [*documents[:5], Document("d5", documents[5].text + "!"), *documents[6:]]
@@ -200,8 +200,8 @@ def test_the_memory_of_a_table_that_is_written_does_not_grow_with_the_corpus(tmp
         return found
 
     peak(4)
-    few, many = peak(12), peak(60)
-    assert many - few < 48 * len(corpus(1)[0].text) / 2
+    few, many = peak(8), peak(40)
+    assert many - few < 32 * len(corpus(1)[0].text) / 2
 
 
 def test_texts_that_came_before_are_dropped_and_counted() -> None:
