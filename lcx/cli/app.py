@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "Train a model on the data of an earlier step.",
     "eval": "Evaluate a model, or score a file of predictions.",
     "merge": "Put the shards of a step together, after checking them.",
+    "runs": "List the runs that there are.",
     "status": "How far a run is: steps, shards, rows, calls, cost, time left.",
     "compare": "Two results item by item: better, worse or no evidence.",
     "report": "One HTML page of a run's evaluations, before and after.",
@@ -43,6 +44,7 @@ PLACES = {
     "merge": "shards:merge_app",
     "status": "shards:status_app",
     "demo": "run:demo_app",
+    "runs": "run:runs_app",
     "presets": "recipes:presets_app",
 }
 

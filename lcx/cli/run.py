@@ -1,9 +1,12 @@
-"""`lcx run`: all steps of a recipe in order, what is done is passed over; and `lcx demo`, the whole story."""
+"""`lcx run`: all steps of a recipe in order; `lcx runs`: what runs there are; `lcx demo`: the whole story."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,6 +171,92 @@ def spread(job: Any, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
             if "device" in type(step.settings).model_fields:
                 flags.setdefault(step.id, {})["device"] = job.request.device
     return flags
+
+
+# ---- lcx runs
+
+runs_app = typer.Typer(**APP, no_args_is_help=True, epilog=opt.examples("lcx runs list", "lcx runs list DIR"))
+MOST_SCORES = 3
+"""Scores of an evaluation that stand in its run's row."""
+
+
+@runs_app.callback()
+def runs_callback() -> None:
+    """List the runs that there are."""
+
+
+@runs_app.command(name="list", epilog=opt.examples("lcx runs list", "lcx runs list experiments --json"))
+def list_runs(
+    folder: Annotated[
+        str | None, typer.Argument(metavar="DIR", help="The folder of runs (default: LCX_RUNS, or runs).")
+    ] = None,
+    json: opt.Json = False,
+) -> None:
+    """List runs, the latest first: recipe, how far each is, its last evaluation, age and size."""
+    from lcx.cli import show
+    from lcx.paths import runs_folder
+    from lcx.progress import duration
+
+    place = Path(folder).expanduser() if folder else runs_folder()
+    rows = [row for one in sorted(place.iterdir()) if (row := _run_row(one))] if place.is_dir() else []
+    rows.sort(key=lambda row: row["changed"], reverse=True)
+    if json:
+        show.emit_json({"folder": str(place), "runs": rows})
+        return
+    if not rows:
+        print(f"no runs in {place}; next: lcx run --recipe in2-tiny")
+        return
+    now = time.time()
+    cells = [
+        (
+            row["name"],
+            row["recipe"],
+            row["state"],
+            duration(max(0.0, now - row["changed"])),
+            f"{row['bytes'] / 1e6:,.1f} MB",
+            ", ".join(f"{task} {value:.2f}" for task, value in list(row["scores"].items())[:MOST_SCORES]),
+        )
+        for row in rows
+    ]
+    print(show.table(cells, ("run", "recipe", "state", "age", "size", "last evaluation")))
+    print(f"next: lcx status {shlex.quote(str(place / rows[0]['name']))}")
+
+
+def _run_row(folder: Path) -> dict[str, Any] | None:
+    """A run's row; None for a folder that is none. A manifest that cannot be read is a state."""
+    from lcx.errors import LcxError
+    from lcx.storage import read_json
+
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return None
+    row: dict[str, Any] = {"name": folder.name, "recipe": "", "state": "its manifest cannot be read"}
+    row |= {"changed": manifest.stat().st_mtime, "bytes": _bytes_in(folder), "scores": {}, "steps": {}}
+    try:
+        held = read_json(manifest)
+        steps = {str(key): dict(record) for key, record in held["steps"].items()}
+    except (LcxError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return row
+    states = {key: str(record.get("state")) for key, record in steps.items()}
+    undone = [f"{key} {state}" for key, state in states.items() if state != "done"]
+    done = f"{', '.join(key for key, state in states.items() if state == 'done')} done"
+    row |= {"recipe": str(held.get("recipe")), "steps": states, "state": ", ".join(undone) or done}
+    evaluated = [one for one in steps.values() if one.get("stage") == "eval" and one.get("state") == "done"]
+    for one in sorted(evaluated, key=lambda one: str(one.get("finished")))[-1:]:
+        tasks = (one.get("metrics") or {}).get("tasks") or {}
+        means = {task: scores.get("average") for task, scores in tasks.items() if isinstance(scores, dict)}
+        row["scores"] = {task: mean for task, mean in means.items() if isinstance(mean, int | float)}
+    return row
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of the files below a folder; links are not followed."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total
 
 
 demo_app = typer.Typer(**APP)

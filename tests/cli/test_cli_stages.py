@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -424,3 +425,38 @@ def test_a_model_that_a_hub_may_have_and_what_steps_will_make_stay_possible(cli:
     for model in ("org/name", str(run / "train" / "model")):
         ran = cli("eval", "--task", "needle", "--model", model, "--run", str(run), "--dry-run")
         assert ran.code == 0, ran.err
+
+
+def test_runs_are_listed_with_their_state_and_last_evaluation(
+    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCX_RUNS", str(tmp_path / "none"))
+    assert "next: lcx run" in cli("runs", "list").out
+    place = tmp_path / "runs"
+
+    def record(state: str, stage: str = "synth", **more: Any) -> dict[str, Any]:
+        return {"state": state, "stage": stage, **more}
+
+    scored = record("done", "eval", finished="2", metrics={"tasks": {"needle": {"average": 0.5}, "x": {}}})
+    older = record("done", "eval", finished="1", metrics={"tasks": {"needle": {"average": 0.1}}})
+    held = {
+        "a": json.dumps({"recipe": "in2", "steps": {"eval/m": scored, "eval/n": older}}),
+        "b": json.dumps(
+            {"recipe": "logo", "steps": {"synth": record("done"), "train": record("interrupted")}}
+        ),
+        "c": "{",
+    }
+    for age, (name, text) in enumerate(held.items()):
+        (place / name).mkdir(parents=True)
+        (place / name / "manifest.json").write_text(text)
+        os.utime(place / name / "manifest.json", (1e9 - age, 1e9 - age))
+    (place / "no run").mkdir()
+    ran = cli("runs", "list", str(place), "--json")
+    rows = {row["name"]: row for row in ran.json["runs"]}
+    assert list(rows) == ["a", "b", "c"], "the latest first"
+    assert rows["a"]["scores"] == {"needle": 0.5}
+    assert rows["b"]["state"] == "train interrupted"
+    assert rows["c"]["state"] == "its manifest cannot be read"
+    out = cli("runs", "list", str(place)).out
+    assert "eval/m, eval/n done" in out
+    assert "needle 0.50" in out
