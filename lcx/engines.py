@@ -308,7 +308,9 @@ class _Ray:
         self.ray: Any = ray
 
     def __enter__(self) -> _Ray:
-        options: dict[str, Any] = {"address": self.address} if self.address else {"num_cpus": self.most}
+        options: dict[str, Any] = {"address": self.address}
+        if not self.address:  # one of our own: nobody else is to reach it, and it holds nothing
+            options = {"num_cpus": self.most, "_node_ip_address": "127.0.0.1", "object_store_memory": 1 << 27}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
         self.ray.init(

@@ -536,13 +536,19 @@ class Shards:
         bad = [(one, wrong) for one in self.every if (wrong := self._wrong(one, plan, whole))]
         if bad:
             shard, wrong = bad[0]
+            for one, why in bad:
+                if one.passes > whole:  # it is to be done again, by whoever comes next
+                    _put(
+                        one.folder / STATUS, {**one.status, "passes": whole, "state": STOPPED, "reason": why}
+                    )
             more = (
                 f", and {len(bad) - 1} more: {numbers([one.index for one, _ in bad[1:]])}" if bad[1:] else ""
             )
             raise LcxError(
                 f"{shard} {wrong}{more}",
                 why=f"step '{self.step.id}' is joined once all of its {self.count} shards have done their part",
-                hint=self.command(shard.index),
+                hint=(f"Remove {shard.folder}, then: " if "says that it is" in wrong else "")
+                + self.command(shard.index),
             )
 
     def _wrong(self, shard: Shard, plan: Mapping[str, Any], whole: int) -> str:
