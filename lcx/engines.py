@@ -185,7 +185,7 @@ class _Local:
         shards = self.shards
         words = [sys.executable, "-P", "-m", WORKER, "work", str(shards.run.path)]
         words += [shards.run.key(shards.step), "any", "--device", shards.ctx.device]
-        words += ["--parent", str(os.getpid()), "--since", str(self.since)]
+        words += ["--parent", str(os.getpid()), "--since", str(self.since), "--trust", shards.asked()]
         words += ["--skip", ",".join(str(index) for index, count in self.tries.items() if count >= TRIES)]
         environment = {**os.environ, **_gpu(self.number)}
         log = make_folder(shards.root) / f"worker-{self.number}.log"
@@ -334,7 +334,7 @@ class _Ray:
             while waiting or flying:
                 while waiting and len(flying) < self.most:
                     index = waiting.pop(0)
-                    flying[task.remote(*place, index, shards.ctx.device, os.getcwd())] = index
+                    flying[task.remote(*place, index, shards.ctx.device, os.getcwd(), shards.asked())] = index
                 ended, _ = ray.wait(list(flying), timeout=1.0)
                 for one in ended:
                     index = flying.pop(one)
@@ -364,11 +364,11 @@ def _local_model(shards: Shards) -> bool:
     return any(isinstance(value, str) and value.startswith("local:") for _, value in shards.step.settings)
 
 
-def _ray_shard(path: str, key: str, index: int, device: str, folder: str) -> str:
+def _ray_shard(path: str, key: str, index: int, device: str, folder: str, trust: str) -> str:
     """One shard in a process of Ray's."""
     with contextlib.suppress(OSError):
         os.chdir(folder)
-    return work_one(open_shards(Path(path), key, device), index)
+    return work_one(open_shards(Path(path), key, device, trust), index)
 
 
 # -- Slurm
@@ -401,7 +401,7 @@ def _slurm(shards: Shards, workers: int) -> StepResult | None:
     program = f"exec {shlex.quote(sys.executable)} -P -m {WORKER}"
     place = f"{shlex.quote(str(run))} {shlex.quote(key)}"
     common = f"#SBATCH --output={root.absolute()}/slurm-%A_%a.out\n#SBATCH --chdir={os.getcwd()}\n"
-    options = f"--device {shards.ctx.device}"
+    options = f"--device {shards.ctx.device} --trust {shards.asked()}"
     name = f"#SBATCH --job-name=lcx-{shards.step.id}\n"
     write_text(
         root / ARRAY,
@@ -444,10 +444,10 @@ ENGINES = ("local", "ray", "slurm")
 # -- a process of its own
 
 
-def open_shards(path: Path, key: str, device: str = "auto") -> Shards:
-    """The shards of a step that is prepared. Raises MissingError where it is not."""
+def open_shards(path: Path, key: str, device: str = "auto", trust: str = "") -> Shards:
+    """The shards of a step that is prepared; `trust` as `load_step` has it. Raises MissingError where it is not."""
     ctx = Context(device=device)
-    step, run = load_step(path, key, ctx)
+    step, run = load_step(path, key, ctx, trust)
     shards = Shards(step, run, ctx, ctx.plugins, 1, at_once=1)
     count = int(shards.plan.get("shards", 0))
     if not count:

@@ -412,8 +412,8 @@ def resolve(
             values[key], origins[key] = value, flag_of(key)
         _wire(recipe, position, schema, values, origins)
         where = f"recipe '{recipe.name}', step '{raw.id}'"
-        _refuse_users_own(schema, values, by_user, raw.id, where)
-        values, notes = _without_strange_keys(
+        refuse_users_own(schema, values, by_user, raw.id, where)
+        values, notes = without_strange_keys(
             values, by_user, raw.id, where, known=SOURCE in schema.model_fields
         )
         settings = validate(schema, values, where=where)
@@ -438,7 +438,7 @@ def check_names(step: Step, plugins: Plugins) -> None:
             )
 
 
-def _refuse_users_own(
+def refuse_users_own(
     schema: type[Settings], values: Mapping[str, Any], by_user: Collection[str], step_id: str, where: str
 ) -> None:
     """Raise UsageError where a file gives a setting that counts only from the command line."""
@@ -462,7 +462,7 @@ def _refuse_users_own(
 URL, SOURCE, SOURCE_FILE = "base_url", "api_key_env", "api_key_file"
 
 
-def _without_strange_keys(
+def without_strange_keys(
     values: Mapping[str, Any], by_user: Collection[str], step_id: str, where: str, *, known: bool
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The values so that no key goes where only a file says, and sentences about what was withheld.

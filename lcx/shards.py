@@ -28,7 +28,7 @@ from lcx.llm.ledger import CALLS, CallLedger, load_prices
 from lcx.llm.limits import Budget, BudgetSpent, Spent
 from lcx.llm.settings import Serving
 from lcx.plugins import Plugins
-from lcx.recipe import Step
+from lcx.recipe import Step, refuse_users_own, without_strange_keys
 from lcx.run import REMOVED, Run, digest, fingerprint
 from lcx.settings import validate
 from lcx.steps import PLAN, SHARDS, execute, run_part, take_ledgers
@@ -324,15 +324,15 @@ class Shards:
             return Budget()
         return Budget(settings.max_calls, settings.max_tokens, settings.max_cost)
 
-    def _asked(self) -> str:
+    def asked(self) -> str:
         """The settings by which shards go, as a short hash: those that say how calls are made are in it, too."""
-        return digest(self.step.values())
+        return digest(self.step.settings.model_dump(mode="json"))
 
     def _grant(self, plan: dict[str, Any], spent: Sequence[Spent], done: Sequence[bool]) -> None:
         """Write the plan with what each shard may spend."""
         grants = divide(self._budget(), spent, done, Spent(**plan.get("elsewhere", {})))
         plan |= {
-            "asked": self._asked(),
+            "asked": self.asked(),
             "at_once": self.at_once,
             "grants": [vars(one) for one in grants],
         }
@@ -343,7 +343,7 @@ class Shards:
         """Take new limits and addresses, and hand what shards left over to those that ran out, if none runs."""
         with self.run.lock(self.ctx.log):
             plan, shards = self.plan, self.every
-            same = plan.get("asked") == self._asked() and plan["at_once"] == self.at_once
+            same = plan.get("asked") == self.asked() and plan["at_once"] == self.at_once
             if same and not any(one.state == SPENT for one in shards):
                 return
             try:
@@ -351,7 +351,7 @@ class Shards:
                     self.run.write_settings(self.step)
                     self._grant(plan, self._spent(), [one.passes > plan["whole"] for one in shards])
             except Held as held:
-                if plan.get("asked") != self._asked():
+                if plan.get("asked") != self.asked():
                     self.ctx.log(f"{self.step.id}: limits stay as they are while shards run ({held.why})")
 
     def _spent(self) -> list[Spent]:
@@ -681,8 +681,12 @@ def numbers(numbers: Sequence[int]) -> str:
 # -- steps as they lie on disk
 
 
-def load_step(path: Path, key: str, ctx: Context) -> tuple[Step, Run]:
-    """A prepared step and its run, from the run's folder alone. Raises MissingError where there is none."""
+def load_step(path: Path, key: str, ctx: Context, trust: str = "") -> tuple[Step, Run]:
+    """A prepared step and its run, from the run's folder alone. Raises MissingError where there is none.
+
+    A folder may be a stranger's: its settings count as a recipe's do, that is, no key goes to a server that they name,
+    unless they are those of which `trust` is the hash, as the process that a user started says.
+    """
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise MissingError(
@@ -699,11 +703,19 @@ def load_step(path: Path, key: str, ctx: Context) -> tuple[Step, Run]:
     held: Any = read_yaml_file(path / key / "settings.yaml").value
     values = {name: one["value"] for name, one in held.items() if isinstance(one, Mapping)}
     origins = {name: str(one.get("from", "")) for name, one in held.items() if isinstance(one, Mapping)}
-    settings = validate(stage.settings, values, where=f"{path / key / 'settings.yaml'}")
+    where, step_id = str(path / key / "settings.yaml"), key.partition("/")[0]
+    settings = validate(stage.settings, values, where=where)
+    notes: tuple[str, ...] = ()
+    if not trust or digest(settings.model_dump(mode="json")) != trust:
+        schema = stage.settings
+        refuse_users_own(schema, values, (), step_id, where)
+        known = "api_key_env" in schema.model_fields
+        values, notes = without_strange_keys(values, (), step_id, where, known=known)
+        settings = validate(schema, values, where=where)
     run.stages = {
         name.partition("/")[0]: str(one.get("stage")) for name, one in run.manifest["steps"].items()
     }
-    step = Step(key.partition("/")[0], record["stage"], record["method"], run.recipe, settings, origins)
+    step = Step(step_id, record["stage"], record["method"], run.recipe, settings, origins, notes)
     return step, run
 
 

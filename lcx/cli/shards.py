@@ -213,6 +213,8 @@ def merge(
         started = time.monotonic()
         shards = open_shards(folder, key, device)
         shards.ctx.console = stderr_console(opt.STATE.quiet)
+        for note in shards.step.notes:
+            shards.ctx.log(f"{key}: {note}, or {shards.command('any')} in place of lcx merge")
         with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
             result = shards.gather()
         if result is None:
@@ -362,10 +364,11 @@ def main(argv: Sequence[str]) -> int:
     made.add_argument("--parent", type=int, default=0)
     made.add_argument("--since", type=float)
     made.add_argument("--skip", default="")
+    made.add_argument("--trust", default="")
     asked = made.parse_args(argv)
     if asked.parent:
         die_with(asked.parent)
-    shards = open_shards(asked.run, asked.step, asked.device)
+    shards = open_shards(asked.run, asked.step, asked.device, asked.trust)
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
         if asked.what == "slurm":
             run_shards(shards, "slurm", workers=asked.workers)

@@ -21,7 +21,7 @@ from lcx.errors import LcxError, UsageError
 from lcx.llm.ledger import CallLedger, Row
 from lcx.llm.limits import Budget, BudgetSpent, Spent
 from lcx.run import Run
-from lcx.shards import Shards, divide, numbers, parse_shard, run_table
+from lcx.shards import Shards, divide, load_step, numbers, parse_shard, run_table
 from lcx.storage import Held, Journal, only_writer
 from tests.conftest import Fault, Ran
 from tests.llm.stub_server import Stub
@@ -263,6 +263,26 @@ def test_the_status_tells_of_shards_that_are_gone(ready: Shards, cli: Callable[.
     assert "the server is down" in ran.out
     told = cli("status", str(ready.run.path), "--json").json
     assert told["steps"][0]["done"] == 1
+
+
+@pytest.mark.parametrize("recipe", ["in2", "logo", "longreward"])
+def test_a_steps_settings_are_read_from_its_folder_and_a_strangers_get_no_key(
+    tmp_path: Path, recipe: str
+) -> None:
+    for step in steps(recipe, tmp_path, "http://127.0.0.1:9/v1", api_key_file="key.txt"):
+        run = Run(tmp_path / "run", recipe)
+        run.manifest["steps"][step.id] = {"stage": step.stage, "method": step.method, "state": "in shards"}
+        run._save()
+        (run.path / step.id).mkdir()
+        run.write_settings(step)
+        asked = made(step, run.path).asked()
+        again, _ = load_step(run.path, step.id, Context(), trust=asked)
+        assert again.settings == step.settings
+        for trust in ("", "another"):
+            strange, _ = load_step(run.path, step.id, Context(), trust=trust)
+            settings: Any = strange.settings
+            assert (settings.api_key_file, settings.api_key_env) == (None, "")
+            assert strange.notes
 
 
 def test_merge_and_compact(ready: Shards, cli: Callable[..., Ran]) -> None:
