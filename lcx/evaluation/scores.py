@@ -299,10 +299,13 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any], task: str) -> list[Di
         words = f"scored as {one.get('compat') or 'ours'} and as {other.get('compat') or 'ours'}"
         found.append(Difference("compat", words, False, task))
     prompts = [scores.get("prompt") for scores in (one, other)]
-    if all(isinstance(prompt, Mapping) for prompt in prompts) and prompts[0] != prompts[1]:
-        names = [key for key in prompts[0] if prompts[0].get(key) != prompts[1].get(key)]
-        words = f"the prompts differ ({', '.join(names) or 'settings'})"
-        found.append(Difference("prompt", words, False, task))
+    if isinstance(prompts[0], Mapping) and isinstance(prompts[1], Mapping):
+        keys = dict.fromkeys((*prompts[0], *prompts[1]))
+        names = [
+            key for key in keys if _content(key, prompts[0].get(key)) != _content(key, prompts[1].get(key))
+        ]
+        if names:
+            found.append(Difference("prompt", f"the prompts differ ({', '.join(names)})", False, task))
     return found
 
 

@@ -34,6 +34,7 @@ def write(folder: Path, name: str, made: int, about: dict[str, Any], **scores: A
     os.utime(place / "scores.json", (made + 1, made + 1))
 
 
+PROMPT: dict[str, Any] = {"max_new_tokens": 8, "chat_template": {"name": "a", "hash": "1"}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool]] = {
     "nothing": ({}, {}, "", False),
     "chat template": (
@@ -42,7 +43,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, bool]] = {
         "another chat template: a and b",
         False,
     ),
-    "prompt": ({}, {"prompt": {"max_new_tokens": 9}}, "the prompts differ (max_new_tokens)", False),
+    "prompt": ({}, {"prompt": PROMPT | {"max_new_tokens": 9}}, "the prompts differ (max_new_tokens)", False),
+    "chat template in another folder": (
+        {},
+        {"prompt": PROMPT | {"chat_template": {"name": "b", "hash": "1"}}},
+        "",
+        False,
+    ),
     "data": ({}, {"data": "e"}, "the data differ", False),
     "seed": ({"seed": 1}, {}, "another seed: 0 and 1", True),
     "lengths": ({}, {"lengths": [1024, 4096]}, "other lengths: [1024, 2048] and [1024, 4096]", True),
@@ -60,10 +67,10 @@ def test_all_who_compare_agree(case: str, tmp_path: Path, monkeypatch: pytest.Mo
         "old",
         0,
         first,
-        prompt={"max_new_tokens": 8},
+        prompt=PROMPT,
         **({"material": "m"} if "same" in case else {}),
     )
-    write(tmp_path, "new", 1, first | about, **{"prompt": {"max_new_tokens": 8}} | scores)
+    write(tmp_path, "new", 1, first | about, **{"prompt": PROMPT} | scores)
     old, new = find_results(tmp_path)
     differences = comparable(old.scores, new.scores, TASK)
     assert [one.questions for one in differences] == ([apart] if words else [])
