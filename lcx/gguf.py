@@ -465,7 +465,7 @@ def _write(file: Path, header: Header, folder: Path, dtype: str) -> list[str]:
     # As plain weights: what marks them as quantised would keep them from being saved, trained and merged
     model.hf_quantizer = None
     for held in (model, model.config):
-        for mark in ("quantization_config", "quantization_method", "is_quantized"):
+        for mark in ("quantization_config", "quantization_method", "is_quantized", "_model_name_or_path"):
             if mark in vars(held):
                 delattr(held, mark)
     model.config._name_or_path = ""

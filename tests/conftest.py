@@ -132,6 +132,15 @@ def tiny_model(pytestconfig: pytest.Config, _environment: None) -> Callable[...,
     return ensure
 
 
+@pytest.fixture(scope="session")
+def smollm2(pytestconfig: pytest.Config, _environment: None) -> Path:
+    """The folder of SmolLM2-135M-Instruct in this session's cache, so that `--model smollm2` finds it there."""
+    from tests.real_model import put_into
+
+    store = Path(TEST_CACHE or pytestconfig.rootpath / ".pytest_cache") / "lcx-smollm2"
+    return put_into(Path(os.environ["LCX_CACHE"]), store)
+
+
 @dataclass
 class Ran:
     """What a command left behind."""

@@ -234,9 +234,10 @@ def blocks_of_run(run: Path, model: str) -> list[str]:
         file = run / key / "scores.json"
         if record.get("stage") == "eval" and record.get("state") == "done" and file.is_file():
             asked = ((record.get("fingerprint") or {}).get("settings") or {}).get("model")
-            block = markdown_block(
-                read_json(file), manifest.get("recipe"), _values(run / key / "settings.yaml")
-            )
+            scores = read_json(file)
+            if isinstance(chat := scores.get("chat_template"), Mapping):  # mostly a folder of this machine
+                scores["chat_template"] = {**chat, "name": slug(str(chat.get("name") or "its own"))}
+            block = markdown_block(scores, manifest.get("recipe"), _values(run / key / "settings.yaml"))
             blocks.append((asked != model, block))
     return [block for _, block in sorted(blocks, key=lambda one: one[0])]
 

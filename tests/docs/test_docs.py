@@ -22,6 +22,18 @@ GUIDES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 TRAINS = {"compare.md", "eval.md", "in2.md", "report.md"}
 """Guides whose commands need the trained tiny model."""
+REAL = "first-real-run.md"
+"""The guide whose commands need real weights, and hours at its own sizes."""
+SMALLEST = {
+    "examples: 256": "examples: 8",
+    "context_tokens: [600, 1000]": "context_tokens: [300, 400]",
+    "context_tokens: 1000": "context_tokens: 300",
+    "lengths: [500, 1000]": "lengths: [300]",
+    "depths: 5": "depths: 2",
+    "sets: 4": "sets: 1\n    limit: 4",
+    "max_new_tokens: 48": "max_new_tokens: 8",
+}
+"""What the test of that guide puts in place of its sizes."""
 QUICK = {"preference.md", "recipes.md"}
 """Guides whose commands run in the quick tier too; those of all others are processes enough for the slow one."""
 
@@ -39,7 +51,7 @@ def commands(path: Path) -> list[str]:
 CASES = [
     pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name not in QUICK else [])
     for path in GUIDES
-    if commands(path)
+    if commands(path) and path.name != REAL
 ]
 
 
@@ -53,6 +65,35 @@ def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str, tiny_m
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.nightly
+def test_the_first_real_run_runs_at_its_smallest(tmp_path: Path, smollm2: Path, lcx_program: str) -> None:
+    """Every command of the guide on SmolLM2's weights; only the recipe's sizes are smaller."""
+    guide = ROOT / "docs" / REAL
+    [recipe] = blocks(guide, "yaml")
+    for said, small in SMALLEST.items():
+        assert recipe.count(said) == 1, said
+        recipe = recipe.replace(said, small)
+    (tmp_path / "first.yaml").write_text(recipe)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands(guide):
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert (tmp_path / "first-model" / "model.safetensors").is_file()
+    card = (tmp_path / "first-model" / "README.md").read_text()
+    assert card.count("## Long-context evaluation of") == 2
+    assert "license: apache-2.0" in card
+    assert (tmp_path / "rows.jsonl").read_text().startswith('{"prompt"')
+
+
+def test_the_first_real_runs_recipe_loads(tmp_path: Path) -> None:
+    [recipe] = blocks(ROOT / "docs" / REAL, "yaml")
+    (tmp_path / "first.yaml").write_text(recipe)
+    assert load(str(tmp_path / "first.yaml"), plugins.loaded()).step("train").settings["model"] == "smollm2"
+    assert all(recipe.count(said) == 1 for said in SMALLEST)
 
 
 def test_the_readmes_lcx_commands_parse(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
