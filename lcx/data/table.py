@@ -9,7 +9,7 @@ import shutil
 import unicodedata
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -201,7 +201,8 @@ def _at_word(text: str, place: int, latest: int) -> int:
 MODES = ("length", "lines")
 TABLE_FILES = ("documents-*", "segments-*", "table.json")
 DOCUMENTS_A_BATCH = 256
-BYTES_A_BATCH = 8 << 20
+BYTES_A_GROUP = 1 << 19
+"""Characters of documents in a row group: what is unpacked to read one text, and writers ask in random order."""
 SEGMENTS_A_GROUP = 1 << 16
 CHARACTERS_A_BATCH = 2 << 20
 """Characters that are cut at a time: a fast tokenizer holds about a hundred bytes for each token of them."""
@@ -272,6 +273,10 @@ class SegmentTable:
     def texts(self, indices: Iterable[int]) -> list[str]:
         """The characters of several segments, in the order asked for."""
         return [self.text(index) for index in indices]
+
+    def said(self, index: int) -> Hashable:
+        """What stands for a segment's text without blanks around it: equal for equal ones. It reads no text."""
+        return int(self.prints[index]) if self.prints is not None else self.text(index).strip()
 
     def key(self, index: int) -> str | None:
         """The lookup key of a segment, where its corpus gives one."""
@@ -350,7 +355,7 @@ class SegmentTable:
             index=index,
             count=count,
             weigh=lambda row: len(row["text"]),
-            group_weight=BYTES_A_BATCH,
+            group_weight=BYTES_A_GROUP,
         )
         tables = self._arrow(int(self._firsts[low]), int(self._firsts[high]), first)
         write_tables(folder, "segments", tables, _segment_schema(), index=index, count=count)

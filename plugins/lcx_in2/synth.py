@@ -27,7 +27,7 @@ from lcx.steps import StepResult, StepWork
 from lcx_in2.contexts import group, long_bundle, repeat, shares, short_bundle, target_tokens
 from lcx_in2.settings import JOINT_SEGMENTS, In2Synth
 
-Make = Callable[[], Bundle]
+Make = Callable[[int], Bundle]
 EXAMPLES, PARTS = 3, 8
 """Examples of a kind in the preview, and equal parts of a context in which evidence is counted."""
 NEAR = 0.95
@@ -57,9 +57,9 @@ def synth(work: StepWork[In2Synth]) -> StepResult:
     fine, joint = _questions(work, table, writer, wanted)
     work.counts.update(writer.counts)
 
-    makers = _makers(work, table, wanted, fine, joint)
-    for shard in work.shards(len(makers)):
-        shard.write(_logged(makers, shard.places, work.ctx))
+    count, make = _contexts(work, table, wanted, fine, joint)
+    for shard in work.shards(count):
+        shard.write(_logged(count, make, shard.places, work.ctx))
     bundles = read_bundles(work.data)
     metrics = summary(bundles, table, settings.context_tokens[0])
     work.counts.update(metrics.pop("counts"))
@@ -167,10 +167,10 @@ def _collect(
     return pairs
 
 
-def _makers(
+def _contexts(
     work: StepWork[In2Synth], table: SegmentTable, wanted: dict[str, int], fine: list[QA], joint: list[QA]
-) -> list[Make]:
-    """One function a bundle, in the order in which they will lie on disk: kinds mixed, not in blocks."""
+) -> tuple[int, Make]:
+    """How many bundles there are, and what makes each by its place on disk: kinds mixed, not in blocks."""
     settings, seed = work.settings, work.settings.seed
     cut = _split(len(fine), wanted.get("fine", 0), wanted.get("short", 0))
     long_pairs = repeat(fine[:cut], wanted.get("fine", 0), f"{seed}:fine")
@@ -208,25 +208,24 @@ def _makers(
             f"the general data had {len(general):,} usable rows of the {wanted['general']:,} wanted"
         )
 
-    def long(number: int, pairs: list[QA]) -> Make:
-        return lambda: long_bundle(number, pairs, table, length=settings.context_tokens, seed=seed)
+    order = list(range(len(groups) + len(short) + len(general)))
+    shuffle(random.Random(f"in2:{seed}:order"), order)
 
-    def brief(number: int, pair: QA) -> Make:
-        return lambda: short_bundle(number, pair, table, most_tokens=settings.short_tokens, seed=seed)
+    def make(place: int) -> Bundle:
+        number = order[place]
+        if number < len(groups):
+            return long_bundle(number, groups[number], table, length=length, seed=seed)
+        number -= len(groups)
+        if number < len(short):
+            return short_bundle(number, short[number], table, most_tokens=settings.short_tokens, seed=seed)
+        return general[number - len(short)]
 
-    def ready(bundle: Bundle) -> Make:
-        return lambda: bundle
-
-    makers = [long(i, pairs) for i, pairs in enumerate(groups)]
-    makers += [brief(i, pair) for i, pair in enumerate(short)]
-    makers += [ready(bundle) for bundle in general]
-    shuffle(random.Random(f"in2:{seed}:order"), makers)
-    return makers
+    return len(order), make
 
 
 def _marks(table: SegmentTable, segment: int) -> Iterator[object]:
     """What no two pieces of evidence in a context share: a key, and their text."""
-    yield "text", table.text(segment).strip()
+    yield "text", table.said(segment)
     if (key := table.key(segment)) is not None:
         yield key
 
@@ -236,10 +235,10 @@ def _split(found: int, fine: int, short: int) -> int:
     return found if not short else min(fine, round(found * fine / (fine + short)))
 
 
-def _logged(makers: Sequence[Make], places: range, ctx: Context) -> Iterator[Bundle]:
+def _logged(count: int, make: Make, places: range, ctx: Context) -> Iterator[Bundle]:
     for place in places:
-        yield makers[place]()
-        ctx.pulse(f"    contexts: {place + 1:,} of {len(makers):,}")
+        yield make(place)
+        ctx.pulse(f"    contexts: {place + 1:,} of {count:,}")
 
 
 # What was made, for a person
