@@ -307,11 +307,11 @@ class Run:
 
     def write_settings(self, step: Step) -> None:
         """Write a step's settings, and where each comes from, into its folder."""
-        import yaml
+        from lcx.yamls import yaml_text
 
         folder = self.folder(step)
         resolved = {k: {"value": v, "from": step.origins.get(k, "")} for k, v in step.values().items()}
-        write_text(folder / "settings.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        write_text(folder / "settings.yaml", yaml_text(resolved))
 
     def standing(self, step: Step, fingerprint: Mapping[str, Any], *, force: bool = False) -> str:
         """What `begin` would return, without beginning. Raises UsageError as it does."""

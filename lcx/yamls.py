@@ -77,6 +77,33 @@ def read_yaml_file(path: Path) -> Read:
         ) from None
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes texts that would be read as another value in quotes: PyYAML takes `1e9` for a text, we for a number."""
+
+
+def _text(dumper: _Dumper, text: str) -> Any:
+    looks = (
+        text in _WORDS
+        or text == _MERGE
+        or not text.isprintable()  # among them ends of lines that YAML folds
+        or any(one.fullmatch(text) for one in (_INTEGER, _FLOAT, _ENDLESS))
+    )
+    return dumper.represent_scalar(f"{_CORE}str", text, style='"' if looks else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def yaml_text(value: Any, *, line: bool = False) -> str:
+    """Plain values as YAML that `read_yaml` reads as the same values; with `line` all on one line, without an end."""
+    if not line:
+        return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**6
+    )
+    return text.removesuffix("\n").removesuffix("...").rstrip("\n")
+
+
 class _Reader:
     """Builds values from the parser's events, so that nothing is made of what is refused."""
 

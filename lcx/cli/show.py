@@ -118,12 +118,11 @@ def settings_lines(values: Mapping[str, Any], origins: Mapping[str, str] | None 
 
 def value_text(value: Any) -> str:
     """A value as YAML on one line."""
-    import yaml
+    from lcx.yamls import yaml_text
 
     if isinstance(value, str) and "\n" in value:
         return json.dumps(value, ensure_ascii=False)
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
-    return text.removesuffix("\n").removesuffix("...").rstrip("\n")
+    return yaml_text(value, line=True)
 
 
 def _pairs(values: Mapping[str, Any], width: int = 0) -> list[str]:

@@ -233,9 +233,8 @@ ASKED = (
 
 def _as_evaluated(run: Run, after: Step, steps: Sequence[Step], given: AbstractSet[str]) -> list[str]:
     """What the command line said when another model was asked the same in this run, in words for the next eval."""
-    from lcx.evaluation.export import yaml_text
     from lcx.recipe import flag_of
-    from lcx.yamls import read_yaml_file
+    from lcx.yamls import read_yaml_file, yaml_text
 
     alike = [one.id for one in steps if one.stage == "eval" and _asks(one) == _asks(after)]
     files = [file for name in alike for file in (run.path / name).glob("*/settings.yaml")]
@@ -256,7 +255,7 @@ def _as_evaluated(run: Run, after: Step, steps: Sequence[Step], given: AbstractS
         elif origin == flag_of(key) and isinstance(value, list):
             words += [origin, ",".join(map(str, value))]
         else:
-            words += ["--set", f"{after.id}.{key}={yaml_text(value)}"]
+            words += ["--set", f"{after.id}.{key}={yaml_text(value, line=True)}"]
     return words
 
 

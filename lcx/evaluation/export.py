@@ -28,7 +28,6 @@ __all__ = [
     "markdown_block",
     "write_lm_eval",
     "write_markdown",
-    "yaml_text",
 ]
 
 
@@ -393,13 +392,15 @@ def _notes(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _command(scores: Mapping[str, Any], recipe: str | None, given: Mapping[str, Any]) -> str:
+    from lcx.yamls import yaml_text
+
     words = ["lcx", "eval"]
     words += ["--recipe", recipe] if recipe else []
     words += ["--model", str(scores.get("asked") or scores["model"])]
     words += ["--task", ",".join(_task_names(scores["tasks"], given.get("tasks") or ()))]
     for key, value in given.items():
         if key not in ("model", "tasks") and value is not None:
-            words += ["--set", f"{key}={yaml_text(value)}"]
+            words += ["--set", f"{key}={yaml_text(value, line=True)}"]
     return shlex.join(words)
 
 
@@ -414,11 +415,3 @@ def _task_names(tasks: Iterable[str], given: Iterable[str]) -> list[str]:
             with contextlib.suppress(LcxError):  # the file is no longer there
                 files[read_sized(entry).name] = entry
     return [files.get(task, task) for task in tasks]
-
-
-def yaml_text(value: Any) -> str:
-    """A setting's value as `--set` takes it."""
-    import yaml
-
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("...").rstrip("\n")

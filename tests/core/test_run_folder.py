@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lcx import recipe
 from lcx.context import Context, StepResult
@@ -23,7 +26,9 @@ from lcx.plugins import Plugins
 from lcx.progress import Display, Progress
 from lcx.recipe import Step
 from lcx.run import OWN, PAID, RECORD, REMOVED, Run, _set_aside, differences, fingerprint, slug
+from lcx.settings import validate
 from lcx.storage import sealed, write_json
+from lcx.yamls import read_yaml, read_yaml_file, yaml_text
 
 PRINT = {"stage": "synth", "settings": {"examples": 5}, "inputs": {}}
 
@@ -65,6 +70,36 @@ def test_settings_are_kept_with_their_origins(run: Run, steps: list[Step]) -> No
     kept = yaml.safe_load((run.folder(steps[0]) / "settings.yaml").read_text())
     assert kept["examples"] == {"value": 5, "from": "recipe toy.yaml"}
     assert kept["rate"] == {"value": 0.5, "from": "method toy"}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    title=st.sampled_from(
+        ["1e9", "1.", "010", "no", "~", "", "<<", ".inf", "-0", "a: b", "# a", "'", "\x85", "\u2028"]
+    )
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12),
+    words=st.lists(st.from_regex(r"[-+.0-9eE~]{0,6}", fullmatch=True), max_size=3),
+    rate=st.floats(0, 1e300),
+    seed=st.integers(-(2**63), 2**63 - 1),
+)
+def test_every_value_comes_back_from_settings_as_it_was(
+    run: Run, steps: list[Step], title: str, words: list[str], rate: float, seed: int
+) -> None:
+    given = {
+        "title": title,
+        "words": words,
+        "rate": rate,
+        "seed": seed,
+        "ratios": {word: rate for word in words},
+    }
+    made = validate(type(steps[0].settings), given, where="step")
+    step = dataclasses.replace(steps[0], settings=made)
+    run.folder(step).mkdir(parents=True, exist_ok=True)
+    run.write_settings(step)
+    kept = read_yaml_file(run.folder(step) / "settings.yaml").value
+    assert {name: one["value"] for name, one in kept.items()} == step.values()
+    for name, value in step.values().items():  # as next: repeats it, and `recipes show` writes it
+        assert read_yaml(yaml_text(value, line=True), name).value == value
 
 
 def test_another_fingerprint_is_refused_with_the_difference(run: Run, steps: list[Step]) -> None:

@@ -47,7 +47,7 @@ from lcx.records import Branch, Bundle
 from lcx.run import RECORD, Run
 from lcx.settings import Settings, validate
 from lcx.storage import Journal
-from lcx.yamls import read_yaml
+from lcx.yamls import read_yaml, yaml_text
 from tests.core.test_growth import HEADS, MOST, QUICK, READERS, SHAPES, took
 from tests.evaluation.golden.golden_views import predictions, write_run
 from tests.evaluation.tasks import score_rows, task
@@ -207,6 +207,9 @@ def yaml_texts(tries: Tries, seed: int, value: Any, text: str) -> None:
             read = tries.read(read_yaml, written, "value")
             # Without quotes a text is what it looks like: `1e9` is a number, which PyYAML does not know
             assert read is None or style is None or read.value == value
+        for line in (False, True):
+            read = tries.read(read_yaml, yaml_text(value, line=line), "ours")
+            assert read is None or read.value == value
             tries.read(read_yaml, damaged(written.encode(), rng).decode("utf-8", "replace"), "damaged")
     with suppress(ValueError):
         read = tries.read(read_yaml, json.dumps(value, allow_nan=False), "json")
