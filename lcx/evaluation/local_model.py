@@ -73,7 +73,11 @@ class LocalModel:
             settings = self.settings
             self.ctx.log(f"loading {self.spec}")
             self._model = load_model(
-                self.spec, dtype=settings.precision, rope=settings.rope, device=self.ctx.device
+                self.spec,
+                dtype=settings.precision,
+                rope=settings.rope,
+                device=self.ctx.device,
+                told=self.ctx.log,
             )
         return self._model
 

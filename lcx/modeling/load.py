@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,12 +69,14 @@ def load_model(
     attn: str = "sdpa",
     device: str = "auto",
     trainable: bool = False,
+    told: Callable[[str], None] = lambda text: None,
 ) -> PreTrainedModel:
     """A causal language model in eval mode on one device. `spec` is `tiny[:SEED]`, a folder or a hub id.
 
     A LoRA folder loads its base first, with the rope settings that the adapter was trained with; `trainable`
     readies the adapter for more training. `dtype` is auto (bf16 on a GPU that has it, else fp32), fp32, bf16
-    or fp16; `quantize` is None or `nf4`, whose bytes pass for numbers of `storage`. Raises
+    or fp16; `quantize` is None or `nf4`, whose bytes pass for numbers of `storage`. `told` hears of
+    weights that the file has besides and no part of the model uses. Raises
     MissingError for what is not there, UsageError for settings that do not fit the model.
     """
     where = pick_device(device)
@@ -91,7 +93,7 @@ def load_model(
         bits = _nf4(quantize, options["dtype"], storage)
         options |= {"quantization_config": bits, "device_map": {"": where}}
     whole = locate_base(found, base) if base else found
-    model = _checked(whole, options)
+    model = _checked(whole, options, told)
     # ZeRO-3 has cut the weights up already, each part where it belongs
     model = (model if quantize or is_deepspeed_zero3_enabled() else model.to(where)).eval()
     if base is None:
@@ -104,7 +106,7 @@ def load_model(
     return wrapped.eval()
 
 
-def _checked(whole: str, options: dict[str, Any]) -> Any:
+def _checked(whole: str, options: dict[str, Any], told: Callable[[str], None]) -> Any:
     """A whole model whose weights are all there and are numbers. Raises LcxError that names those that are not."""
     try:
         # Weights of another shape are reported with their names that way, like missing ones
@@ -133,6 +135,8 @@ def _checked(whole: str, options: dict[str, Any]) -> Any:
             hint="Fetch or save the model again: all of its weights, and the config that belongs to them.",
         )
     check_numbers(model, whole)
+    if left := _listed({"that no part of the model uses": set(info["unexpected_keys"])}):
+        told(f"warning: the weights in '{whole}' have {left}")
     return model
 
 

@@ -64,6 +64,7 @@ def build_model(settings: TrainSettings, ctx: Context) -> Any:
             # 4-bit weights are made on their device; the trainer places the others
             device=ctx.device if settings.tuning == "qlora" else "cpu",
             trainable=not full,
+            told=ctx.log,
         )
     if not hasattr(model, "peft_config"):
         if not full:

@@ -243,6 +243,15 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 
 
+def test_weights_that_nothing_uses_are_named(saved: Path, tmp_path: Path) -> None:
+    folder, said = (
+        changed(saved, tmp_path / "m", lambda t: t.update({"score.weight": torch.ones(2)})),
+        list[str](),
+    )
+    load_model(folder, device="cpu", told=said.append)
+    assert said == [f"warning: the weights in '{folder}' have 1 that no part of the model uses: score.weight"]
+
+
 def test_weights_that_are_not_all_there_are_an_error_with_their_names(saved: Path, tmp_path: Path) -> None:
     for number, (change, words) in enumerate(DAMAGES.values()):
         folder = changed(saved, tmp_path / str(number), change)
