@@ -747,12 +747,17 @@ class Service:
 
     def begin(self, requests: int) -> None:
         """Say that a part of the step begins, of so many requests: progress counts them, and tells the time left."""
-        self.ledger.expected = self.ledger.done + requests
+        self.ledger.expected = self.ledger.done + self._share(requests)
         self._begin()
 
     def expect(self, requests: int) -> None:
         """Say that so many more requests will come: progress then tells the time left."""
-        self.ledger.expected += requests
+        self.ledger.expected += self._share(requests)
+
+    def _share(self, requests: int) -> int:
+        """About how many of so many requests are this process's."""
+        deal = self.ctx.deal
+        return round(requests / deal.count) if deal.open else requests
 
     def progress(self, *, working: bool = False) -> str:
         """How far the calls are: calls, tokens, cost, failures, and the time left where the total is known.
