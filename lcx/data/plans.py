@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from lcx.data.table import SegmentTable
 from lcx.errors import LcxError
 
@@ -16,6 +18,10 @@ BLANKS = 4
 """Most blanks by which equal segments may differ: the end of a file has some."""
 PATIENCE = 64
 """Useless draws in a row after which the segments still allowed are listed instead."""
+
+AT_ONCE = 0.8
+"""The share of a context that is drawn at once: its segments may be longer than the mean."""
+LEAST_AT_ONCE = 32
 
 _Item = TypeVar("_Item")
 
@@ -208,6 +214,7 @@ class _Fillers:
             self.twins,
             self.twins.by_tokens,
         )
+        total = self._draw_many(chosen, total, target, separator)
         while self.listed is None:
             room = target - total - (separator if chosen else 0)
             if room < 1:
@@ -229,6 +236,39 @@ class _Fillers:
             total += length + (separator if chosen else 0)
             chosen.append(index)
         return total, None
+
+    def _draw_many(self, chosen: list[int], total: int, target: int, separator: int) -> int:
+        """Take at once what `draw_on` would take one by one, where all of it may be used: as a rule, most of a context
+        from a large table. Else nothing is taken, and the random numbers are as they were.
+        """
+        table, size = self.table, len(self.table)
+        count = int(AT_ONCE * (target - total) / (table.mean_tokens + separator))
+        if count < LEAST_AT_ONCE or count * count > size or table.keyed or self.listed is not None:
+            return total
+        random = self.rng.random
+        before = self.rng.getstate()
+        drawn = [int(random() * size) for _ in range(count)]
+        places = np.array(drawn)
+        lengths = table.tokens[places]
+        grown = total + int(lengths.sum()) + separator * (count - (not chosen))
+        taken = set(drawn)
+        odd = (
+            grown > target
+            or len(taken) < count
+            or not taken.isdisjoint(self.used)
+            or any((table.documents[places] == document).any() for document in self.barred)
+            or any(
+                drawn[at] in self.twins
+                for alike in self.twins.by_tokens
+                for at in np.flatnonzero(lengths == alike)
+            )
+        )
+        if odd:
+            self.rng.setstate(before)
+            return total
+        self.used |= taken
+        chosen += drawn
+        return grown
 
     def fitting(self, room: int, first: int | None = None) -> int | None:
         """Take a segment of at most `room` tokens: the first drawn, or the largest of NEAREST."""
@@ -282,6 +322,29 @@ class _Fillers:
     def _some(self, first: int) -> Iterator[int]:
         """Candidates for the last place. What is not taken goes back into the list."""
         seen = [first]
+        random, size, misses = self.rng.random, len(self.table), 0
+        tokens, documents, key_ids = self.tokens, self.documents, self.key_ids
+        used, barred, keys, twins, like_twins = (
+            self.used,
+            self.barred,
+            self.keys,
+            self.twins,
+            self.twins.by_tokens,
+        )
+        while self.listed is None and len(seen) < NEAREST:
+            index = int(random() * size)  # as `draw` does
+            if (
+                index in used
+                or documents[index] in barred
+                or key_ids[index] in keys
+                or (tokens[index] in like_twins and index in twins)
+            ):
+                misses += 1
+                if misses == PATIENCE:
+                    self._list()
+                continue
+            misses = 0
+            seen.append(index)
         while len(seen) < NEAREST and (index := self._next()) is not None:
             seen.append(index)
         if self.listed is not None:

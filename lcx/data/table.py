@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -273,6 +273,16 @@ class SegmentTable:
     def texts(self, indices: Iterable[int]) -> list[str]:
         """The characters of several segments, in the order asked for."""
         return [self.text(index) for index in indices]
+
+    @cached_property
+    def mean_tokens(self) -> float:
+        """The mean length of a segment."""
+        return float(self.tokens.mean()) if len(self) else 0.0
+
+    @property
+    def keyed(self) -> bool:
+        """Whether any segment has a key."""
+        return bool(self._keys)
 
     def said(self, index: int) -> Hashable:
         """What stands for a segment's text without blanks around it: equal for equal ones. It reads no text."""

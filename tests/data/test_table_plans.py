@@ -9,15 +9,17 @@ import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lcx.data import plans as plan_module
 from lcx.data import table as tables
 from lcx.data.bundles import read_bundles, write_bundles
-from lcx.data.plans import Twins, draw, fill_plan, neighbour_runs, plan_rng, shuffle
+from lcx.data.plans import Plan, Twins, draw, fill_plan, neighbour_runs, plan_rng, shuffle
 from lcx.data.table import SegmentTable, build_table, load_table, once_each, write_table
 from lcx.data.tokens import open_span_tokenizer
 from lcx.errors import LcxError, UsageError
@@ -351,6 +353,33 @@ def test_gold_that_cannot_fit_or_repeats_is_refused() -> None:
         fill_plan(plan_rng(0, 0), TABLE, [0, 1, 2], 50)
     with pytest.raises(ValueError, match="twice"):
         fill_plan(plan_rng(0, 0), TABLE, [1, 1], 500)
+
+
+def test_plans_drawn_at_once_are_those_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = build_table(corpus(900), SIMPLE, min_tokens=32)
+    wanted = [([n, 4 * n + 3][: n % 3], 2000 + 7 * n, n % 3) for n in range(60)]
+
+    def plans() -> list[Plan | float]:
+        made: list[Plan | float] = []
+        for n, (gold, target, separator) in enumerate(wanted):
+            rng = plan_rng(1, n)
+            made += [fill_plan(rng, large, gold, target, separator_tokens=separator), rng.random()]
+        return made
+
+    at_once: list[int] = []
+    real = plan_module._Fillers._draw_many
+
+    def draw_many(self: Any, chosen: list[int], *rest: int) -> int:
+        before = len(chosen)
+        total = real(self, chosen, *rest)
+        at_once.append(len(chosen) - before)
+        return total
+
+    monkeypatch.setattr(plan_module._Fillers, "_draw_many", draw_many)
+    quick = plans()
+    assert 10 < sum(map(bool, at_once)) < len(at_once)
+    monkeypatch.setattr(plan_module, "LEAST_AT_ONCE", 1 << 30)
+    assert quick == plans()
 
 
 def test_planning_takes_no_longer_in_a_larger_table() -> None:
