@@ -232,10 +232,15 @@ def _is_turn(value: Any) -> bool:
     )
 
 
-def chat_turns(value: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """The turns of a conversation. Raises ValueError with the reason for one that text alone cannot hold."""
+def chat_turns(value: Sequence[Mapping[str, Any]], notes: list[str] | None = None) -> list[Turn]:
+    """The turns of a conversation. Raises ValueError with the reason for one that text alone cannot hold.
+
+    A thought in a field of its own is no part of a turn, which `notes` are told.
+    """
     turns = []
     for one in value:
+        if notes is not None and any(isinstance(one.get(key), str) and one[key].strip() for key in APART):
+            notes.append(THOUGHT_APART)
         if one.get("tool_calls") or one.get("function_call"):
             raise ValueError("tool calls in a turn")
         role = _role(one["role"] if "role" in one else one["from"])
@@ -313,6 +318,9 @@ IN_PROMPT = "contexts that stand in the prompt already, which are not put before
 SURROGATES = "lone surrogates read as U+FFFD"
 LATER_TURNS = "turns after the last answer left out"
 EARLIER = "earlier assistant turns, which are part of the prompt and not learnt"
+THOUGHT_APART = "thoughts in fields of their own (reasoning_content and the like), which are not learnt"
+APART = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_text")
+"""Fields of a turn in which servers and datasets keep a thought apart."""
 GREETING = "assistant turns before the first user turn left out"
 UNWRAPPED = "rows that lie in one object"
 
@@ -571,11 +579,11 @@ def _context_and_prompt(take: _Taker, notes: list[str]) -> tuple[str, list[Turn]
         notes.append(MARKED)
         return "", turns
     if messages is not None:
-        prompt = chat_turns(messages)
+        prompt = chat_turns(messages, notes)
         if asked is not None:
             prompt = _beside(prompt, name, asked, take)
     elif is_chat(asked):
-        prompt = chat_turns(asked)
+        prompt = chat_turns(asked, notes)
     else:
         question = "\n".join(texts_of(asked)) if asked is not None else ""
         if (turns := markup_turns(question)) is not None:
@@ -639,7 +647,7 @@ def _supervised(take: _Taker, prompt: list[Turn], notes: list[str]) -> tuple[lis
         return prompt[:last], [prompt[last].text]
     _, value = take.find("answer")
     if is_chat(value):
-        return _supervised_chat(take, [*prompt, *chat_turns(value)], notes)
+        return _supervised_chat(take, [*prompt, *chat_turns(value, notes)], notes)
     marked = bool(notes) and MARKED in notes
     found = [_ENDS.sub("", text) if marked else text for text in texts_of(value)]
     if isinstance(value, str) and marked and (turns := markup_turns(value)):
@@ -722,9 +730,9 @@ def _common_words(texts: Sequence[str]) -> str:
 def _conversation(value: Any, notes: list[str]) -> list[Turn] | str:
     """An answer of preference data: a text, or the turns of a conversation that ends with it."""
     if is_chat(value):
-        return chat_turns(value)
+        return chat_turns(value, notes)
     if _is_turn(value):
-        return chat_turns([value])
+        return chat_turns([value], notes)
     if isinstance(value, str) and (turns := markup_turns(value)) is not None:
         notes.append(MARKED)
         return turns

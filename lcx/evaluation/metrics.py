@@ -201,6 +201,12 @@ _ALONE = re.compile(r"\s*[\"'“「]?[(\[]?([A-Ja-j])[)\]]?(?:[.:,)\s\"'”。�
 _BRACKETED = re.compile(r"\(([A-J])\)")
 _CAPITAL = re.compile(rf"{_NO_WORD}([B-HJ]|(?<=[⺀-鿿가-힣])[AI]|[AI](?=[⺀-鿿가-힣])){_ENDS}")
 """A capital by itself. A and I are words too, but not beside a sign of Chinese, Japanese or Korean."""
+_JOINS_LETTERS = r"[ *_]?(?:[,、/&，]|(?:or|nor|and)\b|[或和与及])[ *_]?"
+_ARTICLE_NAMED = re.compile(
+    rf"{_NO_WORD}([AI])\)?{_JOINS_LETTERS}\(?[A-J]{_ENDS}|{_NO_WORD}[A-J]\)?{_JOINS_LETTERS}\(?([AI]){_ENDS}"
+)
+"""An A or I that stands beside another letter is one too: "A or B", "neither B nor A"."""
+_ANOTHER = re.compile(rf"{_JOINS_LETTERS}\(?[A-J]{_ENDS}")
 _V2_BRACKETS = re.compile(r"The correct answer is \(([A-D])\)")
 _V2_BARE = re.compile(r"The correct answer is ([A-D])")
 _V2_LETTER = re.compile(r"\s*\(?([A-D])\)?[.:]?\s*")
@@ -227,8 +233,10 @@ def chosen(pred: str, candidates: Sequence[str]) -> int | None:
     opening = _ALONE.match(text)
     if opening and opening[1].upper() in letters and _is_choice(text, opening):
         return letters.index(opening[1].upper())
+    beside = {one[1] or one[2] for one in _ARTICLE_NAMED.finditer(text)}
     for pattern in (_BRACKETED, _CAPITAL):
         named = {found for found in pattern.findall(text) if found in letters}
+        named |= beside & set(letters) if pattern is _CAPITAL else set()
         if len(named) == 1:
             return letters.index(named.pop())
     whole = [
@@ -245,8 +253,12 @@ def _narrow(text: str) -> str:
 
 
 def _is_choice(text: str, opening: re.Match[str]) -> bool:
-    """Whether the letter that a reply begins with is a choice: not the article in "a man", nor the I of "I think"."""
+    """Whether the letter that a reply begins with is a choice: not the article in "a man", nor the I of "I think", nor
+    one of two in "A or B".
+    """
     rest = text[opening.end(1) :]
+    if _ANOTHER.match(rest.lstrip(")")):
+        return False
     return not rest or not rest[0].isspace() or rest.lstrip(" ")[:1] in ("", "\n", "-", "–", ":")
 
 

@@ -50,8 +50,10 @@ def contains(text: str, part: str, *, whole_words: bool = False, fold: bool = Fa
 
     With `whole_words` an occurrence inside a longer word, number or dotted name does not count: `re` is not found in
     `threading`, nor `email` in `email.utils`, nor `7` in `7.5`. An edge is refused by a neighbour of its own kind
-    only: a number may stand between Chinese words, in `_..._`, and before a full stop and the next sentence.
+    only: a number may stand between Chinese words, in `_..._`, and before a full stop and the next sentence. Letters
+    and figures of full width are those of ASCII.
     """
+    text, part = text.translate(_HALF_WIDTH), part.translate(_HALF_WIDTH)
     searched = text.casefold() if fold else text
     wanted = part.casefold() if fold else part
     if not wanted:
@@ -67,6 +69,11 @@ def contains(text: str, part: str, *, whole_words: bool = False, fold: bool = Fa
     return False
 
 
+_HALF_WIDTH = {
+    code: code - 0xFEE0
+    for first, last in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A))
+    for code in range(first, last + 1)
+}
 _UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"}) | frozenset(
     {"THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "IDEOGRAPHIC"}
 )

@@ -519,6 +519,17 @@ def test_what_was_left_out_before_the_first_user_turn_is_counted(tmp_path: Path)
     assert "1 earlier assistant turns, which are part of the prompt and not learnt" in notes
 
 
+def test_thoughts_beside_a_turn_are_counted_and_not_learnt(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [user("Q"), {**bot("A"), "reasoning_content": "hm"}]},
+        {"messages": [user("Q"), bot("A")]},
+    ]
+    rows += [{"prompt": [user("Q")], "chosen": [{**bot("A"), "thinking": "so"}], "rejected": [bot("B")]}]
+    found, notes = read_bundles_of_rows(write(tmp_path / "rows.jsonl", rows), Rejects())
+    assert [bundle.branches[0].answer for bundle in found] == ["A"] * 3
+    assert "2 thoughts in fields of their own (reasoning_content and the like), which are not learnt" in notes
+
+
 def test_fields_by_other_names() -> None:
     row = {"data": {"q": "Q?", "a": "A"}, "head": "One", "body_1": "Two"}
     fields = parse_fields("context=head+body_1, question=data.q,answer=data.a")
