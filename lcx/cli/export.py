@@ -174,17 +174,14 @@ def _free(to: str, force: bool) -> None:
 
 def _tell(made: Written, json: bool) -> None:
     from lcx.cli import show
+    from lcx.formatting import several
 
     if json:
         show.emit_json(
             {"file": str(made.path), "rows": made.rows, "counts": made.counts, "notes": made.notes}
         )
         return
-    print(
-        f"wrote {made.rows:,} rows to {made.path}"
-        if made.path.suffix
-        else f"wrote {made.rows:,} bundles to {made.path}"
-    )
+    print(f"wrote {several(made.rows, 'row' if made.path.suffix else 'bundle')} to {made.path}")
     for what, count in sorted(made.counts.items()):
         print(f"  {count:,} {what}")
     for note in made.notes:

@@ -64,14 +64,14 @@ def test_a_probes_answers_are_those_of_generate(smollm2: Path, model: Any) -> No
         decoder.prefill(bundle.prefix.tolist())
         found = decoder.answer(
             [branch.ids for branch in bundle.branches],
-            max_new_tokens=16,
+            max_new_tokens=6,
             eos_ids=sorted(ends_of(model)),
             batch=3,
         )
         for branch, row in zip(bundle.branches, found, strict=True):
             ids = torch.tensor([[*bundle.prefix.tolist(), *branch.ids]])
             plain = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False
             )
             texts = [
                 tokenizer.decode(one, skip_special_tokens=True) for one in (row, plain[0, ids.shape[1] :])
@@ -129,13 +129,13 @@ def test_an_exported_adapter_is_served(smollm2: Path, tmp_path: Path, transforme
     assert "license: apache-2.0" in (out / "README.md").read_text()
     client = OpenAI(base_url=transformers_server, api_key="none")
     messages: Any = [{"role": "user", "content": f"{TEXT}\n\n{ASKED[0][0]}"}]
-    reply = client.chat.completions.create(model=str(out), messages=messages, max_tokens=12, temperature=0)
+    reply = client.chat.completions.create(model=str(out), messages=messages, max_tokens=6, temperature=0)
     adapted, tokenizer = load_model(tmp_path / "run" / "model"), load_tokenizer(out)
     ids = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     with torch.inference_mode():
-        plain = adapted.generate(**ids, max_new_tokens=12, do_sample=False)
+        plain = adapted.generate(**ids, max_new_tokens=6, do_sample=False)
     said = tokenizer.decode(plain[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
     assert reply.choices[0].message.content == said
     assert said.strip()
