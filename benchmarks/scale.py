@@ -133,19 +133,25 @@ def memmap(place: Path, name: str, tokenizer: str) -> dict[str, float]:
     return {"tokens": total, "own_seconds": seconds, "own_cpu": spent}
 
 
-def plans(place: Path, name: str, contexts: int, tokens: int) -> dict[str, float]:
-    """So many contexts with their evidence as bundles, a shard for each core."""
+def plans(place: Path, name: str, contexts: int, tokens: int, processes: int) -> dict[str, float]:
+    """So many contexts with their evidence as bundles, a shard for each process."""
     from scale import plan_shard  # by the name that another process knows it by
 
     folder = place / f"plans-{contexts}"
-    count = cores()
+    count = processes or cores()
     with Workers(count) as workers:
         parts = [
             workers.submit(plan_shard, str(place / name), str(folder), index, count, contexts, tokens)
             for index in range(count)
         ]
         memory = [part.result() for part in parts]
-    return {"contexts": contexts, "bytes": _bytes(folder), "most_memory_a_process": max(memory)}
+    return {
+        "contexts": contexts,
+        "processes": count,
+        "bytes": _bytes(folder),
+        "most_memory_a_process": max(memory),
+        "memory_of_all": sum(memory),
+    }
 
 
 def plan_shard(table: str, folder: str, index: int, count: int, contexts: int, tokens: int) -> float:
@@ -258,7 +264,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             found["tables"].append({"megabytes": megabytes, **made})
         name = f"c{options.megabytes[-1]}"
         found["plans"] = [
-            stage("plans", place, name, contexts, options.tokens) for contexts in options.contexts
+            stage("plans", place, name, contexts, options.tokens, options.processes)
+            for contexts in options.contexts
         ]
         small = f"c{options.megabytes[0]}"
         found["store"] = stage("store", place, small, tokenizer)
@@ -280,7 +287,7 @@ def loading(place: Path, name: str, tokenizer: str, options: argparse.Namespace)
     """The loader over plans of its own table, and a training step's appetite."""
     for path in (place / f"plans-{options.contexts[0]}").glob("*"):
         path.unlink()
-    stage("plans", place, name, options.contexts[0], options.tokens)
+    stage("plans", place, name, options.contexts[0], options.tokens, options.processes)
     made = stage("loader", place, name, options.contexts[0], tokenizer, options.timed)
     a_context = made["own_cpu"] / made["timed"]
     tokens = made["tokens"] / made["timed"]
@@ -336,6 +343,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--read", type=int, nargs="*", default=[500, 5000], help="megabytes that are only read"
     )
+    parser.add_argument("--processes", type=int, default=0, help="that plan at a time (one for each core)")
     parser.add_argument("--timed", type=int, default=400, help="contexts that the loader assembles")
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--cache", default=None, help="folder for corpora, tables and the trained tokenizer")

@@ -26,7 +26,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -419,7 +419,7 @@ def _from_rules(rules: dict[str, Any]) -> Any:
 
 SEPARATOR = "\n"
 """What stands between two segments of a context."""
-FORMAT = 2
+FORMAT = 3
 SEGMENTS_A_BATCH = 2048
 ABANDONED = 86_400
 """Seconds after which a half-built store counts as left behind."""
@@ -637,49 +637,65 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(old)
 
 
+class _Other(NamedTuple):
+    """The store of another table, and what it knows of its documents."""
+
+    store: TokenStore
+    digests: np.ndarray
+    """S16: each document's."""
+    firsts: np.ndarray
+    """The number of the first segment of each document, and of the end."""
+    lossy: np.ndarray
+    """Segments that are lossy, in order."""
+
+
 class _Others:
     """Stores of other tables, and the documents that they hold tokens of."""
 
-    def __init__(self, stores: list[tuple[TokenStore, np.ndarray, np.ndarray]]) -> None:
-        """Each store with its documents' digests, S16, and the number of the first segment of each and of the end."""
-        self._stores = [(store, firsts) for store, _, firsts in stores]
-        digests = [one for _, one, _ in stores]
-        sizes = [len(one) for one in digests]
-        joined = np.concatenate([*digests, np.empty(0, f"S{DIGEST}")])
+    def __init__(self, stores: Sequence[_Other]) -> None:
+        self._stores = stores
+        sizes = [len(one.digests) for one in stores]
+        joined = np.concatenate([*(one.digests for one in stores), np.empty(0, f"S{DIGEST}")])
         order = np.argsort(joined, kind="stable")
         self._digests = joined[order]
         self._owner = np.repeat(np.arange(len(sizes)), sizes)[order]
         self._document = np.concatenate([*(np.arange(size) for size in sizes), np.empty(0, np.int64)])[order]
 
-    def find(self, digest: bytes, segments: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Token ids and the lengths of the segments of a document, where a store has it and can be read."""
+    def find(self, digest: bytes, segments: int) -> tuple[np.ndarray, np.ndarray, list[int]] | None:
+        """Token ids, lengths of the segments, and places of lossy ones of a document, where a store has it."""
         place = int(np.searchsorted(self._digests, np.bytes_(digest))) if len(self._digests) else 0
         if place >= len(self._digests) or bytes(self._digests[place]).ljust(DIGEST, b"\0") != digest:
             return None
-        store, firsts = self._stores[int(self._owner[place])]
-        first, stop = firsts[int(self._document[place]) :][:2].tolist()
+        one = self._stores[int(self._owner[place])]
+        first, stop = one.firsts[int(self._document[place]) :][:2].tolist()
         if stop - first != segments:
             return None
+        low, high = np.searchsorted(one.lossy, [first, stop])
         try:
-            return store.run(first, stop), store.lengths(range(first, stop))
+            lengths = one.store.lengths(range(first, stop))
+            return one.store.run(first, stop), lengths, (one.lossy[low:high] - first).tolist()
         except LcxError:
             return None
 
 
 def _others(folder: Path, pieces: PieceTokenizer) -> _Others:
     """The latest stores of the same tokenizer, without those that cannot be read."""
+    known: dict[Path, float] = {}
+    for place in folder.parent.glob(f"{pieces.fingerprint[:20]}-*"):
+        with suppress(OSError):
+            if place != folder and (place / "store.json").is_file():
+                known[place] = place.stat().st_mtime
     found = []
-    places = [place for place in folder.parent.glob(f"{pieces.fingerprint[:20]}-*") if place != folder]
-    known = {place: place.stat().st_mtime for place in places if (place / "store.json").is_file()}
     for place in sorted(known, key=known.__getitem__, reverse=True)[:OTHERS]:
         with suppress(OSError, LcxError, ValueError, KeyError, TypeError):
             store = _load(place)
-            # What is lossy is known by segment for few of them: such a tokenizer's documents are tokenised again
-            if store.info["tokenizer"] == pieces.fingerprint and not store.info["lossy"]:
-                _check_file(place / "documents.bin", store.info["crc32"])
-                held = np.fromfile(place / "documents.bin", [("digest", f"S{DIGEST}"), ("segments", "<i4")])
-                firsts = np.concatenate([[0], np.cumsum(held["segments"], dtype=np.int64)])
-                found.append((store, held["digest"], firsts))
+            if store.info["tokenizer"] != pieces.fingerprint:
+                continue
+            for name in ("documents.bin", "lossy.bin"):
+                _check_file(place / name, store.info["crc32"])
+            held = np.fromfile(place / "documents.bin", [("digest", f"S{DIGEST}"), ("segments", "<i4")])
+            firsts = np.concatenate([[0], np.cumsum(held["segments"], dtype=np.int64)])
+            found.append(_Other(store, held["digest"], firsts, np.fromfile(place / "lossy.bin", "<i8")))
     return _Others(found)
 
 
@@ -698,8 +714,27 @@ class _Progress:
     ids_crc: int = 0
     lengths_crc: int = 0
     documents_crc: int = 0
+    lossy_crc: int = 0
     lossy: int = 0
     lossy_examples: list[int] = field(default_factory=list)
+
+    def sizes(self, token: int) -> tuple[int, ...]:
+        """Bytes of each of the FILES, a token having so many."""
+        return self.tokens * token, 4 * self.segments, (DIGEST + 4) * self.documents, 8 * self.lossy
+
+    @property
+    def sums(self) -> list[int]:
+        """The checksum of each of the FILES."""
+        return [self.ids_crc, self.lengths_crc, self.documents_crc, self.lossy_crc]
+
+    def add(self, written: Sequence[bytes]) -> None:
+        """Count what was written to each of the FILES into its checksum."""
+        sums = [zlib.crc32(data, old) for data, old in zip(written, self.sums, strict=True)]
+        self.ids_crc, self.lengths_crc, self.documents_crc, self.lossy_crc = sums
+
+
+FILES = ("ids.bin", "lengths.bin", "documents.bin", "lossy.bin")
+"""What a build adds to: token ids, lengths of segments, digests and segments of documents, lossy segments."""
 
 
 def _build(
@@ -711,7 +746,7 @@ def _build(
 ) -> None:
     dtype = np.dtype("<u2" if pieces.vocabulary <= 1 << 16 else "<u4")
     about = sha256_json([FORMAT, pieces.fingerprint, table.fingerprint, dtype.str])
-    paths = [folder / name for name in ("ids.bin", "lengths.bin", "documents.bin")]
+    paths = [folder / name for name in FILES]
     with (
         _journal(folder / "progress.jsonl", about) as journal,
         ThreadPoolExecutor(1) as ahead,  # texts are read and tokens written while the next ones are tokenised
@@ -719,11 +754,10 @@ def _build(
     ):
         done = _resumed(journal, paths, dtype.itemsize)
         files = [stack.enter_context(path.open("r+b" if path.exists() else "w+b")) for path in paths]
-        sizes = (done.tokens * dtype.itemsize, 4 * done.segments, (DIGEST + 4) * done.documents)
-        for file, size in zip(files, sizes, strict=True):
+        for file, size in zip(files, done.sizes(dtype.itemsize), strict=True):
             file.truncate(size)
             file.seek(size)
-        synced = sizes[0]
+        synced = done.tokens
 
         def note() -> None:
             for file in files:
@@ -737,19 +771,18 @@ def _build(
             nonlocal synced
             stretch = waiting.popleft()
             ids, lengths, lossy = stretch.tokens(dtype)
-            written = (ids.tobytes(), lengths.astype("<i4").tobytes(), stretch.digests)
+            places = np.array(lossy, "<i8") + done.segments
+            written = (ids.tobytes(), lengths.astype("<i4").tobytes(), stretch.digests, places.tobytes())
             for file, data in zip(files, written, strict=True):
                 file.write(data)
-            done.ids_crc = zlib.crc32(written[0], done.ids_crc)
-            done.lengths_crc = zlib.crc32(written[1], done.lengths_crc)
-            done.documents_crc = zlib.crc32(written[2], done.documents_crc)
+            done.add(written)
             done.lossy += len(lossy)
-            done.lossy_examples += [done.segments + place for place in lossy][: 20 - len(done.lossy_examples)]
+            done.lossy_examples += places[: 20 - len(done.lossy_examples)].tolist()
             done.documents += len(stretch.sizes)
             done.segments += len(lengths)
             done.tokens += len(ids)
-            if done.tokens * dtype.itemsize - synced >= SYNCED:
-                synced = done.tokens * dtype.itemsize
+            if (done.tokens - synced) * dtype.itemsize >= SYNCED:
+                synced = done.tokens
                 note()
             if progress:
                 progress(done.segments, len(table))
@@ -763,8 +796,7 @@ def _build(
         note()
     lengths = np.fromfile(paths[1], "<i4")
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype("<i8"))
-    crcs = (done.ids_crc, done.lengths_crc, done.documents_crc)
-    if [_crc32(path) for path in paths] != list(crcs):
+    if [_crc32(path) for path in paths] != done.sums:
         raise LcxError(
             f"{folder} does not hold what was written to it",
             why="A checksum of what was read back differs.",
@@ -786,7 +818,7 @@ def _build(
         "lossy": done.lossy,
         "lossy_examples": done.lossy_examples,
         "prefixed": pieces.prefixed,
-        "crc32": {name: _crc32(folder / name) for name in ("sums.bin", "documents.bin")},
+        "crc32": {name: _crc32(folder / name) for name in ("sums.bin", "documents.bin", "lossy.bin")},
     }
     write_json(folder / "store.json", {**info, "sha256": sha256_json(info)})
     for left in ("progress.jsonl", "lengths.bin", ".lock"):
@@ -805,16 +837,15 @@ def _journal(path: Path, of: str) -> Journal:
 def _resumed(journal: Journal, paths: Sequence[Path], size: int) -> _Progress:
     """Where a killed build was: the last note of it that its files bear out."""
     best = _Progress()
-    running = [0, 0, 0]
+    running = [0] * len(paths)
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")) for path in paths if path.is_file()]
         for entry in journal.entries() if len(files) == len(paths) else ():
             note = _Progress(**{name: value for name, value in entry.items() if name != "unit"})
-            ends = (note.tokens * size, 4 * note.segments, (DIGEST + 4) * note.documents)
-            for place, (file, end) in enumerate(zip(files, ends, strict=True)):
+            for place, (file, end) in enumerate(zip(files, note.sizes(size), strict=True)):
                 while (left := end - file.tell()) > 0 and (data := file.read(min(left, 1 << 22))):
                     running[place] = zlib.crc32(data, running[place])
-            if running != [note.ids_crc, note.lengths_crc, note.documents_crc]:
+            if running != note.sums:
                 break
             best = note
     return best
@@ -845,7 +876,7 @@ class _Stretch:
         self.sizes = [len(table.segments_of(document)) for document in documents]
         noted = []
         new: list[str] = []
-        self._known: list[tuple[np.ndarray, np.ndarray] | None] = []
+        self._known: list[tuple[np.ndarray, np.ndarray, list[int]] | None] = []
         for document, size in zip(documents, self.sizes, strict=True):
             texts = table.texts(table.segments_of(document))
             # Lengths before the texts: no two lists of texts are joined to the same bytes
@@ -870,6 +901,7 @@ class _Stretch:
             if known is not None:
                 ids.append(known[0])
                 lengths.append(known[1])
+                lossy += [segment + number for number in known[2]]
             else:
                 own = made[place : place + size]
                 ids.append(np.fromiter(chain.from_iterable(own), dtype))

@@ -179,9 +179,12 @@ def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-def test_of_a_corpus_that_grew_only_what_is_new_is_tokenised(tmp_path: Path, tokenised: list[str]) -> None:
-    core = kinds.byte_level()
-    texts = grown(12)
+@pytest.mark.parametrize("kind", ["byte_level", "lowercasing"])
+def test_of_a_corpus_that_grew_only_what_is_new_is_tokenised(
+    tmp_path: Path, tokenised: list[str], kind: str
+) -> None:
+    core = getattr(kinds, kind)()
+    texts = [text.replace("line 3", "Line 3") for text in grown(12)]  # lossy where case is lost
     open_token_store(core, table_of(texts), tmp_path / "old")
     new = [
         "at the front\nof all, two lines of it",
@@ -198,6 +201,7 @@ def test_of_a_corpus_that_grew_only_what_is_new_is_tokenised(tmp_path: Path, tok
     assert tokenised == [*own, "\n"]
     fresh = open_token_store(core, table_of(new), tmp_path / "fresh")
     assert store_bytes(store.folder) == store_bytes(fresh.folder)
+    assert bool(store.info["lossy"]) == (kind == "lowercasing")
 
 
 def test_documents_of_a_damaged_store_are_tokenised_again(tmp_path: Path, tokenised: list[str]) -> None:
@@ -241,7 +245,7 @@ def test_a_killed_build_of_a_store_goes_on_where_it_was(tmp_path: Path, tokenise
         "at most the stretches that were under way are made again"
     )
     assert not left.exists()
-    for name in ("ids.bin", "documents.bin", "progress.jsonl"):  # damaged before it goes on
+    for name in ("ids.bin", "lossy.bin", "progress.jsonl"):  # damaged before it goes on
         left = leave(tmp_path / name)
         data = bytearray((left / name).read_bytes())
         data[len(data) // 2] ^= 1
