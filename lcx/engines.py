@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lcx.context import Context, StepResult
-from lcx.errors import LcxError, MissingError
+from lcx.errors import LcxError, MissingError, UsageError
 from lcx.formatting import cut_middle
 from lcx.llm.limits import BudgetSpent
 from lcx.llm.settings import Serving
@@ -398,6 +398,12 @@ def _slurm(shards: Shards, workers: int) -> StepResult | None:
             why=f"{first} is {first.gone or first.state}: {first.status.get('reason') or 'no reason was left'}",
             hint=f"{root} has the jobs' output; the same command submits them again.",
         )
+    for one in (str(run), str(root.absolute()), os.getcwd()):
+        if not one.isprintable():  # a line's end in it would begin a line of the job's script
+            raise UsageError(
+                f"{one!r} cannot be written into a job's script",
+                hint="Take a folder of another name: --run DIR",
+            )
     program = f"exec {shlex.quote(sys.executable)} -P -m {WORKER}"
     place = f"{shlex.quote(str(run))} {shlex.quote(key)}"
     common = f"#SBATCH --output={root.absolute()}/slurm-%A_%a.out\n#SBATCH --chdir={os.getcwd()}\n"

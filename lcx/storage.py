@@ -15,6 +15,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import struct
 import zlib
 from bisect import bisect_right
@@ -170,6 +171,7 @@ def read_json(path: str | Path) -> Any:
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"it holds {name}, which is no JSON value")
 
+    check_regular(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as bad:
@@ -191,6 +193,15 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 def is_broken(value: Mapping[str, Any]) -> bool:
     """Whether a JSON object is not the one that was sealed; one of an earlier version has no seal."""
     return SEAL in value and value[SEAL] != sha256_json({k: v for k, v in value.items() if k != SEAL})[:32]
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise LcxError for what is no file: reading a pipe waits for ever, and /dev/zero, by a link, never ends."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise LcxError(
+            f"{path} is a folder, a pipe, a device or the like, and no file",
+            hint="Remove it, or take another folder.",
+        )
 
 
 def is_inside(path: str | Path, folder: str | Path) -> bool:
@@ -533,6 +544,7 @@ class Journal:
 
     def _scan(self) -> int:
         """Index every entry; return the end of the last whole line."""
+        check_regular(self.path)
         end, checked = 0, False
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):

@@ -613,6 +613,37 @@ def test_11_every_python_that_lcx_starts_leaves_the_working_folder_out() -> None
             assert found[1] == "-P", file
 
 
+# -- data
+
+
+def test_14_odd_files_of_a_corpus_and_a_run_hang_nothing(sandbox: Sandbox) -> None:
+    from lcx.data.documents import read_corpus
+    from lcx.data.files import Rejects
+    from lcx.evaluation.scores import find_results
+    from lcx.storage import Journal
+
+    corpus, rejects = sandbox.box / "corpus", Rejects()
+    corpus.mkdir()
+    (corpus / "good.txt").write_text("One two three.")
+    os.mkfifo(corpus / "pipe.txt")
+    (corpus / "zero.jsonl").symlink_to("/dev/zero")
+    (corpus / "cut.jsonl").write_bytes(b'{"text": "\\ud800", "id": 1}\n{"text": ')
+    found = list(read_corpus(str(corpus), rejects=rejects, questions=False, notes=[]))
+    assert "One two three." in [document.text for document in found]
+    assert len(rejects) >= 3
+    for kind in ("pipe", "zero"):
+        folder = sandbox.box / kind / "eval" / "m"
+        folder.mkdir(parents=True)
+        for name in ("scores.json", "settings.yaml", ".record.json", "journal.jsonl"):
+            os.mkfifo(folder / name) if kind == "pipe" else (folder / name).symlink_to("/dev/zero")
+        with pytest.raises(LcxError, match="no file"):
+            find_results(sandbox.box / kind)
+        with pytest.raises(LcxError):
+            Journal(folder / "journal.jsonl", read_only=True)
+        with pytest.raises(UsageError):
+            Run(sandbox.box / kind, "toy")
+
+
 # -- servers and models
 
 
