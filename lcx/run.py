@@ -859,6 +859,6 @@ def _listing(path: Path) -> list[tuple[str, int, str]]:
 
 
 def _file_digest(path: Path, found: os.stat_result) -> str:
-    if path.suffix == ".gguf":
-        return gguf.digest_of(path)
-    return sha256_file(path) if found.st_size <= HASHED_WHOLE else str(found.st_mtime_ns)
+    if found.st_size <= HASHED_WHOLE:
+        return sha256_file(path)
+    return gguf.digest_of(path) if gguf.is_gguf(path) else str(found.st_mtime_ns)

@@ -330,8 +330,8 @@ def _find(spec: str, network: bool) -> Path:
     if (named := tiny_spec(spec)) is not None:
         return _tiny(*named)
     if (fetched := gguf.named(spec)) is not None:
-        if (file := gguf.named_folder(fetched) / CONFIG).is_file():
-            return file
+        if place := gguf.fetched(fetched):
+            return place / CONFIG
         raise gguf.missing(fetched)
     folder = Path(spec).expanduser()
     if folder.is_file() and folder.name == CONFIG:

