@@ -53,3 +53,11 @@ def test_load_at_toy_size(tmp_path: Path) -> None:
 
 def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())
+
+
+def test_committed_load_is_flat_and_steady() -> None:
+    found = result("load-cpu2.json")["load"]
+    assert found["calls"] > 30_000
+    assert found["memory_growth"] < 0.05
+    assert found["files_most_after"] == found["files_at_tenth"]
+    assert found["last_fifth_over_first"] > 0.9
