@@ -313,10 +313,22 @@ class _Ray:
             options = {"num_cpus": self.most, "_node_ip_address": "127.0.0.1", "object_store_memory": 1 << 27}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-        self.ray.init(
-            **options, log_to_driver=False, include_dashboard=False if not self.address else None,
-            configure_logging=False,
-        )  # fmt: skip
+        dashboard = None if self.address else False
+        for attempt in range(TRIES):
+            try:
+                self.ray.init(
+                    **options, log_to_driver=False, include_dashboard=dashboard, configure_logging=False
+                )
+                break
+            except Exception as bad:  # a busy machine takes longer to start one than Ray waits
+                self.ray.shutdown()
+                if self.address or attempt == TRIES - 1:
+                    where = f"no cluster of Ray at '{self.address}'" if self.address else "Ray does not start"
+                    raise LcxError(
+                        where,
+                        why=cut_middle(" ".join(str(bad).split()), 300),
+                        hint="`ray status` shows a cluster; --engine local does without. Shards keep what they did.",
+                    ) from bad
         return self
 
     def __exit__(self, *error: object) -> None:
