@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +53,8 @@ BEAT = float(os.environ.get("LCX_SHARD_BEAT", "5"))
 STALE = 12
 """Signs of life that may be missing before a process counts as gone or hung."""
 POLL = 0.2
+ROWS_AT_ONCE = 1000
+"""Rows of a journal that are joined with one sync."""
 SHARED_STAGES = ("synth", "score", "eval")
 MOST = 9999
 
@@ -590,7 +593,9 @@ class Shards:
             of = next((part.of for _, part in parts if part.of), "")
             with Journal(folder / name, of=of) as own:
                 for index, part in parts:
-                    own.extend(self._belonging(index, part, name, own, seen))
+                    rows = self._belonging(index, part, name, own, seen)
+                    while some := list(islice(rows, ROWS_AT_ONCE)):
+                        own.extend(some)
         take_ledgers(folder)
 
     def _belonging(
