@@ -397,9 +397,11 @@ class Shards:
                 stays = folder is not None and _status(folder).get("state") == RUNNING
                 if held.folder != (folder or self.run.path) or stays or number == times - 1:
                     raise
-                if number == 10:
+                if number == (0 if folder is None else 10):
                     self.ctx.log(f"{self.step.id}: waiting, since {held.what}")
             time.sleep(POLL)
+            while folder is None and _busy(self.run.path):  # cheaper than to try: inputs are hashed first
+                time.sleep(POLL)
         raise AssertionError
 
     # -- one shard

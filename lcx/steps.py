@@ -359,7 +359,8 @@ class StepWork(Generic[S]):
                 del found.rows[unit]
                 return
             # Who gathers keeps what came to nothing, too: the shards' next pass is built on it
-            if keep and (keep(row) or (deal.index is None and not deal.alone)):
+            settles = deal.index is None and not deal.alone
+            if kept is not None and keep and (keep(row) or settles):
                 kept.append(row | {DEALT_BY: by[unit]} if unit in by else row)
             else:
                 found.rows[unit] = row
