@@ -35,7 +35,8 @@ fuzz: venv  ## odd and damaged inputs: a table of what was tried (LCX_FUZZ=1000 
 	LCX_FUZZ=$${LCX_FUZZ:-200} $(PYTEST) --dist load -m slow tests/fuzz
 
 faults: venv  ## kills at named points, cuts, flipped bits, full disks, servers that fail: a table of what was lost
-	$(PYTEST) -m "not nightly" tests/slow/test_kill.py tests/slow/test_kill_eval.py tests/slow/test_damage.py tests/work tests/slow/test_engines.py \
+	$(PYTEST) -m "not nightly" tests/slow/test_kill.py tests/slow/test_kill_eval.py tests/slow/test_kill_stages.py \
+		tests/slow/test_damage.py tests/work tests/slow/test_engines.py \
 		tests/llm/test_faults.py \
 		tests/core/test_run_folder.py
 
