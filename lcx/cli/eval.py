@@ -247,6 +247,7 @@ COUNTS = {
     "truncated": "cut off at their length limit",
     "duplicates": "share their key with another row",
     "errors": "got no reply: they count as nothing",
+    "empty": "say nothing: scored as any other",
     "thoughts": "have a thought, which is no part of the answer",
     "unfinished_thoughts": "are a thought that never ends: nothing was said",
 }

@@ -234,18 +234,22 @@ def _thoughts(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _unanswered(counts: Counter[str]) -> dict[str, int]:
-    return {"errors": counts["errors"]} if counts["errors"] else {}
+    return {name: counts[name] for name in ("errors", "empty") if counts[name]}
 
 
 # ---- counts
 
 
 def count_rows(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    """`refused`: predictions that begin as a refusal; `truncated`: those that ended at their length limit."""
+    """`refused`: predictions that begin as a refusal; `truncated`: those that ended at their length limit; `empty`:
+    those that say nothing.
+    """
     counts: Counter[str] = Counter()
     for row in rows:
         counts["refused"] += row["pred"] is not None and refuses(row["pred"])
         counts["truncated"] += row.get("finish") == "length"
+        silent = isinstance(row["pred"], str) and not row["pred"].strip()
+        counts["empty"] += silent and not row.get("thought") and not row.get("skip") and not unanswered(row)
     return counts
 
 
@@ -672,6 +676,7 @@ def score_judged(
     if not checked:
         raise no_rows(task.name, where)
     counts = count_rows(checked)
+    counts["empty"] = 0  # here thoughts alone are such answers, too
     score = task.compat[compat] if compat is not None else task.score
     assert callable(score)
     seen: set[Hashable] = set()

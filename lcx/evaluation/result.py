@@ -242,6 +242,8 @@ class Result:
         errors, thoughts = self.counts.get("errors", 0), self.counts.get("unfinished_thoughts", 0)
         found = [f"{errors} of {errors + self.n} questions unanswered, left out"] if errors else []
         found += [f"{thoughts} of {self.n} answers only thoughts"] if thoughts else []
+        empty = self.counts.get("empty", 0)
+        found += [f"{empty} of {self.n} answers empty"] if empty > CUT_SHARE * self.n else []
         cut = self.counts.get("cut_prompts", 0)
         return [*found, *([f"{cut} prompts cut by the server"] if cut else [])]
 

@@ -13,6 +13,7 @@ from lcx import __version__, gguf
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError
 from lcx.evaluation.planning import PlannedTask, lacking, left_out, makes_questions, plan_tasks, was_named
+from lcx.evaluation.result import CUT_SHARE
 from lcx.evaluation.settings import EvalSettings, asked_as_llm
 from lcx.formatting import sparkline
 from lcx.paths import slug
@@ -500,6 +501,8 @@ def eval_notes(
                 f"{task}: {found['unfinished_thoughts']} of {found['n']} answers are thoughts that never end, "
                 "and nothing is said: set max_new_tokens higher"
             )
+        if found.get("empty", 0) > CUT_SHARE * found["n"] and "failed" not in found:
+            notes.append(f"{task}: {found['empty']} of {found['n']} answers are empty, and count as wrong")
         if cut := (found.get("answering") or {}).get("cut"):
             notes.append(f"{task}: {cut['warning']}")
         if read and found["texts"] + found.get("dropped", 0) < sets:

@@ -82,6 +82,8 @@ _SHAPES = re.compile(
     r"|(?<=api[_-]key)[\"']?\s*[:=]\s*[\"']?[^\s\"'&]{4,}"
 )
 _LEAST = 8
+_SHORT = 6
+"""Signs below which a key is none (EMPTY, x): taken out of errors, it would leave words that nobody can read."""
 """Characters of a key whose beginning or end is replaced too."""
 
 
@@ -91,7 +93,7 @@ def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     Servers repeat keys in their errors, cut or whole, and errors are written into journals and shown.
     """
     for secret in secrets:
-        if secret:
+        if len(secret) >= _SHORT:
             text = text.replace(secret, GONE)
             if len(secret) >= 2 * _LEAST:  # some servers show the first and last characters
                 text = text.replace(secret[:_LEAST], GONE).replace(secret[-_LEAST:], GONE)

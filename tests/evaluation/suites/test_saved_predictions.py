@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lcx.evaluation.result import result_of
 from tests.evaluation.tasks import score_predictions, score_rows
 from tests.truth import shared_folder
 
@@ -403,7 +404,14 @@ def test_files_of_other_tools_score_as_our_own(
 
 def test_an_empty_prediction_is_none_that_is_missing() -> None:
     made, _ = score_rows("longbench:qasper", [{**LB, "output": ""}, {**LB, "samples": [None]}])
-    assert (made["n"], made["nulls"]) == (2, 1)
+    assert (made["n"], made["nulls"], made["empty"]) == (2, 1, 1)
+    assert "empty" not in score_rows("longbench:qasper", [{**LB, "output": "1954"}])[0]
+    said = [{**LB, "pred": "1954"}] * 9
+    beside = [
+        result_of("t", score_rows("longbench:qasper", [*said, *[{**LB, "pred": " "}] * n])[0]).beside
+        for n in (0, 1)
+    ]
+    assert beside == [[], ["1 of 10 answers empty"]]
 
 
 def test_a_folder_of_models_and_a_file_of_sets(cli: Any, tmp_path: Path) -> None:
