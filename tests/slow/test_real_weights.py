@@ -22,11 +22,10 @@ from tests.training import preference_data
 from tests.training.test_sft import settings as sft_settings
 from tests.training.test_sft import train as train_sft
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 TEXT = (
-    "The lighthouse of Marrow Point was built in 1871 by Ada Collins. Its lamp burned whale oil until 1904, when the "
-    "keeper, Tom Reed, put in a lamp of gas. In 1938 a storm took the bridge, and for two years all food came by boat. "
+    "The lighthouse of Marrow Point was built in 1871 by Ada Collins. In 1938 a storm took the bridge. "
     "The code of the store room is 4417.  The dog of the keeper was called Pilot."
 )
 ASKED = (
@@ -97,7 +96,7 @@ def test_losses_are_those_of_plain_transformers_and_trl(smollm2: Path, model: An
         Bundle(f"b{n}", (Branch(question, good, "chosen"), Branch(question, bad, "rejected")), context=TEXT)
         for n, (question, good, bad) in enumerate(ASKED)
     ]
-    rates: dict[str, Any] = {"loss": "dpo", "epochs": 3, "optimizer": "sgd", "learning_rate": 2.0, **common}
+    rates: dict[str, Any] = {"loss": "dpo", "epochs": 2, "optimizer": "sgd", "learning_rate": 2.0, **common}
     curves = {}
     for engine in ("shared-prefix", "trl"):
         options = {**rates, **({"engine": engine, "micro_batch": 3} if engine == "trl" else {})}
@@ -113,7 +112,7 @@ def test_losses_are_those_of_plain_transformers_and_trl(smollm2: Path, model: An
         )
         curves[engine] = json.loads((tmp_path / engine / "curve.json").read_text())
     ours, theirs = curves.values()
-    assert len(ours) == 3
+    assert len(ours) == 2
     for mine, reference in zip(ours, theirs, strict=True):
         for key in ("loss", "rewards/margins"):
             assert mine[key] == pytest.approx(reference[key], rel=1e-4, abs=1e-6)

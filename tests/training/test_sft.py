@@ -496,6 +496,18 @@ def test_an_adapter_of_another_shape_is_refused_with_its_own(tiny: Path, tmp_pat
     assert train(fits, bundles(3), tmp_path / "c")[0].counts["steps"] == 1
 
 
+def test_a_processor_that_computes_in_bf16_is_told_of(tiny: Path) -> None:
+    def note(
+        size: int = 10**9, device: str = "cpu", flags: str = "avx512_bf16 amx_bf16", **options: Any
+    ) -> str:
+        given = settings(tiny, **options)
+        return arguments.bf16_note(given, torch.device(device), size, frozenset(flags.split()))
+
+    assert "has amx_bf16: precision=bf16 is less exact" in note()
+    assert "has avx512_bf16:" in note(flags="avx2 avx512_bf16")
+    assert not any((note(10**6), note(device="cuda"), note(flags="avx2"), note(precision="fp32")))
+
+
 def test_bf16_trains(tiny: Path, tmp_path: Path) -> None:
     _, curve = train(settings(tiny, precision="bf16", epochs=4), bundles(), tmp_path)
     assert losses(curve)[-1] < losses(curve)[0]
