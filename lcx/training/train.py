@@ -45,8 +45,8 @@ def train_step(work: StepWork[TrainSettings]) -> StepResult:
         settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
-    if assembler.end_note:
-        ctx.log(assembler.end_note)
+    for note in said_of_answers(assembler):
+        ctx.log(note)
     found = training_bundles(data, step, run, ctx, supervised=True)
     dataset = EncodedDataset(found.bundles, assembler)
     held = held_out(settings, run, tokenizer, supervised=True)
@@ -75,8 +75,8 @@ def preference_step(work: StepWork[PreferenceSettings]) -> StepResult:
         settings = settings.model_copy(update={"model": ctx.ready_model(model)})
         tokenizer = load_tokenizer(settings.model or "")
         assembler = open_assembler(tokenizer, settings.template, settings.chat, data)
-    if assembler.end_note:
-        ctx.log(assembler.end_note)
+    for note in said_of_answers(assembler):
+        ctx.log(note)
     found = training_bundles(data, step, run, ctx)
     bundles = found.bundles
     mixed: dict[str, int] = {}
@@ -130,10 +130,23 @@ def slow_adapters(step: Step) -> str:
     )
 
 
+def said_of_answers(assembler: Any) -> list[str]:
+    """What is worth knowing of where answers begin and end under the model's chat template."""
+    from lcx.llm.prompts import opening_thought
+
+    found = [assembler.end_note] if assembler.end_note else []
+    if mark := opening_thought(assembler.turn.after).strip():
+        found.append(
+            f"the chat template opens a thought ({mark}) before every answer: answers without its end are learnt as "
+            "thoughts (a template that opens none, or answers that begin with a thought and its end)"
+        )
+    return found
+
+
 def _completed(result: StepResult, assembler: Any, found: TrainingData) -> StepResult:
     """The result with what was set aside, how the prompt was made, and what its tokens lost."""
     result.counts.update(found.counts)
-    result.notes += [*found.notes, *filter(None, [assembler.end_note])]
+    result.notes += [*found.notes, *said_of_answers(assembler)]
     if len(found.rejects):
         result.files["rejected"] = "rejected.jsonl"
     result.extra = {**result.extra, "prompt": assembler.info}

@@ -163,6 +163,17 @@ def test_one_end_is_learnt_and_another_than_the_tokenizers_is_said(
     assert "will not learn to stop" in note
 
 
+def test_a_template_that_opens_a_thought_is_said() -> None:
+    from lcx.training.train import said_of_answers
+
+    tokenizer = kinds.as_transformers(kinds.byte_level())
+    tokenizer.chat_template = CHATML
+    assert not any("thought" in note for note in said_of_answers(Assembler(tokenizer, "plain")))
+    tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+    assert tokenizer.chat_template != CHATML
+    assert any("opens a thought (<think>)" in note for note in said_of_answers(Assembler(tokenizer, "plain")))
+
+
 def test_tiny_template_follows_the_catalogues_lines(tmp_path: Path) -> None:
     from lcx.data.stdlib import load_entities, record_text, vocabulary
 
