@@ -430,7 +430,8 @@ def _registrar(kind: str, registry: Registry, owner: str, bundled: bool) -> Call
             raise TypeError(f'the {registry.kind} {name!r} is "module:attribute", not {_shown(value)}')
         add(name, value)
 
-    return {"methods": a_method, "recipes": a_folder, "commands": a_command}.get(kind, a_name)
+    known: dict[str, Callable[..., None]] = {"methods": a_method, "recipes": a_folder, "commands": a_command}
+    return known.get(kind, a_name)
 
 
 def _shown(value: Any) -> str:

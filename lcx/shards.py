@@ -785,7 +785,7 @@ def _shares(root: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
             state = NEW
         if shard.gone:
             state, reason = STALLED, shard.gone
-        row = {"shard": index, "state": state, "reason": reason}
+        row: dict[str, Any] = {"shard": index, "state": state, "reason": reason}
         kept = dict(told.get("kept") or {})
         row["rows"] = int(told.get("rows") or 0) or sum(n for name, n in kept.items() if name != "calls")
         row |= {name: told.get(name) for name in ("calls", "cost", "host", "pid")}

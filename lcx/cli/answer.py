@@ -570,7 +570,7 @@ def collect_names() -> tuple[dict[str, Any], list[str]]:
         for path, _ in places:
             watched.update((str(path), str(path.parent)))
         recipes[name] = _describe(str(places[0][0]), loaded)
-    found = {
+    found: dict[str, Any] = {
         "recipes": recipes,
         "settings": _settings(loaded),
         "losses": loaded.losses.names(),
@@ -602,7 +602,7 @@ def _help_of(name: str, loaded: Any) -> str:
 def _module_files(loaded: Any) -> list[str]:
     """The files of the plugins' own modules: one that is changed may register other names."""
     modules = [sys.modules.get(entry.value.partition(":")[0].strip()) for entry in loaded.entries]
-    return [str(module.__file__) for module in modules if getattr(module, "__file__", None)]
+    return [str(file) for module in modules if (file := getattr(module, "__file__", None))]
 
 
 def _describe(path: str, loaded: Any) -> dict[str, Any]:

@@ -51,7 +51,9 @@ def forecast(
     gpus: opt.Gpus = None,
     strategy: opt.Strategy = None,
     offload: opt.Offload = None,
-    nodes: opt.Nodes = None,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", metavar="K", help="How many machines train together.")
+    ] = None,
     tokens: Annotated[
         int | None,
         typer.Option("--tokens", metavar="N", min=2, help="Context tokens (default: the recipe's most)."),

@@ -402,7 +402,10 @@ def _target_problems(
     elif not _takes(function, arguments):
         called = getattr(function, "__name__", "function")
         said = f"{what}: {called} takes {inspect.signature(function)}; it is called with ({asked})"
-        place = place_of_function(function if not isinstance(function, type) else function.__init__) or here
+        place = (
+            place_of_function(vars(function).get("__init__") if isinstance(function, type) else function)
+            or here
+        )
         shown = f"def __init__(self, {asked}):" if isinstance(function, type) else f"def {called}({asked}):"
         yield Problem("signature", said, shown, place, hook)
 

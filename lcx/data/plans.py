@@ -345,8 +345,8 @@ class _Fillers:
                 continue
             misses = 0
             seen.append(index)
-        while len(seen) < NEAREST and (index := self._next()) is not None:
-            seen.append(index)
+        while len(seen) < NEAREST and (further := self._next()) is not None:
+            seen.append(further)
         if self.listed is not None:
             self.listed.extend(dict.fromkeys(seen))
         return iter(seen)
