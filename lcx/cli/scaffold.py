@@ -72,7 +72,7 @@ def package(name: str, parts: Collection[str], *, commands: Collection[str] = ()
     if "task" in parts and "metric" not in parts:
         files[f"lcx_{ident}/task.py"] = TASK.replace('score="{{ident}}_words"', "score=right").replace(
             "\nNEXT = ",
-            '\ndef right(row):\n    return float(row["pred"].split()[:1] == row["value"].split())\n\n\nNEXT = ',
+            '\ndef right(row):\n    return float(row["pred"].split()[:2] == row["value"].split())\n\n\nNEXT = ',
         )
     words = {
         "{{name}}": name,
@@ -295,7 +295,7 @@ from lcx.steps import SetAside
 
 
 async def synth(work):
-    """Ask for the word that follows a line's first one. What is drawn follows from the seed and the number alone."""
+    """Ask how a line goes on after its first word. What is drawn follows from the seed and the number alone."""
     settings, table = work.settings, work.table(min_tokens=1, mode="lines")
 
     async def make(number):
@@ -305,7 +305,7 @@ async def synth(work):
         if len(words) < 3:
             raise SetAside("a line of fewer than three words", table.text(gold)[:80])
         plan = fill_plan(rng, table, [gold], settings.context_tokens)
-        branch = Branch(words[0], words[1], gold=plan.gold_places)
+        branch = Branch(words[0], " ".join(words[:2]), gold=plan.gold_places)
         return bundle_row(Bundle(f"{{name}}-{number:05d}", (branch,), plan=plan.indices))
 
     rows = list((await work.each(range(settings.contexts), make, key=int, label="contexts")).values())
@@ -321,7 +321,7 @@ def forecast(work):
 '''
 
 TASK = '''\
-"""The task {{name}}:next: every line of a long text is asked for the word that follows its first one."""
+"""The task {{name}}:next: how each line of a long text goes on after its first word."""
 
 from lcx.errors import UsageError
 from lcx.evaluation.task import ProbeOptions, Task
@@ -345,9 +345,9 @@ def samples(source, options):
         for place, line in enumerate(lines):
             key, value = [word for word in line.split() if word.strip("*:")][:2]
             start = context.index(line)
-            meta = {"set": number, "position": place, "query": key, "value": value}
+            meta = {"set": number, "position": place, "query": key, "value": f"{key} {value}"}
             meta["gold"] = [[start, start + len(line)]]
-            asked.append(Branch(key, value, "query", meta=meta))
+            asked.append(Branch(key, meta["value"], "query", meta=meta))
         yield Bundle(f"{{name}}:{source.seed}:{number}", tuple(asked), context=context)
 
 
@@ -543,7 +543,8 @@ def test_the_method_makes_data(tmp_path):
     assert len(bundles) == 6
     for bundle in bundles:
         [branch] = bundle.branches
-        assert table.text(bundle.plan[branch.gold[0]]).startswith(f"{branch.question} {branch.answer} ")
+        assert table.text(bundle.plan[branch.gold[0]]).startswith(f"{branch.answer} ")
+        assert branch.answer.startswith(f"{branch.question} value")
 """,
     "task": """\
 def test_the_task_asks_and_scores(loaded):
