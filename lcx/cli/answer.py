@@ -218,7 +218,9 @@ def _shown(current: str, used: Used) -> list[Candidate]:
 
 def _keys(step: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a step: what each is, and its values where they can be listed."""
-    return dict(read_names()["settings"].get(f"{step['method']}.{step['stage']}", {}))
+    known = read_names()["settings"]
+    found = known.get(f"{step['method']}.{step['stage']}", {})
+    return dict(known[found] if isinstance(found, str) else found)
 
 
 def _recipe_steps(used: Used) -> list[dict[str, Any]]:
@@ -441,7 +443,7 @@ def break_prefix(word: str, breaks: str) -> str:
 # The cache is keyed by the modification times of the folders on `sys.path` and of the recipe files, and by
 # LCX_PLUGINS. A stale one is rebuilt by loading the plugins once, with everything they print thrown away.
 
-FORMAT = f"{__version__}-2"
+FORMAT = f"{__version__}-3"
 """Of the cache: what an lcx of another version wrote is made again."""
 _read: dict[str, Any] = {}
 
@@ -455,19 +457,19 @@ def read_names() -> dict[str, Any]:
     return _read
 
 
-def cache_file() -> str:
+def cache_file(kind: str = "completion") -> str:
     """One file for each environment and each choice of plugins, so that they do not push each other out."""
     import zlib
 
     place = f"{sys.prefix}\n{os.environ.get('PYTHONPATH', '')}\n{os.environ.get('LCX_PLUGINS', '*')}"
-    return os.path.join(cache_directory(), f"completion-{zlib.crc32(place.encode()):08x}.json")
+    return os.path.join(cache_directory(), f"{kind}-{zlib.crc32(place.encode()):08x}.json")
 
 
-def _fresh() -> dict[str, Any] | None:
+def _fresh(kind: str = "completion") -> dict[str, Any] | None:
     import json
 
     try:
-        with open(cache_file(), encoding="utf-8") as file:
+        with open(cache_file(kind), encoding="utf-8") as file:
             cached = json.load(file)
         if cached["version"] == FORMAT and cached["key"] == stamps([path for path, _ in cached["key"]]):
             same_path = [path for path, _ in cached["key"]][: len(cached["path"])] == _path_folders()
@@ -508,13 +510,13 @@ def _rebuild() -> dict[str, Any]:
     return found
 
 
-def _save(found: dict[str, Any], watched: list[str]) -> None:
+def _save(found: dict[str, Any], watched: Iterable[str], kind: str = "completion") -> None:
     """Write the cache where that is possible."""
     import json
 
     folders = _path_folders()
     key = stamps([*folders, *watched])
-    target = cache_file()
+    target = cache_file(kind)
     temporary = f"{target}.{os.getpid()}"
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -525,21 +527,44 @@ def _save(found: dict[str, Any], watched: list[str]) -> None:
         pass
 
 
-def plugin_commands() -> dict[str, str]:
-    """Commands that plugins bring, with their lines in the help. Plugins are loaded where the cache is old."""
-    if not _read and (cached := _fresh()) is not None:
-        _read.update(cached)
-    if not _read:
-        from importlib.metadata import entry_points
+_commands: dict[str, Any] = {}
 
-        if all(point.dist is not None and point.dist.name == "lcx" for point in entry_points(group="lcx")):
-            return {}
-    return {name: row["help"] for name, row in read_names()["commands"].items()}
+
+def read_commands() -> dict[str, Any]:
+    """Commands that plugins bring: `commands` (name -> help, module, and `node` once its options were asked for), and
+    `watched`, the files that they follow from. Read once a process, from a cache of their own, which is small.
+    """
+    if not _commands:
+        _commands.update(_fresh("commands") or _find_commands())
+    return _commands
+
+
+def _find_commands() -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    found: dict[str, Any] = {"commands": {}, "watched": []}
+    if any(point.dist is None or point.dist.name != "lcx" for point in entry_points(group="lcx")):
+        with _Silence():
+            from lcx import plugins
+
+            loaded = plugins.load()
+        known, found["watched"] = loaded.commands, _module_files(loaded)
+        for name in known.names():
+            module = known.value_of(name, known.owner(name)).target.partition(":")[0]
+            found["commands"][name] = {"help": _help_of(name, loaded), "module": module}
+    _save(found, found["watched"], "commands")
+    return found
+
+
+def plugin_commands() -> dict[str, str]:
+    """Commands that plugins bring, with their lines in the help."""
+    return {name: row["help"] for name, row in read_commands()["commands"].items()}
 
 
 def _plugins_node(name: str) -> dict[str, Any] | None:
     """The table of a plugin's command. Its module is imported once, and the table is kept until that file changes."""
-    row = read_names()["commands"].get(name)
+    found = read_commands()
+    row = found["commands"].get(name)
     if row is None:
         return None
     if "node" not in row:
@@ -551,10 +576,9 @@ def _plugins_node(name: str) -> dict[str, Any] | None:
                 row["node"] = node_of(plugin_command(name))
             except Exception:  # `lcx plugins check` says what is wrong
                 return None
-            module = sys.modules.get(row["module"])
-        watched = [str(place) for place in read_names()["watched"]]
-        read_names()["watched"] = [*watched, str(getattr(module, "__file__", "") or "")]
-        _save(_read, read_names()["watched"])
+            file = getattr(sys.modules.get(row["module"]), "__file__", None)
+        found["watched"] += [file] if file else []
+        _save(found, found["watched"], "commands")
     return dict(row["node"])
 
 
@@ -577,18 +601,8 @@ def collect_names() -> tuple[dict[str, Any], list[str]]:
         "plugins": [entry.name for entry in loaded.entries],
         "tasks": sorted({*loaded.probes.names(), *groups()}),
         "llms": loaded.llms.names(),
-        "commands": {
-            name: {
-                "help": _help_of(name, loaded),
-                "module": loaded.commands.value_of(name, owner).target.split(":")[0],
-            }
-            for name in loaded.commands.names()
-            for owner in [loaded.commands.owner(name)]
-        },
     }
-    watched.update(_module_files(loaded))
-    found["watched"] = sorted(watched)
-    return found, found["watched"]
+    return found, sorted({*watched, *_module_files(loaded)})
 
 
 def _help_of(name: str, loaded: Any) -> str:
@@ -616,17 +630,26 @@ def _describe(path: str, loaded: Any) -> dict[str, Any]:
     return {"summary": read.summary, "steps": steps}
 
 
-def _settings(loaded: Any) -> dict[str, dict[str, tuple[str, list[str]]]]:
-    """What the settings of every stage are, and their values where they can be listed, by `METHOD.STAGE`."""
+def _settings(loaded: Any) -> dict[str, dict[str, tuple[str, list[str]]] | str]:
+    """What the settings of every stage are, and their values where they can be listed, by `METHOD.STAGE`.
+
+    Where it has the same as an earlier stage, as most have of the core's, the name of that one.
+    """
     import contextlib
 
     from lcx.cli.reference import keys_of
 
-    found = {}
+    found: dict[str, dict[str, tuple[str, list[str]]] | str] = {}
+    first: dict[Any, str] = {}
     for name in loaded.methods.names():
         for stage in loaded.method(name).stages:
             with contextlib.suppress(Exception):  # a plugin's broken settings cost its own completion only
-                keys = keys_of(loaded.method(name).stage(stage).settings).values()
+                settings = loaded.method(name).stage(stage).settings
+                if settings in first:
+                    found[f"{name}.{stage}"] = first[settings]
+                    continue
+                keys = keys_of(settings).values()
+                first[settings] = f"{name}.{stage}"
                 found[f"{name}.{stage}"] = {key.name: (key.about, list(key.values)) for key in keys}
     return found
 

@@ -508,7 +508,7 @@ def _recipe_problems(entry: Entry, loaded: Plugins) -> Iterator[Problem]:
 )
 def new(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The plugin's name: small letters, digits and '-'.")
+        str, typer.Argument(metavar="NEW_NAME", help="The plugin's name: small letters, digits and '-'.")
     ],
     parts: Annotated[
         str | None,

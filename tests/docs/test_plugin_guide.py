@@ -257,6 +257,51 @@ def test_built_installed_run_and_uninstalled(tmp_path: Path, tiny_model: Callabl
     assert "cloze" in lcx("train", "--recipe", "cloze", code=2)
 
 
+# ---- the tutorial
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_tutorial_from_an_empty_folder_to_a_run(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    tiny_model()
+    place, text = tmp_path / "venv", (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    library = light_venv(place)
+    import pip
+
+    (library / "pip.pth").write_text(f"{Path(pip.__file__).parents[1]}\n")
+    for name, module in (("lcx", "lcx"), ("pytest", "pytest")):
+        (place / "bin" / name).write_text(f'#!/bin/sh\nexec "{place}/bin/python" -m {module} "$@"\n')
+        (place / "bin" / name).chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment |= {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    environment["PATH"] = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    said = ""
+    parts = re.split(r"^(```sh\n.*?^```$|\*\*`[\w./]+`\*\*\n\n```\w+\n.*?^```$)", text, flags=re.M | re.S)
+    for part in parts:
+        for name, body in FILE.findall(part):
+            assert name.startswith("tests/") or (tmp_path / "lcx-middle" / name).is_file()
+            (tmp_path / "lcx-middle" / name).write_text(body, encoding="utf-8")
+        if part.startswith("```sh"):
+            line = part.removeprefix("```sh\n").removesuffix("```")
+            done = subprocess.run(
+                ["bash", "-ec", line],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            said += done.stdout
+    assert "installed middle (lcx-middle 0.1.0)" in said
+    assert re.search(r"\b\d passed", said)
+    run = tmp_path / "runs" / "middle"
+    answers = rows_of(run / "eval" / "train" / "predictions-middle-next.jsonl")
+    assert len(answers) == 128
+    assert len(rows_of(run / "eval" / "tiny" / "predictions-middle-next.jsonl")) == 128
+    assert sum(row["score"] for row in answers) > 32  # a line's beginning is found, and not by guessing
+
+
 # ---- the other blocks
 
 
@@ -267,6 +312,33 @@ def test_every_hook_and_its_arguments_are_documented() -> None:
     for name, function in hooks.items():
         signature = ", ".join(inspect.signature(function).parameters)
         assert f"`{name}({signature})`" in text, name
+
+
+def test_every_registration_has_a_whole_example() -> None:
+    code = [ast.parse(body) for body in blocks(GUIDE, "python")]
+    defined = {node.name for tree in code for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    hooks = {name for name in vars(hookspecs) if name.startswith("lcx_register_")}
+    assert hooks - defined == set()
+    assert "lcx_train" in defined  # a wrapped stage; the others of its kind are alike
+    table = GUIDE.read_text(encoding="utf-8").partition("| to bring |")[2].partition("\n\n")[0]
+    assert {name for name in hooks if f"`{name}`" not in table} == set()
+
+
+def test_the_plugin_guides_command_counts(
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written = blocks(GUIDE, "python")
+    [lines] = [body for body in written if "# lcx_mine_lines.py" in body]
+    [names] = [body for body in written if "def lcx_register_commands" in body]
+    module, plugin = types.ModuleType("lcx_mine_lines"), types.ModuleType("lcx_mine")
+    exec(compile(lines, "plugins.md", "exec"), module.__dict__)
+    exec(compile(names, "plugins.md", "exec"), plugin.__dict__)
+    monkeypatch.setitem(sys.modules, "lcx_mine_lines", module)
+    found = plugins.load(extra={"mine": plugin})
+    monkeypatch.setattr(plugins, "loaded", lambda: found)
+    (tmp_path / "text").write_text("one two\nthree\n")
+    assert cli("lines", str(tmp_path / "text"), "--words").out == "lines 2, words 3\n"
+    assert cli("lines", "none").code == 2
 
 
 def test_the_plugin_guides_code_wraps_training() -> None:
