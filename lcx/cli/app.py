@@ -74,7 +74,7 @@ class LazyGroup(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         super().format_commands(ctx, formatter)
-        from lcx.cli.answer import plugin_commands
+        from lcx.cli.names import plugin_commands
 
         rows = [(name, line) for name, line in plugin_commands().items() if name not in COMMANDS]
         if rows:

@@ -457,11 +457,11 @@ odd = 3
 
 
 def test_plugins_bring_commands(site: Path, cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
-    from lcx.cli import answer
+    from lcx.cli import answer, names
 
     put(site, "cmd", COMMANDS, cmd_py=CODE)
     monkeypatch.setenv("LCX_CACHE", str(site.parent / "cache"))
-    monkeypatch.setattr(answer, "_commands", {})
+    monkeypatch.setattr(names, "_commands", {})
     ran = cli("--help")
     assert "Count the words of a file." in ran.out
     assert "Not ours" not in ran.out
@@ -484,10 +484,10 @@ def test_plugins_bring_commands(site: Path, cli: Callable[..., Ran], monkeypatch
     assert cli("odd").code == 3
     assert cli("train", "--help").out.startswith(cli("-q", "train", "-h").out[:20])
     for _ in range(2):  # from its module, then from the cache
-        monkeypatch.setattr(answer, "_commands", {})
+        monkeypatch.setattr(names, "_commands", {})
         assert [one.text for one in answer.candidates(["count", "--w"])] == ["--words"]
         assert [one.text for one in answer.candidates(["many", ""])] == ["one", "two"]
-        monkeypatch.setattr(answer, "_find_commands", lambda: pytest.fail("the cache is good"))
+        monkeypatch.setattr(names, "_find_commands", lambda: pytest.fail("the cache is good"))
     monkeypatch.undo()
     problems = {
         one["what"] for one in cli("plugins", "check", "cmd", "--json").json["plugins"][0]["problems"]
@@ -500,12 +500,12 @@ def test_plugins_bring_commands(site: Path, cli: Callable[..., Ran], monkeypatch
 def test_two_plugins_with_one_command(
     site: Path, cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lcx.cli import answer
+    from lcx.cli import names
 
     for name in ("one", "two"):
         put(site, name, COMMANDS.replace("lcx_cmd", f"lcx_{name}"), cmd_py=CODE)
     monkeypatch.setenv("LCX_CACHE", str(site.parent / "cache"))
-    monkeypatch.setattr(answer, "_commands", {})
+    monkeypatch.setattr(names, "_commands", {})
     assert "(claimed by one and two)" in cli("--help").out
     ran = cli("count", "x")
     assert ran.code == 3
