@@ -68,6 +68,7 @@ def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str, tiny_m
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(3600)
 def test_the_first_real_run_runs_at_its_smallest(tmp_path: Path, smollm2: Path, lcx_program: str) -> None:
     """Every command of the guide on SmolLM2's weights; only the recipe's sizes are smaller."""
     guide = ROOT / "docs" / REAL

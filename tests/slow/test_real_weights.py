@@ -22,7 +22,7 @@ from tests.training import preference_data
 from tests.training.test_sft import settings as sft_settings
 from tests.training.test_sft import train as train_sft
 
-pytestmark = pytest.mark.nightly
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 TEXT = (
     "The lighthouse of Marrow Point was built in 1871 by Ada Collins. In 1938 a storm took the bridge. "
