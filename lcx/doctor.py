@@ -175,7 +175,9 @@ def _plugins(plugins: Plugins) -> Iterator[Finding]:
     for entry in plugins.entries:
         name = f"{entry.name} ({entry.package} {entry.version})"
         if entry.state == "failed":
-            mend = f"lcx plugins check {entry.name} shows where; without it: pip uninstall {entry.package}"
+            mend = (
+                f"lcx plugins check {entry.name} shows where; without it: lcx plugins uninstall {entry.name}"
+            )
             yield Finding("plugins", entry.name, BROKEN, entry.error, mend)
         elif entry.state == "off":
             yield Finding("plugins", entry.name, NOTE, f"{name} is left out by LCX_PLUGINS")

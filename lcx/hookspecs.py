@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("lcx")
 
 HOOK_API = 2
-"""The version of these hooks: 2 came with `lcx_register_commands`. A plugin may say `LCX_API = 2` in its module: where
+"""The version of these hooks: 2 came with `lcx_register_commands`. A plugin may say `HOOK_API = 2` in its module: where
 that is later than this, it is told so, and hooks that are unknown here are warnings."""
 
 

@@ -509,15 +509,15 @@ def _checked_hooks(plugin: Any) -> list[Problem]:
     no hook is given.
     """
     warnings = []
-    wanted = getattr(plugin, "LCX_API", hookspecs.HOOK_API)
+    wanted = getattr(plugin, "HOOK_API", hookspecs.HOOK_API)
     if not isinstance(wanted, int) or isinstance(wanted, bool):
         raise Refused(
-            Problem("api", f"LCX_API is a number, not {_shown(wanted)}", f"LCX_API = {hookspecs.HOOK_API}")
+            Problem("api", f"HOOK_API is a number, not {_shown(wanted)}", f"HOOK_API = {hookspecs.HOOK_API}")
         )
     newer = wanted > hookspecs.HOOK_API
     if newer:
         what = f"it is made for version {wanted} of lcx's hooks; this lcx has version {hookspecs.HOOK_API}"
-        mend = f"pip install -U lcx; or write LCX_API = {hookspecs.HOOK_API}, if it needs no more"
+        mend = f"pip install -U lcx; or write HOOK_API = {hookspecs.HOOK_API}, if it needs no more"
         warnings.append(Problem("api", what, mend, warning=True))
     for hook in hooks_of(plugin):
         function = getattr(plugin, hook)

@@ -224,7 +224,7 @@ def _module(parts: Collection[str]) -> str:
             "from lcx.settings import setting",
             "from lcx.steps import EVAL, TRAIN, Method, Stage",
         ]
-    text = "\n".join(lines) + "\n\nLCX_API = 2  # the version of lcx's hooks that this is made for\n"
+    text = "\n".join(lines) + "\n\nHOOK_API = 2  # the version of lcx's hooks that this is made for\n"
     text += METHOD_SETTINGS if "method" in parts else ""
     text += RECIPES
     for kind, line in (REGISTRATIONS[part] for part in parts if part in REGISTRATIONS):

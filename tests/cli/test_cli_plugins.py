@@ -194,7 +194,14 @@ BROKEN = {  # name -> its module, its other files, and the kind, hook, words and
         "not marked as a wrapper",
         "@hookimpl(wrapper=True)",
     ),
-    "api": (f"{HEAD}LCX_API = '2'\n@hookimpl\ndef lcx_eval(step): ...\n", {}, "api", "", "'2'", "LCX_API = "),
+    "api": (
+        f"{HEAD}HOOK_API = '2'\n@hookimpl\ndef lcx_eval(step): ...\n",
+        {},
+        "api",
+        "",
+        "'2'",
+        "HOOK_API = ",
+    ),
 }
 LIGHT = ["--help", "recipes list", "recipes show in2", "plugins list", "completion show bash", "train -h"]
 
@@ -269,7 +276,7 @@ def test_each_kind_of_broken_plugin_is_named_with_what_mends_it(site: Path, cli:
     put(
         site,
         "newer",
-        f"{HEAD}LCX_API = 99\n@hookimpl\ndef lcx_publish(run): ...\n@hookimpl\ndef lcx_train(step): ...\n",
+        f"{HEAD}HOOK_API = 99\n@hookimpl\ndef lcx_publish(run): ...\n@hookimpl\ndef lcx_train(step): ...\n",
     )
     put(site, "later", f"{HEAD}@hookimpl\ndef lcx_publish(run): ...\n@hookimpl\ndef lcx_train(step): ...\n")
     ran = cli("plugins", "check", "--json")

@@ -53,7 +53,7 @@ def test_a_broken_plugin_is_a_finding() -> None:
     loaded = plugins.Plugins(plugins.loaded().manager, [entry])
     found = named(doctor._plugins(loaded), "bad")
     assert found.state == BROKEN
-    assert "pip uninstall lcx-bad" in found.mend
+    assert "lcx plugins uninstall" in found.mend
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from lcx import hookimpl
 from lcx.settings import FILE, Settings, setting
 from lcx.steps import EVAL, PREFERENCE, Method, Stage
 
-LCX_API = 2
+HOOK_API = 2
 
 
 class Score(Settings):
