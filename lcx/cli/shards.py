@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shlex
@@ -351,6 +350,8 @@ def status_text(found: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """A worker, or the job that joins a Slurm array."""
+    import argparse
+
     from lcx.engines import FAILED, SPENT, open_shards, run_shards, work_free, work_one
     from lcx.process import die_with
 

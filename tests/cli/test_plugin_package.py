@@ -83,10 +83,12 @@ def test_the_broken_one_is_reported(lcx: Callable[..., Ran]) -> None:
         "train --help",
         "recipes list --json",
         "recipes show in2 --json",
-        "recipes validate --json",
         "completion show bash",
-        "run --recipe in2-tiny --dry-run --json",
         "plugins list --json",
+        *(
+            pytest.param(line, marks=pytest.mark.slow)
+            for line in ("recipes validate --json", "run --recipe in2-tiny --dry-run --json")
+        ),
     ],
 )
 def test_every_other_command_works_beside_the_broken_one(line: str, lcx: Callable[..., Ran]) -> None:
@@ -108,6 +110,7 @@ def test_completed_by_bash(lcx_program: str, tmp_path: Path) -> None:
     terminal.child.close(force=True)
 
 
+@pytest.mark.slow
 def test_dry_run(lcx: Callable[..., Ran], tmp_path: Path) -> None:
     ran = lcx("run --recipe haystack-tiny --dry-run --json")
     assert ran.code == 0, ran.err
@@ -118,6 +121,7 @@ def test_dry_run(lcx: Callable[..., Ran], tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_its_probe_is_found_sized_and_scored(lcx: Callable[..., Ran], tmp_path: Path) -> None:
     (tmp_path / "long-lines.yaml").write_text("probe: haystack:lines\nsize: 30\nwords: 12\n")
     ran = lcx("eval --recipe haystack-tiny --task haystack:lines,long-lines.yaml --dry-run --json")

@@ -119,6 +119,7 @@ def test_a_context_longer_than_the_window_is_refused_before_training(
     assert not (tmp_path / "run" / "train" / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_probe_longer_than_the_window_is_refused_before_decoding(
     cli: Callable, tmp_path: Path, small_model: Path
 ) -> None:

@@ -101,7 +101,7 @@ def test_a_process_that_ends_is_a_finding(
     program.write_text(f"#!{sys.executable}\nprint('noise')\nprint({line!r}, flush=True)\n{code}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(doctor, "SECONDS", 2 if "select" in code else 60)
+    monkeypatch.setattr(doctor, "SECONDS", 0.5 if "select" in code else 60)
     first, last = doctor._torch(None, "auto")
     assert first.name == "GPU"
     assert last.state == BROKEN

@@ -44,6 +44,7 @@ def test_entities_are_many_unique_and_bounded(entities: list[Entity]) -> None:
     assert not names & modules
 
 
+@pytest.mark.slow
 def test_a_smaller_limit_is_a_prefix(entities: list[Entity]) -> None:
     assert load_entities(limit=20) == entities[:20]
     assert len({entity.module for entity in load_entities(max_modules=3)}) == 3

@@ -103,6 +103,7 @@ def test_effects_are_read_off_the_right_cells() -> None:
     assert found == {"window": 0.75, "beyond": 0.25, "earliest": 0.2, "decoys": 0.4}
 
 
+@pytest.mark.slow
 def test_logo_tiny_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step of the recipe as it stands, but for sizes and a base that was hardly trained."""
     from lcx.context import Context

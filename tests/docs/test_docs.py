@@ -34,7 +34,7 @@ SMALLEST = {
     "max_new_tokens: 48": "max_new_tokens: 8",
 }
 """What the test of that guide puts in place of its sizes."""
-QUICK = {"preference.md", "recipes.md"}
+QUICK = {"preference.md"}
 """Guides whose commands run in the quick tier too; those of all others are processes enough for the slow one."""
 
 

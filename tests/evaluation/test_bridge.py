@@ -69,6 +69,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 LINE = "eval --model model --set data.lm-eval=tasks --json --task"
 
 
+@pytest.mark.slow
 def test_its_numbers_and_our_rows(cli: Callable[..., Ran], place: Path) -> None:
     import lm_eval
     from lm_eval.models.huggingface import HFLM

@@ -273,9 +273,8 @@ PRICES = {"m": (0.0, 1_000_000.0)}
 @pytest.mark.parametrize(
     ("n", "concurrency"),
     [
-        (1, 16),
         (4, 256),
-        *(pytest.param(*way, marks=pytest.mark.slow) for way in [(1, 1), (1, 256), (4, 1), (4, 16)]),
+        *(pytest.param(*way, marks=pytest.mark.slow) for way in [(1, 1), (1, 16), (1, 256), (4, 1), (4, 16)]),
     ],
 )
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_two_processes_answer_as_one(folder: Path, pool: Pool) -> None:
     requests: list[Request] = [ask(text) for text in PROMPTS]
     requests += [ask(text, n=3, temperature=1.0, top_p=0.9, seed=i) for i, text in enumerate(PROMPTS)]

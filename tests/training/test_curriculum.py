@@ -158,6 +158,7 @@ def test_a_seed_that_never_learns_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         train_base(7, course=SHORT)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_the_cache_is_a_loadable_model_and_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = load_or_train_base(1, tmp_path / "cache")

@@ -444,6 +444,7 @@ def test_no_launch_inside_a_launch(gpus: Callable[[int], None], monkeypatch: pyt
     assert launched() is None, "a scheduler may set this for one process"
 
 
+@pytest.mark.slow
 def test_gpus_are_counted_by_pytorch_in_a_process_of_its_own() -> None:
     import torch
 

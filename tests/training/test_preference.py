@@ -62,14 +62,15 @@ CASES: list[tuple[str, int | None, dict[str, Any]]] = [
 
 AT_ONCE: dict[str, Any] = {"micro_batch": 8}
 IN_PARTS: dict[str, Any] = {"micro_batch": 2, "gradient_checkpointing": True}
-IN_PARTS_EARLY = (1, 5, 9)
-"""Cases that the quick tier sees in parts; it sees the others at once, and the slow tier every case both ways."""
+EARLY, IN_PARTS_EARLY = (1, 4, 6, 7, 9), (1, 9)
+"""Cases that the quick tier sees, a loss each and what it begins from, and which of them in parts; the slow tier sees
+every case both ways."""
 
 
 def _cases() -> Iterator[Any]:
     for number, case in enumerate(CASES):
         for way in (AT_ONCE, IN_PARTS):
-            early = (way is IN_PARTS) == (number in IN_PARTS_EARLY)
+            early = number in EARLY and (way is IN_PARTS) == (number in IN_PARTS_EARLY)
             yield pytest.param(*case, way, marks=[] if early else [pytest.mark.slow])
 
 
@@ -133,6 +134,7 @@ def test_adapters_equal_separate_rows(
     assert curve[0]["grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["lora", QLORA])
 def test_the_reference_of_a_new_adapter_is_the_model_without_it(
     small: Path, tmp_path: Path, tuning: str
@@ -152,6 +154,7 @@ def test_the_reference_of_a_new_adapter_is_the_model_without_it(
         assert losses(curves[other]) == pytest.approx(losses(curves["adapter"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_cached_reference_is_found_again(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +206,7 @@ def test_adapter_reference_is_refused_where_it_is_not_the_start(small: Path, tmp
     assert bad.value.hint == "--set train.reference=cached"
 
 
+@pytest.mark.slow
 def test_accumulation_epochs_and_fillers(small: Path, tmp_path: Path) -> None:
     options = {"batch": 4, "epochs": 3}
     one, whole = train(settings(small, micro_batch=4, **options), bundles(8, None), tmp_path / "a")
@@ -212,6 +216,7 @@ def test_accumulation_epochs_and_fillers(small: Path, tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "a/model", tmp_path / "b/model")
 
 
+@pytest.mark.slow
 def test_tiles_change_nothing(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(small, micro_batch=4, tuning="lora", lora_r=4, lora_targets="q_proj,lm_head")
     _, whole = train(config, bundles(8), tmp_path / "a")
@@ -364,6 +369,7 @@ def test_the_head_is_itself_again(small: Path, tmp_path: Path) -> None:
     assert model(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 64)
 
 
+@pytest.mark.slow
 def test_embeddings_are_trained_whole_beside_the_adapters(small: Path, tmp_path: Path) -> None:
     options = {"tuning": "lora", "lora_r": 4, "lora_targets": "q_proj,v_proj", "lora_whole": "embed_tokens"}
     train(settings(small, max_steps=2, **options), bundles(6), tmp_path / "a")

@@ -143,12 +143,14 @@ def test_a_plugin_adds_a_loss_and_wraps_one() -> None:
 
 def test_what_a_plugin_must_not_register() -> None:
     broken = Brings(function=LOGO.compute, lost="lcx.training.losses:KTO", gone="no_such_module:X")
-    losses = plugins.load(extra={"broken": broken, "again": Brings(logo=LOGO)}).losses
+    strangers = {"broken": broken, "again": Brings(logo=LOGO, mine=LOGO), "other": Brings(mine=LOGO)}
+    losses = plugins.load(extra=strangers).losses
     with pytest.raises(PluginError, match="'function' of 'broken' is a function, not a Loss"):
         find_loss(losses, "function")
     for name, why in (("lost", "KTO"), ("gone", "no_such_module")):
         with pytest.raises(PluginError, match=f"the loss '{name}' of 'broken' cannot be imported") as bad:
             find_loss(losses, name)
         assert why in bad.value.why
-    with pytest.raises(PluginError, match="two plugins claim the loss 'logo'"):
-        find_loss(losses, "logo")
+    assert losses.owner("logo") == plugins.CORE, "a stranger's loss of a bundled name takes nothing away"
+    with pytest.raises(PluginError, match="two plugins claim the loss 'mine'"):
+        find_loss(losses, "mine")

@@ -118,6 +118,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_another_process_builds_the_same_bytes() -> None:
     """Sets of texts have another order in each process: nothing may follow from it. Torch is not imported either."""
     said = []

@@ -90,6 +90,7 @@ def test_every_chart_is_drawn(report: Path, visit: Open) -> None:
     assert page.locator(".heat").nth(2).locator("caption").inner_text() == "change: after minus before"
 
 
+@pytest.mark.slow
 def test_values_in_heat_maps_can_be_read(report: Path, visit: Open) -> None:
     page = visit(report)
     least = page.evaluate(
@@ -114,6 +115,7 @@ def test_how_to_read_a_chart_is_said_once(report: Path, visit: Open) -> None:
     assert hints[0].startswith("Point at a place for its numbers, or tap it")
 
 
+@pytest.mark.slow
 def test_tables_sort_by_mouse_and_by_keyboard(report: Path, visit: Open) -> None:
     page = visit(report)
     heads = page.locator("#tasks thead th")
@@ -138,6 +140,7 @@ def test_tables_sort_by_mouse_and_by_keyboard(report: Path, visit: Open) -> None
     assert column(page, 4)[0] == "+0.36"
 
 
+@pytest.mark.slow
 def test_a_place_opens_its_answers_by_click_and_by_enter(report: Path, visit: Open) -> None:
     page = visit(report)
     dialog = page.locator("#answers")
@@ -171,6 +174,7 @@ def test_a_place_opens_its_answers_by_click_and_by_enter(report: Path, visit: Op
     assert page.evaluate("document.activeElement.classList.contains('hit')"), "the focus returns"
 
 
+@pytest.mark.slow
 def test_a_cell_opens_its_answers_and_they_are_filtered(report: Path, visit: Open) -> None:
     page = visit(report)
     cell = page.locator(".heat").first.locator("button", has_text="0.00").first
@@ -196,6 +200,7 @@ def test_a_cell_opens_its_answers_and_they_are_filtered(report: Path, visit: Ope
     assert rows.count() == 80
 
 
+@pytest.mark.slow
 def test_a_model_can_be_hidden_everywhere(report: Path, visit: Open) -> None:
     page = visit(report)
     curves = page.locator("figure[data-chart=curve] .curve")
@@ -213,6 +218,7 @@ def test_a_model_can_be_hidden_everywhere(report: Path, visit: Open) -> None:
     assert curves.first.is_visible()
 
 
+@pytest.mark.slow
 def test_light_and_dark(report: Path, visit: Open) -> None:
     def brightness(page: Any) -> int:
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -229,6 +235,7 @@ def test_light_and_dark(report: Path, visit: Open) -> None:
     assert button.get_attribute("aria-pressed") == "true"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [320, 390])
 def test_a_phone_scrolls_only_downwards(report: Path, visit: Open, width: int) -> None:
     page = visit(report, width=width)
@@ -245,6 +252,7 @@ def test_a_phone_scrolls_only_downwards(report: Path, visit: Open, width: int) -
     assert page.locator("#answers").evaluate("one => one.scrollWidth <= one.clientWidth")
 
 
+@pytest.mark.slow
 def test_every_control_is_reached_and_named(report: Path, visit: Open) -> None:
     page = visit(report)
     unnamed = page.evaluate(

@@ -123,6 +123,7 @@ def test_three_models_and_gaps_in_what_they_were_asked(run: Path, tmp_path: Path
     assert page.count('data-model="') == 3
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(run: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from lcx.cli.boundary import run; "

@@ -74,6 +74,7 @@ def test_the_same_data_and_no_call_paid_twice(
         assert "cost" not in rules.metrics
 
 
+@pytest.mark.slow
 def test_the_score_step_asks_the_judge_at_a_server(
     tmp_path: Path, script: Callable[[dict[str, Any]], str]
 ) -> None:

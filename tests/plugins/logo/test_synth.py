@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "stop_after", [2, 11, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 7, 14))]
+    "stop_after", [11, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 2, 7, 14))]
 )
 def test_a_step_stopped_between_batches_resumes_to_the_same_bytes(
     tmp_path: Path, corpus: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch

@@ -311,6 +311,7 @@ def test_what_a_reader_should_know_is_noted(lcx: Lcx, tmp_path: Path, builtin: N
     assert "documents of step" not in "\n".join(other.json["notes"])
 
 
+@pytest.mark.slow
 def test_a_local_model_under_evaluation(lcx: Lcx, tmp_path: Path, builtin: None) -> None:
     tiny_llama(tmp_path / "model")
     step = RECORDS.replace("template: tiny", "template: plain") + "model: model\nbatch: 2\nwindow: 200"
@@ -377,6 +378,7 @@ def test_two_contexts_say_so(lcx: Lcx, tmp_path: Path, monkeypatch: pytest.Monke
     assert any("no interval" in note for note in ran.json["notes"])
 
 
+@pytest.mark.slow
 def test_endpoints_with_faults_change_no_number(
     lcx: Lcx, tmp_path: Path, builtin: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

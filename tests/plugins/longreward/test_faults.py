@@ -89,6 +89,7 @@ def test_calls_that_never_get_through_leave_their_reason(cli: Any, tmp_path: Pat
     assert manifest["counts"]["failed: faithfulness: statements: HTTP 503"] == DOCUMENTS
 
 
+@pytest.mark.slow
 def test_a_spent_budget_stops_cleanly_and_the_same_command_goes_on(cli: Any, tmp_path: Path) -> None:
     rows = judge.write_rows(tmp_path / "rows.jsonl", DOCUMENTS, ANSWERS)
     recipe = judge.recipe(tmp_path / "judged.yaml")
@@ -107,6 +108,7 @@ def test_a_spent_budget_stops_cleanly_and_the_same_command_goes_on(cli: Any, tmp
     assert judge.result_files(tmp_path / "run/score") == judge.result_files(again / "score")
 
 
+@pytest.mark.slow
 def test_the_order_of_replies_does_not_show_in_the_files(cli: Any, tmp_path: Path) -> None:
     class Slow(judge.Faulty):
         def __call__(self, body: dict[str, Any]) -> Any:

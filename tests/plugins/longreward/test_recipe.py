@@ -122,6 +122,7 @@ def test_the_tiny_recipe_asks_at_twice_the_window() -> None:
     assert before["corpus"] != synth["corpus"]
 
 
+@pytest.mark.slow
 def test_the_tiny_recipe_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step as it stands, but for sizes, a base that was hardly trained, and rules that answer in its place."""
     from lcx.context import Context

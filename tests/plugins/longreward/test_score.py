@@ -241,6 +241,7 @@ def test_several_rejected_answers_and_shards(cli: Any, tmp_path: Path) -> None:
         assert [b.meta["reward"] for b in bundle.branches] == pytest.approx([rewards[-1], *rewards[:3]])
 
 
+@pytest.mark.slow
 def test_early_stopping_gives_the_same_pairs_for_fewer_calls(cli: Any, tmp_path: Path) -> None:
     rows = judge.write_rows(tmp_path / "rows.jsonl", 6)
     found = {}

@@ -326,6 +326,7 @@ def test_the_model_of_an_earlier_step_answers(tmp_path: Path, monkeypatch: pytes
     assert set(opened) == {f"local:{made}"}
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     manifest["steps"]["sft"]["fingerprint"] = {"a": 2}
+    del manifest["seal"]  # of what was written before
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="other settings or inputs"):  # another model's answers
         synth(tmp_path / "run", llm="local:step:sft")
