@@ -260,7 +260,7 @@ def test_built_installed_run_and_uninstalled(tmp_path: Path, tiny_model: Callabl
 # ---- the tutorial
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_the_tutorial_from_an_empty_folder_to_a_run(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     tiny_model()

@@ -160,7 +160,7 @@ def test_equal_to_one_process(begun: Start, whole: Path, tmp_path: Path, words: 
 @pytest.mark.parametrize(
     ("strategy", "tuning"),
     [
-        pytest.param(FSDP, "lora", marks=SLOW),
+        pytest.param(FSDP, "lora", marks=NIGHTLY),
         pytest.param(FSDP, "qlora", marks=NIGHTLY),
         pytest.param(TWO, "lora", marks=NIGHTLY),
         pytest.param(TWO, "qlora", marks=NIGHTLY),
