@@ -338,8 +338,10 @@ class LocalClient(LLMClient):
         while (made := await came.get()) is not None:
             if isinstance(made, BaseException):
                 raise made
-            self._keep(batch[made.number], made)
-            self._busy = sum(not one.future.done() for one in batch)
+            waiting = batch[made.number]
+            open_still = not waiting.future.done()
+            self._keep(waiting, made)
+            self._busy -= open_still and waiting.future.done()  # counted down: a batch may be a whole step
             if made.ends:
                 await asyncio.sleep(0)  # whoever waited for one of them counts it first
                 self._told("batch")
