@@ -543,10 +543,14 @@ class Pool(Local):
         _end(workers)
         super().close()
 
-    def _run(self, batches: Sequence[Batch]) -> Iterator[tuple[int, list[list[int]]]]:
-        """The place and the rows of every batch, as they are made; each process takes the next one when it is free."""
+    def _open_model(self) -> Any:
         if not self.workers:
             raise LcxError("the model's processes have ended")
+        return super()._open_model()
+
+    def _run(self, batches: Sequence[Batch]) -> Iterator[tuple[int, list[list[int]]]]:
+        """The place and the rows of every batch, as they are made; each process takes the next one when it is free."""
+        self._open_model()
         left = deque(enumerate(batches))
         busy: dict[Connection, tuple[Worker, int]] = {}
         idle = list(self.workers)

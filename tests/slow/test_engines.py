@@ -147,6 +147,7 @@ def test_coordinators_side_by_side_and_one_is_interrupted(job: Callable[[str], J
     fault("two coordinators, one interrupted: files, calls", 1, in2.lost)
 
 
+@pytest.mark.nightly  # beside other tests Ray's processes begin too late, and shards are left for a further run
 def test_the_head_of_ray_is_killed(job: Callable[[str], Job], fault: Fault) -> None:
     pytest.importorskip("ray")
     in2 = job("in2")
