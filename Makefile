@@ -29,7 +29,7 @@ test: venv  ## the quick tests (under 5 minutes on 2 cores)
 	$(PYTEST)
 
 slow: venv  ## real processes, servers, wheels, kills, and each demo once (under 15 minutes)
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not nightly"
 
 fuzz: venv  ## odd and damaged inputs: a table of what was tried (LCX_FUZZ=1000 draws more)
 	LCX_FUZZ=$${LCX_FUZZ:-200} $(PYTEST) --dist load -m slow tests/fuzz
