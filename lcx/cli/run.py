@@ -194,10 +194,17 @@ def list_runs(
 ) -> None:
     """List runs, the latest first: recipe, how far each is, its last evaluation, age and size."""
     from lcx.cli import show
+    from lcx.errors import MissingError
     from lcx.paths import runs_folder
     from lcx.progress import duration
 
     place = Path(folder).expanduser() if folder else runs_folder()
+    if folder and not place.is_dir():
+        raise MissingError(f"no folder '{folder}'", hint="lcx runs list, for LCX_RUNS or runs")
+    if (place / "manifest.json").is_file():
+        raise MissingError(
+            f"{place} is a run, not a folder of runs", hint=f"lcx status {shlex.quote(str(place))}"
+        )
     rows = [row for one in sorted(place.iterdir()) if (row := _run_row(one))] if place.is_dir() else []
     rows.sort(key=lambda row: row["changed"], reverse=True)
     if json:

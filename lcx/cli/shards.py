@@ -197,6 +197,10 @@ def merge(
     from lcx.shards import numbers, shared_steps
 
     folder = _run_folder(run)
+    if not (folder / "manifest.json").is_file():
+        raise MissingError(
+            f"{folder} is no run: it has no manifest.json", hint="`lcx runs list` shows what runs there are."
+        )
     known = shared_steps(folder)
     keys = known if step is None else [step]
     if not keys or (step is not None and step not in known):

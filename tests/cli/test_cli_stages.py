@@ -459,4 +459,9 @@ def test_runs_are_listed_with_their_state_and_last_evaluation(
     assert rows["c"]["state"] == "its manifest cannot be read"
     out = cli("runs", "list", str(place)).out
     assert "eval/m, eval/n done" in out
+    for wrong, hint in ((place / "nowhere", "lcx runs list"), (place / "a", "lcx status")):
+        ran = cli("runs", "list", str(wrong))
+        assert ran.code == 4
+        assert hint in ran.err
+    assert "is no run" in cli("merge", str(place / "nowhere")).err
     assert "needle 0.50" in out

@@ -519,9 +519,11 @@ def test_8_nor_does_a_record_name_files_outside_that_are_put_by(
     name = name.replace("/victim", str(sandbox.victim)) if name.startswith("/") else name
     run.finish(step, StepResult(files={"rows": name.replace(".txt", ".json")}))
     (sandbox.victim / "thesis.json").write_text("{")
+    before = {path: path.read_bytes() for path in sandbox.victim.rglob("*") if path.is_file()}
     run.manifest["steps"]["synth"]["outputs"] = {name: [1, 1, "other"]}
     run._save()
     Run(run.path, "toy").put_by("synth")
+    assert before == {path: path.read_bytes() for path in sandbox.victim.rglob("*") if path.is_file()}
     (sandbox.victim / "thesis.json").unlink()
 
 

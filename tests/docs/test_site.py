@@ -16,7 +16,6 @@ from lcx import errors
 ROOT = Path(__file__).resolve().parents[2]
 TROUBLE = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
 INNER = {
-    "LCX_API",
     "LCX_BREAKS",
     "LCX_COMPLETE",
     "LCX_LINE",
@@ -25,7 +24,7 @@ INNER = {
     "LCX_LAUNCH_FOLDER",
     "LCX_LAUNCH_PARENT",
 }
-"""Names by which lcx, its processes and the scripts of its completion talk to each other; LCX_API is a plugin's."""
+"""Names by which lcx, its processes and the scripts of its completion talk to each other."""
 
 
 def test_every_guide_has_its_place_in_the_site() -> None:
