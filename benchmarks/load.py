@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,18 @@ from tests.plugins.longreward import scripted_judge
 
 
 class Counted(list[Any]):
-    """Takes what a test's server keeps of every request, and counts it only."""
+    """Takes what a test's server keeps of every request, and keeps only when each came."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.came = array("d")
+
+    @property
+    def count(self) -> int:
+        return len(self.came)
 
     def append(self, _: Any) -> None:
-        self.count += 1
+        self.came.append(time.perf_counter())
 
 
 def served() -> Stub:
@@ -82,7 +90,8 @@ def watched(process: subprocess.Popen[bytes], calls: Counted, every: float) -> l
             seconds = time.perf_counter() - began
             found.append({"seconds": seconds, "calls": calls.count, "memory": memory, "files": files})
         time.sleep(every)
-    return found
+    # Calls that came after the last look count too; the process is gone, so memory and files are that look's.
+    return [*found, {**found[-1], "seconds": time.perf_counter() - began, "calls": calls.count}]
 
 
 def at_share(seen: list[dict[str, float]], share: float) -> dict[str, float]:
@@ -91,15 +100,24 @@ def at_share(seen: list[dict[str, float]], share: float) -> dict[str, float]:
     return next(one for one in seen if one["calls"] >= share * total and one["calls"])
 
 
-def summary(seen: list[dict[str, float]], folder: Path, documents: int, candidates: int) -> dict[str, Any]:
+def rates_by_fifths(came: Sequence[float]) -> list[float]:
+    """Calls a second in each fifth of the calls, from the moments at which they came.
+
+    The moments are the server's own: looks at the job may be further apart than a short job is long.
+    """
+    moments = sorted(came)
+    last = len(moments) - 1
+    places = [last * share // 5 for share in range(6)]
+    return [(high - low) / max(moments[high] - moments[low], 1e-9) for low, high in pairwise(places)]
+
+
+def summary(
+    seen: list[dict[str, float]], came: Sequence[float], folder: Path, documents: int, candidates: int
+) -> dict[str, Any]:
     """Growth and throughput by fifths of the calls, and what lies on disk."""
     done = next(one for one in seen if one["calls"] == seen[-1]["calls"])
     seen = [one for one in seen if one["seconds"] <= done["seconds"]]
-    places = [at_share(seen, share / 5) for share in range(6)]
-    rates = [
-        (high["calls"] - low["calls"]) / max(high["seconds"] - low["seconds"], 1e-9)
-        for low, high in pairwise(places)
-    ]
+    rates = rates_by_fifths(came)
     tenth = at_share(seen, 0.1)
     later = [one for one in seen if one["calls"] >= tenth["calls"]]
     sizes = {
@@ -110,7 +128,7 @@ def summary(seen: list[dict[str, float]], folder: Path, documents: int, candidat
     return {
         "documents": documents,
         "answers": documents * candidates,
-        "calls": done["calls"],
+        "calls": len(came),
         "seconds": done["seconds"],
         "calls_a_second": rates,
         "last_fifth_over_first": rates[-1] / rates[0],
@@ -155,7 +173,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         seen = watched(job, stub.bodies, options.every)
         assert job.returncode == 0, job.returncode
         check(place / "run/score", options.documents, options.candidates)
-        return summary(seen, place / "run/score", options.documents, options.candidates)
+        return summary(seen, stub.bodies.came, place / "run/score", options.documents, options.candidates)
 
 
 def show(found: dict[str, Any], console: Console) -> None:
