@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from lcx import hookimpl, plugins, recipe
 from lcx.errors import LcxError, PluginError, UsageError
 from lcx.plugins import Plugins
+from tests.conftest import Ran
+from tests.truth import shared_folder
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").rglob("*.yaml"))
 
@@ -156,3 +159,47 @@ def test_folder_in_place_of_a_file_is_a_user_error(tmp_path: Path, toy_plugins: 
 def test_a_name_that_no_file_can_have_is_no_recipe(name: str, toy_plugins: Plugins) -> None:
     with pytest.raises(UsageError, match=r"unknown recipe|no recipe file"):
         recipe.find(name, toy_plugins)
+
+
+CASES_OF_RECIPES = {
+    "bigint": "line 6: a number of 5,000 digits",
+    "deep": "line 7: values nested deeper than 40",
+    "dup": "line 6: 'corpus' is given again",
+    "dup_steps": "line 6: 'steps' is given again",
+    "empty": "a recipe is a YAML mapping",
+    **{f"id{number}": "a step's id cannot be" for number in range(0, 18, 2)},
+    "inf": "line 7: .inf is no number",
+    "laughs_value": "more than 20,000 values",
+    "laughs_value6": "more than 20,000 values",
+    **{f"name{number}": "the recipe's name cannot be" for number in range(0, 18, 2)},
+    "norway": ["no", "yes", "no"],
+    "nul": "not valid YAML",
+    "octal": "not '1:30'",
+    "selfref": "line 8: *s holds itself",
+    "surrogate": "line 1: not valid YAML",
+    **{f"tag{part}{number}": "not valid YAML" for part in ("", "id") for number in (2, 4, 6)},
+    "tag8": ["x", "synth", "5"],
+    "tagid8": ["x", "5", "stdlib"],
+    "utf16": "not valid YAML",
+}
+"""Of each file its reason, or the name, the step's id and the corpus that it gives: words as they stand there."""
+
+
+def test_the_cases_of_recipes(cli: Callable[..., Ran]) -> None:
+    folder = shared_folder("cases") / "recipes"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    ran = cli("recipes", "validate", str(folder), "--json")
+    assert ran.code == 2
+    told = {Path(one["recipe"]).stem: one for one in ran.json["recipes"]}
+    loaded = plugins.load()
+    assert set(told) == set(CASES_OF_RECIPES)
+    for name, expected in CASES_OF_RECIPES.items():
+        if isinstance(expected, str):
+            assert not told[name]["ok"], name
+            assert expected in told[name]["error"]
+        else:
+            assert told[name]["ok"], told[name]
+            found = recipe.load(str(folder / f"{name}.yaml"), loaded)
+            [step] = recipe.resolve(found, loaded, project={})
+            assert [found.name, step.id, getattr(step.settings, "corpus", None)] == expected

@@ -532,20 +532,21 @@ def test_a_file_that_cannot_be_scored_does_not_end_a_folder(cli: Any, tmp_path: 
     assert "no file of 3 could be scored" in none.err
 
 
-@pytest.mark.parametrize(
-    ("file", "task", "score"),
-    [
-        ("needle_zh.jsonl", None, 100.0),
-        ("ruler_vt.jsonl", None, 40.0),
-        ("samples_longbench_qasper_2025-09-01T10-00-00.000000.jsonl", None, 200 / 3),
-        ("think_qasper.jsonl", "longbench:qasper", 100.0),
-        ("think_trec.jsonl", "longbench:trec", 100.0),
-        ("qasper_twice.jsonl", "longbench:qasper", 62.5),
-    ],
-)
+CASES: list[tuple[str, str | None, float]] = [
+    ("needle_zh.jsonl", None, 100.0),
+    ("ruler_vt.jsonl", None, 40.0),
+    ("samples_longbench_qasper_2025-09-01T10-00-00.000000.jsonl", None, 200 / 3),
+    ("think_qasper.jsonl", "longbench:qasper", 100.0),
+    ("think_trec.jsonl", "longbench:trec", 100.0),
+    ("qasper_twice.jsonl", "longbench:qasper", 62.5),
+]
+
+
+@pytest.mark.parametrize(("file", "task", "score"), CASES)
 def test_the_cases_of_predictions(cli: Any, file: str, task: str | None, score: float) -> None:
-    path = shared_folder("cases") / "predictions" / file
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    ran = cli("eval", "-p", str(path), *(["--task", task] if task else []), "--json")
+    folder = shared_folder("cases") / "predictions"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    assert {path.name for path in folder.iterdir()} == {name for name, _, _ in CASES}
+    ran = cli("eval", "-p", str(folder / file), *(["--task", task] if task else []), "--json")
     assert ran.json["score"] == pytest.approx(score)
