@@ -217,6 +217,25 @@ class Assembler:
         head, between = self._around(bundle.plan is not None or bool(bundle.context))
         return self.turn.before + head, between, self._after()
 
+    def named_parts(self, bundle: Bundle, branch: Branch) -> list[tuple[str, str]]:
+        """The texts of a prompt in order, each after what it is: template, the role of a turn, context, question."""
+        has_context = bundle.plan is not None or bool(bundle.context)
+        turns = bundle.meta.get(TURNS) or ()
+        head, between = self._around(has_context)
+        context = [("context", self.context_text(bundle)), ("template", between)] if has_context else []
+        if turns:
+            script = self._script(turns)
+            said = [*((role, text) for role, text in turns), ("question", branch.question)]
+            parts = [("template", part) if isinstance(part, str) else said[part] for part in script.parts]
+            parts.insert(script.question + 1, ("template", self.template.after))
+            parts[script.first : script.first] = [("template", head), *context]
+        else:
+            parts = [("template", self.turn.before + head), *context, ("question", branch.question)]
+            parts.append(("template", self._after()))
+        start = next((text for _, text in parts if text), "")
+        opened = self.opening(start) and self.pieces.backend.id_to_token(self._bos)
+        return [("template", opened or ""), *parts]
+
     def opening(self, text: str) -> list[int]:
         """The opening token of a prompt that begins with a text, where it has one that is not written out."""
         if self._bos is None:

@@ -63,6 +63,8 @@ INPUT = "input"
 """Beside a question it is the context (Alpaca), beside a context the question (LongBench), alone the question."""
 LONG = 200
 """Characters a row from which a field that nobody reads is named, and may be the context that lacks."""
+SHORT = 40
+"""Characters below which a context that stands in a question may stand there by chance."""
 ASIDE = frozenset(
     _words(
         """
@@ -534,7 +536,7 @@ def example_of(row: Any, fields: Fields | None = None) -> Example:
     prompt, answers = _with_choices(take, prompt, answers)
     prompt = _without_greeting(prompt, notes)
     _check_order(prompt)
-    if context.strip() and any(context.strip() in turn.text for turn in prompt):
+    if any(_stands_in(context.strip(), turn.text) for turn in prompt):
         context = ""
         notes.append(IN_PROMPT)
     _, references = take.find("reference")
@@ -558,6 +560,14 @@ def example_of(row: Any, fields: Fields | None = None) -> Example:
         tuple(notes),
     )
     return _without_surrogates(found)
+
+
+def _stands_in(context: str, text: str) -> bool:
+    """Whether a context is in a text already: a short one as words of their own, since "a" is in most questions."""
+    if not context or context not in text:
+        return False
+    edged = rf"(?<!\w){re.escape(context)}(?!\w)"
+    return len(context) >= SHORT or re.search(edged, text) is not None
 
 
 def _context_and_prompt(take: _Taker, notes: list[str]) -> tuple[str, list[Turn]]:

@@ -12,7 +12,7 @@ from lcx.context import Context
 from lcx.errors import LcxError, UsageError
 from lcx.hub import tiny_spec
 from lcx.recipe import Step
-from lcx.records import TURNS, Bundle, EncodedBundle
+from lcx.records import Bundle, EncodedBundle
 from lcx.run import Run
 from lcx.training.data import LEARNT, training_bundles
 from lcx.training.settings import PreferenceSettings, TrainSettings
@@ -88,23 +88,22 @@ def row_view(assembler: Any, bundle: Bundle, encoded: EncodedBundle) -> dict[str
     decode = assembler.pieces.decode
     prefix = [int(token) for token in encoded.prefix]
     start = decode(prefix)
-    context = bundle.plan is not None or bool(bundle.context)
-    known = [(role, said) for role, said in bundle.meta.get(TURNS, ())]
-    if context:
-        head, inside = encoded.head, sum(encoded.chunks)
-        cut = decode(prefix[head : head + inside])
-        whole = assembler.context_text(bundle)
-        known.append(("context", whole if whole in start else cut))
+    cut = decode(prefix[encoded.head : encoded.head + sum(encoded.chunks)])
     parts: list[dict[str, Any]] = []
     for branch, row in zip(bundle.branches, encoded.branches, strict=True):
         asked = row.ids[: row.answer_start]
         prompt, both = decode([*prefix, *asked]), decode([*prefix, *row.ids])
         own = prompt[len(start) :] if prompt.startswith(start) else decode(asked)
         answer = both[len(prompt) :] if both.startswith(prompt) else decode(row.ids[row.answer_start :])
+        known = [
+            (part, cut if part == "context" and said not in start else said)
+            for part, said in assembler.named_parts(bundle, branch)
+        ]
         if not parts:
-            parts += _split(start + own, [*known, ("question", branch.question)])
+            parts += _split(start + own, known)
         elif own:
-            parts += _split(own, [("question", branch.question)])
+            asked = next(place for place, (part, _) in enumerate(known) if part == "question")
+            parts += _split(own, known[asked - 1 :])
         parts.append(
             {
                 "part": branch.role,
@@ -130,17 +129,22 @@ def row_view(assembler: Any, bundle: Bundle, encoded: EncodedBundle) -> dict[str
 
 
 def _split(text: str, known: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """A prompt's text in parts: the known texts where they stand in it, and what is between them as template.
+    """A prompt's text in parts: the known texts where they stand behind the template's, and the rest as template.
 
     A text that the tokens do not decode to (a tokenizer that loses signs) stays inside the template's part.
     """
     found: list[tuple[int, int, str]] = []
-    place = 0
+    place, before = 0, ""
     for part, said in known:
-        at = text.rfind(said) if part == "question" else text.find(said, place)
-        if said and at >= place:
+        if part == "template" or not said:
+            before += said
+            continue
+        at = text.find(before + said, place) + len(before)
+        if at < len(before):  # what stands before it decodes otherwise
+            at = text.rfind(said) if part == "question" else text.find(said, place)
+        if at >= place:
             found.append((at, at + len(said), part))
-            place = at + len(said)
+            place, before = at + len(said), ""
     parts: list[dict[str, Any]] = []
     place = 0
     for begin, end, part in found:

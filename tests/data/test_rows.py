@@ -577,6 +577,30 @@ def test_cases_of_public_reports(path: Path) -> None:
     assert "Dog." not in text
 
 
+def test_parts_are_told_where_they_stand_whatever_letters_they_have(tmp_path: Path) -> None:
+    """One-letter texts and names of roles stand in the template too: what counts is where the tokens have them."""
+    rows = [
+        {"context": "u", "question": "s", "answer": "a"},
+        {"context": "user", "system": "start", "question": "i", "answer": "assistant"},
+        {"context": "c", "messages": [system("s"), user("u"), bot("a"), user("s"), bot("b")]},
+    ]
+    said = [
+        ["context u", "question s", "answer a"],
+        ["system start", "context user", "question i", "answer assistant"],
+        ["system s", "context c", "user u", "assistant a", "question s", "answer b"],
+    ]
+    path = write(tmp_path / "rows.jsonl", rows)
+    for kind, end in (("chat", "<|im_end|>"), ("no-system", "<|im_end|>"), ("plain", "</s>")):
+        for view, expected in zip(views(path, kind), said, strict=True):
+            parts = [part for part in view["parts"] if part["part"] != "template"]
+            assert [f"{part['part']} {part['text'].removesuffix(end)}" for part in parts] == expected
+
+
+def test_a_short_context_is_in_its_question_as_words_only() -> None:
+    for context, question, kept in (("a", "What is it?", "a"), ("Mill", "Where is the Mill?", "")):
+        assert example_of({"context": context, "question": question, "answer": "x"}).context == kept
+
+
 def test_the_preview_prints_a_json_object_a_row_and_writes_nothing(cli: Any, tmp_path: Path) -> None:
     tokenizer("chat").save_pretrained(tmp_path / "model")
     recipe = tmp_path / "mine.yaml"
