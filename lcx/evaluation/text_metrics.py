@@ -51,7 +51,8 @@ def contains(text: str, part: str, *, whole_words: bool = False, fold: bool = Fa
     With `whole_words` an occurrence inside a longer word, number or dotted name does not count: `re` is not found in
     `threading`, nor `email` in `email.utils`, nor `7` in `7.5`. An edge is refused by a neighbour of its own kind
     only: a number may stand between Chinese words, in `_..._`, and before a full stop and the next sentence. Letters
-    and figures of full width are those of ASCII.
+    and figures of full width are those of ASCII, and a number is the same with and without signs between its thousands:
+    4819263 is found in `4,819,263`, `4.819.263` and `4 819 263`.
     """
     text, part = text.translate(_HALF_WIDTH), part.translate(_HALF_WIDTH)
     searched = text.casefold() if fold else text
@@ -66,7 +67,47 @@ def contains(text: str, part: str, *, whole_words: bool = False, fold: bool = Fa
         if is_whole(shown, place, place + len(wanted)):
             return True
         place = searched.find(wanted, place + 1)
-    return False
+    return _number_found(shown, wanted)
+
+
+_THOUSANDS = r"[,.'_ \u00a0\u2009\u202f\u2019\uff0c\u066c]"
+_GROUPED = re.compile(r"\d{1,3}([,' \u00a0\u2009\u202f\u2019])\d{3}(?:\1\d{3})*")
+
+
+def _number_found(text: str, number: str) -> bool:
+    """Whether a number of four figures and more stands in a text, with other signs between its thousands or none."""
+    figures = re.sub(_THOUSANDS, "", number) if _GROUPED.fullmatch(number) else number
+    if len(figures) < 4 or not (figures.isascii() and figures.isdigit()):
+        return False
+    return any(
+        is_whole(text, found.start(), found.end()) and not _one_more(text, found)
+        for found in _written(figures).finditer(text)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _written(figures: str) -> re.Pattern[str]:
+    """A number as people write it: in one, in thousands, or in lakhs and crores as in India (48,19,263)."""
+    ends = [-3, *range(-5, -len(figures), -2)]
+    lakhs = ",".join(
+        figures[begin:end] for begin, end in zip([None, *ends[::-1]], [*ends[::-1], None], strict=True)
+    )
+    first = len(figures) % 3 or 3
+    groups = [figures[:first], *(figures[place : place + 3] for place in range(first, len(figures), 3))]
+    signs = _THOUSANDS if len(groups) > 2 else _THOUSANDS.replace(".", "")  # 4.819 is less than five
+    thousands = groups[0] + f"(?P<sign>{signs})" + "(?P=sign)".join(groups[1:])
+    return re.compile(rf"{figures}|{thousands}|{lakhs}")
+
+
+def _one_more(text: str, found: re.Match[str]) -> bool:
+    """Whether a further group of figures makes a number a longer one: 4,819,263 in 4,819,263,500 or in 12,4,819,263."""
+    sign = found["sign"]
+    if sign is None:
+        return False
+    after = re.match(rf"{re.escape(sign)}\d{{3}}(?!\d)", text[found.end() : found.end() + 5])
+    return after is not None or (
+        sign != " " and text[: found.start()].endswith(sign) and text[: found.start() - 1][-1:].isdigit()
+    )
 
 
 _HALF_WIDTH = {

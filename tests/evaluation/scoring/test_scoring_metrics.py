@@ -214,6 +214,27 @@ def test_letters_stand_by_themselves_beside_chinese_japanese_and_korean(
         ("threading", "re", False),
         ("email.utils", "email", False),
         ("use email.Then", "email", True),
+        *(
+            (f"It is {one}.", "4819263", True)
+            for one in ("4,819,263", "4.819.263", "4 819 263", "4\u202f819\u202f263")
+        ),
+        *(
+            (f"It is {one}.", "4819263", True)
+            for one in ("4'819'263", "4_819_263", "48,19,263", "4，819，263")
+        ),
+        ("**4,819,263** crowns", "4819263", True),
+        ("代码是4,819,263。", "4819263", True),
+        ("4819263", "4,819,263", True),
+        ("4,819", "4819", True),
+        ("4.819", "4819", False),
+        ("3141", "3.141", False),
+        ("14,819,263", "4819263", False),
+        ("4,819,263,500", "4819263", False),
+        ("12,4,819,263", "4819263", False),
+        ("4,819,263.5", "4819263", False),
+        ("4,819.263", "4819263", False),
+        ("48,192,63", "4819263", False),
+        ("foo 1,234 foo", "234x", False),
     ],
 )
 def test_an_edge_is_refused_by_a_neighbour_of_its_kind(text: str, part: str, found: bool) -> None:
