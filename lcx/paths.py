@@ -44,6 +44,21 @@ def named_file(name: str | Path) -> Path | None:
         return None
 
 
+def check_regular(path: str | Path) -> None:
+    """Raise OSError for what is no file: reading a pipe waits for ever, and /dev/zero, by a link, never ends."""
+    import errno
+    import stat
+
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = (
+            "a folder, and no file"
+            if stat.S_ISDIR(mode)
+            else "a pipe, a device or the like, and no regular file"
+        )
+        raise OSError(errno.EINVAL, kind, str(path))
+
+
 MOST_NAME = 120
 """Bytes of a name that others are put around."""
 

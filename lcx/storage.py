@@ -15,7 +15,6 @@ import platform
 import re
 import secrets
 import shutil
-import stat
 import struct
 import zlib
 from bisect import bisect_right
@@ -28,6 +27,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from lcx.errors import LcxError, MissingError, UsageError
+from lcx.paths import check_regular
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -171,7 +171,7 @@ def read_json(path: str | Path) -> Any:
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"it holds {name}, which is no JSON value")
 
-    check_regular(path)
+    check_own(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as bad:
@@ -195,13 +195,14 @@ def is_broken(value: Mapping[str, Any]) -> bool:
     return SEAL in value and value[SEAL] != sha256_json({k: v for k, v in value.items() if k != SEAL})[:32]
 
 
-def check_regular(path: str | Path) -> None:
-    """Raise LcxError for what is no file: reading a pipe waits for ever, and /dev/zero, by a link, never ends."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise LcxError(
-            f"{path} is a folder, a pipe, a device or the like, and no file",
-            hint="Remove it, or take another folder.",
-        )
+def check_own(path: str | Path) -> None:
+    """Raise LcxError for a file of a run that is none, and may hang whoever reads it."""
+    try:
+        check_regular(path)
+    except OSError as bad:
+        if bad.errno != errno.EINVAL:
+            raise
+        raise LcxError(f"{path} is {bad.strerror}", hint="Remove it, or take another folder.") from None
 
 
 def is_inside(path: str | Path, folder: str | Path) -> bool:
@@ -544,7 +545,7 @@ class Journal:
 
     def _scan(self) -> int:
         """Index every entry; return the end of the last whole line."""
-        check_regular(self.path)
+        check_own(self.path)
         end, checked = 0, False
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):

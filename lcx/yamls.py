@@ -8,10 +8,8 @@ refused with their line. Reading takes time in proportion to the file.
 
 from __future__ import annotations
 
-import errno
 import math
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lcx.errors import UsageError
+from lcx.paths import check_regular
 
 MOST_BYTES = 1 << 20
 MOST_VALUES = 20_000
@@ -69,8 +68,7 @@ def read_yaml(text: str, where: str) -> Read:
 
 def read_yaml_file(path: Path) -> Read:
     """The values of a file. Raises OSError where it cannot be read, and UsageError for what it holds."""
-    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe waits for ever
-        raise OSError(errno.EINVAL, "a folder, a pipe, a device or the like, and no file", str(path))
+    check_regular(path)
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     try:

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from typing import IO, Any, NoReturn
 
 from lcx.errors import MissingError, UsageError
 from lcx.hub import out_of_reach
+from lcx.paths import check_regular
 
 # What cannot be used
 
@@ -165,12 +165,6 @@ def list_files(root: Path) -> list[tuple[str, Path]]:
 def shown_name(name: str) -> str:
     """A file's name as UTF-8 can carry it."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def check_regular(path: Path) -> None:
-    """Raises OSError for what is no regular file: reading a pipe waits for ever, and /dev/zero never ends."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(None, "a pipe, a device or the like, and no regular file")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from lcx.gguf import ORIGIN, named
 from lcx.hub import adapter_base, folder_of, load_tokenizer, locate, out_of_reach
 from lcx.modeling.load import DTYPES, check_numbers, load_config, load_model, quiet
 from lcx.paths import runs_folder, slug
-from lcx.storage import TEMPORARY, disk_errors, make_folder, read_json, write_text
+from lcx.storage import TEMPORARY, disk_errors, make_folder, process_runs, read_json, write_text
 from lcx.training.saving import MODEL, lay_beside
 
 CARD = "README.md"
@@ -128,10 +130,15 @@ def export_model(
 
 @contextmanager
 def _appearing(folder: Path, force: bool) -> Iterator[Path]:
-    """A folder beside another, which takes its place once the block has ended well."""
+    """A folder beside another, which takes its place once the block has ended well.
+
+    What killed exports of the same folder left beside it is removed: what was half written before the block, and the
+    folders that were put by only once there is a whole one in their place.
+    """
     make_folder(folder.parent)
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
-    temporary, old = (folder.with_name(f".{folder.name[:100]}.{kind}{mark}") for kind in ("", "old-"))
+    mark = f"{slug(platform.node())}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
+    temporary, old = (folder.with_name(f"{_beside(folder)}{kind}{mark}") for kind in ("", "old-"))
+    _remove_left(folder, "")
     try:
         with disk_errors(temporary):
             temporary.mkdir()
@@ -139,12 +146,27 @@ def _appearing(folder: Path, force: bool) -> Iterator[Path]:
             if force and folder.exists():
                 os.replace(folder, old)
             os.replace(temporary, folder)
+        _remove_left(folder, "old-")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.unlink(missing_ok=True)
+
+
+def _beside(folder: Path) -> str:
+    """How the names of an export's temporary folders begin."""
+    return f".{folder.name[:100]}."
+
+
+def _remove_left(folder: Path, kind: str) -> None:
+    """Remove the temporary folders of exports of this machine whose process has ended."""
+    name = re.escape(_beside(folder) + kind + slug(platform.node()))
+    for left in folder.parent.iterdir():
+        made = re.fullmatch(rf"{name}-(\d+)-[0-9a-f]{{8}}{re.escape(TEMPORARY)}", left.name)
+        if made and not process_runs(int(made[1])):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _push(folder: Path, repo: str) -> None:

@@ -638,7 +638,7 @@ def test_14_odd_files_of_a_corpus_and_a_run_hang_nothing(sandbox: Sandbox) -> No
         folder.mkdir(parents=True)
         for name in ("scores.json", "settings.yaml", ".record.json", "journal.jsonl"):
             os.mkfifo(folder / name) if kind == "pipe" else (folder / name).symlink_to("/dev/zero")
-        with pytest.raises(LcxError, match="no file"):
+        with pytest.raises(LcxError, match="no regular file"):
             find_results(sandbox.box / kind)
         with pytest.raises(LcxError):
             Journal(folder / "journal.jsonl", read_only=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from lcx.errors import LcxError, MissingError, UsageError
 from lcx.hub import load_tokenizer, locate
 from lcx.modeling.load import add_lora, load_model, save_rope
+from lcx.paths import slug
 from lcx.training.export import export_model, find
 from lcx.training.saving import lay_beside
 from tests.gguf_files import TEMPLATE, llama_model, write_gguf
@@ -103,8 +106,16 @@ def test_precision_and_places_are_as_asked(run: Path, base: Path, tmp_path: Path
     with pytest.raises(UsageError, match="is there already"):
         export_model(find(str(run)), half)
     kept = sorted(file.name for file in half.iterdir())
+    gone, other = 1 << 30, os.getppid()
+    mine = slug(platform.node())
+    for kind, process in (("", gone), ("old-", gone), ("", other)):
+        left = tmp_path / f".half.{kind}{mine}-{process}-0123abcd.lcx-tmp"
+        left.mkdir()
+        (left / "model.safetensors").write_text("cut")
     export_model(find(str(base)), half, force=True)  # a model that no run made
     assert sorted(file.name for file in half.iterdir()) == kept
+    left.joinpath("model.safetensors").unlink()  # of an export that goes on
+    left.rmdir()
     assert "recipe" not in (half / "README.md").read_text()
     assert [one.name for one in tmp_path.iterdir()] == ["half"]
 
