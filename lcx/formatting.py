@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = [
     "Shown",
+    "Written",
     "bar_lines",
     "cut",
     "cut_middle",
@@ -27,6 +28,24 @@ __all__ = [
 
 BARS = "▁▂▃▄▅▆▇█"
 PLAIN = str.maketrans({"→": ">", "…": "~", "±": "+-", "−": "-", "–": "-", "×": "x"})
+
+
+class Written(float):
+    """A decimal number of a file that stays, as a text, what it looks like there: `1e5` and `0.10`."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Written:
+        made = super().__new__(cls, text)
+        made.text = text
+        return made
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> tuple[type[Written], tuple[str]]:
+        return Written, (self.text,)
 
 
 def number(value: Any) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.errors import PluginError, UsageError, suggestion
-from lcx.formatting import cut_middle, shown
+from lcx.formatting import Written, cut_middle, shown
 from lcx.paths import named_file
 from lcx.plugins import STAGES
 from lcx.settings import DEFAULT_SOURCE, Settings, validate, wrong_key_source
@@ -327,7 +327,7 @@ def project_values(
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"{path} is larger than {MOST_BYTES >> 20} MiB, which no file of settings is")
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Written)
     except (ValueError, RecursionError) as bad:  # also what is not UTF-8, and numbers of 5,000 digits
         raise UsageError(f"{path} is not valid TOML", why=str(bad)) from None
     except OSError as bad:

@@ -1,7 +1,8 @@
 """YAML as people write it in recipes, sized probes, prices and accelerate configs: plain values, read in one way.
 
 Scalars are what they look like. `true`, `false`, `null` and decimal numbers are those; everything else is text: `no`,
-`010`, `1:30`, `2001-01-01`, `1_000`. Where a number is meant, the settings make one of the text (`010` is 10).
+`010`, `1:30`, `2001-01-01`, `1_000`. Where a number is meant, the settings make one of the text (`010` is 10); where a
+text is meant, a number is what stands there (`1e5`).
 Duplicate keys, tags, aliases of what holds them, numbers that are none, and files larger or deeper than any setting are
 refused with their line. Reading takes time in proportion to the file.
 """
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lcx.errors import UsageError
+from lcx.formatting import Written
 from lcx.paths import check_regular
 
 MOST_BYTES = 1 << 20
@@ -94,6 +96,7 @@ def _text(dumper: _Dumper, text: str) -> Any:
 
 
 _Dumper.add_representer(str, _text)
+_Dumper.add_representer(Written, lambda dumper, value: dumper.represent_float(float(value)))
 
 
 def yaml_text(value: Any, *, line: bool = False) -> str:
@@ -217,7 +220,7 @@ class _Reader:
         if _ENDLESS.fullmatch(text) or (_FLOAT.fullmatch(text) and not math.isfinite(float(text))):
             shown = text if len(text) < 20 else f"{text[:16]}..."
             self._refuse(event, f"{shown} is no number that a setting can have", quoted)
-        return float(text) if _FLOAT.fullmatch(text) else text
+        return Written(text) if _FLOAT.fullmatch(text) else text
 
     def _tag(self, event: Any, *known: str) -> None:
         tag = event.tag or ""

@@ -37,6 +37,7 @@ from lcx.data.files import (
 from lcx.data.rows import Tally, document_text
 from lcx.data.words import stacked
 from lcx.errors import MissingError, UsageError, suggestion
+from lcx.formatting import Written
 from lcx.records import Document
 
 __all__ = ["Reject", "Rejects", "corpus_fingerprint", "read_corpus"]
@@ -338,7 +339,9 @@ def document_of(raw: Raw, tally: Tally, questions: bool = False) -> Document | N
         if asked:
             meta["qa"] = asked
     given = raw.row.get("id", raw.row.get("_id"))
-    own = str(given) if isinstance(given, str | int) and str(given) else f"{raw.source}:{raw.number}"
+    own = (
+        str(given) if isinstance(given, str | int | Written) and str(given) else f"{raw.source}:{raw.number}"
+    )
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return usable(
         Document(own, text.strip("\n") if questions else text, meta), raw.source, raw.where, rejects

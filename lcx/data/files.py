@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from lcx.errors import MissingError, UsageError
+from lcx.formatting import Written
 from lcx.hub import out_of_reach
 from lcx.paths import check_regular
 
@@ -388,7 +389,7 @@ class NotANumber(ValueError):
 
 def parse_json(text: str) -> Any:
     """A JSON value. Raises ValueError, NotANumber for NaN, RecursionError for a value nested too deeply."""
-    return _shallow(json.loads(text, parse_constant=_refuse_constant))
+    return _shallow(json.loads(text, parse_constant=_refuse_constant, parse_float=Written))
 
 
 MOST_NESTED = 100
@@ -437,7 +438,7 @@ def _one_a_line(start: bytes) -> bool:
 
 def _document(name: str, text: str, rejects: Rejects) -> Iterator[Raw]:
     """The rows of one JSON value, or of several laid end to end."""
-    place, count, decoder = 0, 0, json.JSONDecoder(parse_constant=_refuse_constant)
+    place, count, decoder = 0, 0, json.JSONDecoder(parse_constant=_refuse_constant, parse_float=Written)
     text = text.strip().removesuffix("\0")
     while place < len(text):
         try:

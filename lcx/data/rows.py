@@ -20,6 +20,7 @@ from pydantic import BeforeValidator
 
 from lcx.data.files import Raw, Rejects, is_list_of_objects, raw_rows
 from lcx.errors import UsageError, suggestion
+from lcx.formatting import Written
 from lcx.records import TURNS, Branch, Bundle
 
 
@@ -450,7 +451,7 @@ _NESTS = frozenset({*_PAIRS, "questions", "answers", "id"})
 
 
 def _inner_id(row: Mapping[str, Any], number: int) -> str | None:
-    return f"{row['id']}-{number}" if isinstance(row.get("id"), str | int) else None
+    return f"{row['id']}-{number}" if isinstance(row.get("id"), str | int | Written) else None
 
 
 class _Taker:
@@ -541,7 +542,7 @@ def example_of(row: Any, fields: Fields | None = None) -> Example:
         notes.append(IN_PROMPT)
     _, references = take.find("reference")
     _, predictions = take.find("prediction")
-    _, name = take.find("id", NAMES["id"], lambda value: isinstance(value, str | int))
+    _, name = take.find("id", NAMES["id"], lambda value: isinstance(value, str | int | Written))
     said_already = {turn.text.strip() for turn in prompt}
     take.used |= {
         key for key, value in row.items() if isinstance(value, str) and value.strip() in said_already

@@ -207,12 +207,13 @@ def test_2_values_are_what_they_look_like(sandbox: Sandbox, cli: Callable) -> No
     text = (
         "name: no\nmethod: in2\nsteps:\n  - stage: synth\n    id: yes\n    corpus: 2001-01-01\n    seed: 010\n"
         "    examples: 1_000\n    tokenizer: on\n    temperature: 1e-1\n"
-        "    llm_options: {a: &a {n: 1.50, b: 0x1f}, c: {<<: *a, n: no}}\n"
+        "    llm_options: {a: &a {n: 1.50, b: 0x1f}, c: {<<: *a, n: no}}\n  - {stage: train, id: 1e5, model: 0.10}\n"
     )
     ran = cli("recipes", "show", sandbox.recipe(text), "--json")
     assert ran.code == 0, ran.err
-    step = ran.json["steps"][0]
+    step, train = ran.json["steps"]
     found = step["settings"]
+    assert (train["id"], train["settings"]["model"]) == ("1e5", "0.10")
     assert (ran.json["name"], step["id"]) == ("no", "yes")
     names = ("corpus", "seed", "examples", "tokenizer", "temperature")
     assert [found[name] for name in names] == ["2001-01-01", 10, 1000, "on", 0.1]

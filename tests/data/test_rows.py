@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -575,6 +576,17 @@ def test_cases_of_public_reports(path: Path) -> None:
             if isinstance(value, str) and path.name not in ("odd.jsonl", "lonesurr.jsonl"):
                 assert value in text
     assert "Dog." not in text
+
+
+def test_numbers_are_the_texts_that_they_look_like(tmp_path: Path) -> None:
+    row = '{"id": 1e5, "context": 0.10, "question": 2.50, "answer": [1e5], "x": 7.50}'
+    for name, text in (("a.jsonl", row), ("a.json", f"[{row}]")):
+        (tmp_path / name).write_text(text)
+        [raw] = raw_rows(tmp_path / name, Rejects())
+        found = example_of(raw.row)
+        assert (found.id, found.context, found.question, found.answers) == ("1e5", "0.10", "2.50", ("1e5",))
+        assert json.dumps(raw.row["x"]) == "7.5"
+        assert str(pickle.loads(pickle.dumps(raw.row["x"]))) == "7.50"
 
 
 def test_parts_are_told_where_they_stand_whatever_letters_they_have(tmp_path: Path) -> None:
