@@ -502,6 +502,32 @@ class Run:
             yield
 
 
+class TrialRun(Run):
+    """A run beside another one, for a small trial of one of its steps.
+
+    What the step needs of earlier steps is the other run's, unless this one has made it.
+    """
+
+    def __init__(self, of: Run) -> None:
+        super().__init__(trial_folder(of.path), of.recipe, of.reference, of.stages)
+        self.of = of
+
+    def resolve(self, reference: str, what: str = "data") -> Path:
+        """As the other run does, where this one has not done the step."""
+        done = self.state(reference.removeprefix("step:")) == "done"
+        return super().resolve(reference, what) if done else self.of.resolve(reference, what)
+
+    def digest_of(self, key: str, what: str = "") -> str:
+        """As the other run does, where this one has not done the step."""
+        return super().digest_of(key, what) if self.state(key) == "done" else self.of.digest_of(key, what)
+
+
+def trial_folder(run: Path) -> Path:
+    """The folder of a run's trials: beside it, so that nothing in the run itself knows of them."""
+    whole = Path(os.path.abspath(run))
+    return (run if run.name == whole.name else whole).with_name(f"{whole.name}-trial")
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What changed between two fingerprints, one phrase a leaf."""
     changes = []

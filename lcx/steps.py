@@ -33,7 +33,7 @@ from lcx.hub import locate, tiny_folder, tiny_spec
 from lcx.paths import cache_folder
 from lcx.plugins import Method, Plugins, Stage, load_function, place_of_function, unloadable
 from lcx.recipe import Step
-from lcx.run import OWN, PAID, Run, fingerprint
+from lcx.run import OWN, PAID, Run, fingerprint, trial_folder
 from lcx.settings import Settings
 from lcx.storage import Journal, make_folder, read_json, shard_path, write_lines, write_text
 from lcx.training.settings import PreferenceSettings, TrainSettings
@@ -547,14 +547,35 @@ def _refuse_shared(step: Step, run: Run) -> None:
 
 def take_ledgers(folder: Path) -> None:
     """Copy the replies that shards paid for into the step's own ledger."""
-    from lcx.llm.ledger import CALLS, CallLedger
+    from lcx.llm.ledger import CALLS
 
-    files = sorted((folder / SHARDS).glob(f"*/{CALLS}"))
+    _take(folder, sorted((folder / SHARDS).glob(f"*/{CALLS}")))
+
+
+def _take(folder: Path, files: Sequence[Path]) -> None:
+    """Copy the replies of other ledgers, each known by its folder's name, into a step's own."""
+    from lcx.llm.ledger import CallLedger
+
     if files:
         ledger = CallLedger(folder)
         with contextlib.closing(ledger):
             for file in files:
                 ledger.take(file, file.parent.name)
+
+
+def _take_trial(step: Step, run: Run, ctx: Context) -> None:
+    """Copy what a trial of the step paid for (`lcx synth --limit`) into the step's own ledger."""
+    folder = trial_folder(run.path) / run.key(step)
+    if not folder.is_dir():
+        return
+    import sqlite3
+
+    from lcx.llm.ledger import CALLS
+
+    try:
+        _take(run.folder(step), [folder / CALLS] if (folder / CALLS).is_file() else [])
+    except (sqlite3.Error, LcxError) as bad:
+        ctx.log(f"{step.id}: the trial's replies in {folder / CALLS} cannot be read and are asked for again: {bad}")
 
 
 def execute(
@@ -590,6 +611,7 @@ def execute(
         if (run.folder(step) / SHARDS).is_dir() and not (run.folder(step) / SHARDS / PLAN).exists():
             take_ledgers(run.folder(step))  # what was left when the step was started over
             shutil.rmtree(run.folder(step) / SHARDS)
+        _take_trial(step, run, ctx)
         if how == "resume" and ctx.deal.alone:
             ctx.log(f"{step.id}: resuming in {run.folder(step)}")
         try:

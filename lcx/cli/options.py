@@ -132,6 +132,15 @@ Preview = Annotated[
         help="Show N rows decoded from the tokens training would see; train nothing.",
     ),
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=1,
+        help="Make N examples in RUN-trial, show them, and say what all would take.",
+    ),
+]
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", metavar="TOKENIZER", help="A path or a hub id.")
 ]

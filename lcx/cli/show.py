@@ -71,7 +71,7 @@ def step_summary(report: Mapping[str, Any]) -> str:
     ]
     width = max(len(str(key)) for section in sections for key in section)
     for section in sections:
-        lines += _pairs(section, width)
+        lines += pairs(section, width)
     lines += [f"  {'note'.ljust(width)}  {note}" for note in report.get("notes") or []]
     return "\n".join(lines)
 
@@ -105,7 +105,7 @@ def plan(report: Mapping[str, Any]) -> str:
     lines += [f"  # {note}" for note in report.get("withheld", ())]
     if report["forecast"]:
         lines.append("  forecast")
-        lines += [f"  {line}" for line in _pairs(report["forecast"])]
+        lines += [f"  {line}" for line in pairs(report["forecast"])]
     return "\n".join(lines)
 
 
@@ -125,7 +125,8 @@ def value_text(value: Any) -> str:
     return yaml_text(value, line=True)
 
 
-def _pairs(values: Mapping[str, Any], width: int = 0) -> list[str]:
+def pairs(values: Mapping[str, Any], width: int = 0) -> list[str]:
+    """A line for each name and its value, aligned; mappings of texts take a line an entry."""
     width = max([len(str(key)) for key in values] + [width, 6])
     lines = []
     for key, value in values.items():

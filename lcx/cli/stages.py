@@ -7,6 +7,7 @@ runs in this process or in several; what came of it is printed as text or as JSO
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import shlex
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -480,6 +481,54 @@ def run_stage(
         print(f"next: {report['next']}")
 
 
+def try_stage(stage: str, step_id: str | None, request: Request, limit: int) -> None:
+    """Make a few examples of a step in the run's trial folder, print them, and say what the whole would take.
+
+    The run itself is left as it is; when its step is made, replies of the trial are not paid for again.
+    """
+    from lcx.cli import show, trial
+    from lcx.run import TrialRun, check_places
+
+    if request.share is not None:
+        raise UsageError(
+            "--limit makes a few examples in this process",
+            hint="Leave out --engine, --shards, --shard and --workers.",
+        )
+    job, step, _, flags = chosen_step(stage, step_id, request)
+    check_places(step, job.run, job.plugins)
+    small = trial.small_step(step, limit)
+    command = shlex.join(
+        ["lcx", *worker_words(replace(request, force=False), step, str(job.run.path), flags)]
+    )
+    place = TrialRun(job.run)
+    tried = replace(job, run=place)
+    if request.dry_run:
+        planned = plan_step(tried, small)
+        if request.json:
+            show.emit_json(
+                {"dry_run": True, "recipe": job.recipe.name, "run": str(place.path), "steps": [planned]}
+            )
+        else:
+            print(described(planned, None))
+        return
+    tried.ctx = replace(job.ctx, force=request.force or trial.starts_over(small, place))
+    try:
+        report = run_here(tried, small)
+    except LcxError:  # a filter that keeps none of a few has made something to look at
+        if not request.json:
+            print("\n".join(trial.row_lines(trial.rows_of(place.folder(small)), place.folder(small))))
+        raise
+    made = trial.rows_of(place.folder(small))
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is not a result
+        whole = trial.whole_cost(step, small, (job.run, place), job.ctx, job.plugins, report)
+    if request.json:
+        show.emit_json({**report, "trial": trial.as_json(made), "whole": whole, "next": command})
+        return
+    print("\n".join(trial.row_lines(made, place.folder(small))))
+    print(show.step_summary({**report, "step": f"trial of {step.id}"}))
+    print("\n".join(trial.whole_lines(whole, command)))
+
+
 def preview_stage(step_id: str | None, request: Request, count: int) -> None:
     """Print the first rows of a train step's data as training would see them; with --json a row a line."""
     from lcx.training.preview import preview_step, printed
@@ -555,6 +604,7 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
         fields: opt.Fields = None,
         tokenizer: opt.Tokenizer = None,
         seed: opt.Seed = None,
+        limit: opt.Limit = None,
         device: opt.Device = "auto",
         gpus: opt.LlmGpus = None,
         engine: opt.Engine = None,
@@ -585,8 +635,16 @@ def stage_app(stage: str, help_text: str, *examples: str) -> typer.Typer:
             "seed": seed,
         }
         share = share_of(engine, shards, workers, shard, address)
-        run_stage(stage, step, Request(recipe, run, sets or (), flags, device, force, dry_run, json, share))
+        request = Request(recipe, run, sets or (), flags, device, force, dry_run, json, share)
+        if limit is None:
+            run_stage(stage, step, request)
+        else:
+            try_stage(stage, step, request, limit)
 
+    if stage != "synth":  # a step that takes data is tried on those of a trial
+        taken = inspect.signature(command, eval_str=True)
+        parts = [one for name, one in taken.parameters.items() if name != "limit"]
+        command.__signature__ = taken.replace(parameters=parts)  # type: ignore[attr-defined]
     app.command(name=stage, help=help_text, epilog=opt.examples(*examples))(command)
     return app
 
@@ -595,6 +653,7 @@ synth_app = stage_app(
     "synth",
     "Make training data: long contexts with questions and answers, written into the run's folder.",
     "lcx synth --recipe in2-tiny",
+    "lcx synth --recipe in2 --corpus docs/ --llm openai:MODEL --limit 4",
     "lcx synth --recipe in2 --corpus docs/ --llm local:PATH_OR_HUB_ID",
     "lcx synth --recipe in2 --llm openai:MODEL --base-url http://localhost:8000/v1 --max-calls 1000",
     "lcx synth --recipe in2 --set synth.seed=1 --run runs/second --dry-run",

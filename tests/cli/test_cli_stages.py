@@ -134,6 +134,31 @@ def test_flags_beat_set_beat_project_file(lcx: Callable[[str], Ran]) -> None:
     }
 
 
+def test_a_trial_leaves_the_run_as_it_is(lcx: Callable[[str], Ran], toy: Toy) -> None:
+    ran = lcx("synth --recipe ./toy.yaml --limit 2")
+    assert ran.code == 0, ran.err
+    assert "trial of synth: done" in ran.out
+    assert "the whole of 5 examples" in ran.out
+    assert ran.out.endswith("next: lcx synth --recipe ./toy.yaml --step synth --run runs/toy\n")
+    assert not Path("runs/toy").exists()
+    made = Path("runs/toy-trial/synth/settings.yaml")
+    assert "examples:\n  value: 2\n  from: --limit" in made.read_text()
+    assert lcx("synth --recipe ./toy.yaml --limit 2 --json").json["reused"] is True
+    assert lcx("synth --recipe ./toy.yaml --limit 3 --json").json["whole"]["examples"] == 5, "another one"
+    assert toy.calls == ["synth", "synth"]
+    report = lcx("synth --recipe ./toy.yaml --json").json
+    assert (report["reused"], report["folder"]) == (False, "runs/toy/synth")
+    assert toy.calls == ["synth"] * 3
+
+    Path("runs/other-trial").mkdir()
+    Path("runs/other-trial/mine.txt").write_text("mine")
+    assert "not empty" in lcx("synth --recipe ./toy.yaml --run runs/other --limit 2").err
+    assert "--engine" in lcx("synth --recipe ./toy.yaml --limit 2 --engine local").err
+    assert "no such option '--limit'" in lcx("score --recipe ./toy.yaml --limit 2").err
+    (plan,) = lcx("synth --recipe ./toy.yaml --limit 4 --dry-run --json").json["steps"]
+    assert plan["origins"]["examples"] == "--limit"
+
+
 def test_dry_run_writes_nothing(lcx: Callable[[str], Ran], toy: Toy) -> None:
     ran = lcx("run --recipe ./toy.yaml --dry-run")
     assert ran.code == 0

@@ -64,6 +64,27 @@ def test_a_server_writes_what_the_rules_write(
     assert extra == {"backend": "openai", "model": "some", "base_url": stub.url}
 
 
+def test_what_a_trial_paid_for_is_paid_once(words: Callable[..., list[str]], cli: Callable[..., Ran]) -> None:
+    with Stub(written) as stub:
+        ran = cli(*words("run"), *served(stub.url), "--limit", "4")
+        assert ran.code == 0, ran.err
+        assert stub.calls == 4
+        assert ran.out.count("question  ") == 4
+        assert ran.out.count("[evidence: segment") == 4
+        assert "    calls                 40\n" in ran.out
+        assert "these 4: 40 calls, " in ran.out
+        tried = cli(*words("run"), *served(stub.url), "--limit", "6", "--json").json
+        assert stub.calls == 6
+        assert len([branch for row in tried["trial"] for branch in row["branches"]]) == 6
+        assert "seconds" not in tried["whole"], "four of its calls were not made now"
+        line = tried["next"].split()
+        assert "--limit" not in line
+        ran = cli(*words("run"), *served(stub.url), "--json")
+        assert ran.json["counts"]["calls from the journal"] == 6
+        assert stub.calls == 40
+    assert ran.json["counts"]["questions"] == 40
+
+
 def test_a_budget_stops_cleanly_and_another_server_goes_on(
     words: Callable[..., list[str]], cli: Callable[..., Ran]
 ) -> None:
