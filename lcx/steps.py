@@ -575,7 +575,9 @@ def _take_trial(step: Step, run: Run, ctx: Context) -> None:
     try:
         _take(run.folder(step), [folder / CALLS] if (folder / CALLS).is_file() else [])
     except (sqlite3.Error, LcxError) as bad:
-        ctx.log(f"{step.id}: the trial's replies in {folder / CALLS} cannot be read and are asked for again: {bad}")
+        ctx.log(
+            f"{step.id}: the trial's replies in {folder / CALLS} cannot be read and are asked for again: {bad}"
+        )
 
 
 def execute(

@@ -130,7 +130,9 @@ def whole_cost(
     """
     from lcx.steps import forecast
 
-    whole, part = (dict(forecast(one, run, ctx, plugins)) for one, run in zip((step, small), runs, strict=True))
+    whole, part = (
+        dict(forecast(one, run, ctx, plugins)) for one, run in zip((step, small), runs, strict=True)
+    )
     calls = [_sum(found.get("calls")) for found in (whole, part)]
     examples = [int(one.values()[UNIT]) for one in (step, small)]
     times = calls[0] / calls[1] if all(calls) else examples[0] / examples[1]
