@@ -47,6 +47,14 @@ NAMES_ELSEWHERE = {
             "finetuning_type": "tuning",
             "attn_implementation": "attn",
             "data_seed": "seed",
+            **dict.fromkeys(
+                ("sequence_len", "model_max_length", "max_source_length", "block_size"), "max_tokens"
+            ),
+            **dict.fromkeys(("base_model", "model_name_or_path", "pretrained_model_name_or_path"), "model"),
+            **dict.fromkeys(("dataset", "datasets", "dataset_name", "train_file", "data_path"), "input"),
+            **dict.fromkeys(("val_size", "val_set_size"), "eval_share"),
+            **dict.fromkeys(("flash_attn", "flash_attention", "use_flash_attention_2"), "attn"),
+            "micro_batch_size": "micro_batch",
         }.items()
     },
     "per_device_train_batch_size": "Here 'micro_batch' counts contexts a forward pass, 'batch' a whole optimizer step.",
@@ -54,7 +62,22 @@ NAMES_ELSEWHERE = {
     "'micro_batch' a forward pass.",
     "train_batch_size": "Here it is 'batch', a whole optimizer step over all processes.",
     "load_in_4bit": "Here it is 'tuning': qlora trains adapters on 4-bit weights.",
-    "use_peft": "Here it is 'tuning': lora or qlora.",
+    **dict.fromkeys(
+        ("load_in_8bit", "quantization_bit"),
+        "Here 'tuning': qlora trains adapters on 4-bit weights; 8 bits there are not.",
+    ),
+    **dict.fromkeys(("use_peft", "adapter"), "Here it is 'tuning': lora or qlora."),
+    "deepspeed": "Here it is the flag --strategy: zero2, zero3 or the path of a config.",
+    "fsdp": "Here it is the flag --strategy: fsdp or the path of a config.",
+    **dict.fromkeys(
+        ("packing", "sample_packing"),
+        "Here all answers about one context are packed behind it without a setting.",
+    ),
+    **dict.fromkeys(
+        ("eval_strategy", "evaluation_strategy"),
+        "Here 'eval_share' or 'eval_input' asks for it, 'eval_steps' says how often.",
+    ),
+    "save_strategy": "Here 'save_steps' says how often.",
     "bf16": "Here it is 'precision': bf16.",
     "fp16": "Here it is 'precision': fp16.",
     "output_dir": "Here it is the flag --run.",

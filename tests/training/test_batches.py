@@ -34,6 +34,14 @@ def test_defaults_are_the_papers() -> None:
         ("load_in_4bit", "qlora"),
         ("warmup_ratio", "warmup"),
         ("learning_rat", "learning_rate"),
+        ("sequence_len", "'max_tokens'"),
+        ("base_model", "'model'"),
+        ("dataset", "'input'"),
+        ("quantization_bit", "qlora"),
+        ("adapter", "'tuning': lora"),
+        ("deepspeed", "--strategy: zero2"),
+        ("packing", "without a setting"),
+        ("evaluation_strategy", "'eval_steps'"),
     ],
 )
 def test_the_names_of_other_trainers_lead_to_ours(theirs: str, ours: str) -> None:
