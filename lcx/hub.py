@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +137,45 @@ def locate_base(found: str, base: str) -> str:
 
 
 def load_tokenizer(spec: str | Path, *, hint: str = MODEL_HINT) -> Any:
-    """The tokenizer of a model or of a folder of its own; a LoRA folder without one takes its base's.
+    """The tokenizer of a model or of a folder of its own; a folder without one takes its base's, where it tells that.
 
-    Raises MissingError, within seconds, for what is not there.
+    A LoRA folder names its base, a checkpoint of other trainers has a tokenizer in the folder around it, or names in
+    its config what it was trained from. Raises MissingError, within seconds, for what is not there.
     """
     found = locate(str(spec), files=TOKENIZER_FILES, hint=hint)
     if (base := adapter_base(found)) and not (Path(found) / "tokenizer_config.json").is_file():
         return load_tokenizer(locate_base(found, base), hint=hint)
+    if (Path(found) / "config.json").is_file() and not _has_tokenizer(Path(found)):
+        return load_tokenizer(_tokenizer_of(Path(found)), hint=hint)
     from transformers import AutoTokenizer
 
     return pretrained(AutoTokenizer, found, files=TOKENIZER_FILES, hint=hint)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    names = ("*token*", "vocab.*", "*.model", "tekken.json")
+    return any(True for name in names for _ in folder.glob(name))
+
+
+def _tokenizer_of(folder: Path) -> str:
+    """Where the tokenizer of a model's folder lies that has none. Raises MissingError where nothing tells."""
+    around = folder.absolute().parent
+    if folder.name.startswith("checkpoint") and _has_tokenizer(around):
+        return str(around)
+    config = read_json(folder / "config.json")
+    named = config.get("_name_or_path") if isinstance(config, dict) else None
+    if isinstance(named, str) and named and Path(named).absolute() != folder.absolute():
+        with suppress(LcxError):
+            found = locate(named, files=TOKENIZER_FILES)
+            if not Path(found).is_dir() or _has_tokenizer(Path(found)):
+                return found
+    raise MissingError(
+        f"the folder '{folder}' has a model and no tokenizer",
+        why=f"Its config says that it was made from '{named}', which is not here."
+        if named
+        else "Nothing in it says what it was trained from.",
+        hint=f"Copy the base's files into it: cp BASE/tokenizer* {folder}",
+    )
 
 
 def cached(repo: str, files: Sequence[str] = MODEL_FILES) -> str | None:

@@ -337,6 +337,24 @@ def test_an_adapter_that_is_not_all_there_or_another_bases_is_refused(saved: Pat
         saved.with_name("moved").rename(saved)
 
 
+def test_a_checkpoint_without_a_tokenizer_takes_its_bases(tmp_path: Path, saved: Path) -> None:
+    made = tmp_path / "out" / "checkpoint-3"
+    made.mkdir(parents=True)
+    config = json.loads((saved / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MissingError, match="a model and no tokenizer") as lacks:
+        load_tokenizer(made)
+    assert f"cp BASE/tokenizer* {made}" in lacks.value.hint
+    (made / "config.json").write_text(json.dumps({**config, "_name_or_path": str(tmp_path / "gone")}))
+    with pytest.raises(MissingError, match="a model and no tokenizer") as lacks:
+        load_tokenizer(made)
+    assert str(tmp_path / "gone") in lacks.value.why
+    (made / "config.json").write_text(json.dumps({**config, "_name_or_path": str(saved)}))
+    assert load_tokenizer(made).get_vocab() == load_tokenizer(saved).get_vocab()
+    build_tokenizer(["c", "d"]).save_pretrained(made.parent)
+    assert load_tokenizer(made).name_or_path == str(made.parent)
+
+
 def test_lora_on_one_of_two_tied_matrices_is_refused(tmp_path: Path) -> None:
     families.build("Llama", tie_word_embeddings=True).save_pretrained(tmp_path)
     for name in ("embed_tokens", "lm_head"):
