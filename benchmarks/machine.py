@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+
+def version_of(library: str) -> str:
+    """A library's version; a run that does without it says that it is not there."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def machine(*libraries: str) -> dict[str, Any]:
@@ -20,5 +28,5 @@ def machine(*libraries: str) -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in libraries},
+        **{name: version_of(name) for name in libraries},
     }

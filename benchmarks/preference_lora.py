@@ -26,8 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 TRAINERS = {"lcx": "DPO + CE, lcx", "trl": "DPO + CE, TRL", "lcx-logo": "LOGO (M = 2), lcx"}
-GRACE = 60.0
-"""Seconds that a worker may overrun its share by, for a step that took longer than foreseen."""
 AGREE = 0.02
 """Relative difference that the losses of lcx and TRL may have in bf16."""
 FORMULA = (
@@ -46,8 +44,8 @@ def environment(device: str) -> dict[str, str]:
     return {**own, **os.environ, **({"CUDA_VISIBLE_DEVICES": one} if device != "cpu" else {})}
 
 
-def answers(command: list[str], device: str, until: float) -> Iterator[dict[str, Any]]:
-    """Results of a worker as they come; one with `error` at the end if it dies or overruns `until`."""
+def answers(command: list[str], device: str, until: float, grace: float) -> Iterator[dict[str, Any]]:
+    """Results of a worker as they come; one with `error` at the end if it dies or overruns `until` by `grace`."""
     env = environment(device)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
@@ -64,7 +62,7 @@ def answers(command: list[str], device: str, until: float) -> Iterator[dict[str,
         said: list[str] = []
         while True:
             try:
-                line = lines.get(timeout=max(0.1, until + GRACE - time.time()))
+                line = lines.get(timeout=max(0.1, until + grace - time.time()))
             except queue.Empty:
                 worker.kill()
                 yield {"error": "no time left"}
@@ -112,7 +110,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     for number, (shape, precision, trainer) in enumerate(jobs):
         shape_of(shape)  # an unknown name stops here
         share = (end - time.time()) / (len(jobs) - number)
-        until = time.time() + share - GRACE / 2
+        until = time.time() + share - options.grace / 2
         one = {"shape": shape, "precision": precision, "trainer": trainer}
         console.print(f"{shape}, {precision}, {TRAINERS[trainer]}: {share / 60:.1f} minutes at most")
         job = {
@@ -128,7 +126,8 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             "refuse_above": options.refuse_above,
         }
         worker = str(Path(__file__).with_name("preference_worker.py"))
-        for result in answers([sys.executable, worker, json.dumps(job)], options.device, until):
+        command = [sys.executable, worker, json.dumps(job)]
+        for result in answers(command, options.device, until, options.grace):
             _note(found, one, result, peak)
             console.print(f"  {_said(result)}")
         write(found, options.json)

@@ -337,6 +337,12 @@ def parser() -> argparse.ArgumentParser:
     lora.add_argument("--lengths", default="8192,16384,32768,65536", help="tokens, each counted once")
     lora.add_argument("--limit", type=int, default=1 << 20, help="longest context to try")
     lora.add_argument("--minutes", type=float, default=120, help="for everything, shared out evenly")
+    lora.add_argument(
+        "--grace",
+        type=float,
+        default=60.0,
+        help="seconds that a trainer may overrun its share by, for a step that took longer than foreseen",
+    )
     lora.add_argument("--attn", default="sdpa", help="lcx's kernels: sdpa, flash or auto")
     lora.add_argument("--card-gb", type=float, help="use no more than so many GB of the card")
     lora.add_argument("--peak-tflops", type=float, help="the card's peak for MFU, where it is not known")

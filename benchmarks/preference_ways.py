@@ -12,16 +12,15 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from datasets import logging as datasets_logging
 from torch.nn.functional import logsigmoid
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
-from trl import DPOConfig, DPOTrainer
 
 from lcx.modeling.shared_prefix import use_shared_prefix
 from lcx.modeling.tiny import build_tokenizer
@@ -31,9 +30,6 @@ from lcx.training.losses import DPO, LOGO, SIMPO, Loss
 from lcx.training.preference import PreferenceTrainer
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # experimental, says TRL
-    from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "logo": {"beta": 10.0, "gamma": 3.0, "sft_weight": 0.1},
@@ -196,11 +192,16 @@ def floor(sizes: Sizes) -> Way:
     return Way(model, step)
 
 
-class Pairs(DPOTrainer):
-    """TRL's trainer on rows that hold token ids already."""
+@cache
+def pairs_trainer() -> Any:
+    """TRL's DPO trainer on rows that hold token ids already; lcx's ways run where TRL is not installed."""
+    from trl import DPOTrainer
 
-    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return dataset
+    class Pairs(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
+
+    return Pairs
 
 
 def pair_of(bundle: EncodedBundle) -> dict[str, list[int]]:
@@ -211,6 +212,9 @@ def pair_of(bundle: EncodedBundle) -> dict[str, list[int]]:
 
 def trl_dpo(sizes: Sizes, reference: str = "model") -> Way:
     """TRL's DPOTrainer with a cross-entropy term; reference log-probs by a frozen model, or computed before."""
+    from datasets import Dataset
+    from trl import DPOConfig
+
     pair = pair_of(sizes.bundle(1))
     args = DPOConfig(
         **arguments(),
@@ -220,7 +224,7 @@ def trl_dpo(sizes: Sizes, reference: str = "model") -> Way:
         max_length=None,
     )
     model = sizes.model()
-    trainer = Pairs(
+    trainer = pairs_trainer()(
         model=model,
         ref_model=sizes.model(1).eval().requires_grad_(False),
         args=args,
@@ -237,6 +241,12 @@ def trl_dpo(sizes: Sizes, reference: str = "model") -> Way:
 
 def trl_simpo(sizes: Sizes) -> Way:
     """TRL's CPOTrainer with SimPO's loss."""
+    from datasets import Dataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # experimental, says TRL
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
     bundle = sizes.bundle(1)
     args = CPOConfig(
         **arguments(),
@@ -292,7 +302,10 @@ KINDS: dict[str, Kind] = {
 
 def quiet() -> None:
     """Trainers and data sets say nothing while they are measured."""
-    datasets_logging.disable_progress_bar()
+    with suppress(ImportError):  # TRL brings it; lcx's own ways need none
+        from datasets import logging as datasets_logging
+
+        datasets_logging.disable_progress_bar()
     for name in ("transformers", "trl", "accelerate", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

@@ -19,11 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from preference_ways import OPTIONS, Pairs, pair_of, quiet
+from preference_ways import OPTIONS, pair_of, pairs_trainer, quiet
 from random_models import adapter_weights, model_flops, random_model, separate_rows, shape_of, shared_rows
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-from trl import DPOConfig
 
 from lcx.modeling.load import add_lora
 from lcx.modeling.shared_prefix import use_shared_prefix
@@ -127,12 +125,14 @@ def lcx_trainer(job: Job, model: Any) -> tuple[Any, Feed]:
 
 def trl_trainer(job: Job, model: Any) -> tuple[Any, Feed]:
     """TRL's DPOTrainer with the same adapter, and what gives it other data."""
+    from datasets import Dataset
     from peft import LoraConfig
+    from trl import DPOConfig
 
-    def table(bundle: EncodedBundle) -> Dataset:
+    def table(bundle: EncodedBundle) -> Any:
         return Dataset.from_list([pair_of(bundle)])
 
-    trainer = Pairs(
+    trainer = pairs_trainer()(
         model=model,
         args=DPOConfig(
             **arguments(job),

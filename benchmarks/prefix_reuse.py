@@ -182,7 +182,7 @@ def measure(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict
     """Times of all ways, and how their answers compare."""
     material = Material(sizes, torch.device(options.device))
     everything = range(sizes.queries)
-    lm_eval = LmEval(material)
+    lm_eval: Any = LmEval(material) if options.lm_eval_queries else None
     ways.lcx(material, range(min(2, sizes.queries)))  # warms up
     agreement = Agreement(material, ways.lcx(material, everything))
     answered = {token for answer in agreement.answers for token in answer}
@@ -190,7 +190,8 @@ def measure(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict
     some = list(everything[: options.agree])
     agreement.add("generate", some, ways.generate(material, some))
     agreement.add("copies", some, ways.from_copies(material, ways.prefilled(material), some))
-    agreement.add("lm_eval", some, lm_eval(some))
+    if lm_eval:
+        agreement.add("lm_eval", some, lm_eval(some))
     console.print(f"answers to {len(some)} queries are the same in all ways")
 
     asked = spread(sizes.queries, options.baseline_queries or sizes.queries)
@@ -211,20 +212,23 @@ def measure(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict
         agreement.add("copies", few, made)
         copied.append(spent / len(few))
         del cache
-        for number in few[: options.lm_eval_queries]:
+        for number in few[: options.lm_eval_queries if lm_eval else 0]:
             spent, made = timed(material, lambda number=number: lm_eval([number]))
             agreement.add("lm_eval", [number], made)
             harness.append(spent)
         console.print(f"round {turn + 1} of {len(shares)}: lcx {lcx[-1]:.2f} s for {sizes.queries} queries")
 
-    each = {"generate": statistics.median(single.values()), "lm_eval": statistics.median(harness)}
+    each = {"generate": statistics.median(single.values())}
+    if harness:
+        each["lm_eval"] = statistics.median(harness)
     whole = len(single) == sizes.queries
     seconds = {
         "lcx": statistics.median(lcx),
         "generate": sum(single.values()) if whole else each["generate"] * sizes.queries,
         "copies": statistics.median(prefills) + statistics.median(copied) * sizes.queries,
-        "lm_eval": each["lm_eval"] * sizes.queries,
     }
+    if harness:
+        seconds["lm_eval"] = each["lm_eval"] * sizes.queries
     curve = []
     for count in sorted({min(int(one), sizes.queries) for one in options.counts.split(",")}):
         spent = [timed(material, lambda n=count: ways.lcx(material, range(n)))[0] for _ in range(3)]
@@ -246,7 +250,11 @@ def measure(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict
         "generate_each": list(single.values()),
         "lm_eval_each": harness,
         "measured": {"lcx": sizes.queries, "generate": len(single), "lm_eval": len(harness)},
-        "scaled": [way for way in ("generate", "copies", "lm_eval") if way != "generate" or not whole],
+        "scaled": [
+            way
+            for way in ("generate", "copies", "lm_eval")
+            if way in seconds and (way != "generate" or not whole)
+        ],
         "agreement": {way: dict(counts) for way, counts in agreement.counts.items()},
         "curve": curve,
     }
@@ -269,6 +277,7 @@ def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
             "met": seconds[way] / seconds["lcx"] >= least,
         }
         for way, least in TARGETS.items()
+        if way in seconds
     ]
     if held:
         share = held["lcx"] / held["generate, one query"]
@@ -288,6 +297,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     for column in ("", "seconds", "lcx faster", "same answers"):
         table.add_column(column, justify="left" if not column else "right")
     for way, label in LABELS.items():
+        if way not in found["seconds"]:
+            continue
         spent, counts = found["seconds"][way], found["agreement"].get(way, {})
         scaled = f" ({sum(counts.values())} timed)" if way in found["scaled"] else ""
         same = f"{counts.get('equal', 0)}" + (f" + {counts['ties']} ties" if counts.get("ties") else "")
@@ -298,7 +309,9 @@ def show(found: dict[str, Any], console: Console) -> None:
         names = ", ".join(LABELS[way] for way in found["scaled"])
         console.print(f"scaled from the queries that were timed: {names}")
     for row in found["curve"]:
-        spent = ", ".join(f"{LABELS[way]} {row['seconds'][way]:,.2f}" for way in LABELS)
+        spent = ", ".join(
+            f"{LABELS[way]} {row['seconds'][way]:,.2f}" for way in LABELS if way in row["seconds"]
+        )
         console.print(f"{row['queries']} queries, seconds: {spent}")
     for name, held in found["peak_bytes"].items():
         console.print(f"peak memory, {name}: {held / 1e6:,.0f} MB")
@@ -324,7 +337,9 @@ def parser() -> argparse.ArgumentParser:
         "--agree", type=int, default=3, help="queries that all ways answer before the clock runs"
     )
     made.add_argument("--baseline-queries", type=int, default=0, help="queries of `generate`; 0: all of them")
-    made.add_argument("--lm-eval-queries", type=int, default=5, help="queries of lm-eval in each round")
+    made.add_argument(
+        "--lm-eval-queries", type=int, default=5, help="queries of lm-eval in each round; 0: without it"
+    )
     made.add_argument("--counts", default="1,5,20,50,200", help="numbers of queries of the curve")
     made.add_argument("--no-memory", action="store_true")
     made.add_argument("--measure", choices=list(PEAKS), help=argparse.SUPPRESS)
