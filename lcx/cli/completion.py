@@ -18,7 +18,7 @@ from lcx.cli import options as opt
 from lcx.cli.options import APP
 from lcx.errors import UsageError
 
-Shell = Literal["bash", "zsh", "fish"]
+Shell = Literal["bash", "zsh", "fish", "powershell"]
 
 app = typer.Typer(
     **APP, no_args_is_help=True, epilog=opt.examples("lcx completion install", "lcx completion show zsh")
@@ -31,7 +31,9 @@ def completion() -> None:
 
 
 @app.command(epilog=opt.examples("lcx completion show bash", 'eval "$(lcx completion show bash)"'))
-def show(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]) -> None:
+def show(
+    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.")],
+) -> None:
     """Print a shell's completion script."""
     print(SCRIPTS[shell], end="")
 
@@ -39,7 +41,8 @@ def show(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh
 @app.command(epilog=opt.examples("lcx completion install", "lcx completion install fish"))
 def install(
     shell: Annotated[
-        Shell | None, typer.Argument(metavar="SHELL", help="bash, zsh or fish (default: the one you use).")
+        Shell | None,
+        typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell (default: the one you use)."),
     ] = None,
 ) -> None:
     """Write the completion script to the place where your shell looks for it."""
@@ -176,8 +179,40 @@ end
 complete -c lcx -f -a '(__lcx_complete)'
 """
 
-SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
-FILES = {"bash": "lcx.bash", "zsh": "_lcx", "fish": "lcx.fish"}
+POWERSHELL = r"""# PowerShell completion for lcx; made by `lcx completion show powershell`
+Register-ArgumentCompleter -Native -CommandName lcx -ScriptBlock {
+    param($word, $command, $cursor)
+    $words = @($command.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursor } | ForEach-Object {
+        if ($_.PSObject.Properties['Value']) { [string]$_.Value } else { $_.Extent.Text }
+    })
+    if (-not $words) { return }
+    $typed = if ($word -match '^["'']') { $word.Substring(1) -replace "''", "'" -replace '["'']$', '' } else { $word }
+    $told = @{ _LCX_COMPLETE = 'powershell'; _LCX_WORDS = $words -join "`n"; _LCX_WORD = $typed; PYTHONUTF8 = '1' }
+    $before = @{}
+    $encoding = [Console]::OutputEncoding
+    try {
+        foreach ($name in $told.Keys) {
+            $before[$name] = [Environment]::GetEnvironmentVariable($name)
+            [Environment]::SetEnvironmentVariable($name, $told[$name])
+        }
+        [Console]::OutputEncoding = [Text.UTF8Encoding]::new($false)
+        $found = & ($words[0] -replace '^~(?=[\\/])', $HOME) 2>$null
+    } finally {
+        [Console]::OutputEncoding = $encoding
+        foreach ($name in $told.Keys) { [Environment]::SetEnvironmentVariable($name, $before[$name]) }
+    }
+    foreach ($line in $found) {
+        $text, $help = $line -split "`t", 2
+        if (-not $text) { continue }
+        $written = if ($text -match '[\s''"`$(){};,@&|<>#]') { "'" + ($text -replace "'", "''") + "'" } else { $text }
+        $shown = if ($help) { $help } else { $text }
+        [System.Management.Automation.CompletionResult]::new($written, $text, 'ParameterValue', $shown)
+    }
+}
+"""
+
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH, "powershell": POWERSHELL}
+FILES = {"bash": "lcx.bash", "zsh": "_lcx", "fish": "lcx.fish", "powershell": "lcx.ps1"}
 """The scripts' names under `completions/`."""
 
 
@@ -189,13 +224,16 @@ def detect() -> str:
     kind.
     """
     names = [_parent(), os.path.basename(os.environ.get("SHELL", ""))]
+    if "PSModulePath" in os.environ:  # PowerShell sets it for whom it starts; on Windows there is no SHELL
+        names.append("powershell")
     for name in names:
-        if name in SCRIPTS:
-            return name
+        shell = {"pwsh": "powershell"}.get(name.removesuffix(".exe"), name)
+        if shell in SCRIPTS:
+            return shell
     raise UsageError(
         "cannot tell which shell you use",
         why=f"it looks like {' or '.join(repr(name) for name in names if name) or 'none'}",
-        hint="Name it: lcx completion install bash (or zsh, fish).",
+        hint="Name it: lcx completion install bash (or zsh, fish, powershell).",
     )
 
 
@@ -217,6 +255,10 @@ def place(shell: str) -> Path:
         )
     if shell == "zsh":
         return home / ".zfunc" / "_lcx"
+    if shell == "powershell":
+        if os.name == "nt":
+            return home / "Documents" / "PowerShell" / "lcx.ps1"
+        return Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "powershell" / "lcx.ps1"
     data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     folder = Path(os.environ.get("BASH_COMPLETION_USER_DIR", "").split(":")[0] or data / "bash-completion")
     return folder / "completions" / "lcx"
@@ -246,6 +288,9 @@ def activation(shell: str, target: Path) -> list[str]:
             "  fpath=(~/.zfunc $fpath)",
             "  autoload -Uz compinit && compinit",
         ]
+    if shell == "powershell":
+        quoted = str(target).replace("'", "''")
+        return ["add this line to the file that $PROFILE names; now, in this shell:", f"  . '{quoted}'"]
     return [
         "new shells read it where the package bash-completion is loaded; now, or without that package:",
         f"  source {target}",

@@ -13,6 +13,7 @@ from lcx.cli import answer as names
 from lcx.cli import completion as scripts
 from lcx.cli.answer import break_prefix, candidates, split_line
 from lcx.cli.completion import rendered
+from lcx.errors import UsageError
 from tests.conftest import Ran
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +139,7 @@ def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         ("lcx compare su", ["sub/"]),
         ("lcx eval --predictions da", ["data.jsonl"]),
         ("lcx eval --compat ", ["film", "longbench", "longreward"]),
-        ("lcx completion show ", ["bash", "zsh", "fish"]),
+        ("lcx completion show ", ["bash", "zsh", "fish", "powershell"]),
         ("lcx completion show bash ", []),
         ("lcx plugins check in", ["in2"]),
         ("lcx recipes validate in2 m", ["mine.yaml"]),
@@ -226,6 +227,7 @@ def test_garbage_in_is_silence_out(shell_lcx: Callable[..., Ran]) -> None:
         ("bash", ".local/share/bash-completion/completions/lcx"),
         ("zsh", ".zfunc/_lcx"),
         ("fish", ".config/fish/completions/lcx.fish"),
+        ("powershell", ".config/powershell/lcx.ps1"),
     ],
 )
 def test_install_writes_once(shell: str, place: str, shell_lcx: Callable[..., Ran], tmp_path: Path) -> None:
@@ -235,6 +237,27 @@ def test_install_writes_once(shell: str, place: str, shell_lcx: Callable[..., Ra
     assert f"wrote {tmp_path / place}" in first.out
     assert (tmp_path / place).read_text() == scripts.SCRIPTS[shell]
     assert "is up to date" in shell_lcx("completion", "install", shell, **home).out
+
+
+def test_powershell_is_found_by_its_program_and_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SHELL", raising=False)
+    monkeypatch.setattr(scripts, "_parent", lambda: "pwsh")
+    assert scripts.detect() == "powershell"
+    monkeypatch.setattr(scripts, "_parent", lambda: "cmd.exe")
+    monkeypatch.delenv("PSModulePath", raising=False)
+    with pytest.raises(UsageError, match="cannot tell"):
+        scripts.detect()
+    monkeypatch.setenv("PSModulePath", "C:\\modules")
+    assert scripts.detect() == "powershell"
+    monkeypatch.setattr(scripts, "_parent", lambda: "zsh")  # a shell that was started from PowerShell
+    assert scripts.detect() == "zsh"
+
+
+def test_powershell_is_told_words_with_spaces(shell_lcx: Callable[..., Ran], tmp_path: Path) -> None:
+    asked = {"_LCX_COMPLETE": "powershell", "_LCX_WORDS": "lcx\ncompletion\nshow", "_LCX_WORD": "power"}
+    assert shell_lcx(**asked).out.splitlines() == ["powershell"]
+    said = scripts.activation("powershell", tmp_path / "it's" / "lcx.ps1")
+    assert said[-1].endswith("it''s/lcx.ps1'")
 
 
 def test_install_finds_the_shell(lcx_program: str, tmp_path: Path) -> None:
