@@ -144,6 +144,8 @@ class Context:
     ready_model: Callable[[str], str] = field(default=str, repr=False)
     deal: Deal = field(default_factory=Deal, repr=False)
     """Which of the step's items this process does, where several share it."""
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The running step's recipe, and fingerprints of it and of its inputs: what trackers of experiments are told."""
 
     _pulsed: float = field(default_factory=time.monotonic, repr=False)
     _display: Display | None = field(default=None, repr=False)

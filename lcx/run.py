@@ -41,7 +41,17 @@ from lcx.storage import (
 if TYPE_CHECKING:
     from lcx.plugins import Plugins
 
-__all__ = ["Run", "cache_folder", "differences", "digest", "fingerprint", "runs_folder", "slug", "versions"]
+__all__ = [
+    "Run",
+    "cache_folder",
+    "differences",
+    "digest",
+    "fingerprint",
+    "identity",
+    "runs_folder",
+    "slug",
+    "versions",
+]
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers", "numpy")
 
@@ -785,6 +795,26 @@ def _is_path(text: str) -> bool:
 STEP_FILES = {"input": "data", "model": "model"}
 HASHED_WHOLE = 16 << 20
 """Bytes up to which a file's contents enter a fingerprint."""
+
+
+def identity(step: Step, run: Run, prints: Mapping[str, Any]) -> dict[str, str]:
+    """A step's names and fingerprints as a tracker of experiments keeps them: equal ones mean equal work.
+
+    `lcx_recipe_fingerprint` is of the step's settings, `lcx_data_fingerprint` and `lcx_model_fingerprint` are of what
+    it was given, where that is on this machine or of an earlier step.
+    """
+    settings = {key: value for key, value in prints.items() if key != "inputs"}
+    inputs = prints.get("inputs", {})
+    found = {
+        "lcx_version": __version__,
+        "lcx_recipe": run.recipe,
+        "lcx_step": step.id,
+        "lcx_run": str(run.path),
+        "lcx_recipe_fingerprint": digest(_work(settings)),
+        "lcx_data_fingerprint": inputs.get("input", ""),
+        "lcx_model_fingerprint": inputs.get("model", ""),
+    }
+    return {key: value for key, value in found.items() if value}
 
 
 def fingerprint(step: Step, run: Run) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from lcx.hub import locate, tiny_folder, tiny_spec
 from lcx.paths import cache_folder
 from lcx.plugins import Method, Plugins, Stage, load_function, place_of_function, unloadable
 from lcx.recipe import Step
-from lcx.run import OWN, PAID, Run, fingerprint, trial_folder
+from lcx.run import OWN, PAID, Run, fingerprint, identity, trial_folder
 from lcx.settings import Settings
 from lcx.storage import Journal, make_folder, read_json, shard_path, write_lines, write_text
 from lcx.training.settings import PreferenceSettings, TrainSettings
@@ -595,6 +595,7 @@ def execute(
         run.reload()
         return run.result(step) if run.state(run.key(step)) == "done" else _call(hook, step, run, ctx)
     prints = fingerprint(step, run)
+    ctx = replace(ctx, identity=identity(step, run, prints))
     for name in sorted(run.altered):
         ctx.log(f"warning: {step.id} stands on {run.path / name}, which was changed since its step wrote it")
     with run.lock(ctx.log):

@@ -340,6 +340,7 @@ def train(
     if (settings.rope_theta or settings.rope) and settings.tuning != "full":
         rope = {**settings.rope, **({"rope_theta": settings.rope_theta} if settings.rope_theta else {})}
         said.append(ADAPTER_ROPE.format(rope=", ".join(f"{key}={value}" for key, value in rope.items())))
+    tell_trackers(trainer, out, ctx)
     with quiet():
         trainer.add_callback(Checkpoints(trainer, tokenizer, settings, out))
         if prepared.held is not None:
@@ -390,6 +391,38 @@ def train(
         extra={"engine": settings.engine, "processes": ctx.world_size},
         spent=() if settings.keep_checkpoints else (CHECKPOINTS,),
     )
+
+
+class Told(TrainerCallback):
+    """Says to trackers what lcx knows of a training, beside transformers' arguments.
+
+    They take those by `args.to_dict` when the training begins. Only then does it give more: the arguments that are
+    saved with a model stay transformers' own.
+    """
+
+    def __init__(self, told: Mapping[str, str], begins: bool) -> None:
+        self.told, self.begins = told, begins
+
+    def on_train_begin(self, args: Any, *others: Any, **more: Any) -> None:
+        """The first of two such callbacks adds to what `args.to_dict` gives, the last takes that back."""
+        if self.begins:
+            args.to_dict = lambda: {**type(args).to_dict(args), **self.told}
+        else:
+            del args.to_dict
+
+
+TENSORBOARD = "tensorboard"
+"""Folder of TensorBoard's events in the step's."""
+
+
+def tell_trackers(trainer: Any, out: Path, ctx: Context) -> None:
+    """Let trackers keep recipe and fingerprints, and TensorBoard's events outlive the checkpoints beside them."""
+    callbacks = trainer.callback_handler.callbacks
+    for callback in callbacks:
+        if getattr(callback, "logging_dir", "") is None:  # it would take a folder among the checkpoints
+            callback.logging_dir = str(out / TENSORBOARD)
+    callbacks.insert(0, Told(ctx.identity, begins=True))
+    trainer.add_callback(Told(ctx.identity, begins=False))
 
 
 def trained_numbers(trainer: Any, count: int) -> Sequence[int]:

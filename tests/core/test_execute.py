@@ -12,7 +12,7 @@ from lcx.context import Context
 from lcx.errors import MissingError, PluginError, UsageError
 from lcx.plugins import Plugins
 from lcx.recipe import Step
-from lcx.run import Run
+from lcx.run import Run, identity
 from lcx.steps import execute, fingerprint, forecast
 from tests.toy import Toy
 
@@ -58,6 +58,24 @@ def test_volatile_settings_do_not_matter_and_others_do(bench: Bench) -> None:
     with pytest.raises(UsageError) as bad:
         bench.do("synth", "examples=6")
     assert bad.value.why == "settings.examples: was 5, now 6"
+
+
+def test_what_trackers_are_told_follows_settings_and_data(bench: Bench) -> None:
+    def told(*sets: str) -> dict[str, str]:
+        step, run = bench.step("train", *sets), Run(bench.folder, "toy")
+        return identity(step, run, fingerprint(step, run))
+
+    bench.do("synth")
+    first = told()
+    assert (first["lcx_recipe"], first["lcx_step"], first["lcx_run"]) == ("toy", "train", str(bench.folder))
+    assert told() == first
+    other = told("batch=9")
+    assert other["lcx_recipe_fingerprint"] != first["lcx_recipe_fingerprint"]
+    assert other["lcx_data_fingerprint"] == first["lcx_data_fingerprint"]
+    bench.do("synth", "examples=6", force=True)
+    again = told()
+    assert again["lcx_recipe_fingerprint"] == first["lcx_recipe_fingerprint"]
+    assert again["lcx_data_fingerprint"] != first["lcx_data_fingerprint"]
 
 
 def test_a_step_follows_its_inputs(bench: Bench) -> None:

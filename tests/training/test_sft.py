@@ -20,7 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, TrainerCallback
 
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError, UsageError
@@ -304,6 +304,34 @@ def test_unknown_optimizers_and_trackers_are_named_before_anything_is_loaded(
     with pytest.raises(MissingError, match="optimizer 'grokadamw' cannot be used") as bad:
         train(settings(tiny, optimizer="grokadamw"), bundles(3), tmp_path)
     assert bad.value.hint == "pip install grokadamw"
+
+
+@pytest.mark.parametrize("engine", ["shared-prefix", pytest.param("trl", marks=pytest.mark.slow)])
+def test_trackers_are_told_recipe_and_data(
+    engine: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    class Tracker(TrainerCallback):
+        logging_dir: str | None = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.extend((args.to_sanitized_dict(), args.to_json_string(), self.logging_dir))
+
+    monkeypatch.setitem(arguments.INTEGRATION_TO_CALLBACK, "stub", Tracker)
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: ["stub"])
+    told = {"lcx_recipe": "mine", "lcx_data_fingerprint": "0123456789abcdef"}
+    out = tmp_path / engine
+    ctx = replace(context(), identity=told)
+    train(settings(tiny, report_to="stub", max_steps=1, engine=engine), bundles(3), out, ctx)
+    flat, text, folder = seen
+    assert {key: flat[key] for key in told} == told
+    assert flat["learning_rate"] == 1e-2
+    assert json.loads(text)["lcx_recipe"] == "mine"
+    assert folder == str(out / "tensorboard")  # not among the checkpoints, which go when all is done
+    saved = torch.load(out / "model/training_args.bin", weights_only=False)
+    assert "to_dict" not in vars(saved)
+    assert "lcx_recipe" not in saved.to_dict()
 
 
 def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
