@@ -287,7 +287,10 @@ MOST_VERSIONS = 16
 
 NEEDS = {
     "val:document": (f"sentences of {MIN_WORDS} to {MAX_WORDS} words", "prose, or stdlib"),
-    "val:code": (f"functions of at most {MAX_FUNCTION} characters", "source code, or stdlib"),
+    "val:code": (
+        f"functions of at most {MAX_FUNCTION} characters with a line of {MIN_LINE} or more",
+        "source code, or stdlib",
+    ),
     "val:database": (
         f"entries, which it makes of sentences of {MIN_WORDS} to {MAX_WORDS} words",
         "prose, or stdlib",
