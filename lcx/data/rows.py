@@ -42,6 +42,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "answer": """
             answer answers output outputs response target targets completion answer_text reply assistant gold_answer
             final_answer ground_truth ground_truths gold reference_answer reference references solution summary
+            correct_answer answer_key answerkey
         """,
         "chosen": "chosen chosen_response response_chosen preferred preferred_output accepted response_j",
         "rejected": """
@@ -322,6 +323,10 @@ SURROGATES = "lone surrogates read as U+FFFD"
 LATER_TURNS = "turns after the last answer left out"
 EARLIER = "earlier assistant turns, which are part of the prompt and not learnt"
 THOUGHT_APART = "thoughts in fields of their own (reasoning_content and the like), which are not learnt"
+THOUGHT_LEARNT = (
+    "answers with a thought in them (<think>, <|channel|> and the like), which counts as a part of the answer"
+)
+_THOUGHT = re.compile(r"</?think(?:ing)?>|<\|channel\|>|\[/?THINK\]")
 APART = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_text")
 """Fields of a turn in which servers and datasets keep a thought apart."""
 GREETING = "assistant turns before the first user turn left out"
@@ -431,14 +436,23 @@ def rows_within(row: Any) -> list[Any]:
                 {**outer, **one, "id": one.get("id", _inner_id(row, n))} for n, one in enumerate(asked, 1)
             ]
     questions = row.get("questions")
+    for key in ("question", "query"):
+        if questions is None and isinstance(row.get(key), list | tuple) and all(map(_is_text, row[key])):
+            questions = row[key]
+            answers = outer.pop("answer", None) if answers is None else answers
+            outer.pop(key)
     if not isinstance(questions, list | tuple) or not isinstance(answers, list | tuple):
         return [row]
-    if len(questions) != len(answers) or not questions:
+    if len(questions) != len(answers) or not questions or ("questions" not in row and len(questions) == 1):
         return [row]
     return [
         {**outer, "question": "".join(texts_of(asked)[:1]), "answers": answer, "id": _inner_id(row, n)}
         for n, (asked, answer) in enumerate(zip(questions, answers, strict=True), 1)
     ]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _objects(value: Any) -> list[Any]:
@@ -769,14 +783,14 @@ def _common_turns(prompt: list[Turn], chats: list[list[Turn]]) -> tuple[list[Tur
 
 def _refuse_label(take: _Taker, answered: bool) -> None:
     """Refuse KTO's bad answers. Raises ValueError for a row whose label says that its answer is not to be learnt."""
-    for name in ("label", "kto_tag", "desirable", "is_desirable"):
+    for name in ("label", "kto_tag", "desirable", "is_desirable", "is_correct", "is_right", "correct"):
         key = take.names.get(name)
         if key is None or not answered or key in take.taken:
             continue
         value = take.row[key]
         marked = isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
         number = value in (0, 1) or str(value).strip() in ("0", "1")
-        if marked or (number and "completion" in take.names):
+        if marked or (number and (name.startswith("is_") or "completion" in take.names)):
             take.used.add(key)
             if str(value).strip().lower() in ("false", "0"):
                 raise ValueError(f"{name} is false: an answer that is not to be learnt")
@@ -801,8 +815,7 @@ def _with_choices(take: _Taker, prompt: list[Turn], answers: list[str]) -> tuple
     """The question with the choices of a row below it; the number of a choice, as an answer, is its letter."""
     if not prompt or prompt[-1].role != "user":
         return prompt, answers
-    lettered = sorted(name for name in take.names if re.fullmatch(r"(choice|option)_?[a-j]", name))
-    if lettered:
+    if lettered := _lettered(take):
         choices = [str(take.row[take.names[name]]) for name in lettered]
         take.used |= {take.names[name] for name in lettered}
     else:
@@ -813,13 +826,35 @@ def _with_choices(take: _Taker, prompt: list[Turn], answers: list[str]) -> tuple
             value = value["text"] if "text" in value else list(value.values())
         choices = texts_of(value)
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
-    if not choices or len(choices) > 26 or all(choice in prompt[-1].text for choice in choices):
+    if not choices or len(choices) > 26:
         return prompt, answers
-    lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
-    asked = replace(prompt[-1], text=f"{prompt[-1].text}\n{lines}")
     if answers and answers[0].isdecimal() and answers[0] not in choices and int(answers[0]) < len(choices):
         answers = [letters[int(answers[0])]]
-    return [*prompt[:-1], asked], answers
+    said = prompt[-1].text
+    named = bool(answers) and answers[0] in letters
+    if all(choice in said for choice in choices) and not (named and not _lists(said, letters)):
+        return prompt, answers
+    lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
+    return [*prompt[:-1], replace(prompt[-1], text=f"{said}\n{lines}")], answers
+
+
+def _lettered(take: _Taker) -> list[str]:
+    """Fields of a choice each, `choice_a` or `A` and the like, from the first letter on."""
+    for begins in ("choice_", "choice", "option_", "option", "op", ""):
+        found = []
+        for letter in "abcdefghij":
+            key = take.names.get(begins + letter)
+            if key is None or key in take.taken or _blank(take.row[key]):
+                break
+            found.append(begins + letter)
+        if len(found) > 1:
+            return found
+    return []
+
+
+def _lists(text: str, letters: str) -> bool:
+    """Whether a text has each letter with a sign behind it, as lists of choices have."""
+    return all(re.search(rf"(?<!\w){letter}\s?[.):\]]", text) for letter in letters)
 
 
 def _without_greeting(prompt: list[Turn], notes: list[str]) -> list[Turn]:
@@ -1140,7 +1175,10 @@ def read_bundles_of_rows(
                 raise ValueError("no rejected answer")
             if pairs and example.chosen is None:
                 raise ValueError("no chosen answer")
-            found.append(bundle_of(example, f"{name_of(raw.source)}-{raw.padded}"))
+            bundle = bundle_of(example, f"{name_of(raw.source)}-{raw.padded}")
+            if thoughts := sum(bool(_THOUGHT.search(one.answer)) for one in bundle.branches):
+                tally.counts[THOUGHT_LEARNT] += thoughts
+            found.append(bundle)
         except ValueError as bad:
             rejects.add(raw.source, str(bad), where=raw.where)
     tally.check(source)

@@ -105,6 +105,38 @@ FORMATS: dict[str, Case] = {
         learnt="B",
         seen=(Q, "A. one", "B. 4711"),
     ),
+    **{
+        f"choices in fields {names[0]}": Case(
+            {
+                "context": TEXT,
+                "question": "4711 or one?",
+                **dict(zip(names, ("one", "4711"), strict=False)),
+                "answer": answer,
+            },
+            learnt="B",
+            seen=("4711 or one?", "A. one", "B. 4711"),
+        )
+        for names, answer in (
+            (("A", "B"), "B"),
+            (("option_a", "option_b", "option_c"), 1),
+            (("opa", "opb"), "B"),
+        )
+    },
+    "ARC": Case(
+        {
+            "context": TEXT,
+            "question": Q,
+            "choices": {"label": ["A", "B"], "text": ["x", "y"]},
+            "answerKey": "B",
+        },
+        learnt="B",
+        seen=(Q, "A. x", "B. y"),
+    ),
+    "choices that the question lists": Case(
+        {"context": TEXT, "question": "Which?\n(A) x (B) y", "choices": ["x", "y"], "answer": "B"},
+        learnt="B",
+        seen=("Which?\n(A) x (B) y",),
+    ),
     "Alpaca": Case({"instruction": Q, "input": TEXT, "output": A}),
     "LLaMA-Factory history": Case(
         {"system": "Be kind.", "instruction": Q, "input": TEXT, "output": A, "history": [["Hi", "Hello"]]},
@@ -431,6 +463,7 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
         ({"question": "Q?", "chosen": "", "rejected": "b"}, "no chosen answer"),
         ({"question": "Q?", "chosen": ["a", "b"], "rejected": "c"}, "2 chosen answers"),
         ({"prompt": "Q", "completion": "A", "label": False}, "label is false"),
+        ({"question": "Q", "answer": "A", "is_correct": 0}, "is_correct is false"),
         ({"messages": [user([{"type": "image_url", "image_url": {}}]), bot("A")]}, "'image_url'"),
         ({"messages": [user("Q"), {"role": "tool", "content": "x"}, bot("A")]}, "role 'tool'"),
         ({"messages": [user("Q"), {**bot(None), "tool_calls": [{}]}]}, "tool calls"),
@@ -587,6 +620,19 @@ def test_numbers_are_the_texts_that_they_look_like(tmp_path: Path) -> None:
         assert (found.id, found.context, found.question, found.answers) == ("1e5", "0.10", "2.50", ("1e5",))
         assert json.dumps(raw.row["x"]) == "7.5"
         assert str(pickle.loads(pickle.dumps(raw.row["x"]))) == "7.50"
+
+
+def test_lists_of_questions_and_answers_are_rows_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        {"context": TEXT, "question": ["When?", "Where?"], "answer": ["6", "north"]},
+        {"context": TEXT, "question": ["Where", "is it?"], "answer": "north"},
+        {"context": TEXT, "question": "Why?", "answer": "<think>Hm.</think>No bell."},
+    ]
+    found, notes = read_bundles_of_rows(write(tmp_path / "rows.jsonl", rows), Rejects())
+    said = [(one.branches[0].question, one.branches[0].answer) for one in found]
+    assert said[:3] == [("When?", "6"), ("Where?", "north"), ("Where\nis it?", "north")]
+    assert len(notes) == 1
+    assert notes[0].startswith("1 answers with a thought in them")
 
 
 def test_parts_are_told_where_they_stand_whatever_letters_they_have(tmp_path: Path) -> None:
