@@ -69,9 +69,15 @@ def forecast(
     ] = None,
     attn: opt.Attn = None,
     mfu: Annotated[
-        float,
-        typer.Option("--mfu", metavar="SHARE", min=0.01, max=1.0, help="Share of the card's peak reached."),
-    ] = 0.4,
+        float | None,
+        typer.Option(
+            "--mfu",
+            metavar="SHARE",
+            min=0.01,
+            max=1.0,
+            help="Share of the peak reached (default: 0.4 of a card's, 0.3 of what this CPU shows).",
+        ),
+    ] = None,
     sets: opt.Sets = None,
     json: opt.Json = False,
 ) -> None:
@@ -147,7 +153,7 @@ class Asked:
         maker = next((one for one in steps.values() if one.stage == "synth"), None)
         return steps[chosen], maker.values() if maker else None
 
-    def forecast(self, card: Card | None, mfu: float) -> Forecast:
+    def forecast(self, card: Card | None, mfu: float | None) -> Forecast:
         """The forecast of the step on a card, or on none in particular."""
         from lcx.forecast.report import Forecast
         from lcx.forecast.steps import plan_step
@@ -234,7 +240,16 @@ def _bare_step(sets: tuple[str, ...], preference: bool) -> Step:
 def _text(found: Forecast, name: str) -> str:
     """The forecast for people."""
     from lcx.cli import show
-    from lcx.forecast.report import amount, cards_that_fit, elsewhere_line, gib, table_rows
+    from lcx.forecast.report import (
+        amount,
+        cards_that_fit,
+        counted,
+        elsewhere_line,
+        gib,
+        table_rows,
+        whole_seconds,
+    )
+    from lcx.progress import duration
 
     plan, memory, flops = found.plan, found.memory, found.flops
     tuning = plan.tuning if plan.tuning == "full" else f"{plan.tuning} of rank {plan.lora_r}"
@@ -269,5 +284,10 @@ def _text(found: Forecast, name: str) -> str:
         f"a step: {flops.tokens:,} tokens, {flops.model:.3g} FLOPs ({flops.hardware:.3g} with those done twice)"
         + (f", about {seconds:,.3g} s" if seconds is not None else "")
     )
+    steps = found.about.get("steps")
+    if steps and (whole := whole_seconds(steps, seconds)) is not None:
+        lines.append(
+            f"the whole: {steps * flops.tokens:,} tokens in {counted(steps, 'step')}, at most about {duration(whole)}"
+        )
     lines += [f"assumed: {text}" for text in found.assumptions()]
     return "\n".join(lines)

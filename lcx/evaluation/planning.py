@@ -354,7 +354,7 @@ def eval_forecast(work: StepWork[EvalSettings]) -> dict[str, Any]:
     settings = work.settings
     asked = forecast_tasks(settings, work.plugins)
     found: dict[str, Any] = {"model": settings.answers or settings.model}
-    if asked["contexts"] or not asked["unknown"]:
+    if asked["contexts"] or not (asked["unknown"] or asked["expected"]):
         found |= {"contexts": asked["contexts"], "queries": asked["queries"]}
     if asked["expected"]:
         found |= _costs(settings, asked["expected"])
@@ -362,8 +362,9 @@ def eval_forecast(work: StepWork[EvalSettings]) -> dict[str, Any]:
         found["calls"] = sum(asked["queries"].values())
     if asked["left out"]:
         found["left out"] = asked["left out"]
-    if asked["unknown"]:
-        found["note"] = f"not counted before the model's window is known: {', '.join(asked['unknown'])}"
+    notes = [f"not counted before {what}: {', '.join(names)}" for what, names in asked["unknown"].items()]
+    if notes:
+        found["note"] = "; ".join(notes)
     return found
 
 
@@ -406,9 +407,9 @@ def _costs(settings: EvalSettings, expected: Mapping[str, Sequence[Expected]]) -
 
 def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
     """`contexts` in all, `queries` by task, calls `expected` by judged task, `left out` with the reason, and the tasks
-    that are `unknown`.
+    that are `unknown` by what would have to be known.
     """
-    found: dict[str, Any] = {"contexts": 0, "queries": {}, "expected": {}, "left out": {}, "unknown": []}
+    found: dict[str, Any] = {"contexts": 0, "queries": {}, "expected": {}, "left out": {}, "unknown": {}}
     planned = plan_tasks(settings, plugins)
     check_windows(planned)
     lacks: dict[str, MissingError] = {}
@@ -431,7 +432,9 @@ def forecast_tasks(settings: EvalSettings, plugins: Plugins) -> dict[str, Any]:
             asks |= {counted.digest} if counted is not None else set()
             found["expected"][one.name] = calls
         elif counted is None:
-            found["unknown"].append(one.name)
+            by_texts = getattr(one.options, "context_tokens", None) is not None
+            what = "it is known how much of the texts fits" if by_texts else "the model's window is known"
+            found["unknown"].setdefault(what, []).append(one.name)
     found["left out"] = left_out(planned, lacks)
     return found
 
@@ -470,9 +473,21 @@ def _counts(one: PlannedTask) -> _Size | None:
         texts = [text or "" for text, _ in asked[:: max(1, len(asked) // MEASURED)]]
         tokens = [len(found) for found in open_span_tokenizer("simple").starts(texts)]
         return _Size(len(bundles), count, sum(tokens) / len(tokens), sha256_json(asked))
-    counted = one.task.count(one.options) if one.task.count is not None else None
+    counted = one.task.count(_with_lengths(one)) if one.task.count is not None else None
     limit = one.settings.limit
     if counted is None:
         return None
     contexts, questions = counted
     return _Size(contexts, questions) if limit is None else _Size(min(contexts, limit), min(questions, limit))
+
+
+def _with_lengths(one: PlannedTask) -> TaskOptions:
+    """A task's options with the lengths that it takes by default, where the model's window is known already."""
+    settings, options = one.settings, one.options
+    if getattr(options, "lengths", None) != () or getattr(options, "style", "") == "bare":
+        return options
+    from lcx.evaluation.statistics.grids import default_lengths
+    from lcx.forecast.model import known_window
+
+    window = settings.window or known_window(str(settings.model or ""), settings.rope)
+    return options if window is None else options.model_copy(update={"lengths": default_lengths(window)})

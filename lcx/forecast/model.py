@@ -15,6 +15,7 @@ from typing import Any
 
 from lcx import gguf
 from lcx.errors import LcxError, MissingError, UsageError, suggestion
+from lcx.modeling.rope import WINDOW
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,21 @@ CONFIG, ADAPTER = "config.json", "adapter_config.json"
 SHAPE_HINT = (
     "--shape llama3-8b, or --shape layers=32,hidden=4096,heads=32,kv_heads=8,intermediate=14336,vocab=128256"
 )
+
+
+def known_window(model: str, rope: Mapping[str, Any]) -> int | None:
+    """The window of a model whose config is on this machine, or what `rope` makes it; None where neither says."""
+    if WINDOW in rope:
+        return int(rope[WINDOW])
+    if model.startswith("step:") or rope.keys() - {"rope_theta"}:
+        return None
+    try:
+        config = read_config(model, network=False)
+    except LcxError:
+        return None
+    text = config.get("text_config")
+    found = config.get(WINDOW) or (text.get(WINDOW) if isinstance(text, Mapping) else None)
+    return int(found) if isinstance(found, int | float) and found > 0 else None
 
 
 def read_config(spec: str, *, network: bool = True) -> dict[str, Any]:

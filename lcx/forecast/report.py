@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lcx.forecast.cards import CARDS, GIB, Card, find_card, has_gpu
+from lcx.forecast.cards import CARDS, CPU_SHARE, GIB, GPU_SHARE, Card, cpu_tflops, find_card, has_gpu
 from lcx.forecast.memory import (
     FRAGMENTS,
     PARTS,
@@ -20,6 +20,7 @@ from lcx.forecast.memory import (
     step_memory,
 )
 from lcx.forecast.model import Plan
+from lcx.progress import duration
 
 SHORTEST = 512
 """Context tokens below which a shorter context is no advice."""
@@ -47,7 +48,8 @@ class Forecast:
     plan: Plan
     about: dict[str, Any]
     card: Card | None
-    utilisation: float
+    mfu: float | None
+    """The share of the peak that is reached, where the user says it."""
     replan: Callable[..., Plan]
 
     @property
@@ -71,9 +73,19 @@ class Forecast:
             lambda context: replace(self.replan(context), checkpointing=checkpointing), gib * GIB
         )
 
+    @property
+    def utilisation(self) -> float:
+        """The share of the peak that is reached."""
+        return self.mfu if self.mfu is not None else CPU_SHARE if self.plan.device == "cpu" else GPU_SHARE
+
     def seconds(self) -> float | None:
-        """Time of a step, if the card's peak is known and the step computes in 16 bits."""
-        if self.card is None or self.card.tflops is None or self.plan.precision == "fp32":
+        """Time of a step: in 16 bits on a card whose peak is known, or in fp32 on this machine's CPU, else None."""
+        if self.card is None:
+            return None
+        if self.plan.device == "cpu":
+            known = self.plan.precision == "fp32"
+            return cpu_seconds(self.flops, self.utilisation) if known else None
+        if self.card.tflops is None or self.plan.precision == "fp32":
             return None
         return self.flops.seconds(self.plan.gpus, self.card.tflops, self.utilisation)
 
@@ -179,7 +191,13 @@ class Forecast:
             )
         else:
             found.append(f"CUDA's context and libraries 0.6 GiB, {FRAGMENTS:.0%} lost to gaps")
-        if self.seconds() is not None and self.card is not None:
+        if self.seconds() is not None and plan.device == "cpu":
+            found.append(
+                f"{self.utilisation:.0%} (--mfu) of the {1000 * cpu_tflops():,.0f} GFLOP/s that a product of "
+                "matrices in fp32 reached here just now, operations done twice included; half or twice the time is no "
+                "surprise"
+            )
+        elif self.seconds() is not None and self.card is not None:
             found.append(
                 f"{self.utilisation:.0%} of the card's {self.card.tflops:,.0f} TFLOP/s dense in 16 bits (--mfu)"
             )
@@ -206,7 +224,11 @@ class Forecast:
             "memory_without_checkpointing": sizes(self.both()[False]),
             "fits": self.fits,
             "longest_context": self.contexts(),
-            "step": {**asdict(flops), "seconds": self.seconds()},
+            "step": {**asdict(flops), "seconds": (seconds := self.seconds())},
+            "whole": {
+                "steps": self.about.get("steps"),
+                "seconds": whole_seconds(self.about.get("steps"), seconds),
+            },
             "assumptions": self.assumptions(),
         }
 
@@ -250,24 +272,50 @@ def memory_line(values: Mapping[str, Any], device: str = "auto", **row: Any) -> 
     `row` is the longest row where it is known, by fields of `Launch`: `tokens` of its context, `answer`, `question`,
     and how many of them. No network is asked for the model's config.
     """
+    planned = _planned(values, device, **row)
+    if planned is None:
+        return ""
+    plan, about = planned
+    where = "the CPU" if plan.device == "cpu" else "a GPU"
+    return (
+        f"{gib(step_memory(plan).total)} GiB on {where} at {about['context']:,} context tokens (lcx forecast)"
+    )
+
+
+def _planned(values: Mapping[str, Any], device: str, **row: Any) -> tuple[Plan, dict[str, Any]] | None:
+    """The plan of a train step on this machine, and what it rests on; None where the model's config is not here."""
     from lcx.errors import LcxError
     from lcx.forecast.model import is_adapter, read_config, shape_of_config
     from lcx.forecast.steps import Launch, plan_step
 
     spec = str(values.get("model") or "")
     if not spec or spec.startswith("step:"):
-        return ""
+        return None
     card = None if device != "cpu" and has_gpu() else find_card("cpu")
     try:
         shape = shape_of_config(read_config(spec, network=False))
-        launch = Launch(**row)
-        plan, about = plan_step(values, shape, launch, card=card, adapter_given=is_adapter(spec))
+        return plan_step(values, shape, Launch(**row), card=card, adapter_given=is_adapter(spec))
     except LcxError:
+        return None
+
+
+def cpu_seconds(flops: Flops, share: float = CPU_SHARE) -> float:
+    """Time of a step in fp32 on this machine's CPU, at a share of what a product of matrices reaches."""
+    return flops.hardware / (cpu_tflops() * 1e12 * share)
+
+
+def whole_seconds(steps: int | None, seconds: float | None) -> float | None:
+    """Time of so many steps of the longest rows, where both are known."""
+    return None if steps is None or seconds is None else steps * seconds
+
+
+def time_line(values: Mapping[str, Any], steps: int, device: str = "auto", **row: Any) -> str:
+    """A training's time on this machine's CPU in a line; empty where it would not be there, or cannot be told."""
+    planned = _planned(values, device, **row)
+    if planned is None or planned[0].device != "cpu" or planned[0].precision != "fp32":
         return ""
-    where = "the CPU" if plan.device == "cpu" else "a GPU"
-    return (
-        f"{gib(step_memory(plan).total)} GiB on {where} at {about['context']:,} context tokens (lcx forecast)"
-    )
+    seconds = steps * cpu_seconds(step_flops(planned[0]))
+    return f"at most about {duration(seconds)} on this CPU for {counted(steps, 'step')} (lcx forecast)"
 
 
 def amount(number: float) -> str:

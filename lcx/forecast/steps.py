@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -138,8 +139,17 @@ def plan_step(
         "branches": branches,
         "micro_batch": micro,
         "target_length": values.get("target_length"),
+        "steps": _steps(values, synth),
     }
     return plan, about
+
+
+def _steps(values: Mapping[str, Any], synth: Mapping[str, Any]) -> int | None:
+    """Optimizer steps of the whole training, where the settings tell: of all examples, none of which is dropped."""
+    if values.get("max_steps", -1) > 0:
+        return int(values["max_steps"])
+    examples = synth.get("examples")
+    return math.ceil(values["epochs"] * examples / values["batch"]) if isinstance(examples, int) else None
 
 
 def _rows(

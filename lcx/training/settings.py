@@ -13,8 +13,8 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 
 from lcx.data.rows import FIELDS_HELP, RowFields
 from lcx.data.templates import load_template
-from lcx.errors import LcxError, UsageError, suggestion
-from lcx.modeling.rope import WINDOW, check_rope
+from lcx.errors import UsageError, suggestion
+from lcx.modeling.rope import check_rope
 from lcx.modeling.support import LENGTH_ROPE
 from lcx.plugins import CORE
 from lcx.settings import FILE, Settings, setting
@@ -331,6 +331,8 @@ class PreferenceSettings(TrainSettings):
         A plugin's loss is imported where options are set for it, the core's is not.
         """
         super().check_names(plugins)
+        from lcx.forecast.model import known_window  # most commands look at no model
+
         if self.target_length and self.model and (known := known_window(self.model, self.rope)):
             self.check_target(known)
         plugins.losses.get(self.loss)
@@ -346,23 +348,6 @@ class PreferenceSettings(TrainSettings):
         if self.real_length and self.max_tokens and self.real_length != self.max_tokens:
             raise ValueError("real_length and max_tokens are the same limit; give one")
         return self
-
-
-def known_window(model: str, rope: Mapping[str, Any]) -> int | None:
-    """The window of a model whose config is on this machine, or what `rope` makes it; None where neither says."""
-    if WINDOW in rope:
-        return int(rope[WINDOW])
-    if model.startswith("step:") or rope.keys() - {"rope_theta"}:
-        return None
-    from lcx.forecast.model import read_config  # most commands look at no model
-
-    try:
-        config = read_config(model, network=False)
-    except LcxError:
-        return None
-    text = config.get("text_config")
-    found = config.get(WINDOW) or (text.get(WINDOW) if isinstance(text, Mapping) else None)
-    return int(found) if isinstance(found, int | float) and found > 0 else None
 
 
 def option_hints(compute: Any) -> dict[str, Any]:

@@ -165,7 +165,14 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
         "branches_a_step": values["batch"],
         "data": values["input"],
     }
-    from lcx.forecast.report import memory_line
+    from lcx.forecast.report import memory_line, time_line
+
+    longest: dict[str, int] = {}
+
+    def timed() -> dict[str, Any]:
+        steps = found.get("optimizer_steps")
+        time = time_line(values, steps, ctx.device, **longest) if steps and ctx.world_size == 1 else ""
+        return found | ({"time": time} if time else {})
 
     if memory := memory_line(values, ctx.device):
         found["memory"] = memory
@@ -184,12 +191,14 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
             found["optimizer_steps"] = _steps(values, contexts, questions, ctx.world_size)
         if mean := tokens.get("mean"):
             found["context_tokens"] = round(mean * metrics["contexts"])
-        if (most := tokens.get("most")) and (memory := memory_line(values, ctx.device, tokens=int(most))):
-            found["memory"] = memory
+        if most := tokens.get("most"):
+            longest = {"tokens": int(most), **_sampled(run.bundles(work.step))}
+            if memory := memory_line(values, ctx.device, **longest):
+                found["memory"] = memory
         target = values.get("target_length")
         if target and most and most > target:
             found["note"] = f"contexts have up to {int(most):,} tokens, more than target_length {target:,}"
-        return found
+        return timed()
     data = Path(reference).expanduser()
     if (data / "table.json").is_file():
         found["segments"] = read_json(data / "table.json")["segments"]
@@ -205,6 +214,7 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
             found["longest_row"] = f"{'' if counted else 'about '}{tokens:,} tokens without the template"
             if counted:
                 check_longest(work.step, tokens)
+            longest = row
             if memory := memory_line(values, ctx.device, **row):
                 found["memory"] = memory
         found["contexts"] = len(bundles)
@@ -212,7 +222,27 @@ def forecast(work: StepWork[TrainSettings]) -> dict[str, Any]:
         found["optimizer_steps"] = _steps(values, len(bundles), branches, ctx.world_size)
     elif values["max_steps"] > 0:
         found["optimizer_steps"] = values["max_steps"]
-    return found
+    return timed()
+
+
+SAMPLED = 32
+"""Contexts of a step's data whose questions and answers are looked at."""
+
+
+def _sampled(data: Path) -> dict[str, int]:
+    """About how many tokens the questions and answers of a context have, and how many they are, as `Launch` has it."""
+    from lcx.data.bundles import read_bundles
+
+    bundles = read_bundles(data)[:SAMPLED]
+    branches = [branch for bundle in bundles for branch in bundle.branches]
+    if not branches:
+        return {}
+    question, answer = (
+        max(1, sum(len(getattr(branch, part)) for branch in branches) // (4 * len(branches)))
+        for part in ("question", "answer")
+    )
+    each = max(1, round(len(branches) / len(bundles)))
+    return {"question": question, "answer": answer, "questions": each, "rejected": max(1, each - 1)}
 
 
 def comparable_bundles(bundles: Sequence[Bundle]) -> Sequence[Bundle]:
@@ -273,7 +303,7 @@ def longest_row(bundles: Sequence[Bundle], model: str) -> tuple[dict[str, int], 
 
 def check_longest(step: Step, tokens: int) -> None:
     """Raise what training would raise of a row of so many tokens: one too long, or beyond the target length."""
-    from lcx.training.settings import known_window
+    from lcx.forecast.model import known_window
 
     settings: Any = step.settings
     limits = {name: getattr(settings, name, None) for name in ("max_tokens", "real_length")}

@@ -213,6 +213,8 @@ def test_a_dry_run_counts_the_rows_that_are_there(cli: Callable[..., Ran], tmp_p
         cost = found["steps"][0]["forecast"]
         assert cost["longest_row"] == "305 tokens without the template"
         assert " at 300 context tokens" in cost["memory"]
+        assert cost["time"].startswith("at most about ")
+        assert " for 1 step " in cost["time"]
     for ran, error in (
         (
             plan("in2", "max_tokens=200"),

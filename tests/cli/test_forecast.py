@@ -208,3 +208,43 @@ def test_a_dry_run_tells_the_memory(cli: Cli, tmp_path: Path) -> None:
 def test_a_forecast_imports_nothing_heavy(tmp_path: Path) -> None:
     assert heavy_after("forecast", "--recipe", "in2", "--shape", "llama3-8b", "--card", "80") == set()
     assert heavy_after("forecast", "--model", str(config_folder(tmp_path / "m")), "--gpus", "8") == set()
+
+
+@pytest.mark.parametrize("recipe", ["in2-laptop", "logo-laptop", "longreward-laptop"])
+def test_the_time_of_a_training_on_this_cpu(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    monkeypatch.setattr("lcx.forecast.report.cpu_tflops", lambda: 0.1)
+    words = ("forecast", "--recipe", recipe, "--model", str(config_folder(tmp_path / "m")), "--card", "cpu")
+    found = cli(*words, "--json").json
+    assert found["step"]["seconds"] == pytest.approx(found["step"]["hardware"] / 3e10)
+    assert found["whole"]["seconds"] == pytest.approx(found["whole"]["steps"] * found["step"]["seconds"])
+    assert found["memory"]["total"] < found["memory_without_checkpointing"]["total"]
+    ran = cli(*words)
+    assert f"in {found['whole']['steps']} steps, at most about " in ran.out
+    assert "30% (--mfu) of the 100 GFLOP/s" in ran.out
+    faster = cli(*words, "--mfu", "0.6", "--json").json
+    assert faster["step"]["seconds"] == pytest.approx(found["step"]["seconds"] / 2)
+    step = "dpo" if recipe == "longreward-laptop" else "train"
+    half = cli(*words, "--set", f"{step}.precision=bf16", "--json").json
+    assert half["whole"] == {"steps": found["whole"]["steps"], "seconds": None}, (
+        "of fp32 alone is anything known"
+    )
+
+
+def test_a_dry_run_of_an_evaluation_knows_the_window_of_a_model_that_is_here(
+    cli: Cli, tmp_path: Path
+) -> None:
+    def plan(*words: str) -> dict[str, Any]:
+        ran = cli("eval", "--task", "needle,val:document", *words, "--dry-run", "--json")
+        assert ran.code == 0, ran.err
+        found: dict[str, Any] = ran.json["steps"][0]["forecast"]
+        return found
+
+    here = ("--model", str(config_folder(tmp_path / "m", max_position_embeddings=8192)))
+    assert plan(*here)["queries"]["needle"] > 0
+    assert "note" not in plan(*here)
+    assert plan("--model", "some/where", "--set", "eval.window=8192")["queries"] == plan(*here)["queries"]
+    assert plan("--model", "some/where")["note"].endswith("the model's window is known: needle")
+    note = plan(*here, "--set", "eval.context_tokens=1000")["note"]
+    assert note == "not counted before it is known how much of the texts fits: val:document"
