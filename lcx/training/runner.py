@@ -394,21 +394,26 @@ def train(
 
 
 class Told(TrainerCallback):
-    """Says to trackers what lcx knows of a training, beside transformers' arguments.
+    """Says to trackers what lcx knows of a training, beside transformers' arguments; it stands before them.
 
     They take those by `args.to_dict` when the training begins. Only then does it give more: the arguments that are
     saved with a model stay transformers' own.
     """
 
-    def __init__(self, told: Mapping[str, str], begins: bool) -> None:
-        self.told, self.begins = told, begins
+    def __init__(self, told: Mapping[str, str]) -> None:
+        self.told = told
 
     def on_train_begin(self, args: Any, *others: Any, **more: Any) -> None:
-        """The first of two such callbacks adds to what `args.to_dict` gives, the last takes that back."""
-        if self.begins:
-            args.to_dict = lambda: {**type(args).to_dict(args), **self.told}
-        else:
-            del args.to_dict
+        """Add to what `args.to_dict` gives."""
+        args.to_dict = lambda: {**type(args).to_dict(args), **self.told}
+
+
+class ToldAll(TrainerCallback):
+    """Takes back what `Told` added; it stands behind the trackers."""
+
+    def on_train_begin(self, args: Any, *others: Any, **more: Any) -> None:
+        """Give `args` its own method again."""
+        vars(args).pop("to_dict", None)
 
 
 TENSORBOARD = "tensorboard"
@@ -421,8 +426,8 @@ def tell_trackers(trainer: Any, out: Path, ctx: Context) -> None:
     for callback in callbacks:
         if getattr(callback, "logging_dir", "") is None:  # it would take a folder among the checkpoints
             callback.logging_dir = str(out / TENSORBOARD)
-    callbacks.insert(0, Told(ctx.identity, begins=True))
-    trainer.add_callback(Told(ctx.identity, begins=False))
+    callbacks.insert(0, Told(ctx.identity))
+    trainer.add_callback(ToldAll())
 
 
 def trained_numbers(trainer: Any, count: int) -> Sequence[int]:

@@ -20,7 +20,14 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, TrainerCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    TrainerCallback,
+    trainer_callback,
+)
 
 from lcx.context import Context, StepResult
 from lcx.errors import LcxError, MissingError, UsageError
@@ -311,6 +318,8 @@ def test_trackers_are_told_recipe_and_data(
     engine: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
+    warned: list[str] = []
+    monkeypatch.setattr(trainer_callback.logger, "warning", warned.append)
 
     class Tracker(TrainerCallback):
         logging_dir: str | None = None
@@ -332,6 +341,7 @@ def test_trackers_are_told_recipe_and_data(
     saved = torch.load(out / "model/training_args.bin", weights_only=False)
     assert "to_dict" not in vars(saved)
     assert "lcx_recipe" not in saved.to_dict()
+    assert not warned  # of two callbacks of one class
 
 
 def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
