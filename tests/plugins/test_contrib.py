@@ -6,15 +6,18 @@ import importlib
 import random
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from jinja2 import Template
 
 from lcx import plugins, recipe
 from lcx.cli.recipes import checked
 from lcx.context import Context
 from lcx.data.bundles import read_bundles, write_bundles
+from lcx.errors import UsageError
 from lcx.plugins import Plugins
 from lcx.records import Branch, Bundle
 from lcx.run import Run
@@ -120,3 +123,145 @@ def test_sealongs_agreement_is_the_mean_with_all_others(contrib: Plugins) -> Non
     for place, found in enumerate(made.by_words(answers)):
         others = [naive(answers[place], other) for at, other in enumerate(answers) if at != place]
         assert found == pytest.approx(sum(others) / 5)
+
+
+def stage_of(
+    contrib: Plugins, tmp_path: Path, text: str
+) -> tuple[list[StepResult], Callable[[str], list[Bundle]]]:
+    """Results of a recipe's steps, and a function for a step's bundles."""
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    run, done = Run(tmp_path / "run", "r"), []
+    for step in recipe.resolve(recipe.load(str(path), contrib), contrib, project={}):
+        done.append(execute(step, run, Context(), contrib))
+    return done, lambda name: list(read_bundles(tmp_path / "run" / name / "data"))
+
+
+LINES = """method: longrlvr
+steps:
+  - {id: questions, stage: synth, method: in2, corpus: "stdlib:records:8", tokenizer: words, segment_by: lines,
+     segment_tokens: 4, examples: 6, questions_per_context: 2, context_tokens: [103, 103], mix: {fine: 1.0}}
+  - {stage: synth, input: "step:questions", candidates: 3, cites: CITES}
+"""
+
+
+@pytest.mark.parametrize("cites", ["numbers", "words"])
+def test_longrlvr_asks_about_chunks_whose_evidence_is_known(
+    cites: str, contrib: Plugins, tmp_path: Path
+) -> None:
+    _, bundles = stage_of(contrib, tmp_path, LINES.replace("CITES", cites))
+    asked = bundles("synth")
+    assert len(asked) == 6
+    made = importlib.import_module("lcx_longrlvr.stages")
+    for bundle in asked:
+        chunks = (bundle.context or "").split("\n\n" if cites == "numbers" else "\n")
+        assert len(chunks) == 8
+        [evidence] = bundle.meta["evidence"]
+        chunk = chunks[evidence - 1]
+        if cites == "numbers":
+            assert chunk.startswith(f"[{evidence}] ")
+        answer = bundle.meta["reference"]
+        assert set(answer.split()) <= set(chunk.split())
+        said = f"Evidence: [{evidence}]\nAnswer: {answer}" if cites == "numbers" else answer
+        settings = SimpleNamespace(beta=2.0, alone=0.1)
+        assert made.reward(said, bundle.meta, settings) == {"right": 1.0, "grounding": 1.0, "reward": 2.0}
+        assert bundle.branches[0].role == "candidate"
+
+
+def test_longrlvrs_reward_and_pairs(contrib: Plugins, tmp_path: Path) -> None:
+    meta = {"evidence": [2, 5], "cites": "numbers", "chunks": [], "reference": "the red mill"}
+    made, settings = importlib.import_module("lcx_longrlvr.stages"), SimpleNamespace(beta=2.0, alone=0.1)
+
+    def rewarded(answer: str) -> tuple[float, float, float]:
+        return tuple(made.reward(answer, meta, settings).values())  # type: ignore[return-value]
+
+    assert rewarded("Evidence: [2] [5]\nAnswer: It is the red mill.") == (1, 1, 2)
+    right, ground, whole = rewarded("Evidence: [2]\nAnswer: the red mill")
+    assert (right, ground) == (
+        1,
+        pytest.approx(5 * 1 * 0.5 / (4 * 1 + 0.5)),
+    )  # F2 of precision 1 and recall 1/2
+    assert whole == pytest.approx(1 + ground)
+    assert rewarded("the red mill") == (1, 0, 1)  # nothing is cited
+    assert rewarded("Evidence: [2] [5]\nAnswer: a redmill") == (0, 1, pytest.approx(0.1))
+    assert rewarded("Evidence: [2] [5] [999]\nAnswer: no")[1] < 1  # a number that no chunk has
+    words = {**meta, "cites": "words", "chunks": ["a", "b", "c", "d", "mill"]}
+    assert made.read("b mill", words) == ("b mill", {2, 5})
+    bundles = [
+        candidates("good", "Evidence: [2] [5]\nAnswer: the red mill", "Evidence: [1]\nAnswer: no", **meta),
+        candidates("same", "Answer: no", "Answer: none", **meta),
+        Bundle("cut", (Branch("q", "x", "candidate", meta={"cut": True}),), context="c", meta=meta),
+    ]
+    result, [pair] = score(contrib, tmp_path, "longrlvr", bundles)
+    chosen, rejected = pair.branches
+    assert (chosen.role, chosen.meta["reward"], rejected.role, rejected.meta["reward"]) == (
+        *("chosen", 2.0),
+        *("rejected", 0.0),
+    )
+    assert result.counts["set aside: no answer is worse by the margin"] == 2
+
+
+def test_longmagpie_begins_a_users_turn(
+    contrib: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = importlib.import_module("lcx_longmagpie.synth")
+    chat = (
+        "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+
+    class Tokenizer:
+        bos_token = "<s>"
+        chat_template: str | None = chat
+
+        def apply_chat_template(
+            self, messages: object, add_generation_prompt: bool = False, **_: object
+        ) -> str:
+            return str(
+                Template(chat).render(
+                    messages=messages, add_generation_prompt=add_generation_prompt, bos_token=self.bos_token
+                )
+            )
+
+    tokenizer = Tokenizer()
+    monkeypatch.setattr(made, "load_tokenizer", lambda spec: tokenizer)
+    assert made.opening(SimpleNamespace(template=None), "local:m") == "\n\n<|user|>"
+    assert made.opening(SimpleNamespace(template="tiny"), "local:m") == "\n?"
+    tokenizer.chat_template = None
+    with pytest.raises(UsageError, match="no chat template"):
+        made.opening(SimpleNamespace(template=None), "local:m")
+    sample = importlib.import_module("lcx_longreward.sampling").Sample
+    assert made.usable(sample("What is it?"), set()) == ""
+    assert "repeats" in made.usable(sample("What is it?"), {"what is it?"})
+    assert "cut" in made.usable(sample("What is", cut=True), set())
+    assert made.usable(sample("", why="empty"), set()) == "the question is empty"
+    with pytest.raises(UsageError, match="cannot write questions"):
+        stage_of(contrib, tmp_path, "method: longmagpie\nsteps:\n  - {stage: synth, llm: builtin}\n")
+
+
+def test_longmagpies_turns_have_questions_for_answers(contrib: Plugins, tmp_path: Path) -> None:
+    text = LINES.splitlines()
+    turns = [*text[:4], '  - {id: turns, stage: synth, method: user-turns, input: "step:questions"}']
+    _, bundles = stage_of(contrib, tmp_path, "\n".join(turns))
+    asked, turned = bundles("questions"), bundles("turns")
+    assert [[one.answer for one in bundle.branches] for bundle in turned] == [
+        [one.question for one in bundle.branches] for bundle in asked
+    ]
+    assert {one.question for bundle in turned for one in bundle.branches} == {""}
+    assert (tmp_path / "run/turns/data/table.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_tiny_recipe_shows_its_effect(name: str, seed: int, contrib: Plugins, tmp_path: Path) -> None:
+    """The mean reward of fresh answers is higher after the training than before, as each README's table has it."""
+    run = Run(tmp_path / "run", f"{name}-tiny")
+    found = recipe.load(f"{name}-tiny", contrib)
+    plain = recipe.resolve(found, contrib, project={})
+    seeds = {step.id: {"seed": seed} for step in plain if hasattr(step.settings, "seed")}
+    steps = recipe.resolve(found, contrib, project={}, flags=seeds)
+    done = {step.id: execute(step, run, Context(), contrib) for step in steps}
+    assert done["eval"].metrics["reward"]["mean"] > done["before"].metrics["reward"]["mean"]
