@@ -115,11 +115,15 @@ def check_benchmark_row(task: Task, row: Mapping[str, Any], where: str) -> dict[
     _has(row, ("pred", *task.row_fields), task.name, where)
     if row["pred"] is not None:
         _texts(row, ("pred",), where)
+    for name in ("answers", "all_classes", "length"):
+        if row.get(name) == "":  # an empty cell of a table
+            row[name] = None
     for name in TEXTS:
         if name in row and (row[name] is not None or name in task.row_fields):
             _lists(row, (name,), where)
     _texts(row, [name for name in task.row_fields if name not in TEXTS and name != "length"], where)
-    _texts(row, [name for name in task.groups if name != "length" and row.get(name) is not None], where)
+    groups = [name for name in task.groups if name != "length" and row.get(name) is not None]
+    _texts(row, groups, where, numbers=False)
     length = row.get("length")
     if length is not None and not _is_length(length):
         raise UsageError(f"{where} {COUNTED}: 'length' is a number or a word, not {_short(length)}")
@@ -144,7 +148,13 @@ def _has(row: Mapping[str, Any], needed: Sequence[str], task: str, where: str) -
         )
 
 
-def _texts(row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+def _texts(row: dict[str, Any], names: Sequence[str], where: str, *, numbers: bool = True) -> None:
+    """Turn `numbers` into the texts that they look like. Raises UsageError for a field that is no text."""
+    for name in names:
+        value = row[name]
+        if numbers and is_number(value):  # a column of whole numbers with gaps comes back from a table as 7.0
+            whole = type(value) is float and value.is_integer()
+            row[name] = f"{value:.0f}" if whole else str(value)
     wrong = next((name for name in names if not isinstance(row[name], str)), None)
     if wrong is not None:
         raise UsageError(f"{where} {COUNTED}: '{wrong}' is text, not {_short(row[wrong])}")

@@ -108,7 +108,7 @@ def _renamed(row: Row) -> dict[str, Any]:
             value = (
                 found[given] if given == "response" else found.pop(given)
             )  # a reply, not a letter read out of it
-            found["pred"] = next(iter(value), None) if isinstance(value, list) else value
+            found["pred"] = _only(value, given) if isinstance(value, list) else value
     elif found["pred"] is None and isinstance(found.get("response"), str):
         found["pred"] = found["response"]  # no letter could be read out of it
     if found.get("answers") is None and found.get("answer") is None:
@@ -121,6 +121,17 @@ def _renamed(row: Row) -> dict[str, Any]:
     if isinstance(found.get("thoughts"), str):
         found.setdefault("reasoning", found["thoughts"])
     return found
+
+
+def _only(samples: list[Any], name: str) -> Any:
+    """The text of a list of one, or of several alike. Raises UsageError for several, of which none is the answer."""
+    if len(set(samples)) > 1:
+        raise UsageError(
+            f"'{name}' has {len(samples)} texts for one question",
+            why="Which of them counts is not said, and the first would be taken for all.",
+            hint="Give a row for each sample, with the question's id: the mean over its samples counts.",
+        )
+    return next(iter(samples), None)
 
 
 def _is_said(value: Any) -> bool:

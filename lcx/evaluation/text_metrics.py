@@ -35,6 +35,7 @@ __all__ = [
     "english_tokens",
     "first_line",
     "first_paragraph",
+    "half_width",
     "is_whole",
     "label_or_description",
     "name_found",
@@ -54,7 +55,7 @@ def contains(text: str, part: str, *, whole_words: bool = False, fold: bool = Fa
     and figures of full width are those of ASCII, and a number is the same with and without signs between its thousands:
     4819263 is found in `4,819,263`, `4.819.263` and `4 819 263`.
     """
-    text, part = text.translate(_HALF_WIDTH), part.translate(_HALF_WIDTH)
+    text, part = half_width(text), half_width(part)
     searched = text.casefold() if fold else text
     wanted = part.casefold() if fold else part
     if not wanted:
@@ -119,6 +120,11 @@ _UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANG
     {"THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "IDEOGRAPHIC"}
 )
 """Scripts that set no blanks between words, or write endings to them: no neighbour tells that a word goes on."""
+
+
+def half_width(text: str) -> str:
+    """The text with letters and figures of full width as those of ASCII."""
+    return text.translate(_HALF_WIDTH)
 
 
 def is_whole(text: str, start: int, end: int) -> bool:

@@ -161,7 +161,7 @@ def test_other_names_of_the_fields() -> None:
         ({"pred": ...}, "pred"),
         ({"position_id": "3"}, "position_id"),
         ({"set_id": True}, "set_id"),
-        ({"pred": 3}, "pred"),
+        ({"pred": [3]}, "pred"),
         ({"description": None}, "description"),
     ],
 )

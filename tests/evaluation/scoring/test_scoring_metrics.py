@@ -118,6 +118,14 @@ def test_numbers_named_share_the_point() -> None:
     assert paragraph_named("Paragraph 3 or 4", "Paragraph 4", "Paragraph") == 0.5
     assert paragraph_named("段落12", "段落12", "段落") == 1.0
     assert paragraph_named("12", "no number", "段落") == 0.0
+    for name, pred, answer in (
+        ("count", "７", "7"),
+        ("retrieval_zh", "段落１２", "段落12"),
+        ("retrieval", "Paragraph ３", "Paragraph 3"),
+    ):
+        metric = getattr(metrics, name)
+        assert metric(pred, {"answers": [answer]}) == 1.0
+        assert metrics.PUBLISHED[metric](pred, {"answers": [answer]}) == 0.0
 
 
 def test_code_similarity_is_of_the_first_line_that_is_code() -> None:

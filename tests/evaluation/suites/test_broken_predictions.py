@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from lcx.data.files import strict_rows
 from lcx.errors import UsageError
+from lcx.evaluation.saved import own_rows
 from tests.evaluation.tasks import score_predictions, score_rows
 
 QA = {"pred": "red", "answers": ["red"], "length": 3000}
@@ -39,7 +41,7 @@ def lines(path: Path, rows: list[Any]) -> Path:
         (b'{"pred": "a", "answers": ["a"]}\n["a"]\n', "line 2: a row is a JSON object"),
         (b'{"pred": "a", "answers": ["a"]}\n{"answers": ["a"]}\n', "row 1"),
         (b'{"pred": "a", "answers": ["a"]}\n{"pred": "a"}\n', "row 1"),
-        (b'{"pred": 3, "answers": ["a"]}\n', "'pred' is text, not 3"),
+        (b'{"pred": {"a": 3}, "answers": ["a"]}\n', "'pred' is text, not {'a': 3}"),
         (b'{"pred": ["a"], "answers": ["a"]}\n', "'pred' is text"),
         (b'{"pred": "a", "answers": [null]}\n', "'answers' is a list of texts"),
         (b'{"pred": "a", "answers": {"text": "a"}}\n', "'answers' is a list of texts"),
@@ -102,6 +104,20 @@ def test_a_context_or_an_item_that_is_a_list_is_a_name_as_well() -> None:
     row = {"set_id": 0, "position_id": 0, "name": "f", "pred": "f", "context": ["first"], "item": ["a", 1]}
     made = score_predictions("val:code", [row, {**row, "position_id": 1, "item": ["b", 1]}, row])
     assert (made["n"], made["duplicates"]) == (2, 1)
+
+
+def test_numbers_and_empty_cells_are_what_they_are_meant_as(tmp_path: Path) -> None:
+    row = {"set_id": 0, "query": "q", "length": 9, "depth": 0.5}
+    rows = [
+        {**row, "position_id": n, "value": 4711, "pred": pred} for n, pred in enumerate((4711, "4,711", "no"))
+    ]
+    assert score_predictions("needle", rows)["score"] == pytest.approx(200 / 3)
+    table = tmp_path / "p.csv"
+    table.write_text('pred,answers,length,all_classes\nyes,"[""yes""]",,\n7.0,7,,\n')
+    assert score_predictions("longbench:qasper", own_rows(strict_rows(table)))["n"] == 2
+    (tmp_path / "p.jsonl").write_text('{"prediction": ["yes", "no"], "answers": ["no"]}\n')
+    with pytest.raises(UsageError, match="2 texts for one question"):
+        own_rows(strict_rows(tmp_path / "p.jsonl"))
 
 
 def test_groups_and_places_that_are_none_are_refused() -> None:
