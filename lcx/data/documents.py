@@ -61,6 +61,15 @@ CODE = frozenset(
 )
 PLAIN = frozenset({".txt", ".text", ".md", ".markdown", ".rst"})
 """Endings that promise text. What a file of any other ending holds is told by its first bytes."""
+UNREAD = {
+    b"{\\rtf": ("RTF, which is not read", "save it as text"),
+    b"PK\x03\x04": (
+        "a zip archive, which is not read",
+        "unpack it; save documents of Word and the like, and EPUB, as text",
+    ),
+    b"\xd0\xcf\x11\xe0": ("a document of an old Office, which is not read", "save it as text"),
+}
+"""How files begin that are not read, with the reason and what helps."""
 _PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html)\b", re.I)
 ACCEPTED = (
     "text, Markdown, HTML and code files, PDF (with the extra pdf), JSONL, JSON, Parquet and CSV, "
@@ -181,8 +190,8 @@ def _of_file(
             return
         if kind == ".pdf":
             text = _pdf(name, data, tally.rejects, named=named)
-        elif data.startswith(b"{\\rtf"):
-            tally.rejects.add(name, "RTF, which is not read", detail="save it as text")
+        elif unread := next((why for mark, why in UNREAD.items() if data.startswith(mark)), None):
+            tally.rejects.add(name, unread[0], detail=unread[1])
             return
         else:
             text = _text(name, data, tally.rejects, encoding, kind if not named else "")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -312,6 +313,8 @@ def test_html_packed_text_and_western_bytes(tmp_path: Path) -> None:
     (tmp_path / "rows.log").write_text('{"text": "row one"}\n{"text": "row two"}\n')
     (tmp_path / "braces.dat").write_text("{not json}\nwords")
     (tmp_path / "letter.rtf").write_text("{\\rtf1\\ansi hello}")
+    with zipfile.ZipFile(tmp_path / "d.docx", "w") as packed:
+        packed.writestr("word/document.xml", "<w>hello</w>")
     documents, rejected = read(tmp_path)
     words = "Mill\n\nThe code is 4711 & more."
     assert {key: one.text for key, one in documents.items()} == {
@@ -324,7 +327,8 @@ def test_html_packed_text_and_western_bytes(tmp_path: Path) -> None:
         "rows.log:2": "row two",
         "braces.dat": "{not json}\nwords",
     }
-    assert [entry[0] for entry in rejected] == ["c.txt", "letter.rtf"]
+    assert [entry[0] for entry in rejected] == ["c.txt", "d.docx", "letter.rtf"]
+    assert rejected[1][2] == "a zip archive, which is not read"
     assert read(tmp_path, encoding="auto")[0]["c.txt"].text == "café"
 
 
