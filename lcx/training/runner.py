@@ -403,7 +403,7 @@ class Told(TrainerCallback):
     def __init__(self, told: Mapping[str, str]) -> None:
         self.told = told
 
-    def on_train_begin(self, args: Any, *others: Any, **more: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add to what `args.to_dict` gives."""
         args.to_dict = lambda: {**type(args).to_dict(args), **self.told}
 
@@ -411,7 +411,7 @@ class Told(TrainerCallback):
 class ToldAll(TrainerCallback):
     """Takes back what `Told` added; it stands behind the trackers."""
 
-    def on_train_begin(self, args: Any, *others: Any, **more: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Give `args` its own method again."""
         vars(args).pop("to_dict", None)
 

@@ -39,7 +39,9 @@ def checked(
     script: Any, todo: list[Any], took: dict[str, float], done: dict[str, Any] | None = None, **states: str
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """What `check` makes of pieces that take so long (at most what they get), and what each was given."""
-    clock, given, written = Clock(), {}, []
+    clock = Clock()
+    given: dict[str, float] = {}
+    written: list[int] = []
 
     def run(piece: Any, seconds: float, before: dict[str, Any]) -> dict[str, Any]:
         given[piece.name] = seconds

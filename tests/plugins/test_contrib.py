@@ -131,7 +131,8 @@ def stage_of(
     """Results of a recipe's steps, and a function for a step's bundles."""
     path = tmp_path / "r.yaml"
     path.write_text(text)
-    run, done = Run(tmp_path / "run", "r"), []
+    run = Run(tmp_path / "run", "r")
+    done: list[StepResult] = []
     for step in recipe.resolve(recipe.load(str(path), contrib), contrib, project={}):
         done.append(execute(step, run, Context(), contrib))
     return done, lambda name: list(read_bundles(tmp_path / "run" / name / "data"))

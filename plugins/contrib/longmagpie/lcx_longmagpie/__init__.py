@@ -50,7 +50,7 @@ class Turns(Settings):
 @hookimpl
 def lcx_register_methods(register: Any) -> None:
     turns = {"synth": Stage(Turns, "lcx_longmagpie.synth:turns")}
-    register(Method("user-turns", "a model without chat turns learns to write questions", turns, None))
+    register(Method("user-turns", "a model without chat turns learns to write questions", turns))
     stages = {"synth": Stage(Synth, "lcx_longmagpie.synth:synth"), "train": replace(TRAIN), "eval": EVAL}
     summary = "questions that the model itself writes after a document, and its answers"
     register(Method("longmagpie", summary, stages, "https://arxiv.org/abs/2505.17134"))
