@@ -209,6 +209,8 @@ def hear(rows: Iterable[Row]) -> list[dict[str, Any]]:
         if said.thought:
             kept = said.text.lstrip("\r\n") if said.text.strip() else ""
             row |= {"pred": kept, "raw": pred, "thought": "unfinished" if said.unfinished else "finished"}
+        elif said.text != pred:  # the marks of a final channel alone
+            row |= {"pred": said.text, "raw": pred}
         elif _apart(row):
             row["thought"] = "finished" if pred.strip() else "unfinished"
         elif pred.strip():

@@ -123,7 +123,7 @@ class Policy:
 def spoken(answer: Answer, said: Said, whole: str, keep: bool) -> Answer:
     """The answer with what a reply says, or all of it where thoughts are kept; a thought alone is no answer."""
     if not said.thought:
-        return replace(answer, text=whole.strip())
+        return replace(answer, text=said.text.strip())
     if said.only_thought:
         return replace(answer, text="", error=answer.error or UNFINISHED, raw=whole)
     return replace(answer, text=(whole if keep else said.text).strip(), raw=whole)

@@ -188,7 +188,7 @@ class Scorer:
         branches = tuple(
             replace(
                 branch,
-                answer=answer.text if answer.raw else branch.answer,
+                answer=branch.answer if answer.text == branch.answer.strip() else answer.text,
                 gold=gold,
                 meta=_branch_meta(branch, answer, reason),
             )

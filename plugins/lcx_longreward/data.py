@@ -95,7 +95,10 @@ def spoken(bundle: Bundle, keep: bool, counts: Counter[str] | None = None) -> Bu
     branches = list(bundle.branches)
     for place, branch in enumerate(branches):
         said = read_thoughts(branch.answer)
-        if not said.thought:
+        if said.text == branch.answer:
+            continue
+        if not said.thought:  # the marks of a final channel alone
+            branches[place] = replace(branch, answer=said.text.strip())
             continue
         if counts is not None:
             counts["candidates with thoughts"] += 1

@@ -274,6 +274,14 @@ def test_thoughts_are_no_part_of_an_answer(
         assert (made["thoughts"], made.get("unfinished_thoughts")) == counts
 
 
+def test_marks_of_a_final_channel_alone_are_no_part_of_an_answer() -> None:
+    rows = [{"pred": "<|channel|>final<|message|>the red mill<|return|>", "answers": ["the red mill"]}]
+    assert score_predictions("longbench:qasper", rows)["score"] == 100
+    published = score_predictions("longbench:qasper", rows, "longbench")
+    assert published["score"] < 100
+    assert "thoughts" not in published
+
+
 def test_a_reply_that_never_leaves_the_thought_which_its_prompt_opens() -> None:
     rows = [{**NEEDLE, "position_id": n, "pred": "or</think>4819263"} for n in range(3)]
     made, values = score_rows("needle", [*rows, {**NEEDLE, "position_id": 3, "pred": "4819263, or"}])

@@ -138,10 +138,11 @@ def test_thoughts_in_answers_from_elsewhere_are_left_out(
     def branch(role: str, answer: str, **meta: str) -> Branch:
         return Branch("Which code?", answer, role, meta=meta)
 
+    final = "<|channel|>final<|message|>"
     told = [
         [branch("chosen", "<think>hm</think>The code is 7."), branch("rejected", "hm</think>It is 8.")],
         [branch("chosen", "The code is 7."), branch("rejected", "<think>The code is")],
-        [branch("chosen", "<think>a</think>Code 7.", thoughts="kept"), branch("rejected", "None.")],
+        [branch("chosen", "<think>a</think>Code 7.", thoughts="kept"), branch("rejected", f"{final}None.")],
     ]
     write_bundles(
         tmp_path / "data",

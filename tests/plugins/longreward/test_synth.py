@@ -412,7 +412,7 @@ def test_a_thought_without_an_answer_fails_with_its_reason(
 
 
 def test_thoughts_in_your_own_candidates_are_left_out(tmp_path: Path) -> None:
-    answers = ["<think>hm</think>Seven.", "<think>It", "Eight."]
+    answers = ["<think>hm</think>Seven.", "<think>It", "<|channel|>final<|message|>Eight."]
     rows = write_rows(tmp_path / "own.jsonl", [{"context": "a b c", "query": "what?", "answers": answers}])
     result = synth(tmp_path / "run", candidates_file=str(rows))
     [bundle] = bundles_of(tmp_path / "run")
