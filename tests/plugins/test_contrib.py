@@ -17,6 +17,7 @@ from lcx import plugins, recipe
 from lcx.cli.recipes import checked
 from lcx.context import Context
 from lcx.data.bundles import read_bundles, write_bundles
+from lcx.data.templates import load_template
 from lcx.errors import UsageError
 from lcx.plugins import Plugins
 from lcx.records import Branch, Bundle
@@ -167,6 +168,10 @@ def test_longrlvr_asks_about_chunks_whose_evidence_is_known(
         settings = SimpleNamespace(beta=2.0, alone=0.1)
         assert made.reward(said, bundle.meta, settings) == {"right": 1.0, "grounding": 1.0, "reward": 2.0}
         assert bundle.branches[0].role == "candidate"
+    recipes = (CONTRIB / "longrlvr/lcx_longrlvr/recipes/longrlvr.yaml").read_text()
+    assert "template: longrlvr" in recipes  # training reads the prompt that was answered
+    asks = load_template("longrlvr")
+    assert "Evidence: [number]" in asks.after
 
 
 def test_longrlvrs_reward_and_pairs(contrib: Plugins, tmp_path: Path) -> None:

@@ -5,11 +5,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lcx import hookimpl
+from lcx.data.templates import TEMPLATES, Template
 from lcx.llm.settings import Calling
 from lcx.settings import FILE, Settings, setting
 from lcx.steps import EVAL, PREFERENCE, Method, Stage
 
 HOOK_API = 2
+TEMPLATES["longrlvr"] = Template(
+    "longrlvr",
+    head="A text follows, cut into chunks; each begins with its number in brackets.\n\n",
+    between="\n\nQuestion: ",
+    after="\n\nReply in two lines. In the first, the numbers of the chunks that the answer rests on, and no others; in "
+    "the second, the answer.\nEvidence: [number] [number]\nAnswer: ...",
+    cue="\n\n",
+)
 CITES = "numbers: chunks are numbered, [n] cites; words: an answer cites the chunks whose first word it has"
 
 
@@ -23,7 +32,9 @@ class Synth(Calling):
     candidates: int = setting(8, ge=2, description="answers a question")
     temperature: float = setting(1.0, ge=0, description="sampling temperature of the answers")
     answer_tokens: int = setting(512, ge=1, description="most tokens of an answer; what is cut has no reward")
-    template: str | None = setting(None, description="ask by this training template, not by the prompt file")
+    template: str = setting(
+        "longrlvr", description="asks for answers, and trains on them", json_schema_extra=FILE
+    )
     seed: int = setting(0, description="every draw follows from it")
 
 

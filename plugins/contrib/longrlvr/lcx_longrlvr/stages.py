@@ -3,7 +3,6 @@
 import random
 import re
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +16,6 @@ from lcx.data.words import words
 from lcx.errors import LcxError, UsageError
 from lcx.records import Bundle
 from lcx.steps import StepResult, StepWork
-
-PROMPTS = Path(__file__).parent / "prompts"
 
 
 def synth(work: StepWork[Any]) -> StepResult:
@@ -42,10 +39,10 @@ def synth(work: StepWork[Any]) -> StepResult:
         numbered = "\n\n".join(f"[{number}] {chunk}" for number, chunk in enumerate(chunks, 1))
         return numbered if settings.cites == "numbers" else "\n".join(chunks)
 
-    template = load_template(settings.template or "plain")
+    template = load_template(settings.template)
     spec, options = work.spec("llm")
     client = work.llm(spec=(spec, options if template.chat else {"chat": "never", **options}))
-    asking: Any = SimpleNamespace(template=settings.template, prompts=str(PROMPTS))
+    asking: Any = SimpleNamespace(template=settings.template)
     render = renderer(asking)
     how = (settings.candidates, settings.temperature, 1.0, settings.answer_tokens, template.end.strip())
     policy = Policy(client, text, lambda: render(client), *how, seed=settings.seed)
