@@ -242,7 +242,8 @@ class StepWork(Generic[S]):
         place = self.run.bundles(self.step)
         if not place.is_dir():
             raise UsageError(
-                f"{place} is no folder of bundles", hint="--input FOLDER, as `lcx synth` leaves one"
+                f"{place} is no folder of bundles",
+                hint=f"--input FOLDER, as `lcx synth` leaves one; of rows: lcx import {place} --to FOLDER",
             )
         return place
 

@@ -44,7 +44,7 @@ MOST_EVIDENCE = 16
 
 def score(work: StepWork[LogoScore]) -> StepResult:
     """Score chunks and answers, filter, and write what stays to `STEP/data`, which train can take as its input."""
-    settings, source = work.settings, work.run.bundles(work.step)
+    settings, source = work.settings, work.source
     prompt = judge_prompt(settings.prompts)
     client = work.llm("judge")
     bundles = read_bundles(source, CANDIDATES if any(source.glob(f"{CANDIDATES}-*-of-*")) else "bundles")

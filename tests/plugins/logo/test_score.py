@@ -130,6 +130,13 @@ def test_data_that_cannot_be_scored_is_refused(tmp_path: Path) -> None:
         score(tmp_path / "b", input=str(tmp_path / "planned"))
 
 
+def test_a_file_of_rows_is_refused_with_the_line_that_makes_bundles(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"context": "c", "prompt": "q", "chosen": "a", "rejected": "b"}\n')
+    with pytest.raises(UsageError, match="no folder of bundles") as wrong:
+        score(tmp_path / "run", input=str(tmp_path / "rows.jsonl"))
+    assert f"lcx import {tmp_path / 'rows.jsonl'} --to" in wrong.value.hint
+
+
 def test_thoughts_in_answers_from_elsewhere_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
