@@ -172,7 +172,7 @@ class Asked:
     def _shape(self, values: dict[str, Any]) -> tuple[Shape, bool]:
         """The model's shape, and whether the model is an adapter already."""
         from lcx.errors import MissingError, UsageError
-        from lcx.forecast.model import SHAPE_HINT, is_adapter, parse_shape, read_config, shape_of_config
+        from lcx.forecast.model import SHAPE_HINT, is_adapter, parse_shape, shape_of_model
 
         if self.shape_text and self.model:
             raise UsageError("--model and --shape both say what the model is", hint="Give one of them.")
@@ -188,7 +188,7 @@ class Asked:
                 f"the model of {spec} is not known before that step has run",
                 hint=f"--model PATH_OR_HUB_ID of what it starts from, or {SHAPE_HINT}",
             )
-        shape = shape_of_config(read_config(spec), f"'{spec}'")
+        shape = shape_of_model(spec)
         window = (values.get("rope") or {}).get("max_position_embeddings")
         return replace(shape, window=int(window)) if window else shape, is_adapter(spec)
 

@@ -211,6 +211,7 @@ NAMED: dict[str, Shape] = {
     "llama3.1-70b": _llama(80, 8192, 64, 8, 28672, 128256, window=131072),
     "llama3.2-1b": _llama(16, 2048, 32, 8, 8192, 128256, window=131072, tied=True),
     "llama3.2-3b": _llama(28, 3072, 24, 8, 8192, 128256, window=131072, tied=True, head_dim=128),
+    "smollm2": _llama(30, 576, 9, 3, 1536, 49152, window=8192, tied=True),
     "mistral-7b": _llama(32, 4096, 32, 8, 14336, 32000, window=32768, kind="mistral"),
     "mistral-nemo-12b": _llama(40, 5120, 32, 8, 14336, 131072, window=131072, head_dim=128, kind="mistral"),
     "qwen2.5-0.5b": _llama(
@@ -294,6 +295,13 @@ CONFIG, ADAPTER = "config.json", "adapter_config.json"
 SHAPE_HINT = (
     "--shape llama3-8b, or --shape layers=32,hidden=4096,heads=32,kv_heads=8,intermediate=14336,vocab=128256"
 )
+
+
+def shape_of_model(spec: str, *, network: bool = True) -> Shape:
+    """A model's shape by its config, or by the name of one that `lcx models get` fetches. Raises as `read_config`."""
+    if gguf.named(spec) is not None and spec in NAMED:
+        return NAMED[spec]
+    return shape_of_config(read_config(spec, network=network), f"'{spec}'")
 
 
 def known_window(model: str, rope: Mapping[str, Any]) -> int | None:

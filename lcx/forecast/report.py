@@ -285,7 +285,7 @@ def memory_line(values: Mapping[str, Any], device: str = "auto", **row: Any) -> 
 def _planned(values: Mapping[str, Any], device: str, **row: Any) -> tuple[Plan, dict[str, Any]] | None:
     """The plan of a train step on this machine, and what it rests on; None where the model's config is not here."""
     from lcx.errors import LcxError
-    from lcx.forecast.model import is_adapter, read_config, shape_of_config
+    from lcx.forecast.model import is_adapter, shape_of_model
     from lcx.forecast.steps import Launch, plan_step
 
     spec = str(values.get("model") or "")
@@ -293,7 +293,7 @@ def _planned(values: Mapping[str, Any], device: str, **row: Any) -> tuple[Plan, 
         return None
     card = None if device != "cpu" and has_gpu() else find_card("cpu")
     try:
-        shape = shape_of_config(read_config(spec, network=False))
+        shape = shape_of_model(spec, network=False)
         return plan_step(values, shape, Launch(**row), card=card, adapter_given=is_adapter(spec))
     except LcxError:
         return None

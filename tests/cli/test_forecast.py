@@ -47,6 +47,16 @@ def test_a_folder_with_only_a_config(cli: Cli, tmp_path: Path) -> None:
     assert found["assumptions"]
 
 
+def test_a_model_that_can_be_fetched_is_forecast_before_it_is(cli: Cli, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192}
+    folder = config_folder(tmp_path / "m", **sizes, **heads)
+    here = cli("forecast", "--model", str(folder), "--json").json["shape"]
+    ran = cli("forecast", "--model", "smollm2", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["shape"] == here
+
+
 def test_an_adapters_base_gives_the_shape(cli: Cli, tmp_path: Path) -> None:
     base = config_folder(tmp_path / "base")
     adapter = tmp_path / "adapter"

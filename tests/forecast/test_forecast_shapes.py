@@ -15,6 +15,7 @@ from lcx.forecast.model import FAMILIES, NAMED, Plan, Shape, packed_row, parse_s
 from lcx.modeling.support import FULL_ATTENTION
 
 PUBLISHED = {
+    "smollm2": 134_515_008,
     "llama2-7b": 6_738_415_616,
     "llama2-13b": 13_015_864_320,
     "llama2-70b": 68_976_648_192,
