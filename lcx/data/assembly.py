@@ -233,8 +233,8 @@ class Assembler:
             parts = [("template", self.turn.before + head), *context, ("question", branch.question)]
             parts.append(("template", self._after()))
         start = next((text for _, text in parts if text), "")
-        opened = self.opening(start) and self.pieces.backend.id_to_token(self._bos)
-        return [("template", opened or ""), *parts]
+        opened = self.pieces.backend.id_to_token(self._bos) if self.opening(start) else ""
+        return [("template", str(opened or "")), *parts]
 
     def opening(self, text: str) -> list[int]:
         """The opening token of a prompt that begins with a text, where it has one that is not written out."""

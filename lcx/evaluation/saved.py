@@ -129,7 +129,7 @@ def _only(samples: list[Any], name: str) -> Any:
         raise UsageError(
             f"'{name}' has {len(samples)} texts for one question",
             why="Which of them counts is not said, and the first would be taken for all.",
-            hint="Give a row for each sample, with the question's id: the mean over its samples counts.",
+            hint="Write the one that counts as 'pred'.",
         )
     return next(iter(samples), None)
 
