@@ -787,6 +787,8 @@ def _refuse_label(take: _Taker, answered: bool) -> None:
         key = take.names.get(name)
         if key is None or not answered or key in take.taken:
             continue
+        if "correct" in name and any(one in take.names for one in NAMES["prediction"]):
+            continue  # of the prediction, and no word about the reference
         value = take.row[key]
         marked = isinstance(value, bool) or str(value).strip().lower() in ("true", "false")
         number = value in (0, 1) or str(value).strip() in ("0", "1")
@@ -831,7 +833,7 @@ def _with_choices(take: _Taker, prompt: list[Turn], answers: list[str]) -> tuple
     if answers and answers[0].isdecimal() and answers[0] not in choices and int(answers[0]) < len(choices):
         answers = [letters[int(answers[0])]]
     said = prompt[-1].text
-    named = bool(answers) and answers[0] in letters
+    named = bool(answers) and answers[0] in list(letters)
     if all(choice in said for choice in choices) and not (named and not _lists(said, letters)):
         return prompt, answers
     lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))

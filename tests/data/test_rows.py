@@ -654,6 +654,11 @@ def test_parts_are_told_where_they_stand_whatever_letters_they_have(tmp_path: Pa
             assert [f"{part['part']} {part['text'].removesuffix(end)}" for part in parts] == expected
 
 
+def test_whether_a_prediction_was_correct_says_nothing_of_the_reference() -> None:
+    row = {"question": "Q?", "answer": "A", "prediction": "B", "correct": False}
+    assert example_of(row).answers == ("A",)
+
+
 def test_a_short_context_is_in_its_question_as_words_only() -> None:
     for context, question, kept in (("a", "What is it?", "a"), ("Mill", "Where is the Mill?", "")):
         assert example_of({"context": context, "question": question, "answer": "x"}).context == kept
