@@ -107,6 +107,10 @@ def test_verdicts_and_outcomes(script: Any, tmp_path: Path) -> None:
     assert script.verdict(0, {"results": [row, late]}, "") == ("cut", "no time left for lcx, 65,536 tokens")
     assert script.verdict(0, {"results": [row, dead]}, "")[0] == "failed"
     assert script.verdict(None, {}, "")[0] == "cut"
+    assert script.verdict(0, {"outcomes": {"a": "passed", "b": "failed"}}, "") == (
+        "failed",
+        "b",
+    )  # of an earlier run
     assert script.verdict(1, {}, "AssertionError: other") == ("failed", "exit 1: AssertionError: other")
     said = (
         "tests/a/test_a.py::test_b[x-1 2] PASSED [ 10%]\ntests/a/test_a.py::test_c SKIPPED (needs two GPUs) [50%]\n"
@@ -142,6 +146,25 @@ def trial(path: Path, *flags: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(done.stdout)
     assert found == json.loads(path.read_text())
     return found
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said", "state"),
+    [
+        ("tests", "raise SystemExit(5)", {"outcomes": {"a": "passed"}}, "done"),
+        ("tests", "raise SystemExit(5)", {}, "failed"),
+        ("tests", "print('tests/a.py::test_a FAILED'); raise SystemExit(1)", {}, "failed"),
+        ("equal", "pass", {}, "failed"),
+        ("rows", "pass", {}, "done"),
+        pytest.param("rows", "import time; time.sleep(60)", {}, "cut", marks=pytest.mark.slow),
+    ],
+)
+def test_how_a_piece_ends(script: Any, name: str, code: str, said: dict[str, Any], state: str) -> None:
+    piece = script.Piece(name, "", 1, 1, lambda *_: [sys.executable, "-S", "-c", code])
+    found = script.run_piece(piece, 1 if state == "cut" else 60, said)
+    assert found["state"] == state, found
+    if state == "cut":
+        assert found["why"] == "ended after its 1 s"
 
 
 @pytest.mark.slow
