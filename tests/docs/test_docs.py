@@ -55,6 +55,26 @@ CASES = [
 ]
 
 
+def assert_trained(folder: Path) -> int:
+    """Assert that weights saved by train steps below a folder are not those they began with; how many there are."""
+    from safetensors.torch import load_file
+
+    from lcx.hub import locate
+
+    made = [place for place in folder.rglob("model") if (place.parent / "curve.json").is_file()]
+    for place in made:
+        if (adapter := place / "adapter_model.safetensors").is_file():
+            assert any(weight.any() for name, weight in load_file(adapter).items() if "lora_B" in name), place
+            continue
+        spec = yaml.safe_load((place.parent / "settings.yaml").read_text())["model"]["value"]
+        base = load_file(
+            Path(locate(str(folder / spec) if (folder / spec).is_dir() else spec)) / "model.safetensors"
+        )
+        saved = load_file(place / "model.safetensors")
+        assert any(not weight.equal(base[name].to(weight.dtype)) for name, weight in saved.items()), place
+    return len(made)
+
+
 @pytest.mark.parametrize("path", CASES)
 def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str, tiny_model: Any) -> None:
     if path.name in TRAINS:
@@ -65,6 +85,7 @@ def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str, tiny_m
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert assert_trained(tmp_path) >= (path.name == "compare.md")
 
 
 @pytest.mark.nightly
@@ -84,6 +105,7 @@ def test_the_first_real_run_runs_at_its_smallest(tmp_path: Path, smollm2: Path, 
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert (tmp_path / "first-model" / "model.safetensors").is_file()
+    assert assert_trained(tmp_path) == 1
     card = (tmp_path / "first-model" / "README.md").read_text()
     assert card.count("## Long-context evaluation of") == 2
     assert "license: apache-2.0" in card
