@@ -216,6 +216,8 @@ MOST_WORKERS = 16
 """Processes that cut, at most: one that reads feeds no more. Each has about 130 MB."""
 APART = 4 << 20
 """Characters of a part from which on it is cut in worker processes, which take a third of a second to start."""
+HELD_CHARACTERS = 16 << 20
+"""Characters of document texts that a table keeps taken out of Arrow; where more are asked for, it begins anew."""
 UNKNOWN = 99_999
 """The number of shards that the parts of an unfinished table name: how many there will be is not known yet."""
 
@@ -256,7 +258,8 @@ class SegmentTable:
         self.info = info
         """What cut it: tokenizer, its fingerprint, min_tokens, mode."""
         self._firsts = np.searchsorted(self.documents, np.arange(len(documents) + 1))
-        self._recent: tuple[int, str] = (-1, "")
+        self._held: dict[int, str] = {}
+        self._held_characters = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -395,14 +398,19 @@ class SegmentTable:
             yield pa.Table.from_arrays(columns, schema=_segment_schema())
 
     def _document_text(self, number: int) -> str:
-        # Segments are mostly read in order, and taking a text out of Arrow costs a copy of it.
-        if self._recent[0] != number:
+        # Taking a text out of Arrow costs some 25 us and a copy of it, and a context takes a segment here and there.
+        text = self._held.get(number)
+        if text is None:
             entry = self._documents[number]
-            self._recent = (number, entry.text if isinstance(entry, Document) else entry["text"])
-        return self._recent[1]
+            text = entry.text if isinstance(entry, Document) else entry["text"]
+            if self._held_characters + len(text) > HELD_CHARACTERS:
+                self._held, self._held_characters = {}, 0
+            self._held[number] = text
+            self._held_characters += len(text)
+        return text
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": (-1, "")}
+        return {**self.__dict__, "_held": {}, "_held_characters": 0}
 
 
 def build_table(

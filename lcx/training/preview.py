@@ -102,8 +102,8 @@ def row_view(assembler: Any, bundle: Bundle, encoded: EncodedBundle) -> dict[str
         if not parts:
             parts += _split(start + own, known)
         elif own:
-            asked = next(place for place, (part, _) in enumerate(known) if part == "question")
-            parts += _split(own, known[asked - 1 :])
+            place = next(place for place, (part, _) in enumerate(known) if part == "question")
+            parts += _split(own, known[place - 1 :])
         parts.append(
             {
                 "part": branch.role,

@@ -196,7 +196,8 @@ def test_its_probe_runs(lcx: Callable[..., Ran], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_run(lcx: Callable[..., Ran], tmp_path: Path) -> None:
+def test_run(lcx: Callable[..., Ran], tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    tiny_model()
     ran = lcx("run --recipe haystack-tiny --json", OMP_NUM_THREADS="2")
     assert ran.code == 0, ran.err
     train = next(step for step in ran.json["steps"] if step["step"] == "train")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,10 @@ def lcx(clean: Path, *words: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_lists_its_recipes_and_plugins_and_runs_one(clean: Path, tmp_path: Path) -> None:
+def test_the_wheel_lists_its_recipes_and_plugins_and_runs_one(
+    clean: Path, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    tiny_model()
     recipes = json.loads(lcx(clean, "recipes", "list", "--json", cwd=tmp_path))
     names = {row["name"] for row in (recipes["recipes"] if isinstance(recipes, dict) else recipes)}
     assert {"in2", "in2-tiny", "in2-qlora"} <= names

@@ -60,7 +60,9 @@ def synth(work: StepWork[Any]) -> StepResult:
     blank = [Prompt(window, "", "self") for window in found[: settings.examples]]
     begun = opening(settings, spec)
 
-    def ask(prompts: Sequence[Prompt], how: Any, asked: bool) -> list[tuple[list[Sample], str]]:
+    def ask(
+        prompts: Sequence[Prompt], how: tuple[int, float, float, int], asked: bool
+    ) -> list[tuple[list[Sample], str]]:
         """Answers, or questions where nothing is asked: the text then goes on where a user's words would begin."""
         chat = asked and template.chat
         client = work.llm(spec=(spec, options if chat else {**options, "chat": "never"}))

@@ -52,7 +52,7 @@ class Score(Settings):
 
 @hookimpl
 def lcx_register_methods(register: Any) -> None:
-    own = {"synth": Synth, "score": Score}
+    own: dict[str, type[Settings]] = {"synth": Synth, "score": Score}
     stages = {name: Stage(kind, f"lcx_longrlvr.stages:{name}") for name, kind in own.items()}
     stages |= {"train": replace(PREFERENCE), "eval": EVAL}
     paper = "https://arxiv.org/abs/2603.02146"

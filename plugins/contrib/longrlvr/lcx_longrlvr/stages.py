@@ -20,7 +20,8 @@ from lcx.steps import StepResult, StepWork
 
 def synth(work: StepWork[Any]) -> StepResult:
     """Write the candidates of each question that has evidence; the others are counted with their reason."""
-    settings, asked = work.settings, []
+    settings = work.settings
+    asked: list[Any] = []
     if not (work.source / "table.json").is_file():
         raise UsageError(
             f"{work.source} has no chunks", hint="input: step:ID of a synth step of IN2 has them"
@@ -86,7 +87,9 @@ def reward(answer: str, meta: dict[str, Any], settings: Any) -> dict[str, float]
 
 def score(work: StepWork[Any]) -> StepResult:
     """Write the best answer to each question, and one that is worse by the margin; the others are counted."""
-    settings, pairs, rows = work.settings, [], []
+    settings = work.settings
+    pairs: list[Bundle] = []
+    rows: list[dict[str, Any]] = []
     for bundle in work.bundles():
         whole = [one for one in bundle.branches if not one.meta.get("cut")]
         found = [reward(one.answer, bundle.meta, settings) for one in whole]
