@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.lcx-installed
 # Tests run in as many processes as WORKERS says, one thread each unless OMP_NUM_THREADS says otherwise; 0 runs them in one.
 WORKERS ?= 2
+# Tests start hundreds of processes: where nothing keeps bytecode, each compiles lcx anew (a second of CPU).
+export PYTHONDONTWRITEBYTECODE :=
 # The files of a test stay together in one worker, so that what their fixtures make is made once.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
 

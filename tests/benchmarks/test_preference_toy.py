@@ -52,7 +52,7 @@ def test_toy_size(tmp_path: Path) -> None:
     assert picture.stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lora_at_toy_size(tmp_path: Path) -> None:
     """What a GPU would measure, on the CPU: quantised adapters, a length that does not fit, the longest that does."""
     flags = (

@@ -51,7 +51,7 @@ def test_toy_size(tmp_path: Path) -> None:
     assert picture.stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_named_shape_in_half_precision_and_memory(tmp_path: Path) -> None:
     """What a GPU would measure, on the CPU: ties are told apart from differences."""
     out = tmp_path / "out.json"

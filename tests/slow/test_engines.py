@@ -76,8 +76,12 @@ class Job:
         return [one["pid"] for one in step.get("shards", ()) if one["state"] == RUNNING]
 
     def kill(self, how: signal.Signals) -> None:
-        for pid in self.workers()[:1]:
-            os.kill(pid, how)
+        """Send a signal to a worker that is there; at the next call where the last one has just gone."""
+        for pid in self.workers():
+            if pid in {one.pid for one in _below(os.getpid()) if one.state not in "TZ"}:
+                os.kill(pid, how)
+                return
+        self.at[self.calls + 1] = lambda: self.kill(how)
 
     @property
     def lost(self) -> int:
@@ -174,8 +178,8 @@ def test_the_head_of_ray_is_killed(job: Callable[[str], Job], fault: Fault) -> N
 
 
 class _Process:
-    def __init__(self, pid: int, parent: int, name: str) -> None:
-        self.pid, self.parent, self.name = pid, parent, name
+    def __init__(self, pid: int, parent: int, name: str, state: str) -> None:
+        self.pid, self.parent, self.name, self.state = pid, parent, name, state
 
 
 def _below(pid: int) -> list[_Process]:
@@ -184,7 +188,8 @@ def _below(pid: int) -> list[_Process]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
-            every.append(_Process(int(folder.name), int(rest.split()[1]), name))
+            state, parent = rest.split()[:2]
+            every.append(_Process(int(folder.name), int(parent), name, state))
         except (OSError, ValueError, IndexError):
             continue
     found, known = [], {pid}

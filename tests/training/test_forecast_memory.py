@@ -86,7 +86,7 @@ def assert_near(cases: list[dict[str, Any]], peaks: list[int]) -> None:
         assert forecast_of(case).total == pytest.approx(peak, rel=0.15), case
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # tensors alive are counted in the slow tier
 def test_resident_memory_is_within_15_per_cent(tmp_path: Path) -> None:
     assert_near(QUICK, processes(QUICK, tmp_path, PLAIN))
 

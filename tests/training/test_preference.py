@@ -429,12 +429,13 @@ if world > 1:  # a process that just ended could abort in its exit
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
-        {"target_length": 400, "slot_tokens": 8},
-        {"loss": "dpo", "reference": "cached", "tuning": "lora", "lora_r": 4},
+        pytest.param({"target_length": 400, "slot_tokens": 8}, marks=pytest.mark.slow),
+        pytest.param(
+            {"loss": "dpo", "reference": "cached", "tuning": "lora", "lora_r": 4}, marks=pytest.mark.nightly
+        ),
     ],
 )
 def test_two_processes_equal_one(small: Path, tmp_path: Path, options: dict[str, Any]) -> None:

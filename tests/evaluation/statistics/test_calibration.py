@@ -87,7 +87,7 @@ def test_flat_models_are_rejected_at_the_level(model: Model, trials: int) -> Non
     assert shape == pytest.approx(0.05, abs=room(trials))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # the slow tier has the models of FLAT at 2,000 trials
 @pytest.mark.parametrize("model", MORE.values(), ids=list(MORE))
 def test_other_flat_models_are_rejected_at_the_level(model: Model) -> None:
     gap, shape = rejected(model, 4000, seed=2)

@@ -73,9 +73,15 @@ def grid() -> Iterator[tuple[int, int, int]]:
             yield sets, span, items
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("effect", [0.0, 0.8])
-@pytest.mark.parametrize(("sets", "span", "items"), list(grid()))
+@pytest.mark.parametrize(
+    ("sets", "span", "items"),
+    # Every third of the grid, its corners among them, in the slow tier; all of it at night
+    [
+        pytest.param(*of, marks=getattr(pytest.mark, "nightly" if n % 3 else "slow"))
+        for n, of in enumerate(grid())
+    ],
+)
 def test_intervals_of_curves_hold_the_truth(sets: int, span: int, items: int, effect: float) -> None:
     """500 curves of chances from 0.38 to 0.62, and 500 from 0.73 to 0.88."""
     shares: dict[str, list[float]] = defaultdict(list)
