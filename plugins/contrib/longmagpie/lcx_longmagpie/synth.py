@@ -15,19 +15,19 @@ from lcx.llm.prompts import by_template
 from lcx.records import Branch, Bundle
 from lcx.steps import StepResult, StepWork
 
+How = tuple[int, float, float, int]
+"""Samples, temperature, top_p, new tokens."""
+
 
 def opening(settings: Any, spec: str) -> str:
     """The text that stands before a user's words: of the training template, or of the model's chat template."""
     if settings.template:
-        return load_template(settings.template).between.rstrip(
-            " "
-        )  # a space is part of the word that follows
+        # A space is part of the word that follows
+        return load_template(settings.template).between.rstrip(" ")
     tokenizer = load_tokenizer(spec.partition(":")[2])
     turn = chat_turn(tokenizer)
     if turn is None:
-        raise UsageError(
-            f"'{spec}' has no chat template", hint="An instruct model has one; or give synth.template."
-        )
+        raise UsageError(f"'{spec}' has no chat template", hint="Take an instruct model, or synth.template.")
     return "\n\n" + turn.before.removeprefix(
         tokenizer.bos_token or ""
     )  # encoding puts the first token there itself
@@ -60,9 +60,7 @@ def synth(work: StepWork[Any]) -> StepResult:
     blank = [Prompt(window, "", "self") for window in found[: settings.examples]]
     begun = opening(settings, spec)
 
-    def ask(
-        prompts: Sequence[Prompt], how: tuple[int, float, float, int], asked: bool
-    ) -> list[tuple[list[Sample], str]]:
+    def ask(prompts: Sequence[Prompt], how: How, asked: bool) -> list[tuple[list[Sample], str]]:
         """Answers, or questions where nothing is asked: the text then goes on where a user's words would begin."""
         chat = asked and template.chat
         client = work.llm(spec=(spec, options if chat else {**options, "chat": "never"}))

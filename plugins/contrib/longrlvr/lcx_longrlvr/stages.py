@@ -23,9 +23,7 @@ def synth(work: StepWork[Any]) -> StepResult:
     settings = work.settings
     asked: list[Any] = []
     if not (work.source / "table.json").is_file():
-        raise UsageError(
-            f"{work.source} has no chunks", hint="input: step:ID of a synth step of IN2 has them"
-        )
+        raise UsageError(f"{work.source} has no chunks", hint="input: step:ID of IN2's synth has them")
     table = load_table(work.source)
     for bundle in work.bundles():
         for branch in bundle.branches:
