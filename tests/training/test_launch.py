@@ -656,7 +656,6 @@ def begun(lcx_program: str, tmp_path_factory: pytest.TempPathFactory) -> Start:
     return prepare(lcx_program, tmp_path_factory.mktemp("begun"))
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(begun: Start, tmp_path: Path, cli: Callable[..., Any]) -> None:
     """40 contexts, 8 a step: the same batches, whoever computes them."""
 

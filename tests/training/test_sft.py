@@ -753,7 +753,7 @@ if world > 1:  # a process that just ended could abort in its exit
 """
 
 
-@pytest.mark.nightly  # by the command line in the slow tier: tests/training/test_launch.py
+@pytest.mark.nightly  # the quick tier has it by the command line: tests/training/test_launch.py
 def test_two_processes_equal_one(tiny: Path, tmp_path: Path) -> None:
     """11 contexts over two processes: the last step is uneven, and a filler of weight 0 makes it even."""
     _, curve = train(
