@@ -195,7 +195,7 @@ def test_its_probe_runs(lcx: Callable[..., Ran], tmp_path: Path) -> None:
     assert all(row["value"] in row["excerpt"] for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # the slow tier runs what the guide's package brings: tests/docs/test_plugin_guide.py
 def test_run(lcx: Callable[..., Ran], tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     tiny_model()
     ran = lcx("run --recipe haystack-tiny --json", OMP_NUM_THREADS="2")

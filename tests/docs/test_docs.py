@@ -36,13 +36,16 @@ SMALLEST = {
 """What the test of that guide puts in place of its sizes."""
 LESS = {
     "compare.md": {
-        "lcx run --recipe in2-tiny": "lcx run --recipe in2-tiny --set synth.examples=512 --set eval.sets=4",
-        "lcx eval --recipe in2-tiny --model tiny": "lcx eval --recipe in2-tiny --model tiny --set eval.sets=4",
+        "lcx run --recipe in2-tiny": "lcx run --recipe in2-tiny --set synth.examples=256 --set eval.sets=2",
+        "lcx eval --recipe in2-tiny --model tiny": "lcx eval --recipe in2-tiny --model tiny --set eval.sets=2",
     },
-    "eval.md": {"--set eval.depths=8 --set eval.sets=30": "--set eval.depths=4 --set eval.sets=4"},
+    "eval.md": {
+        "--set eval.depths=8 --set eval.sets=30": "--set eval.depths=4 --set eval.sets=4",
+        '--set "eval.lengths=[1024, 2048]" --set eval.sets=2': '--set "eval.lengths=[256, 512]" --set eval.sets=1',
+    },
     "report.md": {
         # `lcx demo` itself is run, and looked at, by tests/slow/test_demo.py
-        "lcx demo --out demo": "lcx run --recipe in2-tiny --run demo --set synth.examples=512 --set eval.sets=4",
+        "lcx demo --out demo": "lcx eval --recipe in2-tiny --run demo --model tiny --set eval.sets=2",
     },
 }
 """Guides whose commands take minutes at the sizes they name, and what the slow tier runs in their place; the night

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.val_tiny import run
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # the slow tier's demo has the three probes at 32 questions a context
 def test_three_times_800_questions(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     tiny_model()
     found = run(tmp_path / "run", None)

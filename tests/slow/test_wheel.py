@@ -59,7 +59,7 @@ def test_the_wheel_lists_its_recipes_and_plugins_and_runs_one(
     assert {"in2", "in2-tiny", "in2-qlora"} <= names
     assert "in2" in lcx(clean, "plugins", "list", cwd=tmp_path)
     assert "fsdp-qlora" in lcx(clean, "presets", "list", cwd=tmp_path)
-    sets = ("synth.examples=640", "eval.sets=2", "train.max_steps=3")
+    sets = ("synth.examples=128", "eval.sets=1", "train.max_steps=2")
     words = [word for text in sets for word in ("--set", text)]
     report = json.loads(
         lcx(clean, "run", "--recipe", "in2-tiny", "--run", "run", "--json", *words, cwd=tmp_path)

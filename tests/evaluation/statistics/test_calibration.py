@@ -95,7 +95,7 @@ def test_other_flat_models_are_rejected_at_the_level(model: Model) -> None:
     assert 0.04 <= shape <= 0.06
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fractional_scores_are_rejected_at_the_level() -> None:
     """Scores such as F1 take the slow way, in which every score is dealt."""
     gap, shape = rejected(lambda rng: rng.beta(0.5, 0.3, (SETS, POSITIONS)), 2000, permutations=99)

@@ -41,7 +41,13 @@ def judged(cli: Any, tmp_path: Path, script: judge.Faulty, name: str, **values: 
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in CASES],
+    # "hang" waits as "timeout" does, and is in "mixed" too
+    [
+        pytest.param(
+            kind, marks=[] if kind in QUICK else pytest.mark.nightly if kind == "hang" else pytest.mark.slow
+        )
+        for kind in CASES
+    ],
 )
 def test_faults_change_no_reward(kind: str, cli: Any, tmp_path: Path) -> None:
     faults = CASES[kind]
