@@ -331,6 +331,7 @@ APART = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_te
 """Fields of a turn in which servers and datasets keep a thought apart."""
 GREETING = "assistant turns before the first user turn left out"
 UNWRAPPED = "rows that lie in one object"
+NO_TEXT = "rows with answers that are null or empty in a list of answers; the others are taken"
 
 
 def joined_text(value: Any) -> str:
@@ -532,7 +533,7 @@ def example_of(row: Any, fields: Fields | None = None) -> Example:
     _, system = take.find("system")
     context, prompt = _context_and_prompt(take, notes)
     _, chosen = take.find("chosen")
-    rejected = _rejected(take)
+    rejected = _rejected(take, notes)
     answers: list[str] = []
     good: str | None = None
     bad: list[str] = []
@@ -556,6 +557,7 @@ def example_of(row: Any, fields: Fields | None = None) -> Example:
         notes.append(IN_PROMPT)
     _, references = take.find("reference")
     _, predictions = take.find("prediction")
+    _note_gaps(predictions, notes)
     _, name = take.find("id", NAMES["id"], lambda value: isinstance(value, str | int | Written))
     said_already = {turn.text.strip() for turn in prompt}
     take.used |= {
@@ -675,9 +677,16 @@ def _supervised(take: _Taker, prompt: list[Turn], notes: list[str]) -> tuple[lis
         return _supervised_chat(take, [*prompt, *chat_turns(value, notes)], notes)
     marked = bool(notes) and MARKED in notes
     found = [_ENDS.sub("", text) if marked else text for text in texts_of(value)]
+    _note_gaps(value, notes)
     if isinstance(value, str) and marked and (turns := markup_turns(value)):
         found = [turns[-1].text]
     return prompt, found
+
+
+def _note_gaps(value: Any, notes: list[str]) -> None:
+    """Note a list of answers of which some have no text."""
+    if isinstance(value, list | tuple) and not all(map(texts_of, value)):
+        notes.append(NO_TEXT)
 
 
 def _supervised_chat(take: _Taker, turns: list[Turn], notes: list[str]) -> tuple[list[Turn], list[str]]:
@@ -694,7 +703,7 @@ def _same(value: Any, text: str) -> bool:
     return bool(found) and found[0].strip() == text.strip()
 
 
-def _rejected(take: _Taker) -> list[Any]:
+def _rejected(take: _Taker, notes: list[str]) -> list[Any]:
     """The rejected answers as they stand in the row: one, a list, or fields `rejected_1`, `rejected_2` ..."""
     _, value = take.find("rejected")
     numbered = [name for name in take.names if re.fullmatch(r"rejected_?\d+", name)]
@@ -703,6 +712,8 @@ def _rejected(take: _Taker) -> list[Any]:
         for name in sorted(numbered, key=lambda one: int(re.sub(r"\D", "", one))):
             take.used.add(take.names[name])
             found.append(take.row[take.names[name]])
+    if isinstance(value, list | tuple) and None in value:
+        notes.append(NO_TEXT)
     return [one for one in found if one is not None]
 
 
