@@ -459,6 +459,7 @@ def run_trainer(trainer: Any, out: Path, ctx: Context) -> tuple[dict[str, Any], 
     if checkpoint is not None:
         sharding.check_resume(checkpoint, trainer.args.world_size)
     sharding.prepare(trainer)
+    end_at_last_step(trainer)
     try:
         with interrupt.listening(), few_threads(trainer.model):
             began = time.monotonic()  # transformers takes the time of day, which may be set in between
@@ -478,6 +479,24 @@ def run_trainer(trainer: Any, out: Path, ctx: Context) -> tuple[dict[str, Any], 
         raise Stopped
     check_finite(done.training_loss, None, trainer.state.global_step)
     return {**done.metrics, "train_runtime": time.monotonic() - began}, notes
+
+
+def end_at_last_step(trainer: Any) -> None:
+    """Let a training that goes on from its last step take none more.
+
+    transformers asks whether all steps are done only after a step: a training whose `max_steps` end within an epoch,
+    and that is killed between its last checkpoint and its end, would take one more each time it is resumed, and end
+    with other weights.
+    """
+    collect = trainer.get_batch_samples
+
+    def collected(epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        if trainer.state.global_step >= trainer.state.max_steps:
+            return [], None
+        batches: tuple[list[Any], Any] = collect(epoch_iterator, num_batches, device)
+        return batches
+
+    trainer.get_batch_samples = collected
 
 
 def check_optimizer(trainer: Any) -> None:

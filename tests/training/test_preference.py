@@ -408,6 +408,27 @@ def test_interrupted_training_continues_its_curve(
     assert_same_weights(tmp_path / "a/model", tmp_path / "b/model", 1e-6)
 
 
+def test_a_training_killed_after_its_last_step_takes_none_more(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its steps end within an epoch, where transformers would go on to the next step, and then stop."""
+    config = settings(small, epochs=2, max_steps=3, micro_batch=2, save_steps=1)
+    _, whole = train(config, bundles(8), tmp_path / "a")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lcx.training.runner.save", killed)  # what comes after the last step
+        with pytest.raises(KeyboardInterrupt):
+            train(config, bundles(8), tmp_path / "b")
+    assert [*tmp_path.glob("b/**/checkpoint-3")]
+    _, resumed = train(config, bundles(8), tmp_path / "b")
+    assert [point["step"] for point in resumed] == [point["step"] for point in whole]
+    assert max(point["step"] for point in whole) == 3
+    assert_same_weights(tmp_path / "a/model", tmp_path / "b/model", 1e-9)
+
+
 WORKER = """
 import os
 import json
