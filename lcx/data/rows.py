@@ -331,7 +331,8 @@ APART = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_te
 """Fields of a turn in which servers and datasets keep a thought apart."""
 GREETING = "assistant turns before the first user turn left out"
 UNWRAPPED = "rows that lie in one object"
-NO_TEXT = "rows with answers that are null or empty in a list of answers; the others are taken"
+NO_TEXT = "rows with null or empty answers in a list of them, which are left out"
+EMPTY_REJECTED = "empty rejected answers left out"
 
 
 def joined_text(value: Any) -> str:
@@ -713,7 +714,7 @@ def _rejected(take: _Taker, notes: list[str]) -> list[Any]:
             take.used.add(take.names[name])
             found.append(take.row[take.names[name]])
     if isinstance(value, list | tuple) and None in value:
-        notes.append(NO_TEXT)
+        notes.append(EMPTY_REJECTED)
     return [one for one in found if one is not None]
 
 
@@ -750,7 +751,7 @@ def _preference(
         texts_only = [_ENDS.sub("", text) for text in texts_only]
     bad = [text for text in texts_only[1:] if text.strip()]
     if len(bad) < len(texts_only) - 1:
-        notes.append("empty rejected answers left out")
+        notes.append(EMPTY_REJECTED)
     return prompt, texts_only[0], bad
 
 

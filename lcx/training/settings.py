@@ -64,7 +64,7 @@ NAMES_ELSEWHERE = {
     "load_in_4bit": "Here it is 'tuning': qlora trains adapters on 4-bit weights.",
     **dict.fromkeys(
         ("load_in_8bit", "quantization_bit"),
-        "Here 'tuning': qlora trains adapters on 4-bit weights; 8 bits there are not.",
+        "Here 'tuning': qlora trains adapters on 4-bit weights. lcx has no 8-bit training.",
     ),
     **dict.fromkeys(("use_peft", "adapter"), "Here it is 'tuning': lora or qlora."),
     "deepspeed": "Here it is the flag --strategy: zero2, zero3 or the path of a config.",

@@ -21,7 +21,7 @@ import tests.data.tokenizers_for_tests as kinds
 from lcx.data import files
 from lcx.data.documents import read_corpus
 from lcx.data.files import Raw, Rejects, raw_rows, strict_rows
-from lcx.data.rows import NO_TEXT, Tally, example_of, parse_fields, read_bundles_of_rows
+from lcx.data.rows import EMPTY_REJECTED, NO_TEXT, Tally, example_of, parse_fields, read_bundles_of_rows
 from lcx.errors import UsageError
 from tests.truth import shared_folder
 
@@ -530,11 +530,12 @@ def test_rows_without_a_context_among_others_are_counted(tmp_path: Path) -> None
 )
 def test_answers_without_text_in_a_list_are_said(answers: dict[str, Any], tmp_path: Path) -> None:
     row = {"context": "Room 7 has the code 49.", "question": "Which code?", **answers}
-    assert NO_TEXT in example_of(row).notes
+    said = EMPTY_REJECTED if "rejected" in answers else NO_TEXT
+    assert said in example_of(row).notes
     whole = {
         key: [one for one in value if one] if isinstance(value, list) else value for key, value in row.items()
     }
-    assert NO_TEXT not in example_of(whole).notes
+    assert said not in example_of(whole).notes
 
 
 def test_a_long_field_that_nobody_reads_is_an_error_where_it_may_be_the_context(tmp_path: Path) -> None:
