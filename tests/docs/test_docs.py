@@ -102,6 +102,14 @@ def run_all(lines: list[str], folder: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
+def first_training(lines: list[str], model: Path) -> str:
+    """The first training of a guide, which it shows as a dry run, as a real one of the tiny model."""
+    planned = next(line for line in lines if line.startswith("lcx train"))
+    real = planned.replace(" --dry-run", "").replace(" --model PATH", "")
+    assert real != planned
+    return f"{real} --model {shlex.quote(str(model))} --device cpu"
+
+
 @pytest.mark.parametrize("path", CASES)
 def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str, tiny_model: Any) -> None:
     if path.name in TRAINS:
@@ -110,8 +118,19 @@ def test_every_command_runs(path: Path, tmp_path: Path, lcx_program: str, tiny_m
     for said, less in LESS.get(path.name, {}).items():
         assert any(said in line for line in lines), said
         lines = [line.replace(said, less) for line in lines]
+    if path.name == "in2.md":
+        lines.append(first_training(lines, tiny_model()))
     run_all(lines, tmp_path)
-    assert assert_trained(tmp_path) >= (path.name == "compare.md")
+    assert assert_trained(tmp_path) >= (path.name in ("compare.md", "in2.md"))
+
+
+@pytest.mark.slow
+def test_what_preference_md_plans_to_train_is_trained(
+    tmp_path: Path, lcx_program: str, tiny_model: Any
+) -> None:
+    lines = commands(ROOT / "docs" / "preference.md")
+    run_all([*lines[:2], first_training(lines, tiny_model())], tmp_path)
+    assert assert_trained(tmp_path) == 1
 
 
 @pytest.mark.nightly
