@@ -35,7 +35,7 @@ from lcx.plugins import Method, Plugins, Stage, load_function, place_of_function
 from lcx.recipe import Step
 from lcx.run import OWN, PAID, Run, fingerprint, identity, trial_folder
 from lcx.settings import Settings
-from lcx.storage import Journal, make_folder, read_json, shard_path, write_lines, write_text
+from lcx.storage import COUNTED, Journal, make_folder, read_json, shard_path, write_lines, write_text
 from lcx.training.settings import PreferenceSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ class _Found(Mapping[str, dict[str, Any]]):
         row = self.rows[unit]
         if row is None:
             assert self._journal is not None
-            return self._journal[unit]
+            row = self._journal[unit]
+            row.pop(COUNTED, None)
         return row
 
     def __iter__(self) -> Iterator[str]:
@@ -317,6 +318,8 @@ class StepWork(Generic[S]):
         known = Journal(self.folder / name, read_only=True, of=of) if self.deal.folder is not None else None
         made = self._open.enter_context(Journal(self.place / name, of=of, known=known))
         self._journals.append(made)
+        if asked := made.counted:
+            self.service.ledger.note_done(asked)
         return made
 
     async def each(
@@ -345,6 +348,8 @@ class StepWork(Generic[S]):
         """
         import asyncio  # a dry run needs none of it
 
+        from lcx.llm.ledger import counting_rules, rules_counted
+
         deal = self.deal
         kept = self.journal if journal is None and keep else journal
         by: dict[str, str] = {}
@@ -354,7 +359,9 @@ class StepWork(Generic[S]):
 
         async def work(unit: str, item: T) -> None:
             try:
-                row = {"unit": unit, **await one(item)}
+                with counting_rules():
+                    row = {"unit": unit, **await one(item)}
+                    asked = rules_counted()
             except SetAside as bad:
                 self.rejects.add(self.step.id, bad.reason, where=unit, detail=bad.detail)
                 del found.rows[unit]
@@ -362,7 +369,7 @@ class StepWork(Generic[S]):
             # Who gathers keeps what came to nothing, too: the shards' next pass is built on it
             settles = deal.index is None and not deal.alone
             if kept is not None and keep and (keep(row) or settles):
-                kept.append(row | {DEALT_BY: by[unit]} if unit in by else row)
+                kept.append(row | asked | ({DEALT_BY: by[unit]} if unit in by else {}))
             else:
                 found.rows[unit] = row
             if shown:

@@ -18,7 +18,7 @@ import shutil
 import struct
 import zlib
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
@@ -387,6 +387,8 @@ def _sync(path: Path) -> None:
 # ---- a journal: one JSON line a finished unit of work, safe against a kill at any moment
 
 
+COUNTED = "counted with it"
+"""Field of an entry: numbers by name that the entries of a journal sum up to (`Journal.counted`)."""
 _OF = "journal of"
 _CRC = re.compile(rb', "crc": "([0-9a-f]{8})"\}\n')
 """How a line ends: with a checksum of what stands before it."""
@@ -429,17 +431,18 @@ class Journal:
         self.torn = 0
         """Bytes of a torn last line that opening dropped."""
         self._offsets: dict[str, int] = {}
+        self._counted: dict[str, dict[str, int]] = {}
         self._of, self._head = "", b""
         """What the file says its entries follow from, and the line that is to say so once there are any."""
         self._end = self._scan() if self.path.exists() else 0
         self._file = None
         if read_only and of and self._of and self._of != of:
-            self._offsets = {}
+            self._offsets, self._counted = {}, {}
         if not read_only:
             make_folder(self.path.parent)
             other = bool(of and self._of and self._of != of)
             if other:
-                self._offsets, self._end = {}, 0
+                self._offsets, self._counted, self._end = {}, {}, 0
             with disk_errors(self.path):
                 self._file = os.fdopen(open_own(self.path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)
                 if self.torn or other:
@@ -515,6 +518,14 @@ class Journal:
         return len(self._offsets)
 
     @property
+    def counted(self) -> Counter[str]:
+        """Sums of what the last entries of the units count, as they were when the file was opened."""
+        found = Counter[str]()
+        for counted in self._counted.values():
+            found.update(counted)
+        return found
+
+    @property
     def done(self) -> frozenset[str]:
         """Names of all units that have an entry."""
         known = self._known.done if self._known is not None else ()
@@ -563,7 +574,9 @@ class Journal:
                         end += len(line)
                         continue
                     unit = str(entry["unit"])
-                except (ValueError, KeyError, TypeError, RecursionError) as bad:
+                    if (counted := entry.get(COUNTED)) or unit in self._counted:
+                        self._counted[unit] = {name: int(number) for name, number in (counted or {}).items()}
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as bad:
                     rest = file.read(1)
                     if not rest:  # pages of a last line may reach the disk out of order in a power cut
                         self.torn = len(line)

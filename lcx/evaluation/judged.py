@@ -17,6 +17,7 @@ from lcx.evaluation.samples import TaskData
 from lcx.evaluation.task import AskJudge, Case, Row
 from lcx.llm.client import LOCAL
 from lcx.llm.judge import Asking, Health, together
+from lcx.llm.ledger import counting_rules, rules_counted
 from lcx.storage import Journal, sha256_json
 
 if TYPE_CHECKING:
@@ -129,10 +130,12 @@ def _ask(
     async def main(ask: AskJudge) -> None:
         async def judged(unit: str, case: Case) -> None:
             async with lanes:
-                found, settled = await ask(case)
+                with counting_rules():
+                    found, settled = await ask(case)
+                    about = rules_counted()
             if settled:
-                by = {DEALT_BY: case.question} if work.deal.open else {}
-                journal.append({"unit": unit, "rows": [dict(row) for row in found], **by})
+                about |= {DEALT_BY: case.question} if work.deal.open else {}
+                journal.append({"unit": unit, "rows": [dict(row) for row in found], **about})
             else:
                 unsettled[unit] = found
             shown.advance()

@@ -26,6 +26,7 @@ from lcx.evaluation.samples import (
 )
 from lcx.evaluation.scores import merge_answering
 from lcx.evaluation.task import GREEDY, Case, TextSample
+from lcx.llm.ledger import rules_counted
 from lcx.paths import slug
 from lcx.progress import Progress
 from lcx.records import Branch, Bundle
@@ -277,7 +278,7 @@ class TaskRunner:
             if answer.whole and self.answerer.name != SAVED:
                 said = _said(answer) | ({"more": [_said(one) for one in answer.more]} if answer.more else {})
                 by = {DEALT_BY: dealt_by(contexts[context].bundle)} if self.ctx.deal.open else {}
-                buffer.add({"unit": unit, "fingerprint": fingerprint, **said, **by})
+                buffer.add({"unit": unit, "fingerprint": fingerprint, **said, **by, **rules_counted()})
             left[number] -= 1
             done = len(contexts) - sum(count > 0 for count in left)
             shown.advance(note=f"{done}/{len(contexts)} contexts")

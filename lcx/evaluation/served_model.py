@@ -28,6 +28,7 @@ from lcx.evaluation.task import GREEDY, Sampling
 from lcx.llm.builtin import ANSWERING, GUESSING
 from lcx.llm.client import LOCAL, Service
 from lcx.llm.judge import together
+from lcx.llm.ledger import counting_rules
 from lcx.llm.prompts import by_template
 from lcx.llm.protocol import Request, Response
 from lcx.llm.settings import Serving
@@ -245,12 +246,13 @@ class ServerAnswerer:
 
         async def one(number: int, place: int) -> None:
             request = self.request(contexts[number].bundle, place, max_new_tokens)
-            response = await exchange.ask(request, part=PART)
-            # Some servers leave out of their counts what they hold in a cache: a context's first question tells all.
-            reported[number] = max(reported.get(number, 0), response.usage.prompt_tokens)
-            answer = _read(response, self.sampling.samples, self._end)
-            found[number, place] = answer
-            on_answer(number, place, answer)
+            with counting_rules():
+                response = await exchange.ask(request, part=PART)
+                # Some servers leave out of their counts what a cache holds: a context's first question tells all.
+                reported[number] = max(reported.get(number, 0), response.usage.prompt_tokens)
+                answer = _read(response, self.sampling.samples, self._end)
+                found[number, place] = answer
+                on_answer(number, place, answer)
 
         if asked:
             if not self.served:  # a server's chat template is its own

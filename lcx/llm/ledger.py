@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from lcx.errors import LcxError, MissingError, UsageError
 from lcx.llm.limits import Budget, Prices, Spent, cost_of
 from lcx.llm.prompts import said_in
 from lcx.llm.protocol import Completion, Response, Usage
-from lcx.storage import make_folder
+from lcx.storage import COUNTED, make_folder
 
 if TYPE_CHECKING:
     from lcx.llm.settings import Calling
@@ -35,6 +36,10 @@ PAID_BACKEND = "openai"
 """The backend whose calls cost something; its replies count towards the budget."""
 THOUGHTS = ("replies with thoughts", "replies of an unfinished thought only")
 """How replies with thoughts are counted."""
+FREE = ("calls", "prompt_tokens", "completion_tokens")
+"""What is counted of calls to rules, by the names that a journal's entry has."""
+_ASKED_FOR: ContextVar[Counter[str] | None] = ContextVar("asked for", default=None)
+"""Where calls to rules are counted a second time: what they were asked for is kept elsewhere, and they are not."""
 DAMAGED = "its reply was damaged on disk"
 """Why a call that was answered is asked again."""
 _SCHEMA = """
@@ -94,6 +99,25 @@ class Total:
     prompt_tokens: int
     completion_tokens: int
     unanswered: int = 0
+
+
+@contextmanager
+def counting_rules() -> Iterator[None]:
+    """Count the calls to rules that a block makes, those of tasks that it begins included, for `rules_counted`."""
+    token = _ASKED_FOR.set(Counter())
+    try:
+        yield
+    finally:
+        _ASKED_FOR.reset(token)
+
+
+def rules_counted() -> dict[str, Any]:
+    """What the block that counts has asked of rules until now, as a field of a journal's entry; empty for nothing.
+
+    Rules' replies are not kept: of what a journal has, a later process learns from its entry alone what was asked.
+    """
+    mine = _ASKED_FOR.get()
+    return {COUNTED: dict(mine)} if mine else {}
 
 
 def call_key(backend: str, messages: bytes, parameters: Mapping[str, Any], attempt: int) -> str:
@@ -443,8 +467,15 @@ class CallLedger:
 
     def note_free(self, response: Response) -> None:
         """A request is answered by rules, whose replies are not kept."""
-        self.free.add(Spent(1, response.usage.prompt_tokens, response.usage.completion_tokens))
+        asked = (1, response.usage.prompt_tokens, response.usage.completion_tokens)
+        self.free.add(Spent(*asked))
+        if (mine := _ASKED_FOR.get()) is not None:
+            mine.update(dict(zip(FREE, asked, strict=True)))
         self.note(response)
+
+    def note_done(self, counted: Mapping[str, int]) -> None:
+        """Rules were asked by an earlier process for what is done, as it counted."""
+        self.free.add(Spent(*(counted.get(name, 0) for name in FREE)))
 
     def counts(self) -> dict[str, int | float]:
         """Calls, tokens and cost over all runs of the step; what this process retried, found and failed at."""

@@ -17,6 +17,7 @@ from lcx.llm.protocol import Request
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
 from tests.plugins.longreward.eval_scripts import Scripted, load_with, recipe
+from tests.plugins.longreward.scripted_judge import ends_after
 from tests.plugins.longreward.test_eval_tasks import asked, questions, rows_of, write
 
 Lcx = Callable[..., Ran]
@@ -293,6 +294,17 @@ def test_builtin_writer_model_and_judge(lcx: Lcx, tmp_path: Path, builtin: None)
     again_rows = rows_of(tmp_path / "again/eval/builtin", "reward")
     assert [row["question"] for row in again_rows] == [row["question"] for row in rows]
     assert again.json["metrics"]["reward"]["n"] == 18
+
+
+def test_rules_are_counted_in_an_evaluation_that_went_on(lcx: Lcx, tmp_path: Path, builtin: None) -> None:
+    path = recipe(tmp_path, RECORDS + "model: builtin")
+    whole = lcx(f"eval --recipe {path} --run out --json")
+    with ends_after(4, "rows"):
+        assert lcx(f"eval --recipe {path} --run again --json").code == 1
+    again = lcx(f"eval --recipe {path} --run again --json")
+    assert again.code == 0, again.err
+    for name in ("calls", "prompt_tokens", "completion_tokens"):
+        assert again.json["counts"][name] == whole.json["counts"][name] > 0
 
 
 def test_what_a_reader_should_know_is_noted(lcx: Lcx, tmp_path: Path, builtin: None) -> None:

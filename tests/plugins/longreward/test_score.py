@@ -356,3 +356,21 @@ def test_no_judge_sees_thoughts_and_a_thought_alone_has_failed(cli: Any, tmp_pat
     assert found[0]["raw"] == answers[0]
     assert found[1]["failed"] == {"answer": "only a thought that never ends"}
     assert not (place / "journal.jsonl").exists()
+
+
+def test_a_step_that_went_on_counts_the_calls_of_all_its_processes(cli: Any, tmp_path: Path) -> None:
+    """Rules' replies are not kept: what an earlier process had asked them is known by the journal alone."""
+    rows = judge.write_rows(tmp_path / "rows.jsonl", 4, 3)
+    words = ("--input", str(rows), "--judge", "builtin")
+    with judge.ends_after(2):
+        score(cli, tmp_path, *words, run="stopped", code=1, open_answers=1)
+    counted = {}
+    for run in ("whole", "stopped"):
+        folder = score(cli, tmp_path, *words, run=run, open_answers=1)
+        step = json.loads((tmp_path / run / "manifest.json").read_text())["steps"]["score"]
+        counted[run] = {
+            name: step["counts"][name] for name in ("calls", "prompt_tokens", "completion_tokens")
+        }
+        assert "counted with" not in (folder / "scores.jsonl").read_text()
+    assert counted["stopped"] == counted["whole"]
+    assert counted["whole"]["calls"] > 30
