@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 UNIT = "examples"
 """The setting of a synth step that says how many are made; `--limit` is this one in small."""
+READ, DOCUMENTS = "documents", 10_000
+"""The setting that bounds what is read of a corpus, and its value in a trial: who has a million looks sooner."""
 SHOWN, TEXT = 8, 600
 """Rows that are printed, and characters of each text in them."""
 TOKENS = {"prompt_tokens": "prompt tokens", "completion_tokens": "reply tokens"}
@@ -36,8 +38,13 @@ def small_step(step: Step, limit: int) -> Step:
             why=f"The method {step.method} has no setting `{UNIT}`, which says how many examples a step makes.",
             hint="Make it smaller by its own settings, with --set and another --run DIR.",
         )
-    settings = step.settings.model_copy(update={UNIT: min(limit, whole)})
-    return replace(step, settings=settings, origins={**step.origins, UNIT: "--limit"})
+    small = {UNIT: min(limit, whole)}
+    if READ in step.values():
+        read = step.values()[READ]
+        if read is None or read > DOCUMENTS:
+            small[READ] = DOCUMENTS
+    settings = step.settings.model_copy(update=small)
+    return replace(step, settings=settings, origins={**step.origins, **dict.fromkeys(small, "--limit")})
 
 
 def starts_over(small: Step, trial: Run) -> bool:
@@ -141,6 +148,8 @@ def whole_cost(
     took |= {name: counts.get(name, 0) for name in TOKENS}
     rate = {name: round(number * times) for name, number in took.items() if number}
     found = {"trial": examples[1], UNIT: examples[0], "times": times, "forecast": whole, "at_this_rate": rate}
+    if small.origins.get(READ) == "--limit" and counts.get(READ, 0) >= DOCUMENTS:
+        found[READ] = counts[READ]
     if not report["reused"] and not counts.get("calls from the journal"):
         found["seconds"] = round(report["seconds"] * times, 1)
         if cost := report["metrics"].get("cost"):
@@ -161,7 +170,9 @@ def whole_lines(whole: Mapping[str, Any], command: str) -> list[str]:
         rate.append(f"cost {show.number(cost)}")
     if seconds := whole.get("seconds"):
         rate.append(f"less than {duration(seconds)} (reading and loading are counted in)")
+    read = whole.get(READ)
     return [
+        *([f"read for this: the first {read:,} documents of the corpus"] if read else []),
         f"the whole of {whole[UNIT]:,} {UNIT}, by its forecast:",
         *(f"  {line}" for line in show.pairs(whole["forecast"])),
         f"and by the rate of these {whole['trial']:,}: {', '.join(rate) or 'nothing'}",

@@ -443,3 +443,24 @@ def test_the_preview_shows_contexts_as_their_tokens_decode(tmp_path: Path, real:
     else:
         assert "`simple` counts tokens and has no ids" in text
         assert "lcx train --preview 3" in text
+
+
+def test_a_trial_reads_the_beginning_of_a_large_corpus(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lcx.cli.trial.DOCUMENTS", 5)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(8):
+        (texts / f"{number}.txt").write_text(
+            f"The code of house {number} is {4000 + number}. It was built of stone."
+        )
+    words = ["synth", "--recipe", "in2", "--corpus", str(texts), "--llm", "builtin", "--limit", "2", "--json"]
+    words += ["--run", str(tmp_path / "out"), "--set", "synth.tokenizer=simple"]
+    words += ["--set", "synth.context_tokens=[20,40]", "--set", "synth.segment_tokens=10"]
+    ran = cli(*words)
+    assert ran.code == 0, ran.err
+    assert (ran.json["counts"]["documents"], ran.json["whole"]["documents"]) == (5, 5)
+    assert cli(*words, "--set", "synth.documents=3").json["counts"]["documents"] == 3
+    (plan,) = cli(*words, "--set", "synth.documents=3", "--dry-run").json["steps"]
+    assert plan["origins"]["documents"] == "--set"
