@@ -59,6 +59,10 @@ _LEFT_OUT = "LCX_PLUGINS=-{name} before a command leaves it out"
 
 
 STAGES = ("synth", "score", "train", "eval")
+HEAVY = ("torch", "transformers", "datasets", "scipy", "matplotlib", "pandas", "openai", "bm25s")
+"""Libraries that a plugin's own module should not import, since listing recipes imports that module."""
+SLOW = 1.0
+"""Seconds of an import from which on it is told."""
 
 
 @dataclass(frozen=True)
@@ -729,13 +733,18 @@ def load(extra: dict[str, Any] | None = None) -> Plugins:
             entry.state = "off"
             continue
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
+            with _imported(entry):
                 plugin = point.load()
+            with contextlib.redirect_stdout(sys.stderr):  # stdout carries results only
                 entry.hooks = hooks_of(plugin)
                 if not entry.hooks:
                     raise Refused(_no_hooks(entry, plugin))
-                entry.problems = _adopt(plugins, plugin, entry.name, entry.bundled)
-        except (Exception, SystemExit) as failure:  # a stranger's code may raise anything
+                entry.problems += _adopt(plugins, plugin, entry.name, entry.bundled)
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ) as failure:  # a stranger's code may raise anything: pytest.skip() is no Exception
             entry.state = "failed"
             entry.problems = [
                 failure.problem if isinstance(failure, Refused) else _import_problem(entry, failure)
@@ -749,6 +758,49 @@ def load(extra: dict[str, Any] | None = None) -> Plugins:
     return plugins
 
 
+@contextlib.contextmanager
+def _imported(entry: Entry) -> Generator[None, None, None]:
+    """Have a plugin's module imported. What it prints goes to stderr, and the working folder stays what it was; that,
+    and what makes every command wait, are warnings.
+    """
+    out, folder, said = _Heard(), os.getcwd(), []
+    before, began = set(sys.modules), time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(out):  # stdout carries results only
+            yield
+    finally:
+        seconds = time.perf_counter() - began
+        if os.getcwd() != folder:
+            os.chdir(folder)
+            said.append(("import", f"importing it goes to another working folder; {folder} is taken again"))
+    if entry.bundled:
+        return
+    if out.first:
+        said.append(("import", f"importing it prints {out.first.strip()[:60]!r}"))
+    heavy = [name for name in HEAVY if name in sys.modules and name not in before]
+    if heavy or seconds > SLOW:
+        what = f"importing it takes {seconds:.1f} s{(heavy and ' for ' + ', '.join(heavy)) or ''}"
+        said.append(("slow import", f"{what}, and lists of recipes wait for that"))
+    place = getattr(sys.modules.get(entry.value.partition(":")[0].strip()), "__file__", None) or ""
+    mend = (
+        'do that inside the function that needs it, or in a module that is registered as "module:attribute"'
+    )
+    entry.problems += [Problem(kind, what, mend, place, warning=True) for kind, what in said]
+
+
+class _Heard:
+    """Stderr in place of stdout; `first` is the first thing that was printed."""
+
+    first = ""
+
+    def write(self, text: str) -> int:
+        self.first = self.first or (text if text.strip() else "")
+        return sys.stderr.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 def installed() -> list[Entry]:
     """The entry points of the group, each once, with none of them loaded."""
     return [entry for entry, _ in _found()]
@@ -758,11 +810,18 @@ def _found() -> list[tuple[Entry, importlib.metadata.EntryPoint]]:
     found: dict[tuple[str, str], tuple[Entry, importlib.metadata.EntryPoint]] = {}
     points = importlib.metadata.entry_points(group=GROUP)
     for point in sorted(points, key=lambda one: (one.name, one.value)):
-        package = point.dist.name if point.dist else "?"
-        version = point.dist.version if point.dist else "?"
+        package, version = _distribution(point)
         # a distribution may be seen twice on sys.path
         found.setdefault((point.name, point.value), (Entry(point.name, point.value, package, version), point))
     return list(found.values())
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of an entry point's distribution; `?` where its metadata is lost."""
+    try:
+        return (point.dist.name or "?", point.dist.version or "?") if point.dist else ("?", "?")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+        return "?", "?"
 
 
 def _no_hooks(entry: Entry, plugin: Any) -> Problem:
@@ -775,9 +834,14 @@ def _import_problem(entry: Entry, failure: BaseException) -> Problem:
     """Why an entry point cannot be loaded, in words."""
     said, place = f"{type(failure).__name__}: {failure}", last_place(failure)
     module = entry.value.partition(":")[0].strip()
+    if not all(part.isidentifier() for part in module.split(".")):
+        what = f"its entry point '{entry.value}' names no module"
+        mend = f'{entry.name} = "PACKAGE.MODULE" in pyproject.toml; then install it again'
+        return Problem("target", what, mend)
     if isinstance(failure, SyntaxError):
         text = (failure.text or "").strip()
-        return Problem("syntax", f"it is no valid Python: {failure.msg}", f"mend this line: {text}", place)
+        mend = f"mend this line: {text}" if text else f"save {place.rpartition(':')[0] or module} as UTF-8"
+        return Problem("syntax", f"it is no valid Python: {failure.msg}", mend, place)
     if isinstance(failure, ModuleNotFoundError) and failure.name:
         missing = failure.name.partition(".")[0]
         if missing == module.partition(".")[0]:

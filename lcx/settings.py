@@ -99,9 +99,14 @@ class Settings(BaseModel):
         )
 
 
-def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -> Settings:
-    """Check `values` against a schema. Raises UsageError naming every bad key, with a suggestion for
-    unknown ones.
+EVERY_KEY = "`lcx recipes show NAME --origin` lists every key with its value."
+
+
+def validate(
+    schema: type[Settings], values: Mapping[str, Any], *, where: str, hint: str = EVERY_KEY
+) -> Settings:
+    """Check `values` against a schema. Raises UsageError naming every bad key, with a suggestion for unknown
+    ones; `hint` says where all are listed.
     """
     _refuse_odd(values, where)
     try:
@@ -136,7 +141,7 @@ def validate(schema: type[Settings], values: Mapping[str, Any], *, where: str) -
         raise UsageError(
             f"{where}: {lines[0]}",
             why="; ".join(lines[1:]),
-            hint="`lcx recipes show NAME --origin` lists every key with its value.",
+            hint=hint,
         ) from None
 
 

@@ -178,27 +178,45 @@ def _steps(current: str, used: Used) -> list[Candidate]:
 
 
 def _sets(current: str, used: Used) -> list[Candidate]:
-    """`step.` first, then `step.key=` with what the key is, then its values."""
+    """`step.` first, then `step.key=` with what the key is, then its values; so for the options of a task."""
     steps = {step["id"]: _keys(step) for step in _recipe_steps(used)}
     name, equals, value = current.partition("=")
-    head, dot, key = name.partition(".")
+    head, _, key = name.partition(".")
+    keys, before = steps.get(head, {}), f"{head}."
+    tasks = f"{head}.options." if {"tasks", "options"} <= set(keys) else ""
+    if tasks and name.startswith(tasks):
+        known = _options_of_tasks()
+        task = next((one for one in known if name.startswith(f"{tasks}{one}.")), None)
+        if task is None:
+            return [
+                Candidate(f"{tasks}{one}.", open=True) for one in known if one.startswith(name[len(tasks) :])
+            ]
+        keys, before = known[task], f"{tasks}{task}."
+        keys, key = known[keys] if isinstance(keys, str) else keys, name.removeprefix(before)
     if equals:
-        found = _values(key, steps.get(head, {}).get(key, ("", ()))[1], value, used)
+        found = _values(key, keys, value, used)
         return [Candidate(f"{name}={one.text}", one.help, one.open, one.path) for one in found]
-    if dot and head in steps:
-        return _starting({f"{head}.{key}=": about for key, (about, _) in steps[head].items()}, current)
+    if keys and name.startswith(before):
+        found = _starting({f"{before}{key}=": about for key, (about, _) in keys.items()}, current)
+        more = [Candidate(tasks, open=True)] if tasks.startswith(current) and before == f"{head}." else []
+        return found + more
     return [Candidate(f"{step}.", open=True) for step in steps if step.startswith(current)]
 
 
-def _values(key: str, listed: Iterable[str], current: str, used: Used) -> list[Candidate]:
-    """Values of a setting: those that can be listed, or those of the flag of its name."""
+def _values(key: str, keys: Mapping[str, Any], current: str, used: Used) -> list[Candidate]:
+    """Values of a setting: those that can be listed, those of the flag of its name, or the names that plugins gave."""
+    listed = keys.get(key, ("", ()))[1]
     if listed:
         return _starting(list(listed), current)
     if key in LIKE:
         return of_kind(LIKE[key], current, used)
-    return _starting(read_names()["losses"], current) if key == "loss" else []
+    if key in REGISTERED:
+        return _starting(read_names()[REGISTERED[key]], current)
+    return _llms(current, used) if f"{key}_options" in keys else []
 
 
+REGISTERED = {"loss": "losses", "retriever": "retrievers"}
+"""Settings whose values are names that are registered."""
 LIKE = {
     "model": "MODEL",
     "input": "INPUT",
@@ -448,7 +466,7 @@ _read: dict[str, Any] = {}
 
 def read_names() -> dict[str, Any]:
     """The names: `recipes` (name -> summary and steps), `settings` (METHOD.STAGE -> keys), `plugins`, `tasks`, `llms`,
-    `losses`. Read once a process.
+    `losses`, `retrievers`. Read once a process.
     """
     if not _read:
         _read.update(fresh() or _rebuild())
@@ -500,6 +518,7 @@ def collect_names() -> tuple[dict[str, Any], list[str]]:
         "recipes": recipes,
         "settings": _settings(loaded),
         "losses": loaded.losses.names(),
+        "retrievers": loaded.retrievers.names(),
         "plugins": [entry.name for entry in loaded.entries],
         "tasks": sorted({*loaded.probes.names(), *groups()}),
         "llms": loaded.llms.names(),
@@ -518,25 +537,57 @@ def _describe(path: str, loaded: Any) -> dict[str, Any]:
     return {"summary": read.summary, "steps": steps}
 
 
-def _settings(loaded: Any) -> dict[str, dict[str, tuple[str, list[str]]] | str]:
-    """What the settings of every stage are, and their values where they can be listed, by `METHOD.STAGE`.
-
-    Where it has the same as an earlier stage, as most have of the core's, the name of that one.
-    """
+def _settings(loaded: Any) -> dict[str, Any]:
+    """The settings of every stage, by `METHOD.STAGE`."""
     import contextlib
 
-    from lcx.cli.reference import keys_of
-
-    found: dict[str, dict[str, tuple[str, list[str]]] | str] = {}
-    first: dict[Any, str] = {}
+    found = _Described()
     for name in loaded.methods.names():
-        for stage in loaded.method(name).stages:
-            with contextlib.suppress(Exception):  # a plugin's broken settings cost its own completion only
-                settings = loaded.method(name).stage(stage).settings
-                if settings in first:
-                    found[f"{name}.{stage}"] = first[settings]
-                    continue
-                keys = keys_of(settings).values()
-                first[settings] = f"{name}.{stage}"
-                found[f"{name}.{stage}"] = {key.name: (key.about, list(key.values)) for key in keys}
-    return found
+        with contextlib.suppress(Exception):  # two plugins may claim it
+            for stage in loaded.method(name).stages:
+                found.add(f"{name}.{stage}", loaded.method(name).stage(stage).settings)
+    return found.keys
+
+
+def _options_of_tasks() -> dict[str, Any]:
+    """The options of every task by its name, from a cache of their own: all tasks are imported for it."""
+    if (cached := fresh("options")) is not None:
+        return cached
+    import contextlib
+
+    found = _Described()
+    with Silence():
+        from lcx import plugins
+
+        loaded = plugins.load()
+        for name in loaded.probes.names():
+            with contextlib.suppress(Exception, SystemExit):  # `lcx plugins check` says what is wrong
+                found.add(name, loaded.probes.load(name).options)
+        modules = [str(loaded.probes.get(name)).partition(":")[0] for name in found.keys]
+    files = [str(getattr(sys.modules.get(name), "__file__", None) or "") for name in modules]
+    save(found.keys, [*module_files(loaded), *sorted({file for file in files if file})], "options")
+    return found.keys
+
+
+class _Described:
+    """What the keys of classes of settings are, and their values where they can be listed, by a place of each.
+
+    Where it has the same as an earlier place, as most have of the core's, the name of that one.
+    """
+
+    def __init__(self) -> None:
+        self.keys: dict[str, dict[str, tuple[str, list[str]]] | str] = {}
+        self._first: dict[Any, str] = {}
+
+    def add(self, place: str, settings: Any) -> None:
+        import contextlib
+
+        from lcx.cli.reference import keys_of
+
+        with contextlib.suppress(Exception):  # a plugin's broken settings cost its own completion only
+            if settings in self._first:
+                self.keys[place] = self._first[settings]
+                return
+            keys = {key.name: (key.about, list(key.values)) for key in keys_of(settings).values()}
+            if keys:
+                self.keys[place], self._first[settings] = keys, place

@@ -102,6 +102,8 @@ def plugin_command(name: str) -> Any:
         if not isinstance(made, typer.Typer):
             function, made = made, typer.Typer(**APP)
             made.command(name)(function)
+        made._add_completion = made.pretty_exceptions_enable = False  # lcx completes it, and shows its errors
+        made.rich_markup_mode = None
         command = typer.main.get_command(made)
     except PluginError:
         raise

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-FORMAT = f"{__version__}-3"
+FORMAT = f"{__version__}-4"
 """Of the cache: what an lcx of another version wrote is made again."""
 
 

@@ -476,6 +476,7 @@ def _nearest(module: str) -> str:
 def _recipe_problems(entry: Entry, loaded: Plugins) -> Iterator[Problem]:
     from lcx.cli.recipes import checked
     from lcx.plugins import Problem
+    from lcx.recipe import load
 
     hook = "lcx_register_recipes"
     here = _hook_place(entry, hook, loaded)
@@ -494,6 +495,10 @@ def _recipe_problems(entry: Entry, loaded: Plugins) -> Iterator[Problem]:
             if not row["ok"]:
                 what = row["error"] + (f" ({row['why']})" if row["why"] else "")
                 yield Problem("recipe", what, row["hint"] or f"lcx recipes validate {file}", str(file), hook)
+            elif (called := load(str(file), loaded).name) != file.stem:
+                what = f"{file.name} is found as '{file.stem}' and calls itself '{called}', as its runs are called"
+                mend = f"name: {file.stem}; or call the file {called}.yaml"
+                yield Problem("recipe", what, mend, str(file), hook)
 
 
 # ---- new
@@ -623,6 +628,11 @@ def uninstall(
                 f"no plugin '{name}' is installed. {suggestion(name, known)}".rstrip(),
                 why=f"installed: {', '.join(sorted({one.name for one in entries if not one.bundled})) or 'none'}",
             )
+        if "?" in strangers:
+            raise UsageError(
+                f"the package of '{name}' has lost its METADATA, so that pip cannot take it away",
+                hint=f"Install it again and then uninstall it; until then: LCX_PLUGINS=-{found[0].name}",
+            )
         packages += strangers
     _run_installer("uninstall", list(dict.fromkeys(packages)), dry_run)
     if not dry_run:
@@ -680,6 +690,7 @@ def _run_installer(action: str, words: list[str], dry_run: bool) -> None:
     """Run pip, uv or pipx, its output on stderr. Raises LcxError where it fails."""
     import os
     import subprocess
+    import sys
 
     from lcx.errors import LcxError
 
@@ -691,10 +702,15 @@ def _run_installer(action: str, words: list[str], dry_run: bool) -> None:
         return
     # builds of packages may need the folder that they run in on their path
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    done = subprocess.run(line, check=False, stdout=2, env=environment)
-    if done.returncode:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, env=environment) as running:
+        assert running.stdout is not None
+        for said in running.stdout:  # pip says of all that lcx itself needs that it is there
+            if not said.startswith((b"Requirement already satisfied", b"Looking in ")):
+                sys.stderr.write(said.decode(errors="replace"))
+                sys.stderr.flush()
+    if running.returncode:
         raise LcxError(
-            f"{Path(line[0]).name} ended with exit code {done.returncode}",
+            f"{Path(line[0]).name} ended with exit code {running.returncode}",
             why="its own words stand above",
             hint="Where the environment is managed from outside, make one of your own: python -m venv .venv",
         )

@@ -80,7 +80,9 @@ def show(
     name: Name,
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STEP.KEY", help="Only these settings: STEP, KEY or STEP.KEY."),
+        typer.Argument(
+            metavar="STEP.KEY", help="Only these settings: STEP, KEY, STEP.KEY or eval.options.TASK."
+        ),
     ] = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
     describe: Annotated[bool, typer.Option("--describe", help="Say what each setting is and takes.")] = False,
@@ -116,11 +118,12 @@ def show(
 
 def _describe(steps: Sequence[Step], wanted: Sequence[str], *, json: bool) -> None:
     """Print what settings are: a block a setting, or a row each as JSON."""
+    from lcx import plugins
     from lcx.cli import reference, show
 
     rows = []
-    for step, key in reference.describe_keys(steps, wanted):
-        value, origin = step.values()[key.name], step.origins.get(key.name, "")
+    for step, key, value in reference.describe_keys(steps, wanted, plugins.loaded()):
+        origin = step.origins.get(key.name.partition(".")[0], "")
         rows.append(
             {"step": step.id, **vars(key), "values": list(key.values), "value": value, "from": origin}
         )
@@ -231,6 +234,8 @@ def validate(
             print(f"ok    {row['recipe']}" if row["ok"] else f"FAIL  {row['recipe']}: {row['error']}")
             if row["why"]:
                 print(f"      {row['why']}")
+            if row["hint"]:
+                print(f"      -> {row['hint']}")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(max(row["exit_code"] for row in rows))
 

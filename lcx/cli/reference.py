@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,16 +126,25 @@ def _yaml(value: Any) -> str:
 # ---- on the command line
 
 
-def describe_keys(steps: Iterable[Step], wanted: Iterable[str]) -> Iterator[tuple[Step, Key]]:
-    """The settings of steps, or those that `STEP`, `KEY` or `STEP.KEY` name. Raises UsageError for one there is not."""
+def describe_keys(
+    steps: Iterable[Step], wanted: Iterable[str], plugins: Plugins
+) -> Iterator[tuple[Step, Key, Any]]:
+    """The settings of steps with their values, or those that `STEP`, `KEY` or `STEP.KEY` name, and a task's options by
+    `STEP.options.TASK` or `STEP.options.TASK.KEY`. Raises UsageError for one there is not.
+    """
     steps, names = list(steps), list(wanted)
     unknown = set(names)
     for step in steps:
+        values = step.values()
         for key in keys_of(type(step.settings)).values():
             said = {step.id, key.name, f"{step.id}.{key.name}"}.intersection(names)
             unknown -= said
             if said or not names:
-                yield step, key
+                yield step, key, values[key.name]
+        for name in names:
+            for key, value in _task_keys(step, name, plugins):
+                unknown.discard(name)
+                yield step, key, value
     for name in sorted(unknown):
         known = [
             known
@@ -148,6 +157,32 @@ def describe_keys(steps: Iterable[Step], wanted: Iterable[str]) -> Iterator[tupl
             why=f"steps: {', '.join(step.id for step in steps)}",
             hint="Name a STEP, a KEY or a STEP.KEY; without one every setting is listed.",
         )
+
+
+def _task_keys(step: Step, name: str, plugins: Plugins) -> Iterator[tuple[Key, Any]]:
+    """The options of a task that `STEP.options.TASK` or `STEP.options.TASK.KEY` names, with their values in a step."""
+    from lcx.evaluation.planning import find_task
+
+    values, before = step.values(), f"{step.id}.options."
+    if not name.startswith(before) or "tasks" not in values:
+        return
+    task, only = name.removeprefix(before), ""
+    if task not in plugins.probes and "." in task:
+        task, _, only = task.rpartition(".")
+    keys = keys_of(find_task(task, plugins).options)
+    if not keys:
+        raise UsageError(f"the task '{task}' has no options", hint="What a step asks of it are its other keys.")
+    if only and only not in keys:
+        raise UsageError(
+            f"the task '{task}' has no option '{only}'. {suggestion(only, keys)}".rstrip(),
+            hint=f"`lcx recipes show probe --describe eval.options.{task}` says what it has.",
+        )
+    own = values["options"].get(task, {})
+    for key in [keys[only]] if only else keys.values():
+        shared = (
+            values[key.name] if key.name in getattr(step.settings, "model_fields_set", ()) else key.default
+        )
+        yield replace(key, name=f"options.{task}.{key.name}"), own.get(key.name, shared)
 
 
 # ---- for editors

@@ -90,7 +90,8 @@ def options_of(task: Task, values: Mapping[str, Any], shared: Mapping[str, Any] 
     Raises UsageError naming a bad or unknown one, with a suggestion.
     """
     known = {name: value for name, value in (shared or {}).items() if name in task.options.model_fields}
-    return validate(task.options, {**known, **values}, where=f"options of {task.name}")
+    hint = f"`lcx recipes show probe --describe eval.options.{task.name}` says what it has."
+    return validate(task.options, {**known, **values}, where=f"options of {task.name}", hint=hint)
 
 
 # ---- what a task is made from, and what it makes

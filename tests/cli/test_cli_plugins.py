@@ -84,6 +84,23 @@ BROKEN = {  # name -> its module, its other files, and the kind, hook, words and
     "imports": ("import not_there_xyz\n", {}, "import", "", "No module named", "pip install not_there_xyz"),
     "syntax": ("x = 1\ndef f(:\n", {}, "syntax", "", "no valid Python", "mend this line: def f(:"),
     "raises": ("raise RuntimeError('at import')\n", {}, "import", "", "at import", "mend /"),
+    "skips": (
+        "class Skipped(BaseException): ...\nraise Skipped('as pytest.skip does')\n",
+        {},
+        "import",
+        "",
+        "Skipped: as pytest.skip does",
+        "mend /",
+    ),
+    "leaves": ("import sys\nsys.exit(3)\n", {}, "import", "", "SystemExit: 3", "mend /"),
+    "called": (
+        f"{HEAD}@hookimpl\ndef lcx_register_recipes(register):\n    register(Path(__file__).parent)\n",
+        {"other_yaml": "name: in2\nmethod: sft\nsteps:\n- {stage: train, input: x}\n"},
+        "recipe",
+        "lcx_register_recipes",
+        "other.yaml is found as 'other' and calls itself 'in2'",
+        "name: other; or call the file in2.yaml",
+    ),
     "signature": (
         f"{HEAD}@hookimpl\ndef lcx_train(step, runs, ctx): ...\n",
         {},
@@ -313,6 +330,51 @@ def test_each_kind_of_broken_plugin_is_named_with_what_mends_it(site: Path, cli:
     assert "claimed twice" in cli("recipes", "list").out
 
 
+def test_what_an_import_does_to_every_command_is_a_warning(
+    site: Path, cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "HEAVY", ("lcx_light", "lcx_heavy.big"))
+    body = f"{HEAD}@hookimpl\ndef lcx_eval(step): ...\n"
+    put(site, "light", body)
+    put(site, "loud", f"print('hello'); print('more')\nimport os\nos.chdir({str(site)!r})\n{body}")
+    put(site, "heavy", f"from . import big\n{body}", big_py="")
+    ran = cli("plugins", "check", "--json")
+    assert ran.code == 0
+    assert Path.cwd() == tmp_path
+    assert ran.err == "hello\nmore\n"
+    said = {
+        row["name"]: [one["what"] for one in row["problems"]]
+        for row in ran.json["plugins"]
+        if row["problems"]
+    }
+    assert set(said) == {"loud", "heavy", "light"}
+    assert said["loud"] == [
+        f"importing it goes to another working folder; {tmp_path} is taken again",
+        "importing it prints 'hello'",
+    ]
+    assert said["heavy"][0].endswith("for lcx_heavy.big, and lists of recipes wait for that")
+    monkeypatch.setattr(plugins, "HEAVY", ())
+    monkeypatch.setattr(plugins, "SLOW", 0.0)
+    assert "slow import: importing it takes" in cli("plugins", "check", "in2", "light").out
+
+
+def test_entry_points_and_packages_that_are_damaged(site: Path, cli: Callable[..., Ran]) -> None:
+    body = f"{HEAD}@hookimpl\ndef lcx_eval(step): ...\n"
+    put(site, "words", body)
+    (site / "lcx_words-1.0.dist-info" / "entry_points.txt").write_text("[lcx]\nwords = lcx words!\n")
+    put(site, "lost", body)
+    (site / "lcx_lost-1.0.dist-info" / "METADATA").unlink()
+    ran = cli("plugins", "check", "words")
+    assert ran.code == 3
+    assert "its entry point 'lcx words!' names no module" in ran.out
+    assert '-> words = "PACKAGE.MODULE" in pyproject.toml' in ran.out
+    assert "lost (? ?, lcx_lost): loaded, nothing wrong" in cli("plugins", "check", "lost").out
+    ran = cli("plugins", "uninstall", "lost")
+    assert ran.code == 2
+    assert "LCX_PLUGINS=-lost" in ran.err
+
+
 def test_a_plugin_with_a_bundled_plugins_name_pushes_nothing_out(site: Path) -> None:
     put(site, "in2", f"{HEAD}@hookimpl\ndef lcx_train(step): ...\n")
     (site / "lcx_in2-1.0.dist-info" / "entry_points.txt").write_text("[lcx]\nin2 = lcx_aaa\n")
@@ -481,6 +543,9 @@ def test_plugins_bring_commands(site: Path, cli: Callable[..., Ran], monkeypatch
     assert cli("count", "x", "--words").out.splitlines()[-1] == "x True"
     assert cli("many", "two").out.splitlines()[-1] == "2"
     assert "Count a file." in cli("count", "--help").out
+    many = cli("many", "--help").out  # in the form of lcx's own, which completes it
+    assert many.startswith("Usage: lcx many")
+    assert "completion" not in many
     assert "no such option '--wrods'. Did you mean '--words'?" in cli("count", "--wrods", "x").err
     assert cli("trian").code == 2
     ran = cli("count", "zero")

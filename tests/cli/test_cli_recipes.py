@@ -67,6 +67,29 @@ def test_settings_are_described(cli: Callable[..., Ran]) -> None:
     assert "train.lora_r" in ran.err
 
 
+def test_options_of_tasks_are_described(cli: Callable[..., Ran]) -> None:
+    shown = ["recipes", "show", "in2", "--describe", "--set", "eval.lengths=[64]", "--json"]
+    ran = cli(*shown, "eval.options.needle", "--set", "eval.options.needle.contexts=single")
+    rows = {row["name"]: row for row in ran.json["settings"]}
+    assert rows["options.needle.contexts"]["value"] == "single"
+    assert rows["options.needle.contexts"]["from"] == "--set"
+    assert rows["options.needle.contexts"]["values"] == ["shared", "single"]
+    assert rows["options.needle.lengths"]["value"] == [64]  # the step's own, as for every task
+    [row] = cli(*shown, "eval.options.ruler:multikey.keys").json["settings"]
+    assert (row["default"], row["takes"]) == (40, "whole number (at least 2)")
+    for name, said in (
+        ("eval.options.needle.context", "Did you mean 'contexts'?"),
+        ("eval.options.needl", "Did you mean 'needle'?"),
+        ("eval.options.longbench:qasper", "has no options"),
+        ("train.options.needle", "no setting"),
+    ):
+        ran = cli(*shown[:-1], name)
+        assert ran.code == 2
+        assert said in ran.err
+    ran = cli("eval", "--model", "tiny", "--task", "needle", "--set", "eval.options.needle.contex=1", "-n")
+    assert "--describe eval.options.needle` says what it has" in ran.err
+
+
 def test_the_page_of_settings_is_of_today() -> None:
     from lcx import plugins
     from lcx.cli.reference import reference
