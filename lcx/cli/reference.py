@@ -171,7 +171,9 @@ def _task_keys(step: Step, name: str, plugins: Plugins) -> Iterator[tuple[Key, A
         task, _, only = task.rpartition(".")
     keys = keys_of(find_task(task, plugins).options)
     if not keys:
-        raise UsageError(f"the task '{task}' has no options", hint="What a step asks of it are its other keys.")
+        raise UsageError(
+            f"the task '{task}' has no options", hint="What a step asks of it are its other keys."
+        )
     if only and only not in keys:
         raise UsageError(
             f"the task '{task}' has no option '{only}'. {suggestion(only, keys)}".rstrip(),
