@@ -37,13 +37,17 @@ class Retriever(Protocol):
 
     waits: bool
 
-    def index(self, passages: Sequence[str]) -> Index: ...
+    def index(self, passages: Sequence[str]) -> Index:
+        """Take in the passages of one document, which queries then search."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """What the results record: the retriever, and anything that changes what it finds."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what was opened."""
+        ...
 
 
 RetrieverFactory = Callable[[str, Mapping[str, Any]], Retriever]

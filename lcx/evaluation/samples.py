@@ -224,7 +224,6 @@ def load_benchmark(
     )
     loaded = task.samples(source, options)
     assert isinstance(loaded, Samples)
-    drawn = Sampling(settings.samples, settings.temperature, settings.top_p)
     return TaskData(
         name,
         task,
@@ -236,8 +235,15 @@ def load_benchmark(
         counts=loaded.counts,
         samples_hash=loaded.data_hash,
         options=options,
-        sampling=drawn if task.drawn and not settings.answers else GREEDY,
+        sampling=_sampling(task, settings),
     )
+
+
+def _sampling(task: Task, settings: EvalSettings) -> Sampling:
+    """How a task's answers are drawn: saved ones are not."""
+    if not task.drawn or settings.answers:
+        return GREEDY
+    return Sampling(settings.samples, settings.temperature, settings.top_p)
 
 
 def make_samples(
@@ -274,7 +280,16 @@ def make_samples(
     made = task.samples(source, options)
     built: list[Any] = list(made.bundles if isinstance(made, Samples) else made)
     few = (settings.limit, settings.sample_seed, name)
-    data = TaskData(name, task, settings, template, answer, settings.too_long or "error")
+    data = TaskData(
+        name,
+        task,
+        settings,
+        template,
+        answer,
+        settings.too_long or "error",
+        options=options,
+        sampling=_sampling(task, settings),
+    )
     if task.reads:
         texts = limited_texts([replace(one, id=_renamed(one.id, task.name, name)) for one in built], *few)
         return replace(data, texts=texts, samples_hash=_hash_of_texts(texts)), rejects

@@ -97,10 +97,14 @@ class LLM(Protocol):
     is kept when the rest is lost.
     """
 
-    def generate(self, requests: Sequence[Request]) -> list[Response]: ...
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer every request, in their order: `n` completions each, or an error in place of them."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records: the backend, the model, and anything that changes its answers."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what was opened: a model's memory, a connection."""
+        ...

@@ -341,6 +341,41 @@ def test_the_plugin_guides_command_counts(
     assert cli("lines", "none").code == 2
 
 
+def test_the_plugin_guides_judged_task_is_rated(
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tests.plugins.longreward.eval_scripts import Backends, Scripted
+
+    [judged] = [body for body in blocks(GUIDE, "python") if "# lcx_mine_judged.py" in body]
+    module = types.ModuleType("lcx_mine_judged")
+    exec(compile(judged, "plugins.md", "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, "lcx_mine_judged", module)
+
+    class Plugin(Backends):
+        @plugins.pluggy.HookimplMarker("lcx")
+        def lcx_register_probes(self, register: Callable[..., None]) -> None:
+            register("mine:about", "lcx_mine_judged:ABOUT")
+
+    judge = Scripted(lambda request: "[[3]]" if "{odd}" in request.messages[0]["content"] else "well")
+    found = plugins.load(
+        extra={"mine": Plugin(model=Scripted(lambda request: "it is about it"), judge=judge)}
+    )
+    monkeypatch.setattr(plugins, "loaded", lambda: found)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for name, text in (("a", "about {odd} things"), ("b", "another")):
+        (tmp_path / "texts" / f"{name}.txt").write_text(text)
+    line = "eval --model model:x --task mine:about --judge judge:x --corpus texts --run out --json"
+    ran = cli(*line.split(), "--set", "eval.sets=2", "--set", "eval.judging.tries=2")
+    assert ran.code == 0, ran.err
+    text = (tmp_path / "out/eval/model-x/predictions-mine-about.jsonl").read_text()
+    rows = [json.loads(row) for row in text.splitlines()]
+    assert [row["score"] for row in rows] == [3.0, None]
+    assert rows[1]["failed"] == "no [[rating]] in the reply"
+    assert len(judge.requests) == 1 + 2
+    assert "Answer: it is about it" in judge.requests[0].messages[0]["content"]
+
+
 def test_the_plugin_guides_code_wraps_training() -> None:
     module = python_block("lcx_train")
 
