@@ -146,6 +146,8 @@ class Context:
     """Which of the step's items this process does, where several share it."""
     identity: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The running step's recipe, and fingerprints of it and of its inputs: what trackers of experiments are told."""
+    reading: list[float] = field(default_factory=list, repr=False)
+    """Seconds in which each corpus was read and cut: they do not grow with the number of questions."""
 
     _pulsed: float = field(default_factory=time.monotonic, repr=False)
     _display: Display | None = field(default=None, repr=False)

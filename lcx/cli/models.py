@@ -53,7 +53,8 @@ def get_model(
         show.emit_json({"model": name, "folder": str(folder), "licence": one.licence, "terms": one.terms})
         return
     print(f"{name} is in {folder}\nlicence: {one.licence}, {one.terms}")
-    print(f"next: lcx eval --model {name} --task val:document")
+    few = "--set eval.context_tokens=1000 --set eval.sets=1"  # minutes on a CPU; without them hours
+    print(f"next: lcx eval --model {name} --task val:document {few}")
 
 
 @app.command(name="list", epilog=opt.examples("lcx models list", "lcx models list --json"))

@@ -151,7 +151,10 @@ def whole_cost(
     if small.origins.get(READ) == "--limit" and counts.get(READ, 0) >= DOCUMENTS:
         found[READ] = counts[READ]
     if not report["reused"] and not counts.get("calls from the journal"):
-        found["seconds"] = round(report["seconds"] * times, 1)
+        reading = (
+            0.0 if READ in found else min(sum(ctx.reading), report["seconds"])
+        )  # a part was read, or all of it
+        found["seconds"] = round(reading + (report["seconds"] - reading) * times, 1)
         if cost := report["metrics"].get("cost"):
             found["cost"] = cost * times
     return found
@@ -169,7 +172,7 @@ def whole_lines(whole: Mapping[str, Any], command: str) -> list[str]:
     if cost := whole.get("cost"):
         rate.append(f"cost {show.number(cost)}")
     if seconds := whole.get("seconds"):
-        rate.append(f"less than {duration(seconds)} (reading and loading are counted in)")
+        rate.append(f"less than {duration(seconds)} (loading is counted in)")
     read = whole.get(READ)
     return [
         *([f"read for this: the first {read:,} documents of the corpus"] if read else []),

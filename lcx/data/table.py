@@ -868,7 +868,7 @@ def step_table(
                 log(f"    set aside ({place}): {rejects.summary()}; accepted: {ACCEPTED}")
 
         def told(count: int, characters: int) -> None:
-            pulse(f"    cut {count:,} documents, {characters / 1e6:,.0f} million characters")
+            pulse(f"    cut {count:,} documents, {characters:,} characters")
 
         try:
             write_table(data, stream, tokenizer, min_tokens=min_tokens, mode=mode, told=told, before_end=end)

