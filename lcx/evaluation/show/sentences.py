@@ -341,10 +341,11 @@ def change_line(
     # A change that two decimals cannot show is none for a person, however sure its sign.
     if change.get("unit") == "points" and abs(mean) < SMALL and tone != "none":
         tone, words = "none", {"none": "Hardly any difference"}
-    size = "nothing" if nothing and tone != "bad" else ""
+    little = change.get("unit") == "points" and abs(mean) < LITTLE
+    size = "nothing" if nothing and (tone != "bad" or little) else ""
     if size:
         tone, words = "none", {"none": f"Almost nothing is right, {_either(before_after)}"}
-    elif tone != "none" and change.get("unit") == "points" and abs(mean) < LITTLE:
+    elif tone != "none" and little:
         size = "little"
         words = {key: f"{said} by a little" for key, said in words.items()}
         if before_after:

@@ -258,6 +258,8 @@ def test_tasks_without_right_answers_do_not_dilute_the_verdict() -> None:
     assert (none["tone"], none["text"]) == ("none", "In 2 tasks almost nothing is right, before or after.")
     lost = told_of("e", -0.08, "worse", nothing=True)
     assert lost[2]["tone"] == "bad", "a regression is told of wherever it is"
+    least = told_of("e", -0.003, "worse", nothing=True)[2]
+    assert (least["tone"], least["text"][:41]) == ("none", "Almost nothing is right, before or after:")
 
 
 def test_little_gains_are_called_little() -> None:
