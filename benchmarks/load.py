@@ -71,13 +71,15 @@ def write_data(folder: Path, documents: int, candidates: int) -> None:
     write_bundles(folder, bundles(), name="candidates")
 
 
-def look(process: int) -> tuple[int, int]:
-    """Bytes in memory and open files of a process; zeros where it is gone."""
+def look(process: int) -> tuple[int, int, float]:
+    """Bytes in memory, open files and seconds of CPU time of a process; zeros where it is gone."""
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(f"/proc/{process}/fd"))
+        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+        spent = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+        return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(f"/proc/{process}/fd")), spent
     except OSError:
-        return 0, 0
+        return 0, 0, 0.0
 
 
 def watched(process: subprocess.Popen[bytes], calls: Counted, every: float) -> list[dict[str, float]]:
@@ -85,10 +87,11 @@ def watched(process: subprocess.Popen[bytes], calls: Counted, every: float) -> l
     began = time.perf_counter()
     found = []
     while process.poll() is None:
-        memory, files = look(process.pid)
+        memory, files, spent = look(process.pid)
         if memory:
             seconds = time.perf_counter() - began
-            found.append({"seconds": seconds, "calls": calls.count, "memory": memory, "files": files})
+            about = {"memory": memory, "files": files, "cpu": spent}
+            found.append({"seconds": seconds, "calls": calls.count, **about})
         time.sleep(every)
     # Calls that came after the last look count too; the process is gone, so memory and files are that look's.
     return [*found, {**found[-1], "seconds": time.perf_counter() - began, "calls": calls.count}]
@@ -109,6 +112,18 @@ def rates_by_fifths(came: Sequence[float]) -> list[float]:
     last = len(moments) - 1
     places = [last * share // 5 for share in range(6)]
     return [(high - low) / max(moments[high] - moments[low], 1e-9) for low, high in pairwise(places)]
+
+
+def cost_by_fifths(seen: Sequence[dict[str, float]]) -> list[float]:
+    """Milliseconds of the job's CPU time a call in each fifth of the calls, which others on the machine hardly change.
+
+    A job too short to be looked at twice in a fifth has 0 there.
+    """
+    places = [at_share(list(seen), share / 5) for share in range(6)]
+    return [
+        1000 * (high["cpu"] - low["cpu"]) / max(high["calls"] - low["calls"], 1)
+        for low, high in pairwise(places)
+    ]
 
 
 def summary(
@@ -132,6 +147,7 @@ def summary(
         "seconds": done["seconds"],
         "calls_a_second": rates,
         "last_fifth_over_first": rates[-1] / rates[0],
+        "cpu_ms_a_call": cost_by_fifths(seen),
         "memory_at_tenth": tenth["memory"],
         "memory_most_after": max(one["memory"] for one in later),
         "memory_growth": max(one["memory"] for one in later) / tenth["memory"] - 1,
@@ -182,6 +198,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         if name == "bytes":
             continue
         text = ", ".join(f"{one:,.0f}" for one in value) if isinstance(value, list) else f"{value:,.3f}"
+        if name == "cpu_ms_a_call":
+            text = ", ".join(f"{one:.2f}" for one in value)
         table.add_row(name, text)
     for name, size in found["load"]["bytes"].items():
         table.add_row(name, f"{size / 1e6:,.1f} MB")
