@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +65,8 @@ def run_recipe(
     """Run all steps of a recipe in order. Done steps are passed over, interrupted ones resume.
 
     A flag such as --seed goes to every step that has such a setting; --model to those that start from a
-    model of their own, not from an earlier step's.
+    model of their own, not from an earlier step's; --corpus to those that make data, and to evaluations where
+    none does: what a model was trained on is no text to measure it by.
     """
     from lcx.cli import show, stages
     from lcx.errors import UsageError
@@ -92,7 +94,7 @@ def run_recipe(
     request = stages.Request(recipe, run, sets or (), flags, device, force, dry_run, json, share)
     job = stages.open_job(request)
     chosen = between(job.recipe, first, last)
-    given = spread(job, request.given())
+    given = spread(job, request.given(), chosen)
     every = stages.resolve(job, given, None)
     steps = [s for s in every if s.id in chosen]
     for step in steps:  # a name that is wrong in the last step is said before hours go into the first
@@ -151,8 +153,12 @@ def between(recipe: Any, first: str | None, last: str | None) -> list[str]:
     return ids[start : end + 1]
 
 
-def spread(job: Any, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Flags by step: each goes to the steps that have the setting. Raises UsageError where none has it."""
+def spread(job: Any, given: dict[str, Any], chosen: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Flags by step: each goes to the steps that have the setting. Raises UsageError where none has it.
+
+    Texts that one of the chosen steps makes data from are not asked about: an evaluation keeps the corpus of its
+    recipe, or takes that of --set.
+    """
     from lcx.cli import stages
     from lcx.errors import UsageError
 
@@ -162,6 +168,8 @@ def spread(job: Any, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         takers = [s for s in plain if key in type(s.settings).model_fields]
         if key == "model":
             takers = [s for s in takers if not str(s.values().get("model")).startswith("step:")]
+        if key in ("corpus", "fields") and any(s.stage == "synth" and s.id in chosen for s in takers):
+            takers = [s for s in takers if s.stage != "eval"]
         if not takers and key != "gpus":  # train steps take it as a launch option
             raise UsageError(f"no step of recipe '{job.recipe.name}' takes --{key.replace('_', '-')}")
         for step in takers:

@@ -233,6 +233,28 @@ def test_run_spreads_flags(lcx: Callable[[str], Ran]) -> None:
     assert lcx("run --recipe ./toy.yaml --llm builtin --dry-run").code == 2
 
 
+@pytest.mark.parametrize(
+    ("recipe", "chosen", "takers"),
+    [
+        ("in2", ["synth", "score", "train", "eval"], {"synth"}),
+        ("in2", ["eval"], {"synth", "eval"}),  # what a model was trained on is not there to be asked about
+        ("longreward-tiny", ["sft-data", "synth", "before", "eval"], {"sft-data", "synth"}),
+        ("probe", ["eval"], {"eval"}),
+    ],
+)
+def test_a_model_is_not_measured_by_the_texts_it_is_trained_on(
+    recipe: str, chosen: list[str], takers: set[str], tmp_path: Path
+) -> None:
+    from lcx.cli import stages
+    from lcx.cli.run import spread
+
+    job = stages.open_job(stages.Request(recipe, run=str(tmp_path / "run")))
+    assert (
+        set(spread(job, {"corpus": "docs", "fields": {}}, chosen)) - {"score", "train", "sft", "dpo"}
+        == takers
+    )
+
+
 def test_lcx_runs_is_the_default_place(
     lcx: Callable[[str], Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
