@@ -97,7 +97,11 @@ class LocalModel:
         assert self._service is not None
         self.rest()
         if self._drawing is None:
-            options = {"batch": self.settings.batch, **self.settings.model_options}
+            settings = self.settings
+            how = {} if settings.precision == "auto" else {"precision": settings.precision}
+            if settings.rope:  # samples come from the model that answers greedily, too
+                how["rope"] = settings.rope
+            options = {"batch": settings.batch, **how, **settings.model_options}
             spec = f"{LOCAL}:{self.spec}"
             self._drawing = ServedModel(spec, self.settings, self._service(), self.ctx, options=options)
         return self._drawing

@@ -63,11 +63,13 @@ class ServedModel:
         self.window = settings.window
         self.tokenizer: SpanTokenizer = open_span_tokenizer(settings.tokenizer or "simple")
         if self.local:
-            from lcx.modeling.load import load_config, load_tokenizer, window
+            from lcx.modeling.load import load_config, load_tokenizer, set_rope, window
 
             path = ctx.ready_model(spec.removeprefix(f"{LOCAL}:"))
             self.tokenizer = FastTokenizer(load_tokenizer(path).backend_tokenizer, path)
-            self.window = settings.window or window(load_config(path))
+            config = load_config(path)
+            set_rope(config, None, self.options.get("rope") or {})
+            self.window = settings.window or window(config)
         self._answerers: dict[tuple[str, Sampling], Answerer] = {}
 
     @property

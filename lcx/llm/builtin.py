@@ -29,7 +29,8 @@ _STALE = re.compile(r"^~ \S+ \S+( |$)")
 _DEF = re.compile(r"^[^\S\n]*+(?:(?:async\s++)?def\s++(\w+)|class\s++(\w+))", re.M)
 _KEY_VALUE = re.compile(r"^[^\S\n]*+[-*]?[^\S\n]*+([A-Za-z][\w ./-]{2,40}?):[ \t]+(\S[^\n]{1,80})$", re.M)
 _STATEMENT = re.compile(r"(if|elif|else|for|while|try|except|with|return|lambda|case)\b")
-_SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
+_SENTENCE = re.compile(r"(?:[^.!?。！？\n]|[.!?](?![\s\"'”’)\]]|$))+[.!?。！？]?", re.M)
+"""A stop inside a word, as in `os.path` and 3.5, ends no sentence."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]{4,}|\d[\d.,]{2,}|[一-鿿]{2,6}")
 ANSWERING = "answer_question"
 """The task of a request that asks a question about a context."""

@@ -438,13 +438,15 @@ def _runs(samples: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, 
 class Worker:
     """A process with the model on a device of its own. It ends with this process, and is not told of Ctrl-C."""
 
-    def __init__(self, number: int, spec: str, device: str, threads: int | None) -> None:
+    def __init__(
+        self, number: int, spec: str, device: str, threads: int | None, how: Mapping[str, Any]
+    ) -> None:
         self.number = number
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
             target=_work,
-            args=(theirs, spec, device, threads, os.getpid()),
+            args=(theirs, spec, device, threads, os.getpid(), dict(how)),
             name=f"lcx-local-{number}",
             daemon=True,
         )
@@ -505,21 +507,27 @@ class Pool(Local):
         self.workers = list(workers)
 
     @classmethod
-    def start(cls, spec: str, processes: int, *, device: str, batch: int, chat: str) -> Pool:
-        """Start the processes and wait until each has its model. Raises the error of one that has none."""
+    def start(
+        cls, spec: str, processes: int, *, device: str, batch: int, chat: str, how: Mapping[str, Any]
+    ) -> Pool:
+        """Start the processes and wait until each has its model, loaded with `how`'s dtype and rope.
+
+        Raises the error of one that has none.
+        """
         from lcx.hub import locate
-        from lcx.modeling.load import load_config, load_tokenizer, window
+        from lcx.modeling.load import load_config, load_tokenizer, set_rope, window
 
         places = devices(device, processes)
         tokenizer = load_tokenizer(spec)
         found = locate(spec)  # a tiny model is trained here, once
         config = load_config(found)
+        set_rope(config, None, how["rope"])
         cores = os.cpu_count() or 1
         threads = max(1, cores // processes) if places[0] == "cpu" else None
         workers: list[Worker] = []
         try:
             for number, place in enumerate(places):
-                workers.append(Worker(number, found, place, threads))
+                workers.append(Worker(number, found, place, threads, how))
             ends = [worker.receive() for worker in workers]
             head = SimpleNamespace(
                 config=config, generation_config=SimpleNamespace(eos_token_id=sorted(ends[0]))
@@ -611,7 +619,9 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(pipe: Connection, spec: str, device: str, threads: int | None, parent: int) -> None:
+def _work(
+    pipe: Connection, spec: str, device: str, threads: int | None, parent: int, how: Mapping[str, Any]
+) -> None:
     """A worker's life: load, say so, and answer batches until the pipe ends."""
     from lcx.process import die_with
 
@@ -627,7 +637,7 @@ def _work(pipe: Connection, spec: str, device: str, threads: int | None, parent:
             tokenizer = load_tokenizer(spec)
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
-            model = Model(load_model(spec, device=device).eval(), tokenizer)
+            model = Model(load_model(spec, device=device, **how).eval(), tokenizer)
             pipe.send(("ready", ends_of(model.model)))
             while True:
                 batch, rows = pipe.recv()
@@ -681,24 +691,41 @@ def weights_fingerprint(model: str) -> str:
 def open_local(model: str, options: Mapping[str, Any]) -> Local:
     """Factory for `local:PATH_OR_ID`.
 
-    Options: `batch` (rows at a time), `chat` (auto, always, never), `device`, and `gpus` (processes, a GPU each).
+    Options: `batch` (rows at a time), `chat` (auto, always, never), `device`, `gpus` (processes, a GPU each),
+    `precision` (auto, bf16, fp16, fp32) and `rope` (rotary settings, merged into the model's).
     """
     if not model:
         raise UsageError("`local:` needs a model", hint="--llm local:PATH_OR_HUB_ID")
-    unknown = sorted(set(options) - {"batch", "chat", "device", "gpus"})
+    unknown = sorted(set(options) - {"batch", "chat", "device", "gpus", "precision", "rope"})
     batch, gpus = options.get("batch", 8), options.get("gpus", 1)
+    precision, rope = options.get("precision", "auto"), options.get("rope") or {}
     wrong = f"unknown option {unknown[0]!r}" if unknown else ""
     for name, value in (("batch", batch), ("gpus", gpus)):
         if not wrong and (not isinstance(value, int) or value < 1):
             wrong = f"{name} is a number from 1, not {value!r}"
+    if not wrong and precision not in ("auto", "bf16", "fp16", "fp32"):
+        wrong = f"precision is auto, bf16, fp16 or fp32, not {precision!r}"
+    if not wrong and not isinstance(rope, Mapping):
+        wrong = f"rope is a mapping of rotary settings, not {rope!r}"
+    if not wrong:
+        from lcx.modeling.rope import check_rope
+
+        try:
+            rope = check_rope(rope)
+        except ValueError as bad:
+            wrong = f"rope: {bad}"
     if wrong:
-        raise UsageError(f"local: {wrong}", why="options: batch, chat (auto, always, never), gpus")
+        raise UsageError(
+            f"local: {wrong}",
+            why="options: batch, chat (auto, always, never), gpus, precision (auto, bf16, fp16, fp32), rope",
+        )
     chat, device = str(options.get("chat", "auto")), str(options.get("device", "auto"))
+    how = {"dtype": precision, "rope": rope}
     if gpus > 1:
-        return Pool.start(model, gpus, device=device, batch=batch, chat=chat)
+        return Pool.start(model, gpus, device=device, batch=batch, chat=chat, how=how)
     from lcx.modeling.load import load_model, load_tokenizer, window
 
     tokenizer = load_tokenizer(model)
-    loaded = load_model(model, device=device)
+    loaded = load_model(model, device=device, **how)
     loaded.eval()
     return Local(loaded, tokenizer, model, window=window(loaded.config), batch=batch, chat=chat)

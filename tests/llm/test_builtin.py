@@ -7,6 +7,7 @@ import ast
 import pytest
 
 from lcx.llm import open_llm
+from lcx.llm.builtin import sentences
 from lcx.llm.protocol import Request
 
 CODE = '''def area(width, height):
@@ -46,6 +47,20 @@ def test_a_sentence_is_asked_for_by_the_word_it_lacks() -> None:
     question, answer = text.removeprefix("Question: ").split("\nAnswer: ")
     gapped, word = question.split("“")[1].split("”")[0], answer.split("“")[1].split("”")[0]
     assert gapped.replace("____", word) == sentence
+
+
+def test_a_stop_inside_a_word_ends_no_sentence() -> None:
+    text = "Retry on `httpx2.TimeoutException` and on version 3.5 of os.path errors. Then stop!"
+    assert sentences(text) == [
+        "Retry on `httpx2.TimeoutException` and on version 3.5 of os.path errors.",
+        "Then stop!",
+    ]
+    assert sentences('He said "no." Then (it was late.) he left…and 「好。」 。') == [
+        'He said "no.',
+        '" Then (it was late.',
+        ") he left…and 「好。",
+        "」 。",
+    ]
 
 
 def test_a_statement_of_code_is_no_key_with_a_value() -> None:

@@ -213,6 +213,34 @@ def test_an_option_that_is_not_there() -> None:
     assert "gpus" in caught.value.why
 
 
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"precision": "half"}, "precision is auto"),
+        ({"rope": 3}, "rope is a mapping"),
+        ({"rope": {"rope_type": "yarn"}}, "rope_type yarn needs factor"),
+        ({"rope": {"theta": 3}}, "rope: unknown key 'theta'"),
+    ],
+)
+def test_a_precision_or_a_rope_that_cannot_be(options: dict[str, object], wrong: str) -> None:
+    with pytest.raises(UsageError, match=wrong):
+        open_llm("local:x", options)
+
+
+def test_precision_and_rope_are_those_asked_for(model_folder: Path, llm: Local) -> None:
+    own = llm.composer.window
+    rope = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": own}
+    options = {"device": "cpu", "precision": "bf16", "rope": {**rope, "max_position_embeddings": 2 * own}}
+    opened = open_llm(f"local:{model_folder}", options)
+    assert isinstance(opened, Local)
+    assert opened.model is not None
+    assert opened.model.dtype is torch.bfloat16
+    assert opened.model.config.rope_parameters["rope_type"] == "yarn"
+    assert opened.composer.window == 2 * own
+    assert llm.model is not None
+    assert llm.model.dtype is torch.float32
+
+
 def test_marks_of_thoughts_stay_in_the_text_and_the_template_may_open_one() -> None:
     from transformers import PreTrainedTokenizerFast
 

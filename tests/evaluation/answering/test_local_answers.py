@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lcx.context import Context
 from lcx.data.assembly import Assembler
 from lcx.data.templates import Template
 from lcx.errors import UsageError
@@ -17,6 +18,8 @@ from lcx.evaluation import local_model as module
 from lcx.evaluation.local_model import open_local, verdict
 from lcx.evaluation.model import Answer, self_check
 from lcx.evaluation.samples import ContextPrompts, encode, fit
+from lcx.evaluation.settings import EvalSettings
+from lcx.evaluation.task import Sampling
 from lcx.modeling import decode_kv
 from lcx.modeling.decode import Traced
 from lcx.records import Branch, Bundle
@@ -251,3 +254,16 @@ def test_marks_of_thoughts_stay_in_the_text_special_tokens_or_opened_by_the_prom
     assert answerer._opened(prompts, 0) == "<think>"
     [[answer]] = answerer.answer([prompts], max_new_tokens=3)
     assert str(answer.text).startswith("<think>")
+
+
+def test_samples_are_drawn_in_the_steps_precision_and_with_its_rope(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "ServedModel", lambda *_, options: given.append(options))
+    rope = {"rope_theta": 5e6}
+    for settings in (EvalSettings(precision="bf16", rope=rope, model_options={"batch": 3}), EvalSettings()):
+        tested = module.LocalModel.of(model, tokenizer, settings, Context())
+        tested._service = lambda: None  # type: ignore[assignment, return-value]
+        tested.drawing(Sampling(4, 1.0, 1.0))
+    assert given == [{"batch": 3, "precision": "bf16", "rope": rope}, {"batch": 64}]
