@@ -6,6 +6,7 @@ import importlib
 import random
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from lcx import plugins, recipe
 from lcx.cli.recipes import checked
 from lcx.context import Context
 from lcx.data.bundles import read_bundles, write_bundles
+from lcx.data.table import load_table
 from lcx.data.templates import load_template
 from lcx.errors import UsageError
 from lcx.plugins import Plugins
@@ -237,24 +239,43 @@ def test_longmagpie_begins_a_users_turn(
     with pytest.raises(UsageError, match="no chat template"):
         made.opening(SimpleNamespace(template=None), "local:m")
     sample = importlib.import_module("lcx_longreward.sampling").Sample
-    assert made.usable(sample("What is it?"), set()) == ""
-    assert "repeats" in made.usable(sample("What is it?"), {"what is it?"})
-    assert "cut" in made.usable(sample("What is", cut=True), set())
-    assert made.usable(sample("", why="empty"), set()) == "the question is empty"
+    assert made.unusable(sample("What is it?"), ["What is that?"]) == ""
+    assert made.unusable(sample("What is it?"), ["What is that?", "what is it?"]) == "a repetition"
+    assert made.unusable(sample("What is", cut=True), []) == "cut"
+    assert made.unusable(sample("", why="empty"), []) == "empty"
     with pytest.raises(UsageError, match="cannot write questions"):
         stage_of(contrib, tmp_path, "method: longmagpie\nsteps:\n  - {stage: synth, llm: builtin}\n")
 
 
-def test_longmagpies_turns_have_questions_for_answers(contrib: Plugins, tmp_path: Path) -> None:
+def test_longmagpies_turns_and_documents(contrib: Plugins, tmp_path: Path) -> None:
     text = LINES.splitlines()
-    turns = [*text[:4], '  - {id: turns, stage: synth, method: user-turns, input: "step:questions"}']
-    _, bundles = stage_of(contrib, tmp_path, "\n".join(turns))
+    step = '  - {id: turns, stage: synth, method: user-turns, input: "step:questions", template: tiny}'
+    _, bundles = stage_of(contrib, tmp_path, "\n".join([*text[:4], step]))
     asked, turned = bundles("questions"), bundles("turns")
     assert [[one.answer for one in bundle.branches] for bundle in turned] == [
-        [one.question for one in bundle.branches] for bundle in asked
+        [f"{one.question} = {one.answer}" for one in bundle.branches] for bundle in asked
     ]
     assert {one.question for bundle in turned for one in bundle.branches} == {""}
-    assert (tmp_path / "run/turns/data/table.json").is_file()
+    # A model that ends its turn where the training's template ends it has written the whole exchange
+    assert load_template("tiny-turn").end == load_template("tiny").end
+
+    # A text stands at any place among those of other documents, and none has a record by the name of its own
+    table = load_table(tmp_path / "run/turns/data")
+    windows = importlib.import_module("lcx_longreward.sampling").windows(table, 96, 96, Counter())
+    made = importlib.import_module("lcx_longmagpie.synth")
+    places, numbers = set(), set()
+    for own in windows[:40]:
+        said, fewer = made.among(table, own, windows, SimpleNamespace(seed=0, others=3, separator="\n"))
+        lines, [first, *_] = said.split("\n"), made.text_of(table, own).split("\n")
+        names = [line.split()[1] for line in lines]
+        assert (len(lines) % 8, len(set(names)), fewer) == (0, len(names), False)
+        places.add(lines.index(first) // 8)
+        numbers.add(len(lines) // 8)
+        alone = made.among(table, own, windows, SimpleNamespace(seed=0, others=0, separator="\n"))
+        assert alone == (made.text_of(table, own), False)
+        few = made.among(table, own, [own], SimpleNamespace(seed=0, others=3, separator="\n"))
+        assert few == (alone[0], len(lines) > 8)
+    assert (places, numbers) == ({0, 1, 2, 3}, {1, 2, 3, 4})
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""LongMagpie (arXiv 2505.17134): behind a document and an empty user turn a model writes the question itself."""
+"""LongMagpie (arXiv 2505.17134): behind a document and an empty user turn an aligned model writes the question."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +12,25 @@ from lcx.settings import FILE, Settings, setting
 from lcx.steps import EVAL, TRAIN, Method, Stage
 
 HOOK_API = 2
-TEMPLATES["tiny-turn"] = Template("tiny-turn", between="\n?", lead=" ", end=" =", chat=False, eos=False)
+TEMPLATES["tiny-turn"] = Template("tiny-turn", between="\n?", lead=" ", end=" ;", chat=False, eos=False)
 
 
 class Synth(Calling, CorpusSettings):
     """Settings of the stage `synth`."""
 
     segment_tokens: int = setting(
-        128, ge=4, description="a long document is cut between pieces of about so many"
+        128, ge=4, description="long documents are cut between pieces of about so many"
     )
     segment_by: Literal["length", "lines"] = setting(
         "length", description="`lines`: cut between any two lines"
     )
-    context_tokens: tuple[int, int] = setting(
-        (2048, 65_536), description="least and most tokens of a context"
+    context_tokens: tuple[int, int] = setting((2048, 65_536), description="least and most tokens asked about")
+    examples: int = setting(1000, ge=1, description="texts that questions are written about, at most")
+    others: int = setting(
+        0, ge=0, description="other documents around each in training, at most; 0 to so many"
     )
-    examples: int = setting(1000, ge=1, description="contexts that questions are written about, at most")
-    questions: int = setting(4, ge=1, description="questions asked for a context; equal ones count once")
+    separator: str = setting("\n\n", description="stands between two documents")
+    questions: int = setting(4, ge=1, description="questions asked for a text; equal ones count once")
     llm: str = setting("", description="local:PATH_OR_ID of an instruct model", json_schema_extra=FILE)
     llm_options: dict[str, Any] = setting({}, description="options of that backend, such as batch")
     template: str | None = setting(None, description="a training template in place of the model's chat turns")
@@ -42,17 +44,16 @@ class Synth(Calling, CorpusSettings):
 class Turns(Settings):
     """Settings of the method `user-turns`."""
 
-    input: str | None = setting(
-        None, description="bundles whose questions become the answers: step:ID or a folder"
-    )
+    input: str | None = setting(None, description="bundles of questions and answers: step:ID or a folder")
+    template: str = setting("plain", description="what stands between a question and its answer")
 
 
 @hookimpl
 def lcx_register_methods(register: Any) -> None:
     turns = {"synth": Stage(Turns, "lcx_longmagpie.synth:turns")}
-    register(Method("user-turns", "a model without chat turns learns to write questions", turns))
+    register(Method("user-turns", "a model without chat turns learns to ask and to answer", turns))
     stages = {"synth": Stage(Synth, "lcx_longmagpie.synth:synth"), "train": replace(TRAIN), "eval": EVAL}
-    summary = "questions that the model itself writes after a document, and its answers"
+    summary = "questions that an aligned model writes after a document, and its answers"
     register(Method("longmagpie", summary, stages, "https://arxiv.org/abs/2505.17134"))
 
 
