@@ -284,8 +284,8 @@ def test_longmagpies_turns_and_documents(contrib: Plugins, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_tiny_recipe_shows_its_effect(name: str, seed: int, contrib: Plugins, tmp_path: Path) -> None:
-    """The mean reward of fresh answers is higher after the training than before, as each README's table has it;
-    LongMagpie's shows none there, and loses little.
+    """Fresh answers are better after the training than before, as each README's table has it: by the mean reward, or
+    in LongMagpie's by the share of records found among 32, of which the middle's were lost.
     """
     run = Run(tmp_path / "run", f"{name}-tiny")
     found = recipe.load(f"{name}-tiny", contrib)
@@ -293,5 +293,9 @@ def test_the_tiny_recipe_shows_its_effect(name: str, seed: int, contrib: Plugins
     seeds = {step.id: {"seed": seed} for step in plain if hasattr(step.settings, "seed")}
     steps = recipe.resolve(found, contrib, project={}, flags=seeds)
     done = {step.id: execute(step, run, Context(), contrib) for step in steps}
-    gain = done["eval"].metrics["reward"]["mean"] - done["before"].metrics["reward"]["mean"]
-    assert gain > (-0.5 if name == "longmagpie" else 0)
+    before, after = done["before"].metrics, done["eval"].metrics
+    if name == "longmagpie":
+        assert after["average"] > before["average"] + 0.2
+        assert after["gap"] < before["gap"] - 0.3
+    else:
+        assert after["reward"]["mean"] > before["reward"]["mean"]
