@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from jinja2 import Template
@@ -18,11 +19,13 @@ from lcx import plugins, recipe
 from lcx.cli.recipes import checked
 from lcx.context import Context
 from lcx.data.bundles import read_bundles, write_bundles
-from lcx.data.table import load_table
+from lcx.data.files import Rejects
+from lcx.data.table import build_table, load_table
 from lcx.data.templates import load_template
+from lcx.data.tokens import BUILTIN
 from lcx.errors import UsageError
 from lcx.plugins import Plugins
-from lcx.records import Branch, Bundle
+from lcx.records import Branch, Bundle, Document
 from lcx.run import Run
 from lcx.steps import StepResult, execute
 
@@ -276,6 +279,65 @@ def test_longmagpies_turns_and_documents(contrib: Plugins, tmp_path: Path) -> No
         few = made.among(table, own, [own], SimpleNamespace(seed=0, others=3, separator="\n"))
         assert few == (alone[0], len(lines) > 8)
     assert (places, numbers) == ({0, 1, 2, 3}, {1, 2, 3, 4})
+
+
+def test_longmagpie_counts_what_it_leaves_out(contrib: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = importlib.import_module("lcx_longmagpie.synth")
+    sample = importlib.import_module("lcx_longreward.sampling").Sample
+    lines = ["a b c d", "e f g h", "i j k l"]
+    documents = [Document(line, line, {"keys": [line[0]]}) for line in lines]
+    table = build_table(documents, BUILTIN["simple"], min_tokens=4, mode="lines")
+    policies = []
+
+    class Policy:
+        def __init__(self, client: object, text: object, render: Callable[[], Any], *how: object) -> None:
+            self.render, self.how = render(), how
+            policies.append(self)
+
+        def answer(self, prompts: list[Any]) -> list[tuple[list[Any], str]]:
+            if not prompts[0].question:
+                assert self.render("TEXT", "") == "TEXT\n?"
+                return [([sample("x"), sample("X"), sample("y")], ""), ([], "refused"), ([sample("z")], "")]
+            assert self.render("TEXT", prompts[0].question) == "TEXT\n? x ="
+            return [([sample("x b")], ""), ([sample("y", cut=True)], ""), ([], "too long")]
+
+    monkeypatch.setattr(made, "Policy", Policy)
+    written: list[Bundle] = []
+    shard = SimpleNamespace(places=[0], write=lambda rows: written.extend(rows))
+    settings = {
+        "segment_tokens": 4,
+        "segment_by": "lines",
+        "context_tokens": (4, 4),
+        "examples": 3,
+        "seed": 0,
+    }
+    settings |= {"template": "tiny", "others": 2, "separator": " | ", "top_p": 0.9}
+    settings |= {"questions": 3, "question_temperature": 0.5, "question_tokens": 2}
+    settings |= {"temperature": 0.0, "answer_tokens": 5}
+    work = SimpleNamespace(
+        settings=SimpleNamespace(**settings),
+        spec=lambda _: ("local:x", {}),
+        table=lambda **_: table,
+        llm=lambda **_: None,
+        service=SimpleNamespace(begin=lambda _: None, close=lambda _: None),
+        counts=Counter(),
+        rejects=Rejects(),
+        step=SimpleNamespace(id="synth"),
+        shards=lambda *_, **__: [shard],
+        done=lambda metrics, extra: metrics,
+    )
+    assert made.synth(work) == {"contexts": 1, "questions": 1}
+    assert [one.how for one in policies] == [(3, 0.5, 0.9, 2, "=", 0), (1, 0.0, 0.9, 5, ";", 0)]
+    assert work.rejects.counts == {
+        "the question is a repetition": 1,
+        "the question is not there": 1,
+        "the answer is cut": 1,
+        "the answer is not there": 1,
+    }
+    assert {one.detail for one in work.rejects.items} == {"", "refused", "too long"}
+    [bundle] = written
+    assert bundle.branches == (Branch("x", "x b"),)
+    assert set((bundle.context or "").split(" | ")) <= set(lines)
 
 
 @pytest.mark.slow

@@ -77,10 +77,10 @@ def synth(work: StepWork[Any]) -> StepResult:
         kept: list[list[str]] = []
         for prompt, (samples, error) in zip(prompts, policy.answer(prompts), strict=True):
             kept.append([])
-            for sample in samples or [Sample("", why=error)]:
+            for sample in samples or [Sample("", why="not there")]:
                 if why := unusable(sample, kept[-1]):
                     why = f"the {'answer' if asked else 'question'} is {why}"
-                    work.rejects.add(work.step.id, why, where=f"window {prompt.window.first}")
+                    work.rejects.add(work.step.id, why, where=f"window {prompt.window.first}", detail=error)
                 else:
                     kept[-1].append(sample.text)
         work.service.close(backend)
