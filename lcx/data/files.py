@@ -496,7 +496,12 @@ def _parquet(name: str, file: IO[bytes], rejects: Rejects) -> Iterator[Raw]:
                         rejects.add(name, "not UTF-8", where=f"row {number}", detail=f"byte {bad.start}")
                         continue
                     yield Raw(name, f"row {number}", row)
-    except pa.ArrowException as bad:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as bad:
+        if (
+            isinstance(bad, OSError) and bad.errno
+        ):  # the disk's own; pyarrow's of a damaged file have no number
+            raise
+        # The names of columns are decoded as the file is opened, too
         rejects.add(name, "broken Parquet", where=f"after row {number}", detail=str(bad).splitlines()[0])
         return
     if number == 0:

@@ -110,11 +110,18 @@ def test_parquet_without_text_and_with_broken_text(tmp_path: Path) -> None:
         2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\5\0\0\0"), pa.py_buffer(b"ok\xff\xfe\xfd")
     )
     pq.write_table(pa.table({"text": broken}), tmp_path / "b.parquet")
+    named = pa.table({"ab": ["x"], "text": ["y"]})
+    pq.write_table(named, tmp_path / "c.parquet", store_schema=False)
+    whole = (tmp_path / "c.parquet").read_bytes()
+    (tmp_path / "c.parquet").write_bytes(
+        whole.replace(b"ab", b"\xe1b")
+    )  # pyarrow decodes names as it opens a file
     documents, rejected = read(tmp_path)
     assert [document.text for document in documents.values()] == ["ok"]
     assert [entry[:3] for entry in rejected] == [
         ("a.parquet", "row 1", "no text field"),
         ("b.parquet", "row 2", "not UTF-8"),
+        ("c.parquet", "after row 0", "broken Parquet"),
     ]
 
 
