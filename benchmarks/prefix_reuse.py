@@ -2,6 +2,9 @@
 
     python benchmarks/prefix_reuse.py --json benchmarks/results/prefix_reuse-cpu2.json \
         --plot benchmarks/results/prefix_reuse-cpu2.png
+    python benchmarks/prefix_reuse.py --model smollm2 --context 2048 --queries 100 --new 32 --copy-batch 25 \
+        --baseline-queries 5 --rounds 2 --lm-eval-queries 0 --no-memory --counts 100 \
+        --json benchmarks/results/prefix_reuse-smollm2-cpu2.json
     python benchmarks/prefix_reuse.py --device cuda --shape llama3-8b --context 32768 --baseline-queries 20 \
         --json prefix_reuse-cuda.json --plot prefix_reuse-cuda.png
 
@@ -80,9 +83,7 @@ def resident(field: str) -> int:
 
 def peaks(sizes: Sizes, device: str, threads: int) -> dict[str, int]:
     """Peak memory of every way, each from a process of its own."""
-    flags = [
-        word for key, value in asdict(sizes).items() for word in (f"--{key.replace('_', '-')}", str(value))
-    ]
+    flags = [word for key, value in asdict(sizes).items() for word in (flag(key), str(value))]
     program = Path(__file__).with_name("prefix_reuse.py")
     found = {}
     for name in PEAKS:
@@ -140,6 +141,8 @@ def plot(path: Path, curve: Sequence[Mapping[str, Any]], title: str) -> Path:
 
 TARGETS = {"generate": 35.0, "lm_eval": 20.0}
 """Times that lcx must be faster."""
+REAL_TARGETS = {"generate": 15.0}
+"""The same for 100 questions on 2K tokens, read by a model of 135M parameters."""
 MEMORY = 1.5
 """Most that lcx's peak for all queries may be, as a share of that of one query by `generate`."""
 LABELS = {
@@ -172,10 +175,12 @@ class Agreement:
         if number not in self._traced:
             [row] = material.rows([number])
             self._traced[number] = trace(
-                material.model, row, max_new_tokens=material.sizes.new, eos_ids=[ways.END]
+                material.model, row, max_new_tokens=material.sizes.new, eos_ids=material.ends
             )
         tolerance = TIES[str(material.model.dtype)]
-        return verdict(self.answers[number], self._traced[number], [ways.END], material.sizes.new, tolerance)
+        return verdict(
+            self.answers[number], self._traced[number], material.ends, material.sizes.new, tolerance
+        )
 
 
 def measure(sizes: Sizes, options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -269,6 +274,7 @@ def spread(total: int, count: int) -> list[int]:
 def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
     """The targets against what was measured."""
     seconds, held = found["seconds"], found["peak_bytes"]
+    targets = REAL_TARGETS if found["sizes"]["weights"] else TARGETS
     rows = [
         {
             "what": f"faster than {LABELS[way]}",
@@ -276,7 +282,7 @@ def judged(found: dict[str, Any]) -> list[dict[str, Any]]:
             "measured": seconds[way] / seconds["lcx"],
             "met": seconds[way] / seconds["lcx"] >= least,
         }
-        for way, least in TARGETS.items()
+        for way, least in targets.items()
         if way in seconds
     ]
     if held:
@@ -322,6 +328,11 @@ def show(found: dict[str, Any], console: Console) -> None:
         )
 
 
+def flag(name: str) -> str:
+    """The flag of a size."""
+    return "--model" if name == "weights" else f"--{name.replace('_', '-')}"
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -329,8 +340,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path)
     made.add_argument("--plot", type=Path)
     for field in fields(Sizes):
-        kind = str if field.name == "shape" else int
-        made.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
+        kind = str if field.name in ("shape", "weights") else int
+        made.add_argument(flag(field.name), dest=field.name, type=kind, default=field.default)
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument(
@@ -356,13 +367,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any] | None:
     if options.measure:
         print(measure_peak(options.measure, sizes, device))
         return None
+    if sizes.weights and options.lm_eval_queries:
+        raise SystemExit("lm-eval cuts a real model's text into other tokens: --lm-eval-queries 0")
     console = Console()
     about = machine("torch", "transformers", "lm_eval") | {"threads": options.threads}
     if device.type == "cuda":
         about["gpu"] = torch.cuda.get_device_name(device)
-    kind = (
-        f"{sizes.shape}, bf16" if sizes.shape else f"{sizes.layers}-layer Llama of width {sizes.width}, fp32"
-    )
+    kind = f"{sizes.layers}-layer Llama of width {sizes.width}, fp32"
+    if sizes.weights or sizes.shape:
+        kind = f"{sizes.weights}, fp32" if sizes.weights else f"{sizes.shape}, bf16"
     # Memory first: on a GPU, the measuring processes need the room.
     held = {} if options.no_memory else peaks(sizes, options.device, options.threads)
     found = {

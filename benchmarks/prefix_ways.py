@@ -16,8 +16,10 @@ import torch
 from random_models import random_model, shape_of
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from lcx.data.stdlib import stdlib_documents
 from lcx.evaluation.local_model import open_local
 from lcx.evaluation.samples import ContextPrompts
+from lcx.modeling.load import load_model, load_tokenizer
 from lcx.records import Branch, Bundle, EncodedBranch, EncodedBundle
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,9 +29,10 @@ SPECIAL = ("<pad>", "<end>")
 
 @dataclass(frozen=True)
 class Sizes:
-    """One context of `context` tokens, `queries` of `question` tokens, `new` tokens for each; a random model.
+    """One context of `context` tokens, `queries` of `question` tokens, `new` tokens for each; a model.
 
-    The model is a Llama of these sizes in fp32, or one of a named `shape` in bf16.
+    The model is a random Llama of these sizes in fp32, a random one of a named `shape` in bf16, or real `weights` in
+    fp32, which read documentation of Python's library.
     """
 
     context: int = 8192
@@ -43,12 +46,18 @@ class Sizes:
     intermediate: int = 688
     vocab: int = 8192
     shape: str = ""
+    weights: str = ""
     batch: int = 100
     copy_batch: int = 8
 
     def model(self, device: torch.device) -> Any:
         """The model, the same for the same sizes, with SDPA attention."""
         window = self.context + self.question + self.new
+        if self.weights:
+            made = load_model(self.weights, dtype="fp32", device=str(device))
+            ends = made.generation_config.eos_token_id
+            made.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=PAD)
+            return made.eval()
         if self.shape:
             made = random_model(shape_of(self.shape), window, device, quantize=False)
         else:
@@ -73,14 +82,35 @@ class Sizes:
 class Material:
     """A model, a context and questions, in tokens and in the words that a word-level tokenizer makes of them."""
 
+    context: list[int]
+    questions: list[list[int]]
+
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         self.sizes, self.device = sizes, device
         self.model = sizes.model(device)
+        ends = self.model.generation_config.eos_token_id
+        self.ends: list[int] = ends if isinstance(ends, list) else [ends]
+        if sizes.weights:
+            self.tokenizer = load_tokenizer(sizes.weights)
+            self.context, self.questions = self.real_texts()
+            return
         self.tokenizer = word_tokenizer(self.model.config.vocab_size)
         rng = np.random.default_rng(0)
         low, high = len(SPECIAL), self.model.config.vocab_size
-        self.context: list[int] = rng.integers(low, high, sizes.context).tolist()
-        self.questions: list[list[int]] = rng.integers(low, high, (sizes.queries, sizes.question)).tolist()
+        self.context = rng.integers(low, high, sizes.context).tolist()
+        self.questions = rng.integers(low, high, (sizes.queries, sizes.question)).tolist()
+
+    def real_texts(self) -> tuple[list[int], list[list[int]]]:
+        """Documentation as the context, and other pieces of it in place of questions."""
+        sizes, ids = self.sizes, []
+        need = sizes.context + sizes.queries * sizes.question
+        for document in stdlib_documents():
+            if document.meta["kind"] == "text":
+                ids += self.tokenizer(document.text, add_special_tokens=False)["input_ids"]
+            if len(ids) >= need:
+                break
+        starts = range(sizes.context, need, sizes.question)
+        return ids[: sizes.context], [ids[start : start + sizes.question] for start in starts]
 
     def rows(self, numbers: Sequence[int]) -> list[list[int]]:
         """Whole prompts in tokens."""
@@ -123,7 +153,7 @@ def lcx(material: Material, numbers: Sequence[int]) -> Answers:
         np.array(material.context),
         tuple(EncodedBranch(material.questions[n], len(material.questions[n]), "query") for n in numbers),
     )
-    answerer = open_local(material.model, material.tokenizer, stops=[END], batch=material.sizes.batch)
+    answerer = open_local(material.model, material.tokenizer, stops=material.ends, batch=material.sizes.batch)
     assert answerer.name == "shared", answerer.reason
     [found] = answerer.answer(
         [ContextPrompts(Bundle("b", branches, context=""), encoded)], max_new_tokens=material.sizes.new
@@ -143,7 +173,7 @@ def generate(material: Material, numbers: Sequence[int]) -> Answers:
                 max_new_tokens=material.sizes.new,
                 do_sample=False,
             )
-        found.append(cut(made[0, ids.shape[1] :].tolist()))
+        found.append(cut(made[0, ids.shape[1] :].tolist(), material.ends))
     return found
 
 
@@ -173,7 +203,7 @@ def from_copies(material: Material, cache: Any, numbers: Sequence[int]) -> Answe
             max_new_tokens=material.sizes.new,
             do_sample=False,
         )
-    return [cut(row) for row in made[:, ids.shape[1] :].tolist()]
+    return [cut(row, material.ends) for row in made[:, ids.shape[1] :].tolist()]
 
 
 class LmEval:
@@ -202,9 +232,9 @@ class LmEval:
         return list(self.backend.generate_until(asked, disable_tqdm=True))
 
 
-def cut(ids: Sequence[int]) -> list[int]:
-    """Tokens before the end token, and before what fills a batch after it."""
-    return list(ids[: ids.index(END)] if END in ids else ids)
+def cut(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """Tokens before the first end token, and before what fills a batch after it."""
+    return list(ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))])
 
 
 def timed(material: Material, work: Callable[[], Any]) -> tuple[float, Any]:

@@ -162,7 +162,8 @@ class Bench:
     def step(self, run: str, stage: str, step: str, recipe: Path, *words: object) -> Path:
         """Run one step of a recipe into a run's folder; the step's folder."""
         place = self.work / "runs" / run
-        self.lcx(f"{run}.{step}", stage, "--recipe", recipe, "--step", step, "--run", place, "-q", *words)
+        name = run if run.endswith(f".{step}") else f"{run}.{step}"
+        self.lcx(name, stage, "--recipe", recipe, "--step", step, "--run", place, "-q", *words)
         return place / step
 
     def merged(self, run: str) -> Path:
@@ -371,7 +372,8 @@ def in2(bench: Bench, seeds: Sequence[int]) -> dict[str, Any]:
         trained[seed] = {"synth": manifest(data), "train": manifest(model)}
         whole = bench.merged(name)
         for step in names:
-            after = scores(bench.step(name, "eval", step, recipe, "--model", whole))
+            # In a run of its own, so that several can be made at a time.
+            after = scores(bench.step(f"{name}.{step}", "eval", step, recipe, "--model", whole))
             rows += changes(bench, f"{name}.{step}", base[step], after, seed=seed, at=step)
             curves[f"{step} {seed}"] = tasks_of(after)
     for step in names:
@@ -389,7 +391,7 @@ def in2(bench: Bench, seeds: Sequence[int]) -> dict[str, Any]:
 def manifest(step: Path) -> dict[str, Any]:
     """Counts, measures and notes of a finished step, of its run's manifest."""
     of = json.loads((step.parent / "manifest.json").read_text(encoding="utf-8"))["steps"][step.name]
-    return {key: of[key] for key in ("counts", "metrics", "notes") if key in of}
+    return {key: of[key] for key in ("started", "finished", "counts", "metrics", "notes") if key in of}
 
 
 def brief(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -766,6 +768,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     )
     made.add_argument("--train", action="append", default=[], metavar="KEY=JSON", help="of all training")
     made.add_argument("--json", type=Path)
+    made.add_argument("--note", default="", help="what is to be known of this run, such as other load")
     made.add_argument("--plot", type=Path, help="a folder for the pictures")
     options = made.parse_args(argv)
     own = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in options.set)}
@@ -787,6 +790,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "machine": about,
         "model": options.model,
         "precision": options.precision,
+        "note": options.note,
         "size": {"name": options.size, **asdict(size)},
         "seeds": seeds,
         "texts": make_texts(bench),
