@@ -15,7 +15,7 @@ Torch-free.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
@@ -220,21 +220,42 @@ def find_task(name: str, plugins: Plugins) -> Task:
             metric, called = plugins.metrics.load(found.score), found.score
 
             def score(row: Mapping[str, Any]) -> Any:
-                value = metric(str(row["pred"]), row)
-                if value is None or (isinstance(value, SupportsFloat) and not isinstance(value, str)):
-                    return value
-                raise PluginError(
-                    f"the metric '{called}'{plugins.whose(metric)} returns a {type(value).__name__}",
-                    hint="A metric gives a number from 0 to 1, or None where a row cannot be scored.",
-                )
+                return metric(str(row["pred"]), row)
 
-            return replace(found, score=score)
+            return replace(
+                found, score=_within(score, f"the metric '{called}'{plugins.whose(metric)}", found)
+            )
+        if found.score is not None and not plugins.bundled(probes.owner(name)):
+            said = f"the score of the task '{name}'{plugins.whose(found.score)}"
+            return replace(found, score=_within(found.score, said, found))
         return found
     known = list(dict.fromkeys([*groups(), *probes.names()]))
     raise UsageError(
         f"there is no task '{name}'. {suggestion(name, known)}".rstrip(),
         hint=f"Tasks: {', '.join(_families(known))}; lm-eval:TASK; or a probe's YAML file.",
     )
+
+
+def _within(score: Callable[[Mapping[str, Any]], Any], what: str, task: Task) -> Callable[..., Any]:
+    """A plugin's score, which raises PluginError for what is no number on the task's scale, or None."""
+    low, high = task.scale
+
+    def checked(row: Mapping[str, Any]) -> Any:
+        value = score(row)
+        if value is None:
+            return None
+        if isinstance(value, str) or not isinstance(value, SupportsFloat):
+            shown = f"a {type(value).__name__}"
+        elif low <= float(value) <= high:
+            return value
+        else:
+            shown = f"{float(value):g}"
+        raise PluginError(
+            f"{what} returns {shown}",
+            hint=f"It gives a number from {low:g} to {high:g}, or None where a row cannot be scored.",
+        )
+
+    return checked
 
 
 def _families(names: list[str]) -> list[str]:

@@ -37,9 +37,10 @@ from lcx.data.assembly import fit as fit_row
 from lcx.data.documents import read_corpus
 from lcx.data.files import Rejects
 from lcx.data.templates import Template, load_template
-from lcx.errors import UsageError
+from lcx.errors import PluginError, UsageError
 from lcx.evaluation.settings import EvalSettings
 from lcx.evaluation.task import GREEDY, Samples, Sampling, Source, Task, TextSample
+from lcx.plugins import place_of_function
 from lcx.records import Bundle, EncodedBranch, EncodedBundle
 
 if TYPE_CHECKING:
@@ -277,8 +278,7 @@ def make_samples(
         prompt_tokens=prompt_tokens,
         window=counter.window,
     )
-    made = task.samples(source, options)
-    built: list[Any] = list(made.bundles if isinstance(made, Samples) else made)
+    built = _checked_samples(task, task.samples(source, options))
     few = (settings.limit, settings.sample_seed, name)
     data = TaskData(
         name,
@@ -297,6 +297,37 @@ def make_samples(
         built = [replace(one, id=_renamed(one.id, task.name, name), kind=name) for one in built]
     bundles = limited(with_items(built), *few)
     return replace(data, bundles=bundles, samples_hash=hash_of_bundles(bundles)), rejects
+
+
+def _checked_samples(task: Task, made: Any) -> list[Any]:
+    """What a task made its questions, checked, as it may be anybody's. Raises PluginError for what is none."""
+    wants = TextSample if task.reads else Bundle
+    listed = made.bundles if isinstance(made, Samples) else made
+    built = list(listed) if isinstance(listed, Iterable) and not isinstance(listed, str) else None
+    wrong = f"returns {type(listed).__name__}" if built is None else ""
+    for one in built or ():
+        asked = one.branches if isinstance(one, Bundle) else ()
+        if not isinstance(one, wants):
+            wrong = f"gives a {type(one).__name__}"
+        elif not task.reads and not any(branch.role == "query" for branch in asked):
+            wrong = f"gives the bundle '{one.id}' without a branch of the role query"
+        elif lacking := [
+            key for branch in asked for key in ("set", "position", *task.row_fields) if key not in branch.meta
+        ]:
+            wrong = f"gives a question of '{one.id}' without '{lacking[0]}' in its meta"
+        if wrong:
+            break
+    if not built and not wrong:
+        wrong = "gives nothing to ask: the corpus may lack what it looks for"
+    if wrong:
+        raise PluginError(
+            f"the task '{task.name}': its samples(source, options) {wrong}",
+            why=place_of_function(task.samples),
+            hint=f"It gives {wants.__name__}s; a branch's meta has set, position and the task's row_fields."
+            if not task.reads
+            else f"It gives {wants.__name__}s.",
+        )
+    return built or []
 
 
 def _renamed(id: str, old: str, new: str) -> str:

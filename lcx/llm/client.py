@@ -385,8 +385,12 @@ def _streamed(backend: Any, asked: Sequence[tuple[Request, tuple[int, ...]]]) ->
         yield from backend.stream(requests, [samples for _, samples in asked])
         return
     responses = backend.generate(requests)
-    if not isinstance(responses, Sequence) or len(responses) != len(requests):
+    odd = (
+        [one for one in responses if not isinstance(one, Response)] if isinstance(responses, Sequence) else []
+    )
+    if odd or not isinstance(responses, Sequence) or len(responses) != len(requests):
         given = f"{len(responses)} replies" if isinstance(responses, Sequence) else type(responses).__name__
+        given = f"a {type(odd[0]).__name__} as a reply" if odd else given
         raise PluginError(
             f"the text generator {type(backend).__name__}{loaded().whose(backend)} gave {given} for "
             f"{several(len(requests), 'request')}",

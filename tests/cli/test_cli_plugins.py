@@ -671,6 +671,19 @@ def test_pip_uv_and_pipx(
     assert cli("plugins", "uninstall", "bad", "-n").out == "pipx uninject lcx lcx-bad\n"
 
 
+def test_what_pip_says_is_shown_but_for_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from lcx.cli import plugins as command
+    from lcx.errors import LcxError
+
+    said = "print('Requirement already satisfied: torch'); print('Collecting x'); raise SystemExit(3)"
+    monkeypatch.setattr(command, "installer", lambda action: [sys.executable, "-S", "-c", said])
+    with pytest.raises(LcxError, match="ended with exit code 3"):
+        command._run_installer("install", [], False)
+    assert capfd.readouterr().err == "Collecting x\n"
+
+
 def test_lcx_plugins_empty_leaves_the_core(shell_lcx: Callable[..., Ran]) -> None:
     ran = shell_lcx("plugins", "list", "--json", LCX_PLUGINS="")
     assert {row["state"] for row in ran.json["plugins"]} == {"off"}

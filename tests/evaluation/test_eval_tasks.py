@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from lcx.errors import PluginError
 from lcx.evaluation.local_model import LocalAnswerer
+from lcx.records import Branch, Bundle
 from tests.conftest import Ran
 from tests.llm.models import tiny_llama
 
@@ -231,3 +233,50 @@ def test_a_tasks_score_may_be_a_registered_metric(toy_plugins: Any) -> None:
     score = find_task("toy:words", toy_plugins).score
     assert callable(score)
     assert [score({"pred": pred, "value": "mill"}) for pred in ("the mill", "mill pond")] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("value", ["yes", 7.0, -0.1, float("nan"), [1]])
+def test_a_plugins_score_is_a_number_on_its_scale(value: Any, toy_plugins: Any) -> None:
+    from lcx.evaluation.planning import find_task
+    from lcx.evaluation.task import Task
+
+    toy_plugins.metrics.add("odd", lambda pred, row: value, "toy")
+    for name, score in (("toy:named", "odd"), ("toy:own", lambda row: value)):
+        toy_plugins.probes.add(name, Task(name, "", lambda source, options: [], score), "toy")
+        task = find_task(name, toy_plugins)
+        assert callable(task.score)
+        with pytest.raises(PluginError, match=r"returns (7|-0\.1|nan|a str|a list)$") as bad:
+            task.score({"pred": "x"})
+        assert "from 0 to 1, or None" in bad.value.hint
+    wide = Task("toy:wide", "", lambda source, options: [], lambda row: None, scale=(-1.0, 9.0))
+    toy_plugins.probes.add("toy:wide", wide, "toy")
+    assert find_task("toy:wide", toy_plugins).score({"pred": "x"}) is None  # type: ignore[misc, operator]
+
+
+META = {"set": 0, "position": 0, "value": "v"}
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (None, "returns NoneType"),
+        ("text", "returns str"),
+        (["text"], "gives a str"),
+        ([], "gives nothing to ask"),
+        ([Bundle("b", (Branch("q", "a", "query", meta={"set": 0}),), context="c")], "without 'position'"),
+        ([Bundle("b", (Branch("q", "a", "query", meta={**META, "value": 1}),), context="c")], ""),
+        ([Bundle("b", (Branch("q", "a", meta=META),), context="c")], "without a branch of the role query"),
+    ],
+)
+def test_what_a_task_asks_is_checked(made: Any, said: str) -> None:
+    from lcx.evaluation.samples import _checked_samples
+    from lcx.evaluation.task import Task
+
+    task = Task("toy:words", "", lambda source, options: made, lambda row: 1.0, row_fields=("value",))
+    if not said:
+        assert _checked_samples(task, made) == made
+        return
+    with pytest.raises(PluginError, match=said) as bad:
+        _checked_samples(task, made)
+    assert __file__ in bad.value.why
+    assert "row_fields" in bad.value.hint

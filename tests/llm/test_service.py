@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import threading
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,15 @@ def test_what_is_in_flight_when_a_job_fails_is_let_end(tmp_path: Path) -> None:
         with Service(tmp_path, settings, Context()) as service:
             assert service.client("openai:m", {}).generate([request("good")])[0].text == "x"
         assert stub.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("made", "said"), [([], "gave 0 replies"), (["x"], "gave a str"), ("x", "gave a str")]
+)
+def test_what_a_backend_gives_in_place_of_responses_is_named(made: Any, said: str) -> None:
+    from lcx.errors import PluginError
+    from lcx.llm.client import _streamed
+
+    backend = types.SimpleNamespace(generate=lambda requests: made)
+    with pytest.raises(PluginError, match=f"{said}.* for 1 request"):
+        list(_streamed(backend, [(Request(({"role": "user", "content": "q"},)), (0,))]))
