@@ -98,7 +98,7 @@ class LocalModel:
         self.rest()
         if self._drawing is None:
             settings = self.settings
-            how = {} if settings.precision == "auto" else {"precision": settings.precision}
+            how: dict[str, Any] = {} if settings.precision == "auto" else {"precision": settings.precision}
             if settings.rope:  # samples come from the model that answers greedily, too
                 how["rope"] = settings.rope
             options = {"batch": settings.batch, **how, **settings.model_options}
