@@ -763,14 +763,14 @@ def _imported(entry: Entry) -> Generator[None, None, None]:
     """Have a plugin's module imported. What it prints goes to stderr, and the working folder stays what it was; that,
     and what makes every command wait, are warnings.
     """
-    out, folder, said = _Heard(), os.getcwd(), []
+    out, folder, said = _Heard(), _working_folder(), []
     before, began = set(sys.modules), time.perf_counter()
     try:
         with contextlib.redirect_stdout(out):  # stdout carries results only
             yield
     finally:
         seconds = time.perf_counter() - began
-        if os.getcwd() != folder:
+        if folder and _working_folder() != folder:
             os.chdir(folder)
             said.append(("import", f"importing it goes to another working folder; {folder} is taken again"))
     if entry.bundled:
@@ -786,6 +786,14 @@ def _imported(entry: Entry) -> Generator[None, None, None]:
         'do that inside the function that needs it, or in a module that is registered as "module:attribute"'
     )
     entry.problems += [Problem(kind, what, mend, place, warning=True) for kind, what in said]
+
+
+def _working_folder() -> str:
+    """The working folder; an empty text where it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 class _Heard:

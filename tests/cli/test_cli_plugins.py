@@ -354,6 +354,13 @@ def test_what_an_import_does_to_every_command_is_a_warning(
         "importing it prints 'hello'",
     ]
     assert said["heavy"][0].endswith("for lcx_heavy.big, and lists of recipes wait for that")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert {one.state for one in plugins.load().entries} == {
+        "loaded"
+    }  # a shell may stand in a removed folder
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "HEAVY", ())
     monkeypatch.setattr(plugins, "SLOW", 0.0)
     assert "slow import: importing it takes" in cli("plugins", "check", "in2", "light").out
