@@ -61,6 +61,18 @@ def test_the_verdict_counts_what_lies_beyond_its_interval(script: Any) -> None:
     assert found["probes"]["needle"]["better"] == 0  # without an interval nothing is said
 
 
+def test_the_committed_result_is_told_as_it_came_out(script: Any) -> None:
+    found = json.loads((ROOT / "benchmarks/results/real_in2-cpu2.json").read_text(encoding="utf-8"))["in2"]
+    assert script.in2_verdict(found["rows"]) == found["verdict"]
+    told = (ROOT / "docs/first-real-run.md").read_text(encoding="utf-8")
+    for task in (*PROBES, "needle"):
+        digits = 0 if task == "needle" else 1
+        [line] = [line for line in told.splitlines() if line.startswith(f"| {task} |")]
+        cells = [cell.split()[0] for cell in line.strip("| ").split("|")[1:]]
+        rows = [one for one in found["rows"] if one["task"] == task]
+        assert cells == [f"{one[side]:.{digits}f}" for one in rows for side in "ab"]
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
