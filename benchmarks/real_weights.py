@@ -88,7 +88,8 @@ class Size:
     wide_sets: int = 2
     wide_depths: int = 8
     stale_tokens: int = 2000
-    filter: bool = True
+    policy: str = ""
+    """Who answers in place of the model."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of every training, such as {precision: bf16}."""
 
@@ -118,7 +119,7 @@ SIZES = {
         wide_sets=1,
         wide_depths=2,
         stale_tokens=400,
-        filter=False,  # a model that never ends an answer has none that would pass
+        policy="builtin",  # a model that never ends an answer has none that can be taken
     ),
 }
 
@@ -652,14 +653,13 @@ def logo(bench: Bench, seeds: Sequence[int]) -> dict[str, Any]:
                     "corpus": str(bench.work / "texts"),
                     "decontaminate": [str(bench.work / "probes-texts.jsonl")],
                     "tokenizer": bench.model,
-                    "llm": f"local:{bench.model}",
-                    "llm_options": {"batch": 4, "precision": bench.precision},
+                    "llm": size.policy or f"local:{bench.model}",
+                    "llm_options": {} if size.policy else {"batch": 4, "precision": bench.precision},
                     "examples": size.examples,
                     "segment_tokens": size.chunk_tokens,
                     "chunks": size.chunks,
                     "context_tokens": real,
                     "answer_tokens": size.answer,
-                    "filter": size.filter,
                     "seed": seed,
                 },
                 {
