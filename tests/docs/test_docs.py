@@ -198,7 +198,7 @@ def mixed_folder(folder: Path) -> None:
 
 def seven_commands() -> list[str]:
     """The commands that the guide of a first real run begins with."""
-    [block] = blocks(ROOT / "docs" / REAL, "sh")
+    block = blocks(ROOT / "docs" / REAL, "sh")[0]
     return [line.partition("#")[0].strip() for line in block.splitlines()]
 
 
