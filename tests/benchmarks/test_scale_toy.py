@@ -63,6 +63,15 @@ def test_committed_load_is_flat_and_steady() -> None:
     assert found["last_fifth_over_first"] > 0.9
 
 
+def test_committed_load_at_full_size_is_flat() -> None:
+    """Its throughput is told, not held: short jobs beside it differed by more than its fifths do."""
+    found = result("load_ten_thousand-cpu2.json")["load"]
+    assert (found["documents"], found["answers"]) == (10_000, 100_000)
+    assert found["calls"] > 500_000
+    assert found["memory_growth"] < 0.05
+    assert found["files_most_after"] == found["files_at_tenth"]
+
+
 def test_committed_scale_meets_its_targets() -> None:
     found = result("scale-cpu2.json")
     most = found["plans"][-1]
