@@ -36,7 +36,7 @@ from lcx.plugins import Method, Plugins, Stage, load_function, place_of_function
 from lcx.recipe import Step
 from lcx.run import OWN, PAID, Run, fingerprint, identity, trial_folder
 from lcx.settings import Settings
-from lcx.storage import COUNTED, Journal, make_folder, read_json, shard_path, write_lines, write_text
+from lcx.storage import Journal, make_folder, read_json, shard_path, write_lines, write_text
 from lcx.training.settings import PreferenceSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ class _Found(Mapping[str, dict[str, Any]]):
         row = self.rows[unit]
         if row is None:
             assert self._journal is not None
-            row = self._journal[unit]
-            row.pop(COUNTED, None)
+            return self._journal[unit]
         return row
 
     def __iter__(self) -> Iterator[str]:

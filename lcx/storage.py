@@ -498,7 +498,9 @@ class Journal:
             return self._known[unit]
         with self.path.open("rb") as file:
             file.seek(self._offsets[str(unit)])
-            return _entry(file.readline())[0]
+            entry = _entry(file.readline())[0]
+        entry.pop(COUNTED, None)  # it is the file's, and no part of what was made of the unit
+        return entry
 
     def get(self, unit: str) -> dict[str, Any] | None:
         """The last entry of a unit, or None where it has none."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcx.cli import show
+from lcx.data.settings import CorpusSettings
 from lcx.errors import LcxError, UsageError
 from lcx.formatting import cut, several
 from lcx.progress import duration
@@ -39,8 +40,8 @@ def small_step(step: Step, limit: int) -> Step:
             hint="Make it smaller by its own settings, with --set and another --run DIR.",
         )
     small = {UNIT: min(limit, whole)}
-    if READ in step.values():
-        read = step.values()[READ]
+    if isinstance(step.settings, CorpusSettings):  # another method's `documents` may be anything
+        read = step.settings.documents
         if read is None or read > DOCUMENTS:
             small[READ] = DOCUMENTS
     settings = step.settings.model_copy(update=small)

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from lcx.cli.trial import small_step
 from lcx.plugins import Plugins
+from lcx.recipe import Step
 from tests.conftest import Ran
-from tests.toy import Toy
+from tests.toy import Toy, ToySynth
 
 TWO_TRAINS = """\
 method: toy
@@ -157,6 +159,14 @@ def test_a_trial_leaves_the_run_as_it_is(lcx: Callable[[str], Ran], toy: Toy) ->
     assert "no such option '--limit'" in lcx("score --recipe ./toy.yaml --limit 2").err
     (plan,) = lcx("synth --recipe ./toy.yaml --limit 4 --dry-run --json").json["steps"]
     assert plan["origins"]["examples"] == "--limit"
+
+
+def test_a_trial_leaves_alone_what_another_method_calls_documents() -> None:
+    class Named(ToySynth):
+        documents: tuple[str, ...] = ("a.txt",)
+
+    small = small_step(Step("synth", "synth", "toy", "toy", Named()), 2)
+    assert (small.values()["documents"], small.values()["examples"]) == (["a.txt"], 2)
 
 
 def test_dry_run_writes_nothing(lcx: Callable[[str], Ran], toy: Toy) -> None:
