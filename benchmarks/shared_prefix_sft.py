@@ -2,14 +2,16 @@
 
     python benchmarks/shared_prefix_sft.py --json benchmarks/results/shared_prefix_sft-cpu2.json
     python benchmarks/shared_prefix_sft.py --device cuda --context 32768
-    python benchmarks/shared_prefix_sft.py --model smollm2 --context 1024 --variants shared,micro --repeats 1 \
-        --no-memory --json benchmarks/results/shared_prefix_sft-smollm2-cpu2.json
+    python benchmarks/shared_prefix_sft.py --model smollm2 --tuning lora --contexts 4 --context 2048 \
+        --variants shared,trl --repeats 0 --no-memory \
+        --json benchmarks/results/shared_prefix_sft-smollm2-cpu2.json
 
 Rows are what a competent user would run: no padding, SDPA's causal kernels, logits of the answers only; all
-rows as one batch, and one after another with accumulated gradients. Loss and gradients are asserted equal
-in fp32 before anything is timed. Repeats are interleaved, so that other load on the machine falls on all
-alike; each variant's peak memory is measured in a process of its own, above what it holds after imports and
-the model's construction.
+rows as one batch, and one after another with accumulated gradients; and TRL's SFTTrainer as it comes, one row
+at a time. Loss and gradients are asserted equal in fp32 before anything is timed. With adapters, the step's
+arithmetic is also held against matrix products on the same cores. Repeats are interleaved, so that other load
+on the machine falls on all alike; each variant's peak memory is measured in a process of its own, above what it
+holds after imports and the model's construction.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lcx.modeling.load import load_model
+from lcx.modeling.load import DTYPES, add_lora, load_model
 from lcx.modeling.shared_prefix import restore, use_shared_prefix
+from lcx.modeling.tiny import build_tokenizer
 from lcx.records import EncodedBranch, EncodedBundle
 from lcx.training.collate import Item, collate
 from lcx.training.losses import sft_loss, token_logprobs
@@ -42,61 +45,89 @@ VARIANTS = {
     "shared": "shared prefix",
     "batch": "separate rows, one batch",
     "micro": "separate rows, one at a time",
+    "trl": "TRL's SFTTrainer, one row at a time",
 }
+MEASURED = "shared,batch,micro"
+"""Unless `--variants` says otherwise."""
 
 
 def build(options: argparse.Namespace) -> Any:
-    """A random Llama with grouped heads, the same for every call; or real weights in fp32."""
+    """A random Llama with grouped heads, the same for every call; or real weights in fp32. `lora` adds adapters.
+
+    The adapters' second matrices are no zeros, as those of a fresh one: half of the gradients would be.
+    """
     if options.model:
         model = load_model(options.model, dtype="fp32", device=options.device)
         options.vocab = model.config.vocab_size
-        return model.train()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=options.vocab,
-        hidden_size=options.width,
-        intermediate_size=options.width * 43 // 16,
-        num_hidden_layers=options.layers,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=options.context + 4096,
-        attn_implementation="sdpa",
-    )
-    return LlamaForCausalLM(config).to(options.device).train()
+    else:
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=options.vocab,
+            hidden_size=options.width,
+            intermediate_size=options.width * 43 // 16,
+            num_hidden_layers=options.layers,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            max_position_embeddings=options.context + 4096,
+            attn_implementation="sdpa",
+        )
+        model = LlamaForCausalLM(config).to(options.device)
+    if options.tuning == "lora":
+        torch.manual_seed(1)
+        model = add_lora(model, 8, 16)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.02)
+    return model.train()
 
 
-def data(options: argparse.Namespace) -> EncodedBundle:
-    """One context with its questions and answers, as random token ids."""
+def data(options: argparse.Namespace) -> list[EncodedBundle]:
+    """Contexts with their questions and answers, as random token ids."""
     random = np.random.default_rng(0)
-    branches = (
-        random.integers(3, options.vocab, options.question + options.answer) for _ in range(options.questions)
-    )
-    return EncodedBundle(
-        "benchmark",
-        random.integers(3, options.vocab, options.context),
-        tuple(EncodedBranch(ids.tolist(), options.question) for ids in branches),
-    )
+    found = []
+    for number in range(options.contexts):
+        prefix = random.integers(3, options.vocab, options.context)
+        branches = (
+            random.integers(3, options.vocab, options.question + options.answer)
+            for _ in range(options.questions)
+        )
+        each = tuple(EncodedBranch(ids.tolist(), options.question) for ids in branches)
+        found.append(EncodedBundle(f"benchmark {number}", prefix, each))
+    return found
 
 
-def steps(model: Any, bundle: EncodedBundle) -> dict[str, Callable[[], float]]:
-    """Forward and backward of each variant; each returns the loss and leaves its gradients in the model."""
+Step = Callable[[], float]
+Way = tuple[Any, Step]
+"""A model, and a step that leaves its gradients there and returns its loss."""
+
+
+def ways(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Way]:
+    """Forward and backward of each variant."""
+    model = build(options)
+    bundles = data(options)
     device = model.device
-    packed = {
-        key: value.to(device) if torch.is_tensor(value) else value
-        for key, value in collate([Item(bundle, 1.0)]).items()
-    }
-    table = [[*bundle.prefix.tolist(), *branch.ids] for branch in bundle.branches]
+    packed = [
+        {
+            key: value.to(device) if torch.is_tensor(value) else value
+            for key, value in collate([Item(bundle, 1.0)]).items()
+        }
+        for bundle in bundles
+    ]
+    table = [[*bundle.prefix.tolist(), *branch.ids] for bundle in bundles for branch in bundle.branches]
     rows = torch.tensor(table, device=device)
-    answer = len(bundle.branches[0].ids) - bundle.branches[0].answer_start
+    answer = options.answer
 
     def shared() -> float:
         use_shared_prefix(model)
-        names = ("input_ids", "position_ids", "segments", "logits_to_keep")
-        out = model(**{name: packed[name] for name in names}, use_cache=False)
-        logp = token_logprobs(out.logits[0], packed["targets"])
-        loss = sft_loss(logp, packed["branch"], len(bundle.branches))
-        loss.backward()
-        return loss.item()
+        keys = ("input_ids", "position_ids", "segments", "logits_to_keep")
+        total = 0.0
+        for one in packed:  # a context at a time, as `lcx train` takes them
+            out = model(**{key: one[key] for key in keys}, use_cache=False)
+            logp = token_logprobs(out.logits[0], one["targets"])
+            loss = sft_loss(logp, one["branch"], len(rows))
+            loss.backward()
+            total += loss.item()
+        return total
 
     def separate(part: torch.Tensor) -> float:
         logits = model(part, logits_to_keep=answer + 1, use_cache=False).logits[:, :-1]
@@ -113,7 +144,42 @@ def steps(model: Any, bundle: EncodedBundle) -> dict[str, Callable[[], float]]:
         restore(model)
         return sum(separate(row[None]) for row in rows)
 
-    return {"shared": shared, "batch": batch, "micro": micro}
+    found: dict[str, Way] = {"shared": (model, shared), "batch": (model, batch), "micro": (model, micro)}
+    found = {name: way for name, way in found.items() if name in names}
+    if "trl" in names:
+        found["trl"] = trl_way(options, table)
+    return found
+
+
+def trl_way(options: argparse.Namespace, table: Sequence[Sequence[int]]) -> Way:
+    """TRL's SFTTrainer on a model of its own, a row at a time: the loss of all answers' tokens together."""
+    from datasets import Dataset
+    from preference_ways import arguments
+    from trl import SFTConfig, SFTTrainer
+
+    class Rows(SFTTrainer):
+        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
+
+    head = options.context + options.question
+    rows = [{"input_ids": list(row), "labels": [-100] * head + list(row)[head:]} for row in table]
+    about = {**arguments(), "use_cpu": options.device == "cpu"}
+    model = build(options)
+    trainer = Rows(
+        model=model,
+        args=SFTConfig(**about, gradient_accumulation_steps=len(rows), max_length=None),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=build_tokenizer(["word"]),
+    )
+    trainer.current_gradient_accumulation_steps = len(rows)  # its training loop would say so
+    batches = [trainer.data_collator([row]) for row in rows]
+    counted = torch.tensor(len(rows) * options.answer)
+
+    def step() -> float:
+        told = [trainer.training_step(model, dict(batch), num_items_in_batch=counted) for batch in batches]
+        return float(sum(told))
+
+    return model, step
 
 
 def synchronised(step: Callable[[], float], model: Any) -> tuple[float, float]:
@@ -128,28 +194,28 @@ def synchronised(step: Callable[[], float], model: Any) -> tuple[float, float]:
     return time.perf_counter() - began, loss
 
 
-def agreement(model: Any, bundle: EncodedBundle, names: Sequence[str], most: float) -> dict[str, float]:
-    """Largest relative differences of loss and of any gradient from the separate rows'; asserted < `most`."""
-    found = {}
-    for name, step in steps(model, bundle).items():
-        if name not in names:
-            continue
-        _, loss = synchronised(step, model)
-        found[name] = loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    loss, gradients = found["batch" if "batch" in found else "micro"]
+def agreement(found: dict[str, Way], most: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Largest relative differences of loss and of any gradient from the separate rows'; asserted < `most`.
+
+    Besides, each variant's seconds, of its first step.
+    """
+    made, seconds = {}, {}
+    for name, (model, step) in found.items():
+        seconds[name], loss = synchronised(step, model)
+        made[name] = loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    loss, gradients = made["batch" if "batch" in made else "micro" if "micro" in made else "trl"]
     worst = {"loss": 0.0, "gradients": 0.0}
-    for name in found:
-        worst["loss"] = max(worst["loss"], abs(found[name][0] - loss) / abs(loss))
-        for mine, theirs in zip(found[name][1], gradients, strict=True):
-            worst["gradients"] = max(worst["gradients"], float((mine - theirs).norm() / theirs.norm()))
+    for mine, own in made.values():
+        worst["loss"] = max(worst["loss"], abs(mine - loss) / abs(loss))
+        for one, other in zip(own, gradients, strict=True):
+            worst["gradients"] = max(worst["gradients"], float((one - other).norm() / other.norm()))
     assert max(worst.values()) < most, f"the variants do not compute the same thing: {worst}"
-    return worst
+    return worst, seconds
 
 
 def measure_peak(options: argparse.Namespace) -> int:
     """Peak memory in bytes of a variant's step, above what its fresh process held before."""
-    model = build(options)
-    step = steps(model, data(options))[options.measure]
+    model, step = ways(options, [options.measure])[options.measure]
     if model.device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -158,6 +224,47 @@ def measure_peak(options: argparse.Namespace) -> int:
     before = resident("VmRSS")
     synchronised(step, model)
     return resident("VmHWM") - before
+
+
+def work(options: argparse.Namespace, model: Any) -> float:
+    """Floating-point operations of the arithmetic that a step with adapters on shared prefixes cannot do without.
+
+    Twice the weights a token forward, and as much for the gradient of what comes in; those of frozen weights are
+    not made. The output head counts for answers' tokens only. Attention: two products forward, five backward, as
+    the kernels recompute the scores; causal halves.
+    """
+    config = model.config
+    tail = options.questions * (options.question + options.answer)
+    inner = sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if "lora" not in name and "embed" not in name and "lm_head" not in name
+    )
+    adapters = sum(weight.numel() for name, weight in model.named_parameters() if "lora" in name)
+    head = config.vocab_size * config.hidden_size
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    own = options.questions * (options.question + options.answer) ** 2 / 2
+    pairs = options.context**2 / 2 + tail * options.context + own
+    attention = config.num_hidden_layers * width * 2 * pairs * 7
+    each = (4 * inner + 6 * adapters) * (
+        options.context + tail
+    ) + 4 * head * options.questions * options.answer
+    return float(options.contexts * (each + attention))
+
+
+def matmul_rate(dtype: torch.dtype, device: Any) -> float:
+    """Operations a second of square matrix products, the best of five."""
+    a = torch.randn(2048, 2048, dtype=dtype, device=device)
+    spent = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(4):
+            out = a @ a
+        out[0, 0].item()
+        spent.append(time.perf_counter() - began)
+    return 4 * 2 * 2048**3 / min(spent)
 
 
 def resident(field: str) -> int:
@@ -169,9 +276,11 @@ def resident(field: str) -> int:
 def peaks(options: argparse.Namespace) -> dict[str, int]:
     """Peak memory of every variant, each from its own process."""
     found = {}
-    for name in VARIANTS:
+    for name in options.variants.split(","):
         sizes = (
             "device",
+            "tuning",
+            "contexts",
             "context",
             "questions",
             "question",
@@ -197,27 +306,37 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         about["gpu"] = torch.cuda.get_device_name()
     names = options.variants.split(",")
     others = [name for name in names if name != "shared"]
-    model = build(options)
-    bundle = data(options)
+    found = ways(options, names)
     # Through 30 layers rounding adds up: gradients of real weights differ by a few parts in 10,000.
-    worst = agreement(model, bundle, names, 1e-3 if options.model else 1e-5)  # also the warm-up
+    worst, first = agreement(found, 1e-3 if options.model else 1e-5)  # also the warm-up
     if options.dtype == "bf16":
-        model = model.bfloat16()
-    variants = {name: step for name, step in steps(model, bundle).items() if name in names}
+        for model, _ in found.values():
+            model.bfloat16()
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    rates = []
     for _ in range(options.repeats):
-        for name, step in variants.items():
+        for name, (model, step) in found.items():
             seconds[name].append(synchronised(step, model)[0])
+            if options.tuning == "lora" and name == "shared":
+                rates.append(matmul_rate(DTYPES[options.dtype], model.device))
+    if not options.repeats:
+        seconds = {name: [spent] for name, spent in first.items()}
+        rates = [matmul_rate(DTYPES["fp32"], options.device) for _ in range(options.tuning == "lora")]
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     least = {name: min(times) for name, times in seconds.items()}  # the least disturbed by other load
     about["load_after"] = round(os.getloadavg()[0], 2)
     memory = {} if options.no_memory else peaks(options)
+    efficiency = {}
+    if rates:
+        reached = work(options, found["shared"][0]) / min(seconds["shared"])
+        efficiency = {"step": reached, "matmul": max(rates), "share": reached / max(rates)}
     return {
         "benchmark": "shared_prefix_sft",
         "machine": about,
         "sizes": {key: value for key, value in vars(options).items() if key not in ("json", "measure")},
         "relative_difference": worst,
         "seconds": seconds,
+        "efficiency": efficiency,
         "median_seconds": medians,
         "least_seconds": least,
         "peak_bytes": memory,
@@ -231,7 +350,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     """The result as a table."""
     sizes = found["sizes"]
     title = (
-        f"one context of {sizes['context']:,} tokens, {sizes['questions']} questions of "
+        f"contexts: {sizes['contexts']}, of {sizes['context']:,} tokens, {sizes['questions']} questions of "
         f"{sizes['question']} + {sizes['answer']} tokens, {sizes['dtype']}, {sizes['device']}"
     )
     table = Table(title=title)
@@ -251,6 +370,11 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(table)
     least = found["faster_than_by_least"]
     console.print("by each variant's fastest step: " + " and ".join(f"{one:.2f}x" for one in least.values()))
+    if one := found["efficiency"]:
+        console.print(
+            f"shared prefix: {one['step'] / 1e9:,.0f} GFLOP/s, a matrix product {one['matmul'] / 1e9:,.0f}: "
+            f"{one['share']:.2f} of it"
+        )
     worst = found["relative_difference"]
     console.print(
         f"same loss to {worst['loss']:.1e}, same gradients to {worst['gradients']:.1e} (relative, fp32)"
@@ -263,6 +387,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any] | None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32", help="of the timed steps")
     for name, size in (
+        ("contexts", 1),
         ("context", 4096),
         ("questions", 8),
         ("question", 32),
@@ -270,14 +395,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any] | None:
         ("layers", 4),
         ("width", 256),
         ("vocab", 8192),
-        ("repeats", 5),
+        ("repeats", 5),  # 0: the steps that are compared are those that are timed, as they are
         ("threads", os.cpu_count() or 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--model", default="", help="real weights in place of the random ones")
-    parser.add_argument(
-        "--variants", default=",".join(VARIANTS), help="which are measured, shared among them"
-    )
+    parser.add_argument("--tuning", choices=["full", "lora"], default="full")
+    parser.add_argument("--variants", default=MEASURED, help="which are measured, shared among them")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", choices=list(VARIANTS), help=argparse.SUPPRESS)

@@ -186,8 +186,8 @@ class Forecast:
             )
         if plan.device == "cpu":
             found.append(
-                "the process beside Python and its libraries; glibc may keep freed blocks under 32 MiB "
-                "besides, unless MALLOC_MMAP_THRESHOLD_=65536 is set"
+                "the process beside Python and its libraries; glibc keeps freed blocks besides, up to three times "
+                "this with rows of many lengths; where that is not there, lcx train has it return them"
             )
         else:
             found.append(f"CUDA's context and libraries 0.6 GiB, {FRAGMENTS:.0%} lost to gaps")
@@ -280,6 +280,12 @@ def memory_line(values: Mapping[str, Any], device: str = "auto", **row: Any) -> 
     return (
         f"{gib(step_memory(plan).total)} GiB on {where} at {about['context']:,} context tokens (lcx forecast)"
     )
+
+
+def memory_bytes(values: Mapping[str, Any], device: str, **row: Any) -> int:
+    """A train step's memory on this machine in bytes, as `memory_line` has it; 0 where that cannot be told."""
+    planned = _planned(values, device, **row)
+    return 0 if planned is None else step_memory(planned[0]).total
 
 
 def _planned(values: Mapping[str, Any], device: str, **row: Any) -> tuple[Plan, dict[str, Any]] | None:

@@ -19,6 +19,7 @@ from lcx.errors import MissingError, UsageError, suggestion
 from lcx.hub import adapter_base, locate
 from lcx.modeling.load import adapts_tied, add_lora, load_model, pick_device
 from lcx.training import sharding
+from lcx.training.cpu import bf16_note, cpu_flags
 from lcx.training.saving import CHECKPOINTS
 from lcx.training.settings import StepShape, TrainSettings, rate_factor, warmup_steps
 
@@ -33,32 +34,6 @@ def compute_precision(settings: TrainSettings, device: torch.device) -> str:
     if settings.precision == "fp16" and device.type == "cpu":
         raise MissingError("precision fp16 needs a GPU", hint="--set train.precision=bf16, or auto")
     return settings.precision
-
-
-BF16_FLAGS = ("amx_bf16", "avx512_bf16")
-"""What Linux calls a processor's own arithmetic of bf16, the faster first."""
-WORTH = 50_000_000
-"""Parameters from which it is worth a word: in small models the conversions cost more than they save."""
-
-
-def cpu_flags() -> frozenset[str]:
-    """The processor's features as Linux lists them; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
-
-
-def bf16_note(settings: TrainSettings, device: torch.device, parameters: int, flags: frozenset[str]) -> str:
-    """A sentence where a CPU computes in fp32 that has arithmetic of its own for bf16; else empty."""
-    has = next((flag for flag in BF16_FLAGS if flag in flags), "")
-    if device.type != "cpu" or settings.precision != "auto" or not has or parameters < WORTH:
-        return ""
-    return (
-        f"computing in fp32; this processor has {has}: precision=bf16 is less exact, and made a step of 135M "
-        "parameters 1.4 times faster with AMX"
-    )
 
 
 def build_model(settings: TrainSettings, ctx: Context) -> Any:

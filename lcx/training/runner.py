@@ -25,8 +25,17 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from lcx.context import Context, StepResult, Stopped
 from lcx.data.assembly import check_bundle
 from lcx.errors import LcxError, MissingError, UsageError
+from lcx.forecast.report import memory_bytes
 from lcx.formatting import several
-from lcx.modeling.load import few_threads, load_config, quiet, set_rope, window, without_dropout
+from lcx.modeling.load import (
+    few_threads,
+    load_config,
+    pick_device,
+    quiet,
+    set_rope,
+    window,
+    without_dropout,
+)
 from lcx.modeling.logprobs import AnswerHead, has_plain_head, token_logprobs
 from lcx.modeling.shared_prefix import restore, use_shared_prefix
 from lcx.modeling.support import brings_code, why_not_packed
@@ -36,6 +45,7 @@ from lcx.storage import atomic_path, write_json
 from lcx.training import sharding
 from lcx.training.arguments import RateSchedule, build_model, check_names, training_arguments
 from lcx.training.collate import Draw, EpochOrder, Items, collate
+from lcx.training.cpu import available_bytes, spare_memory
 from lcx.training.data import Fitted, fit_all
 from lcx.training.losses import summed_sft_loss
 from lcx.training.saving import (
@@ -296,6 +306,11 @@ def prepare(
     if ctx.force:
         start_over(out, ctx)
     set_seed(settings.seed)
+    if pick_device(ctx.device).type == "cpu":
+        # The longest row as one context: what its questions and answers add is small against the factor.
+        needed = memory_bytes(settings.model_dump(), "cpu", tokens=max(data.lengths), questions=1, answer=64)
+        if note := spare_memory(needed * ctx.world_size, available_bytes()):
+            ctx.log(note)
     with quiet():
         model = build_model(settings, ctx)
     check_checkpoints(model, out, ctx)

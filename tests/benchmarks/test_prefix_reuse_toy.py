@@ -49,6 +49,9 @@ def test_toy_size(tmp_path: Path) -> None:
     assert [row["queries"] for row in found["curve"]] == [1, 6]
     assert all(set(row["seconds"]) == WAYS for row in found["curve"])
     assert picture.stat().st_size > 10_000
+    assert len(found["floor_rounds"]) == 2
+    assert found["over_floor"] > 0
+    assert "over the floor" in said
 
 
 @pytest.mark.nightly

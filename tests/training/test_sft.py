@@ -35,7 +35,7 @@ from lcx.modeling.load import load_config, load_model, load_tokenizer
 from lcx.modeling.tiny import build_tokenizer
 from lcx.recipe import Step
 from lcx.records import EncodedBranch, EncodedBundle
-from lcx.training import arguments
+from lcx.training import arguments, cpu
 from lcx.training.runner import train_sft
 from lcx.training.saving import for_other_readers, last_checkpoint
 from lcx.training.settings import TrainSettings
@@ -539,7 +539,7 @@ def test_a_processor_that_computes_in_bf16_is_told_of(tiny: Path) -> None:
         size: int = 10**9, device: str = "cpu", flags: str = "avx512_bf16 amx_bf16", **options: Any
     ) -> str:
         given = settings(tiny, **options)
-        return arguments.bf16_note(given, torch.device(device), size, frozenset(flags.split()))
+        return cpu.bf16_note(given, torch.device(device), size, frozenset(flags.split()))
 
     assert "has amx_bf16: precision=bf16 is less exact" in note()
     assert "has avx512_bf16:" in note(flags="avx2 avx512_bf16")
