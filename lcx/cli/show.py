@@ -64,6 +64,7 @@ def step_summary(report: Mapping[str, Any]) -> str:
     if tasks := metrics.pop("tasks", None):
         lines += _curves(Path(report["folder"]).parent)
         counts = _by_task(counts, tasks)
+    counts = {name: amount for name, amount in counts.items() if metrics.get(name) != amount}  # said once
     sections = [
         {name: value for name, value in metrics.items() if value is not None},
         counts,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lcx.cli.show import step_summary
 from lcx.cli.trial import small_step
 from lcx.plugins import Plugins
 from lcx.recipe import Step
@@ -47,6 +48,13 @@ def test_steps_in_turn_each_naming_the_next(lcx: Callable[[str], Ran], toy: Toy)
         *_, line = ran.out.strip().split("next: ")
     assert toy.calls == ["synth", "train", "eval"]
     assert Path("runs/toy/manifest.json").is_file()
+
+
+def test_a_count_that_is_a_metric_too_is_said_once() -> None:
+    report = {"step": "score", "state": "done", "seconds": 1.0, "folder": "runs/x", "files": {}, "notes": []}
+    said = step_summary({**report, "metrics": {"pairs": 7, "calls": 3}, "counts": {"pairs": 7, "calls": 4}})
+    assert said.count("pairs") == 1
+    assert said.count("calls") == 2  # two numbers are two facts
 
 
 def test_json_is_one_object_and_nothing_else(lcx: Callable[[str], Ran]) -> None:
