@@ -409,7 +409,10 @@ def brief(task: Mapping[str, Any]) -> dict[str, Any]:
         "by_length",
         "lengths",
     )
-    return {key: task[key] for key in (*kept, "unfinished", "nulls", "cells", "spans") if key in task}
+    judged = ("dimensions", "supported", "statements", "words", "scale")
+    return {
+        key: task[key] for key in (*kept, *judged, "unfinished", "nulls", "cells", "spans") if key in task
+    }
 
 
 def changes(bench: Bench, name: str, a: Path, b: Path, **about: Any) -> list[dict[str, Any]]:
@@ -505,6 +508,29 @@ def draw_in2(
 # -- LongReward
 
 
+def mean_of(*path: str) -> Callable[[Mapping[str, Any]], float]:
+    """The mean under these keys of a task's result."""
+
+    def found(task: Mapping[str, Any]) -> float:
+        for key in path:
+            task = task[key]
+        return float(task["mean"])
+
+    return found
+
+
+REWARD_PARTS = {
+    **{
+        name: mean_of("dimensions", name)
+        for name in ("helpfulness", "logicality", "faithfulness", "completeness")
+    },
+    "supported statements": mean_of("supported"),
+    "words an answer": mean_of("words"),
+    "answers cut": lambda task: float(task["unfinished"]),
+}
+"""What a reward is made of, and how long answers are."""
+
+
 def longreward(bench: Bench, seeds: Sequence[int]) -> dict[str, Any]:
     """Rewards, support and length of fresh answers, before and after."""
     size = bench.size
@@ -556,7 +582,13 @@ def longreward(bench: Bench, seeds: Sequence[int]) -> dict[str, Any]:
             "dpo": bench.step(name, "train", "dpo", recipe),
         }
         after = scores(bench.step(name, "eval", "eval", recipe))
-        rows += changes(bench, name, before, after, seed=seed, at="fresh answers")
+        parts = {
+            key: [of(tasks_of(one)["reward"]) for one in (before, after)] for key, of in REWARD_PARTS.items()
+        }
+        rows += [
+            row | {"parts": parts}
+            for row in changes(bench, name, before, after, seed=seed, at="fresh answers")
+        ]
         told[seed] = {key: manifest(step) for key, step in made.items()}
         panels[f"before, seed {seed}"], panels[f"after, seed {seed}"] = tasks_of(before), tasks_of(after)
 
@@ -750,6 +782,9 @@ def show(name: str, rows: Sequence[Mapping[str, Any]], console: Console) -> None
         seed = "" if row["seed"] is None else str(row["seed"])
         table.add_row(row["at"], seed, row["task"], row["unit"], str(row["n"]), *cells)
     console.print(table)
+    for row in rows:
+        for part, (a, b) in row.get("parts", {}).items():
+            console.print(f"seed {row['seed']}, {part}: {a:.2f} to {b:.2f}")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

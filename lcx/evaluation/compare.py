@@ -709,7 +709,9 @@ def _verdict(one: Verdict, options: Options) -> Verdict:
     sign = -1.0 if one.lower_is_better else 1.0
     gain = sign * one.difference
     word: Word = "no evidence"
-    if one.p_holm <= options.alpha and gain != 0 and one.low is not None:
+    # Both the test and the interval: a row that reads "better" beside an interval around 0 says nothing.
+    apart = one.low is not None and one.high is not None and (one.low > 0 or one.high < 0)
+    if one.p_holm <= options.alpha and gain != 0 and apart:
         word = "better" if gain > 0 else "worse"
     regression = word == "worse" and -gain > (options.margin or 0.0) * one.point
     reading = ""

@@ -61,7 +61,8 @@ def paired_difference(
     """Test and interval of Σ w·d / Σ w over items, of which `contexts` names the contexts.
 
     `most` is how far a score can move, if that is known: where all items moved alike, or none did, the interval then
-    reaches as far as so many equal items allow. `inside` is as in `Table.of`. Raises ValueError without items.
+    reaches as far as so many equal items allow, and the share of items that did not move widens it by what one of them
+    could have done. `inside` is as in `Table.of`. Raises ValueError without items.
     """
     if not len(differences):
         raise ValueError("there is no pair to compare")
@@ -72,7 +73,8 @@ def paired_difference(
     mean = float(pulls.sum())
     p = _p_two_sided(mean, tossed, trials, np.random.default_rng([seed, 2]))
     alike = np.ptp(moves) == 0
-    ends = table.interval(np.ones(1), level, share=False, room=(most or 0.0) ** 2)
+    still = float(mass[moves == 0].sum() / mass.sum())
+    ends = table.interval(np.ones(1), level, share=False, room=still * (most or 0.0) ** 2)
     if alike and most and len(tossed) >= LEAST_UNITS:
         ends = Ends(*_of_equals(float(moves[0]), most, len(moves), level))
     return PairedDifference(
@@ -89,9 +91,14 @@ def paired_difference(
 
 
 def _of_equals(move: float, most: float, count: int, level: float) -> tuple[float, float]:
-    """The interval where every item moved alike: these do not vary, but the items not seen may do anything."""
+    """The interval where every item moved alike: these do not vary, but the items not seen may do anything.
+
+    Against the move they go as far as those seen went with it: 40 answers that each gained half a point of ten are no
+    sign that others lose all ten.
+    """
     seen = share_interval(1.0, count, NormalDist().inv_cdf((1 + level) / 2))[0]
-    return max(-most, seen * move - (1 - seen) * most), min(most, seen * move + (1 - seen) * most)
+    down, up = (abs(move) if move > 0 else most), (abs(move) if move < 0 else most)
+    return max(-most, seen * move - (1 - seen) * down), min(most, seen * move + (1 - seen) * up)
 
 
 def _p_two_sided(mean: float, values: Floats, trials: int, rng: np.random.Generator) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lcx.errors import UsageError
@@ -83,6 +84,24 @@ def test_a_model_is_not_better_than_itself(run: Path, tmp_path: Path) -> None:
     assert {v.verdict for v in found.verdicts} == {"no evidence"}
     assert all(v.low < 0 < v.high for v in found.verdicts)  # type: ignore[operator]
     assert {v.p_holm for v in found.verdicts} == {1.0}
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, 0.35, 0.6, 2.0])
+def test_a_verdict_and_its_interval_say_the_same(tmp_path: Path, shift: float) -> None:
+    """Rewards of 0 to 10, all of them moved by a little and by chance: 60 tasks, as a small LongReward has them."""
+    chance = np.random.default_rng(0).normal(0, 0.6, 60)
+    for name, gain in (("a", 0 * chance), ("b", shift + chance)):
+        rows = [
+            {"id": str(n), "context_id": str(n), "reward": 4 + n % 3 + one}
+            for n, one in enumerate(gain.tolist())
+        ]
+        write_result(tmp_path / "eval" / name, {"reward": ({"scale": [0, 10]}, rows)})
+    [verdict] = found_in(tmp_path).verdicts
+    half = 2.001 * float(chance.std(ddof=1)) / 60**0.5  # Student's t, 59 degrees of freedom
+    assert verdict.low is not None
+    assert verdict.high is not None
+    assert (verdict.high - verdict.low) / 2 == pytest.approx(half, rel=0.02)
+    assert (verdict.verdict == "better") == (verdict.low > 0) == (shift >= 0.2)
 
 
 def test_other_scales_keep_their_unit(tmp_path: Path) -> None:
