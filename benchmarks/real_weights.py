@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import random
 import re
@@ -35,6 +36,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,6 +47,7 @@ from rich.table import Table
 
 from lcx.data.stdlib import stdlib_documents
 from lcx.evaluation.show.png import COLOURS, Draw, dress, line, rows_png
+from lcx.formatting import several
 from lcx.storage import sha256_json, write_json
 from lcx.yamls import yaml_text
 
@@ -730,11 +733,22 @@ def logo(bench: Bench, seeds: Sequence[int]) -> dict[str, Any]:
         axes.set_ylim(0, 1)
         dress(axes, "needle", "tokens of the context", "share found")
 
+    def read(axes: Any) -> None:
+        for number, (who, of) in enumerate(tasks.items()):
+            edges, nll = of["perplexity"]["edges"], of["perplexity"]["curve"]
+            middles = [(low + high) / 2 for low, high in pairwise(edges)]
+            values = [math.exp(one) for one in nll]
+            line(axes, middles, values, who, number, alone=False)
+        axes.set_xlim(0, wide)
+        axes.set_xticks([place * wide // 4 for place in range(5)])
+        axes.set_yscale("log")
+        dress(axes, "perplexity", "place in the text, tokens", "perplexity")
+
     return {
         "rows": rows,
         "training": told,
         "tasks": {key: brief_all(of) for key, of in tasks.items()},
-        "picture": [[needles]],
+        "picture": [[needles, read]],
     }
 
 
@@ -765,16 +779,17 @@ def show(name: str, rows: Sequence[Mapping[str, Any]], console: Console) -> None
     ):
         table.add_column(column)
     for row in rows:
-        between = "none" if row["low"] is None else f"{row['low']:+.1f} to {row['high']:+.1f}"
+        places = 2 if row["unit"] == "score" else 1
+        between = "none" if row["low"] is None else f"{row['low']:+.{places}f} to {row['high']:+.{places}f}"
         gap = (
             f"{row['gap_before']:.0f} → {row['gap_after']:.0f}"
             if "gap_after" in row and "gap_before" in row
             else ""
         )
         cells = [
-            f"{row['a']:.1f}",
-            f"{row['b']:.1f}",
-            f"{row['difference']:+.1f}",
+            f"{row['a']:.{places}f}",
+            f"{row['b']:.{places}f}",
+            f"{row['difference']:+.{places}f}",
             between,
             row["verdict"],
             gap,
@@ -837,7 +852,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             write_json(known, bench.seconds)
         picture = result.pop("picture")
         if options.plot:
-            note = f"{options.model}, {options.precision}, {about['cores']} cores of {about['cpu']}"
+            note = (
+                f"{options.model}, {options.precision}, {several(about['cores'], 'core')} of {about['cpu']}"
+            )
             rows_png(options.plot / f"real_{name}.png", picture, note=note, shared=False)
         show(name, result["rows"], console)
         found[name] = result
