@@ -399,7 +399,7 @@ def manifest(step: Path) -> dict[str, Any]:
 
 
 def brief(task: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of a task's result: no curves, no tables."""
+    """What is kept of a task's result: no curves of accuracy, no tables."""
     kept = (
         "average",
         "gap",
@@ -410,11 +410,15 @@ def brief(task: Mapping[str, Any]) -> dict[str, Any]:
         "decoys",
         "perplexity",
         "by_length",
+        "at_length",
         "lengths",
+        "edges",
     )
     judged = ("dimensions", "supported", "statements", "words", "scale")
     return {
-        key: task[key] for key in (*kept, *judged, "unfinished", "nulls", "cells", "spans") if key in task
+        key: task[key]
+        for key in (*kept, *judged, "unfinished", "nulls", "cells", "spans", "misled")
+        if key in task
     }
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -61,16 +62,36 @@ def test_the_verdict_counts_what_lies_beyond_its_interval(script: Any) -> None:
     assert found["probes"]["needle"]["better"] == 0  # without an interval nothing is said
 
 
-def test_the_committed_result_is_told_as_it_came_out(script: Any) -> None:
-    found = json.loads((ROOT / "benchmarks/results/real_in2-cpu2.json").read_text(encoding="utf-8"))["in2"]
+def committed(name: str) -> Any:
+    place = ROOT / f"benchmarks/results/real_{name}-cpu2.json"
+    return json.loads(place.read_text(encoding="utf-8"))[name]
+
+
+def told(start: str) -> list[str]:
+    """The cells of the guide's table row that begins so."""
+    lines = (ROOT / "docs/first-real-run.md").read_text(encoding="utf-8").splitlines()
+    [line] = [line for line in lines if line.startswith(f"| {start} |")]
+    return [cell.split()[0] for cell in line.strip("| ").split("|")[1:]]
+
+
+def test_in2s_committed_result_is_told_as_it_came_out(script: Any) -> None:
+    found = committed("in2")
     assert script.in2_verdict(found["rows"]) == found["verdict"]
-    told = (ROOT / "docs/first-real-run.md").read_text(encoding="utf-8")
     for task in (*PROBES, "needle"):
-        digits = 0 if task == "needle" else 1
-        [line] = [line for line in told.splitlines() if line.startswith(f"| {task} |")]
-        cells = [cell.split()[0] for cell in line.strip("| ").split("|")[1:]]
-        rows = [one for one in found["rows"] if one["task"] == task]
-        assert cells == [f"{one[side]:.{digits}f}" for one in rows for side in "ab"]
+        cells = []
+        for at in ("at-1000", "at-2000", "at-4000"):
+            rows = [one for one in found["rows"] if (one["task"], one["at"]) == (task, at)]
+            assert len(rows) == 3  # seeds
+            cells += [f"{fmean(one[side] for one in rows):.1f}" for side in "ab"]
+        assert told(task) == cells
+
+
+def test_longrewards_committed_result_is_told_as_it_came_out() -> None:
+    [row] = committed("longreward")["rows"]
+    assert told("reward") == [f"{row['a']:.2f}", f"{row['b']:.2f}"]
+    for name, (a, b) in row["parts"].items():
+        if name != "answers cut":
+            assert told(name) == [f"{a:.2f}", f"{b:.2f}"]
 
 
 @pytest.mark.slow

@@ -125,8 +125,8 @@ def _legend(found: Comparison) -> str:
     alpha = f"{found.options.alpha:g}"
     lines = [
         f"A verdict is given where p, corrected by Holm for the groups of its table, is at most {alpha}, "
-        f"and the interval leaves 0 out. The interval is of one group, {level}, not corrected. ± is half of it: about the least difference "
-        "that these items could have shown.",
+        f"and the interval leaves 0 out. The interval is of one group, {level}, not corrected. ± is half of it: "
+        "about the least difference that these items could have shown.",
     ]
     if any(one.conditional for one in found.verdicts):
         lines.append(
