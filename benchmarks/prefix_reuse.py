@@ -8,8 +8,8 @@
     python benchmarks/prefix_reuse.py --device cuda --shape llama3-8b --context 32768 --baseline-queries 20 \
         --json prefix_reuse-cuda.json --plot prefix_reuse-cuda.png
 
-The floor is plain forwards of the same tokens: the context once, then all questions and answers as one batch, with
-nothing that looks at the context.
+The floor is plain forwards of the same tokens: the context once, then all questions and answers as one batch, and
+their attention to the context as one call a layer.
 
 All ways answer the same prompts with the same model object, greedily; that their answers are equal is asserted
 before anything is timed, and again of all that is timed. In half precision an answer may turn where two tokens
@@ -327,7 +327,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print(f"scaled from the queries that were timed: {names}")
     console.print(
         f"over the floor of {statistics.median(found['floor_rounds']):,.2f} s (plain forwards of the same tokens, "
-        f"none looking at the context): {found['over_floor']:.2f}x"
+        f"attention to the context in one call a layer): {found['over_floor']:.2f}x"
     )
     for row in found["curve"]:
         spent = ", ".join(

@@ -209,15 +209,26 @@ def from_copies(material: Material, cache: Any, numbers: Sequence[int]) -> Answe
 def floor(material: Material, answers: Sequence[Sequence[int]]) -> None:
     """Plain forwards of the same tokens: the context, then all questions, then all answers a token at a time.
 
-    Nothing here looks at the context, and no token is chosen: it is less work than any right answer takes.
+    Their rows attend to themselves in the model, and besides, as one call a layer on the one copy of the context's
+    keys and values, to the context. The two are not joined, no token is chosen and none is checked: it is less work
+    than any right answer takes.
     """
     model, device = material.model, material.device
+    config = model.config
     order = sorted(range(len(answers)), key=lambda number: -len(answers[number]))
     with torch.inference_mode():
-        model(torch.tensor([material.context], device=device), use_cache=True, logits_to_keep=1)
-        cache = DynamicCache(config=model.config)
-        ids = torch.tensor([material.questions[number] for number in order], device=device)
-        model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        seen = context_cache(material)
+        cache = DynamicCache(config=config)
+
+        def read(ids: torch.Tensor) -> None:
+            model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            for keys, values in seen:
+                heads, width = keys.shape[1], keys.shape[3]
+                rows = ids.numel() * config.num_attention_heads // heads
+                query = keys.new_zeros(1, heads, rows, width)
+                torch.nn.functional.scaled_dot_product_attention(query, keys, values)
+
+        read(torch.tensor([material.questions[number] for number in order], device=device))
         alive = len(order)
         for place in range(max(map(len, answers)) - 1):  # an answer's last token is not read any more
             ids = torch.tensor(
@@ -226,7 +237,12 @@ def floor(material: Material, answers: Sequence[Sequence[int]]) -> None:
             if len(ids) < alive:
                 alive = len(ids)
                 cache.batch_select_indices(torch.arange(alive, device=device))
-            model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            read(ids)
+
+
+def context_cache(material: Material) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of the context [1, heads, tokens, width], a pair a layer, by one forward."""
+    return [(layer.keys, layer.values) for layer in prefilled(material).layers]
 
 
 class LmEval:
