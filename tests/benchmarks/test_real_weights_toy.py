@@ -94,6 +94,15 @@ def test_longrewards_committed_result_is_told_as_it_came_out() -> None:
             assert told(name) == [f"{a:.2f}", f"{b:.2f}"]
 
 
+def test_logos_committed_result_is_told_as_it_came_out() -> None:
+    tasks = committed("logo")["tasks"]
+    for who, label in (("plain", "as it is"), ("yarn", "YaRN"), ("logo 0", "YaRN and LOGO")):
+        of = tasks[who]
+        near, far = of["perplexity"]["at_length"]
+        needles = [round(12 / 2 * share) for share in of["needle"]["by_length"]]
+        assert told(label)[:4] == [f"{near:.2f}", f"{far:.2f}", *map(str, needles)]
+
+
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
