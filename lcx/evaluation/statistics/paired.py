@@ -61,8 +61,8 @@ def paired_difference(
     """Test and interval of Σ w·d / Σ w over items, of which `contexts` names the contexts.
 
     `most` is how far a score can move, if that is known: where all items moved alike, or none did, the interval then
-    reaches as far as so many equal items allow, and the share of items that did not move widens it by what one of them
-    could have done. `inside` is as in `Table.of`. Raises ValueError without items.
+    reaches as far as so many equal items allow, and what one item could have done widens it: of graded scores by the
+    share of items that did not move. `inside` is as in `Table.of`. Raises ValueError without items.
     """
     if not len(differences):
         raise ValueError("there is no pair to compare")
@@ -73,7 +73,9 @@ def paired_difference(
     mean = float(pulls.sum())
     p = _p_two_sided(mean, tossed, trials, np.random.default_rng([seed, 2]))
     alike = np.ptp(moves) == 0
-    still = float(mass[moves == 0].sum() / mass.sum())
+    # Scores of 0 or 1 move wholly or not at all. Of graded ones that all moved a little, none would move by `most`.
+    graded = bool(np.any((moves != 0) & (np.abs(moves) != most)))
+    still = float(mass[moves == 0].sum() / mass.sum()) if graded else 1.0
     ends = table.interval(np.ones(1), level, share=False, room=still * (most or 0.0) ** 2)
     if alike and most and len(tossed) >= LEAST_UNITS:
         ends = Ends(*_of_equals(float(moves[0]), most, len(moves), level))
