@@ -598,7 +598,10 @@ def _alone(folder: Path) -> Iterator[Path]:
     place = folder.with_name(f"{folder.name}.building")
     while True:
         make_folder(place)
-        handle = open_own(place / ".lock", os.O_RDWR)
+        try:
+            handle = open_own(place / ".lock", os.O_RDWR)
+        except FileNotFoundError:  # whoever built there has just finished, and taken the place along
+            continue
         try:
             import fcntl
 

@@ -286,3 +286,21 @@ def test_a_store_is_built_once_by_processes_that_want_it_at_once(
     assert len(tokenised) == len(table) + 1  # and the separator
     assert len({store.join([1, 0]).tobytes() for store in stores}) == 1
     assert [path.name for path in (tmp_path / "tokens").iterdir()] == [stores[0].folder.name]
+
+
+def test_a_place_that_is_taken_along_just_before_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process renames the place of its build when it is done, perhaps right here."""
+    open_own, asked = tokens.open_own, []
+
+    def late(path: Path, flags: int) -> int:
+        asked.append(path)
+        if len(asked) == 1:
+            shutil.rmtree(path.parent)
+        return open_own(path, flags)
+
+    monkeypatch.setattr(tokens, "open_own", late)
+    table = table_of(grown(12))
+    assert len(open_token_store(kinds.byte_level(), table, tmp_path).join([1, 0]))
+    assert len(asked) == 2

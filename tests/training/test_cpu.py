@@ -21,6 +21,7 @@ def resident():
 said = spare_memory(2**30, int(sys.argv[1]))
 for _ in range(3):  # glibc raises its own threshold at the first large block that is freed
     torch.ones(2**22)
+filled = [torch.ones(30000) for _ in range(600)]  # what imports left free in the heap
 before, small, large = resident(), [], []
 for _ in range(60):
     large.append(torch.ones(2**20))
