@@ -2,8 +2,8 @@
 
     python benchmarks/prefix_reuse.py --json benchmarks/results/prefix_reuse-cpu2.json \
         --plot benchmarks/results/prefix_reuse-cpu2.png
-    python benchmarks/prefix_reuse.py --model smollm2 --context 2048 --queries 100 --new 32 --copy-batch 25 \
-        --baseline-queries 5 --rounds 2 --lm-eval-queries 0 --no-memory --counts 100 \
+    python benchmarks/prefix_reuse.py --model smollm2 --context 2048 --queries 100 --new 32 --copy-batch 10 \
+        --baseline-queries 3 --agree 1 --rounds 3 --lm-eval-queries 0 --no-memory --counts 100 --threads 1 \
         --json benchmarks/results/prefix_reuse-smollm2-cpu2.json
     python benchmarks/prefix_reuse.py --device cuda --shape llama3-8b --context 32768 --baseline-queries 20 \
         --json prefix_reuse-cuda.json --plot prefix_reuse-cuda.png

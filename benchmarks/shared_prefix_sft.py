@@ -3,7 +3,7 @@
     python benchmarks/shared_prefix_sft.py --json benchmarks/results/shared_prefix_sft-cpu2.json
     python benchmarks/shared_prefix_sft.py --device cuda --context 32768
     python benchmarks/shared_prefix_sft.py --model smollm2 --tuning lora --contexts 4 --context 2048 \
-        --variants shared,trl --repeats 0 --no-memory \
+        --variants shared,trl --repeats 0 --no-memory --threads 1 \
         --json benchmarks/results/shared_prefix_sft-smollm2-cpu2.json
 
 Rows are what a competent user would run: no padding, SDPA's causal kernels, logits of the answers only; all
